@@ -1,0 +1,71 @@
+"""ppcls_ext: re-parameterizable backbones for PaddleClas.
+
+MobileOne, RepVGG and FasterNet train with many branches and are shipped as plain convolutions. Importing this package
+imports neither Paddle nor PaddleClas; each function does so when it is called.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from paddle import nn
+
+    from ppcls_ext.models.backbone import Backbone
+    from ppcls_ext.weights.loading import LoadReport, Source
+
+__version__ = "0.1.0"
+__all__ = ["build", "list_models", "load_weights", "register", "reparameterize"]
+
+
+def register() -> None:
+    """Publishes every factory in PaddleClas's backbone registry; calling it again changes nothing.
+
+    Raises:
+        PpclsExtError: no PaddleClas is found.
+    """
+    from ppcls_ext.host.registry import register as register_factories
+
+    register_factories()
+
+
+def list_models() -> list[str]:
+    """Names of all factories, e.g. "MobileOne_S0", "RepVGG_B1g4", "FasterNet_T0"."""
+    from ppcls_ext.models import FACTORIES
+
+    return list(FACTORIES)
+
+
+def build(name: str, **kwargs: Any) -> Backbone:
+    """Builds a model without PaddleClas's YAML.
+
+    Args:
+        name: one of `list_models()`.
+        **kwargs: `pretrained`, `class_num`, `fused`, `return_stages`, … (see the factory's docstring).
+
+    Raises:
+        PpclsExtError: unknown name (the nearest ones are suggested) or argument.
+    """
+    import difflib
+
+    from ppcls_ext.errors import PpclsExtError
+    from ppcls_ext.models import FACTORIES
+
+    if name not in FACTORIES:
+        nearest = difflib.get_close_matches(str(name), FACTORIES, n=3, cutoff=0.4) or list(FACTORIES)[:3]
+        raise PpclsExtError(f"no model is called {name!r}: did you mean {', '.join(nearest)}?")
+    return FACTORIES[name](**kwargs)
+
+
+def reparameterize(model: nn.Layer) -> nn.Layer:
+    """A fused deep copy of `model` in eval mode; see `ppcls_ext.fusion.reparameterize`."""
+    from ppcls_ext.fusion import reparameterize as fuse_copy
+
+    return fuse_copy(model)
+
+
+def load_weights(model: nn.Layer, source: Source, *, allow_other_classes: bool = False) -> LoadReport:
+    """Loads weights, all of them or none; see `ppcls_ext.weights.loading.load_weights`."""
+    from ppcls_ext.weights.loading import load_weights as load
+
+    return load(model, source, allow_other_classes=allow_other_classes)

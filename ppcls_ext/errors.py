@@ -1,0 +1,9 @@
+"""The one error class of this project."""
+
+
+class PpclsExtError(Exception):
+    """A failure that the user can mend.
+
+    The message is one line: what was got, what was expected, what to do. The tools print it on stderr and exit
+    with 1, without a traceback.
+    """

@@ -1,0 +1,46 @@
+"""Metadata of ppcls-ext. PaddleClas itself is not listed: see README, "Which PaddleClas"."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "ppcls_ext" / "__init__.py").read_text(encoding="utf-8")).group(1)
+
+# What PaddleClas 2.4.2's engine imports, without its pins of 2021 that no current Python can install.
+ENGINE = [
+    "opencv-python-headless>=4.5",
+    "prettytable",
+    "ujson",
+    "tqdm",
+    "visualdl>=2.5",
+    "scipy",
+    "scikit-learn>=1.0",
+    "easydict",
+    "faiss-cpu",
+    "gast",
+]
+ONNX = ["paddle2onnx>=2.1", "onnx>=1.16", "onnxslim>=0.1.50", "onnxruntime>=1.17"]
+
+setup(
+    name="ppcls-ext",
+    version=VERSION,
+    description="MobileOne, RepVGG and FasterNet for PaddleClas: trained with branches, shipped as plain convolutions",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8") if (HERE / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["ppcls_ext", "ppcls_ext.*"]),
+    python_requires=">=3.9",
+    install_requires=["paddlepaddle>=3.0,<4", "numpy>=1.26", "pyyaml>=6", "pillow>=9.1", "safetensors>=0.4"],
+    extras_require={
+        "engine": ENGINE,
+        "onnx": ONNX,
+        "dev": [*ENGINE, *ONNX, "pytest>=7", "ruff>=0.5", "hypothesis>=6"],
+    },
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
