@@ -1,0 +1,53 @@
+"""A convolution followed by its normalisation, which stand side by side in the parent's state dict."""
+
+from __future__ import annotations
+
+from paddle import Tensor, nn
+
+from ppcls_ext.layers.reparameterizable import Reparameterizable
+from ppcls_ext.reparam import Branch
+
+
+class ConvNorm(Reparameterizable):
+    """Convolution without bias → batch normalisation; the one-branch case of re-parameterization.
+
+    Once fused, the convolution keeps its name and has a bias, and the normalisation is gone.
+
+    Args:
+        in_channels: channels read.
+        out_channels: channels written.
+        kernel_size: px; there is no padding.
+        stride: px.
+        names: of the convolution and the normalisation in the state dict.
+        fused: start with the one fused convolution instead.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int,
+        names: tuple[str, str],
+        fused: bool = False,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride)
+        self.branch_names = names
+        self.fused_name = names[0]
+        if fused:
+            self.start_fused()
+            return
+        self.add_sublayer(names[0], nn.Conv2D(in_channels, out_channels, kernel_size, stride, bias_attr=False))
+        self.add_sublayer(names[1], nn.BatchNorm2D(out_channels))
+
+    def branches(self) -> list[Branch]:
+        """See `Reparameterizable.branches`."""
+        conv, norm = (self._sub_layers[name] for name in self.branch_names)
+        return [Branch(conv.weight, norm)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x: (N, in_channels, H, W)` → (N, out_channels, H / stride, W / stride)."""
+        if self.is_repped:
+            return self.fused_conv(x)
+        conv, norm = (self._sub_layers[name] for name in self.branch_names)
+        return norm(conv(x))

@@ -1,0 +1,27 @@
+"""Stochastic depth."""
+
+from __future__ import annotations
+
+import paddle
+from paddle import Tensor, nn
+
+
+class DropPath(nn.Layer):
+    """While training, zeroes a residual branch for a random share of the images and scales the others up.
+
+    Source: "Deep Networks with Stochastic Depth", arXiv 1603.09382, per image.
+
+    Args:
+        rate: the share of images, 0 to 1 (excluded).
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x: (N, C, H, W)` → the same shape, with the same expectation."""
+        if not self.training or self.rate == 0:
+            return x
+        keep = paddle.full([x.shape[0], 1, 1, 1], 1 - self.rate, dtype="float32")
+        return x * (paddle.bernoulli(keep) / (1 - self.rate)).astype(x.dtype)

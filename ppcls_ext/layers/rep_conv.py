@@ -1,0 +1,145 @@
+"""The branch-summing layer of MobileOne and RepVGG."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from paddle import Tensor, nn
+
+from ppcls_ext.layers.branch_sum import branch_sum, can_sum
+from ppcls_ext.layers.channel_major import is_channel_major
+from ppcls_ext.layers.reparameterizable import Reparameterizable
+from ppcls_ext.reparam import Branch
+
+
+class BranchNames(NamedTuple):
+    """Attribute names, hence state-dict names, of a family's branches and of its fused convolution."""
+
+    conv: str
+    scale: str
+    identity: str
+    fused: str
+
+
+class ConvBN(nn.Layer):
+    """A convolution without bias, then batch normalisation: one branch.
+
+    Args:
+        in_channels: channels read.
+        out_channels: channels written.
+        kernel_size: odd, px; padded so that stride 1 keeps the map's size.
+        stride: px.
+        groups: of the convolution.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int, groups: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2D(
+            in_channels, out_channels, kernel_size, stride, kernel_size // 2, groups=groups, bias_attr=False
+        )
+        self.bn = nn.BatchNorm2D(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x: (N, in_channels, H, W)` → (N, out_channels, H / stride, W / stride)."""
+        return self.bn(self.conv(x))
+
+
+class RepConv(Reparameterizable):
+    """The sum of k conv-BN branches, a 1×1 conv-BN scale branch and a BN identity branch; one convolution once fused.
+
+    The scale branch exists where the kernel is larger than 1×1, the identity branch where input and output have one
+    shape. In eval mode the layer runs the one equivalent convolution, fused or not.
+
+    Args:
+        in_channels: channels read.
+        out_channels: channels written.
+        kernel_size: of the conv branches, odd, px.
+        stride: px.
+        groups: of every branch.
+        names: of the branches in the state dict.
+        conv_branches: k, a list of branches `names.conv + ".0"`, …; None for a single one named `names.conv` itself.
+        fused: start with the one fused convolution instead.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int,
+        groups: int,
+        names: BranchNames,
+        conv_branches: int | None = None,
+        fused: bool = False,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, kernel_size // 2, groups)
+        self.branch_names = names[:3]
+        self.fused_name = names.fused
+        if fused:
+            self.start_fused()
+            return
+
+        def conv_bn(size: int) -> ConvBN:
+            return ConvBN(in_channels, out_channels, size, stride, groups)
+
+        if conv_branches is None:
+            conv = conv_bn(kernel_size)
+        else:
+            conv = nn.LayerList([conv_bn(kernel_size) for _ in range(conv_branches)])
+        self.add_sublayer(names.conv, conv)
+        if kernel_size > 1:
+            self.add_sublayer(names.scale, conv_bn(1))
+        if in_channels == out_channels and stride == 1:
+            self.add_sublayer(names.identity, nn.BatchNorm2D(in_channels))
+
+    def branch_layers(self) -> list[nn.Layer]:
+        """The branches that exist, in the order conv…, scale, identity: `ConvBN`s and, last, a `BatchNorm2D`."""
+        layers = []
+        for name in self.branch_names:
+            layer = self._sub_layers.get(name)
+            layers.extend(layer if isinstance(layer, nn.LayerList) else [layer] if layer is not None else [])
+        return layers
+
+    def branches(self) -> list[Branch]:
+        """See `Reparameterizable.branches`."""
+        return [
+            Branch(layer.conv.weight, layer.bn) if isinstance(layer, ConvBN) else Branch(None, layer)
+            for layer in self.branch_layers()
+        ]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x: (N, in_channels, H, W)` → (N, out_channels, H / stride, W / stride), before SE and activation."""
+        if self.is_repped:
+            return self.run_fused(x)
+        if not self._branches_are_as_built():
+            return self.sum_of_branches(x)
+        if not self.training:
+            return self.run_fused(x)
+        if can_sum(x, self.out_channels, self.groups, self.kernel_size, self.stride):
+            return branch_sum(x, self.branches(), self.groups, self.kernel_size, self.stride)
+        return self.sum_of_branches(x)
+
+    def sum_of_branches(self, x: Tensor) -> Tensor:
+        """The layer's definition, one operation per branch; `forward` computes the same faster."""
+        if is_channel_major(x):
+            x = x.contiguous()  # once, not in every branch
+        outputs = [layer(x) for layer in self.branch_layers()]
+        return sum(outputs[1:], outputs[0])
+
+    def _branches_are_as_built(self) -> bool:
+        """Whether the branches compute what their parameters say, so that they can be computed together.
+
+        They do not where something was put in a layer's place (synchronised batch normalisation, quantisation), hooks
+        are to see a layer's input or output (weight normalisation), or a normalisation runs in another mode.
+        """
+        layers = self.branch_layers()
+        norms = [layer.bn if isinstance(layer, ConvBN) else layer for layer in layers]
+        convs = [layer.conv for layer in layers if isinstance(layer, ConvBN)]
+        return (
+            all(type(layer) in (ConvBN, nn.BatchNorm2D) for layer in layers)
+            and all(type(norm) is nn.BatchNorm2D for norm in norms)
+            and all(type(conv) is nn.Conv2D for conv in convs)
+            and all(norm.training == self.training and not norm._use_global_stats for norm in norms)
+            and all(norm._epsilon == norms[0]._epsilon for norm in norms)
+            and not any(part._forward_pre_hooks or part._forward_post_hooks for part in (*layers, *norms, *convs))
+        )

@@ -1,0 +1,46 @@
+"""What several test modules need."""
+
+from __future__ import annotations
+
+import contextlib
+
+import numpy as np
+import paddle
+from paddle import nn
+
+
+def relative(got, expected) -> float:
+    """Largest difference, relative to the largest expected value."""
+    got, expected = np.asarray(got, "float64"), np.asarray(expected, "float64")
+    assert got.shape == expected.shape
+    return float(np.abs(got - expected).max() / np.abs(expected).max())
+
+
+@contextlib.contextmanager
+def float64():
+    """Builds everything inside in float64."""
+    before = paddle.get_default_dtype()
+    paddle.set_default_dtype("float64")
+    try:
+        yield
+    finally:
+        paddle.set_default_dtype(before)
+
+
+def randomise_norms(model: nn.Layer, seed: int) -> None:
+    """Gives every batch normalisation random γ (of both signs), β, mean and variance.
+
+    A wrong mean or β, or a forgotten γ, would not show with the initial 1, 0, 0, 1.
+    """
+    rng = np.random.default_rng(seed)
+    for layer in model.sublayers(include_self=True):
+        if isinstance(layer, nn.BatchNorm2D):
+            channels = layer.weight.shape
+            sign = np.where(rng.uniform(size=channels) < 0.3, -1, 1)
+            for tensor, value in (
+                (layer.weight, sign * rng.uniform(0.5, 1.0, channels)),
+                (layer.bias, rng.normal(0, 0.2, channels)),
+                (layer._mean, rng.normal(0, 0.2, channels)),
+                (layer._variance, rng.uniform(0.5, 1.5, channels)),
+            ):
+                tensor.set_value(paddle.to_tensor(value).astype(tensor.dtype))
