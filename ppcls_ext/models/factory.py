@@ -1,0 +1,56 @@
+"""Turns a family's table of variants into the factories that PaddleClas calls."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.models.backbone import Backbone
+from ppcls_ext.weights.loading import load_weights
+from ppcls_ext.weights.published import published_weights
+
+Factory = Callable[..., Backbone]
+
+
+def make_factories(net: type[Backbone], variants: Mapping[str, Any]) -> dict[str, Factory]:
+    """One factory per row of `variants`, under the row's name.
+
+    Args:
+        net: built as `net(variant, class_num=…, fused=…, **kwargs)`.
+        variants: name → whatever `net` takes as its variant.
+    """
+    return {name: _make_factory(net, name, variant) for name, variant in variants.items()}
+
+
+def _make_factory(net: type[Backbone], name: str, variant: Any) -> Factory:
+    def factory(
+        pretrained: bool | str = False,
+        use_ssld: bool = False,
+        class_num: int = 1000,
+        fused: bool = False,
+        **kwargs: Any,
+    ) -> Backbone:
+        if not isinstance(class_num, int) or isinstance(class_num, bool) or class_num < 1:
+            raise PpclsExtError(f"class_num of {name} is {class_num!r}: expected a whole number of classes")
+        model = net(variant, class_num=class_num, fused=bool(fused), **kwargs)
+        model.arch = name
+        model.blueprint = functools.partial(factory, class_num=class_num, **kwargs)
+        if pretrained:
+            source = published_weights(name, use_ssld) if pretrained is True else pretrained
+            load_weights(model, source, allow_other_classes=True)
+        return model
+
+    factory.__name__ = factory.__qualname__ = name
+    factory.__module__ = net.__module__
+    factory.__doc__ = f"""{name}, a `{net.__name__}`.
+
+    Args:
+        pretrained: a weights file (see `ppcls_ext.load_weights`), or True for the published ones.
+        use_ssld: with `pretrained=True`, the weights distilled by PaddleClas (none are published for this family).
+        class_num: classes of the head; with another number than the weights' the head starts afresh.
+        fused: build the one-convolution form directly.
+        **kwargs: `return_stages`, `return_patterns`, `stop_after`, `freeze_befor` (see `Backbone.set_outputs`).
+    """
+    return factory

@@ -1,0 +1,132 @@
+"""MobileOne: an improved one millisecond mobile backbone.
+
+Paper: "MobileOne: An Improved One millisecond Mobile Backbone", arXiv 2206.04040.
+Official code: github.com/apple/ml-mobileone (`mobileone.py`, commit b7f4e6d); licence: Apple's sample code licence
+(code), the weights' own terms are in the repository's LICENSE. This file is written from the paper; the official code
+served to check it.
+
+Differs from the official code in:
+- the training form: the branches of a block are computed together (`ppcls_ext.layers`), to the same result;
+- fusion happens in float64 and leaves no branch behind;
+- convolutions start from Paddle's default initialisation (He normal), not PyTorch's; the classifier from N(0, 0.01²);
+- batch normalisation keeps Paddle's biased running variance.
+State-dict names are the official ones, with Paddle's `_mean` and `_variance`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from paddle import Tensor, nn
+
+from ppcls_ext.layers.channel_major import elementwise
+from ppcls_ext.layers.rep_conv import BranchNames, RepConv
+from ppcls_ext.layers.squeeze_excite import SqueezeExcite
+from ppcls_ext.models.backbone import Backbone
+from ppcls_ext.models.factory import make_factories
+
+
+class Variant(NamedTuple):
+    """Width multipliers of the four stages, conv branches k, and whether the late blocks have SE (paper, table 2)."""
+
+    widths: tuple[float, float, float, float]
+    conv_branches: int = 1
+    use_se: bool = False
+
+
+VARIANTS = {
+    "MobileOne_S0": Variant((0.75, 1.0, 1.0, 2.0), conv_branches=4),
+    "MobileOne_S1": Variant((1.5, 1.5, 2.0, 2.5)),
+    "MobileOne_S2": Variant((1.5, 2.0, 2.5, 4.0)),
+    "MobileOne_S3": Variant((2.0, 2.5, 3.0, 4.0)),
+    "MobileOne_S4": Variant((3.0, 3.5, 3.5, 4.0), use_se=True),
+}
+
+STAGE_CHANNELS = (64, 128, 256, 512)  # at width 1
+STAGE_PAIRS = (2, 8, 10, 1)  # a pair is a depthwise block and a pointwise block
+SE_PAIRS = (0, 0, 5, 1)  # how many pairs at the end of each stage have SE, where the variant uses it
+NAMES = BranchNames(conv="rbr_conv", scale="rbr_scale", identity="rbr_skip", fused="reparam_conv")
+
+
+class MobileOneBlock(RepConv):
+    """Sum of branches → squeeze-and-excitation where used → ReLU."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        groups: int = 1,
+        conv_branches: int = 1,
+        use_se: bool = False,
+        fused: bool = False,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, groups, NAMES, conv_branches, fused)
+        self.se = SqueezeExcite(out_channels, out_channels // 16, ("reduce", "expand")) if use_se else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x: (N, in_channels, H, W)` → (N, out_channels, H / stride, W / stride)."""
+        x = super().forward(x)
+        if self.se is not None:
+            x = self.se(x)
+        return elementwise(nn.functional.relu, x)
+
+
+class MobileOne(Backbone):
+    """Stem, four stages of depthwise-pointwise pairs, global pooling, linear classifier.
+
+    Args:
+        variant: a row of `VARIANTS`.
+        class_num: classes of the head.
+        fused: build the one-convolution form directly.
+        **kwargs: see `Backbone.set_outputs`.
+    """
+
+    timm_names = (
+        (r"^stem\.", "stage0."),
+        (r"^stages\.(\d)\.", lambda match: f"stage{int(match[1]) + 1}."),
+        (r"\.conv_kxk\.", ".rbr_conv."),
+        (r"\.conv_scale\.", ".rbr_scale."),
+        (r"\.identity\.", ".rbr_skip."),
+        (r"\.attn\.fc1\.", ".se.reduce."),
+        (r"\.attn\.fc2\.", ".se.expand."),
+        (r"^head\.fc\.", "linear."),
+    )
+
+    def __init__(self, variant: Variant, class_num: int = 1000, fused: bool = False, **kwargs: Any) -> None:
+        super().__init__()
+        channels = min(64, int(64 * variant.widths[0]))
+        # the stem has one conv branch in every variant
+        self.stage0 = MobileOneBlock(3, channels, 3, stride=2, fused=fused)
+        for index in range(4):
+            out_channels = int(STAGE_CHANNELS[index] * variant.widths[index])
+            blocks = []
+            for pair in range(STAGE_PAIRS[index]):
+                options = {
+                    "conv_branches": variant.conv_branches,
+                    "use_se": variant.use_se and pair >= STAGE_PAIRS[index] - SE_PAIRS[index],
+                    "fused": fused,
+                }
+                stride = 2 if pair == 0 else 1
+                blocks.append(MobileOneBlock(channels, channels, 3, stride, groups=channels, **options))
+                blocks.append(MobileOneBlock(channels, out_channels, 1, **options))
+                channels = out_channels
+            self.add_sublayer(f"stage{index + 1}", nn.Sequential(*blocks))
+        self.gap = nn.AdaptiveAvgPool2D(1)
+        self.flatten = nn.Flatten()
+        self.linear = nn.Linear(channels, class_num, weight_attr=nn.initializer.Normal(std=0.01))
+        self.set_outputs(**kwargs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x: (N, 3, H, W)` → logits (N, class_num)."""
+        x = self.stage0(x)
+        x = self.stage1(x)
+        x = self.stage2(x)
+        x = self.stage3(x)
+        x = self.stage4(x)
+        return self.linear(self.flatten(self.gap(x)))
+
+
+FACTORIES = make_factories(MobileOne, VARIANTS)
+globals().update(FACTORIES)
