@@ -1,0 +1,217 @@
+"""Reading weight files of any known format, as the untrusted files that they are."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import logging
+import os
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.weights.arrays import Tensor
+from ppcls_ext.weights.bounded import BoundedFile
+from ppcls_ext.weights.checkpoints import Leaf, find_state_dict, without_parallel_prefix
+from ppcls_ext.weights.npz_file import read_npz
+from ppcls_ext.weights.paddle_file import read_paddle
+from ppcls_ext.weights.pickles import shown
+from ppcls_ext.weights.safetensors_file import is_safetensors, read_safetensors
+from ppcls_ext.weights.torch_file import is_legacy_torch, read_legacy_torch, read_zipped_torch
+
+logger = logging.getLogger("ppcls_ext")
+
+SUFFIXES = (".pdparams", ".pth", ".tar", ".pt", ".ckpt", ".bin", ".safetensors", ".npz")
+"""Of names suggested where a path leads nowhere. What a file holds decides how it is read, not its name."""
+
+_EXPECTED = "expected .pdparams, .pth, .pth.tar, .pt, .safetensors or .npz"
+
+# How files begin that are taken for weights, and what they are
+_STRANGERS = {
+    b"<!doctype": "a web page, so the download failed",
+    b"<html": "a web page, so the download failed",
+    b"<?xml": "an XML document, such as a server's error message",
+    b"{": "a JSON document, such as a server's error message",
+    b"version https://git-lfs": "a Git LFS pointer: fetch the file itself with git lfs pull",
+    b"\x1f\x8b": "packed with gzip: unpack it first",
+    b"BZh": "packed with bzip2: unpack it first",
+    b"\xfd7zXZ": "packed with xz: unpack it first",
+    b"\x89HDF": "an HDF5 file",
+}
+
+
+class WeightFile(NamedTuple):
+    """What `read_weight_file` found.
+
+    Attributes:
+        path: the file that was read.
+        format: "paddle", "torch", "safetensors" or "npz".
+        keys: of the dicts within dicts that lead to the weights; empty in a plain file of weights.
+        tensors: name to array.
+    """
+
+    path: Path
+    format: str
+    keys: list[str]
+    tensors: dict[str, np.ndarray]
+
+
+def read_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Returns the tensors that `read_weight_file` finds in the file `path`, by name."""
+    return read_weight_file(path).tensors
+
+
+def read_weight_file(path: str | os.PathLike) -> WeightFile:
+    """Reads the weights in a file, whatever its format, without running anything that it holds.
+
+    Formats, told apart by content: Paddle's `.pdparams`, PyTorch's `.pth`, `.pth.tar`, `.pt` (both the ZIP format and
+    the legacy one), `.safetensors`, `.npz`. Neither PyTorch nor Paddle is needed.
+
+    In a training checkpoint the weights are looked for below the keys in `checkpoints.WRAPPERS`, up to two levels
+    deep; **averaged (EMA) weights are preferred to the others**, as in timm, and a log line says which were taken.
+    What else a checkpoint holds (optimizer, epoch, settings) is ignored. A prefix that DataParallel or torch.compile
+    put before every name is removed.
+
+    Memory: the weights, and at most about the file's size besides; files that unfold to more than 16 times their size
+    (64 MiB for small ones) are refused.
+
+    Args:
+        path: the file; as in PaddleClas, without suffix it means `PATH.pdparams` if there is no file `PATH`.
+
+    Returns:
+        The tensors with the file's names, layouts and types, except that bfloat16 becomes float32 (Paddle keeps it as
+        uint16, so uint16 from Paddle does too); in the file's order, but safetensors by name. The arrays are
+        read-only, contiguous, in this machine's byte order. Those that share memory in the file may share it here.
+
+    Raises:
+        PpclsExtError: there is no such file; it is in no known format; it is damaged or incomplete; it asks for
+            anything beyond plain tensors and harmless settings; it would take far more memory than its size explains.
+    """
+    try:
+        path = find_file(path)
+    except OSError as error:
+        raise PpclsExtError(f"cannot look for {path}: {error.strerror or error}") from error
+    with _open(path) as file:
+        kind, content = _read_content(file)
+        keys, tensors = _find_weights(content)
+        weights = {name: t if isinstance(t, np.ndarray) else t.read(file) for name, t in tensors.items()}
+    if keys:
+        logger.info("%s: taking the weights in %s", path, "".join(f"[{key!r}]" for key in keys))
+    return WeightFile(path, kind, keys, without_parallel_prefix(weights))
+
+
+def read_paddle_file(path: str | os.PathLike) -> object:
+    """Returns all that a file of `paddle.save` holds, such as an optimizer's state, without running any of it.
+
+    Returns:
+        Dicts, lists and tuples of numbers, texts and arrays (read-only; bfloat16 as float32).
+
+    Raises:
+        PpclsExtError: it cannot be read, is damaged, or holds anything else.
+    """
+    with _open(path) as file:
+        return _with_arrays(read_paddle(file), file)
+
+
+def _with_arrays(content: object, file: BoundedFile) -> object:
+    if isinstance(content, Tensor):
+        return content.read(file)
+    if isinstance(content, dict):
+        return {name: _with_arrays(value, file) for name, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return type(content)(_with_arrays(value, file) for value in content)
+    return content
+
+
+@contextlib.contextmanager
+def _open(path: str | os.PathLike) -> Iterator[BoundedFile]:
+    """The file `path`; whatever goes wrong inside becomes a PpclsExtError that names it."""
+    try:
+        with BoundedFile(path) as file:
+            yield file
+    except PpclsExtError as error:
+        raise PpclsExtError(f"{path}: {error}") from error
+    except OSError as error:
+        raise PpclsExtError(f"cannot read {path}: {error.strerror or error}") from error
+    except MemoryError as error:
+        raise PpclsExtError(f"{path}: needs more memory than there is") from error
+    except Exception as error:  # whatever nonsense provokes in here or in the libraries that parse it
+        reason = f"{type(error).__name__}: {error}"
+        raise PpclsExtError(f"{path}: damaged or incomplete ({shown(reason)}); get it again from its source") from error
+
+
+def find_file(path: str | os.PathLike) -> Path:
+    """Returns the file that `path` means: itself, else with `.pdparams` added.
+
+    Raises:
+        PpclsExtError: there is neither; the message names files with similar names.
+    """
+    path = Path(path)
+    with_suffix = path.with_name(f"{path.name}.pdparams") if path.name else path
+    if path.is_file():
+        return path
+    if with_suffix.is_file():
+        return with_suffix
+    if path.is_dir():
+        names = sorted(entry.name for entry in path.iterdir() if entry.name.endswith(SUFFIXES))
+        inside = f"it holds {', '.join(names[:5])}" if names else "it holds no weights"
+        raise PpclsExtError(f"{path} is a folder, expected a file of weights; {inside}")
+    if path.exists():
+        raise PpclsExtError(f"{path} is a device or pipe, expected a file of weights")
+    if not path.parent.is_dir():
+        raise PpclsExtError(f"no file {path}: there is no folder {path.parent}")
+    names = sorted(entry.name for entry in path.parent.iterdir() if entry.name.endswith(SUFFIXES))
+    similar = difflib.get_close_matches(path.name, names, n=3, cutoff=0.4) or names[:3]
+    hint = f"did you mean {' or '.join(similar)}?" if similar else "the folder holds no weights"
+    tried = path if path.name.endswith(SUFFIXES) else f"{path}, nor {with_suffix.name}"
+    raise PpclsExtError(f"no file {tried}; {hint}")
+
+
+def _read_content(file: BoundedFile) -> tuple[str, object]:
+    """Returns the format of a file, and what it holds: (nested) dicts of tensors, most of them not read yet."""
+    head = file.read(512)
+    file.seek(0)
+    if head.startswith(b"PK\3\4"):
+        return _read_zip(file)
+    if is_legacy_torch(head):
+        return "torch", read_legacy_torch(file)
+    if head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5"):
+        return "paddle", read_paddle(file)
+    if is_safetensors(head, file.size):
+        return "safetensors", read_safetensors(file)
+    raise PpclsExtError(f"is {_describe(head)}; {_EXPECTED}")
+
+
+def _read_zip(file: BoundedFile) -> tuple[str, object]:
+    archive = zipfile.ZipFile(file)
+    names = archive.namelist()
+    pickles = [name for name in names if name.endswith("/data.pkl") and name.count("/") == 1]
+    if pickles:
+        return "torch", read_zipped_torch(file, archive, pickles[0][: -len("data.pkl")])
+    if names and all(name.endswith(".npy") for name in names):
+        return "npz", read_npz(file, archive)
+    some = ", ".join(shown(name) for name in names[:3]) or "nothing"
+    raise PpclsExtError(f"is a ZIP archive of {some}, neither PyTorch's nor NumPy's; unpack it if weights are inside")
+
+
+def _find_weights(content: object) -> tuple[list[str], dict[str, Leaf]]:
+    found = find_state_dict(content)
+    if found is None:
+        if isinstance(content, dict):
+            keys = ", ".join(shown(key) for key in list(content)[:8])
+            raise PpclsExtError(f"holds no tensors where they were expected; its entries are: {keys or 'none'}")
+        raise PpclsExtError(f"holds one {type(content).__name__}; expected a dict of names and tensors")
+    return found
+
+
+def _describe(head: bytes) -> str:
+    if not head:
+        return "empty"
+    if head[257:262] == b"ustar":
+        return "a tar archive: unpack it (PyTorch's oldest format, which is one, is not read)"
+    start = head.lstrip().lower()
+    return next((what for magic, what in _STRANGERS.items() if start.startswith(magic.lower())), "of unknown format")

@@ -1,0 +1,144 @@
+"""Strict loading: everything fits, or nothing is loaded."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from typing import NamedTuple, Union
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.weights.files import read_weight_file
+from ppcls_ext.weights.naming import to_model_names
+
+logger = logging.getLogger("ppcls_ext")
+
+Source = Union[str, os.PathLike, Mapping[str, np.ndarray]]
+
+
+class LoadReport(NamedTuple):
+    """What `load_weights` did.
+
+    Attributes:
+        loaded: names of the tensors that were set.
+        naming: of the source: "official", "timm" or "PaddleClas".
+        fresh: names that kept their initial values: the classifier where the number of classes differs, and what the
+            model has beside the published classification network (FasterNet's `fork_feat` normalisations).
+        unused: names of the source that the model has no use for (a headless model and the source's head).
+    """
+
+    loaded: list[str]
+    naming: str
+    fresh: list[str]
+    unused: list[str]
+
+    def __str__(self) -> str:
+        text = f"loaded {len(self.loaded)} tensors ({self.naming} names)"
+        if self.fresh:
+            text += f"; starting afresh, since the weights have none that fit: {', '.join(self.fresh)}"
+        if self.unused:
+            text += f"; not used by this model: {', '.join(self.unused)}"
+        return text
+
+
+def load_weights(model: nn.Layer, source: Source, *, allow_other_classes: bool = False) -> LoadReport:
+    """Loads weights into `model`, all of them or none.
+
+    The naming (this project's, PaddleClas's, the official PyTorch one, timm's), the layout and the form (fused,
+    unfused) are recognised, not asked for.
+
+    Args:
+        model: one of this project's models.
+        source: a path (.pdparams, .pth, .pth.tar, .pt, .safetensors, .npz; PaddleClas's path without a suffix means
+            .pdparams) or a mapping of names to arrays. Mappings, .npz and .safetensors in official naming have
+            PyTorch's layouts.
+        allow_other_classes: leave the classifier at its initial values where its number of classes differs.
+
+    Raises:
+        PpclsExtError: the file cannot be read, or its tensors are not exactly the model's. The message names the first
+            differences; the model is unchanged.
+    """
+    state = model.state_dict()
+    expected = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    if isinstance(source, Mapping):
+        origin, arrays, paddle_layout = "the mapping", source, False
+    else:
+        file = read_weight_file(source)
+        origin, arrays, paddle_layout = os.fspath(source), file.tensors, file.format == "paddle"
+    tensors, naming = to_model_names(arrays, expected, getattr(model, "timm_names", ()), paddle_layout)
+
+    may_lack, may_ignore = (tuple(getattr(model, attribute, ())) for attribute in ("may_lack", "may_ignore"))
+    fresh = [name for name in expected if name.startswith(may_lack) and name not in tensors]
+    if allow_other_classes:
+        prefix = getattr(model, "classifier", "linear") + "."
+        fresh += [name for name in expected if name.startswith(prefix) and _classes_differ(tensors, name, expected)]
+    wanted = [name for name in expected if name not in fresh]
+    unexpected = [name for name in tensors if name not in expected]
+    unused = [name for name in unexpected if name.startswith(may_ignore)]
+    unexpected = [name for name in unexpected if name not in unused]
+    _check(model, origin, tensors, {name: expected[name] for name in wanted}, unexpected)
+    for name in wanted:
+        state[name].set_value(paddle.to_tensor(tensors[name]).astype(state[name].dtype))
+    report = LoadReport(wanted, naming, fresh, unused)
+    logger.info("%s: %s", origin, report)
+    return report
+
+
+def _classes_differ(tensors: Mapping[str, np.ndarray], name: str, expected: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether the classifier tensor `name` differs from the model's in its last axis, the classes, and only there."""
+    if name not in tensors:
+        return False
+    shape, wanted = tensors[name].shape, expected[name]
+    return len(shape) == len(wanted) and shape[:-1] == wanted[:-1] and shape != wanted
+
+
+def _check(
+    model: nn.Layer,
+    origin: str,
+    tensors: Mapping[str, np.ndarray],
+    expected: Mapping[str, tuple[int, ...]],
+    unexpected: list[str],
+) -> None:
+    missing = [name for name in expected if name not in tensors]
+    wrong = [
+        f"{name} is {list(tensors[name].shape)}, expected {list(shape)}"
+        for name, shape in expected.items()
+        if name in tensors and tensors[name].shape != shape
+    ]
+    if not (missing or unexpected or wrong):
+        return
+    if missing and unexpected and not wrong:
+        _explain_form(model, origin, tensors)
+    arch = getattr(model, "arch", type(model).__name__)
+    differences = []
+    for what, names in (("missing", missing), ("not in the model", unexpected), ("of another shape", wrong)):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            differences.append(f"{len(names)} {what} ({', '.join(names[:3])}{more})")
+    raise PpclsExtError(
+        f"{origin} does not fit {arch}: {'; '.join(differences)}. Nothing was loaded; "
+        "check the architecture's name and class_num against the file"
+    )
+
+
+def _explain_form(model: nn.Layer, origin: str, tensors: Mapping[str, np.ndarray]) -> None:
+    """Raises where the only difference is that one side is fused and the other is not."""
+    layers = [layer for layer in model.sublayers(include_self=True) if hasattr(layer, "is_repped")]
+    if not layers:
+        return
+    fused_model = layers[0].is_repped
+    fused_file = not any(name.endswith("._mean") for name in tensors)
+    if fused_file and not fused_model:
+        raise PpclsExtError(
+            f"{origin} holds fused weights, and the model is unfused: build it with fused=True (YAML: Arch.fused: "
+            "True) to run or fine-tune the fused form, or use ppcls_ext.unfuse to train its branches again"
+        )
+    if fused_model and not fused_file:
+        raise PpclsExtError(
+            f"{origin} holds unfused weights, and the model is fused: build it with fused=False, load, then fuse it "
+            "with ppcls_ext.reparameterize"
+        )

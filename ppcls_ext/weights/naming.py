@@ -1,0 +1,101 @@
+"""Names and layouts: from a file's tensors to a model's state dict.
+
+Four namings are known. This project's own is PaddleClas's for RepVGG and FasterNet and, with Paddle's `_mean` and
+`_variance`, the official one for MobileOne; so the official PyTorch namings need only the general rules below, and
+timm's needs the table that each family keeps as `timm_names`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+#: (pattern, replacement) pairs for `re.sub`, applied in order.
+Renaming = Sequence[tuple[str, Any]]
+
+#: PyTorch's names for what Paddle calls otherwise.
+TORCH_SUFFIXES = {".running_mean": "._mean", ".running_var": "._variance"}
+#: Counts batches in PyTorch's batch normalisation; Paddle has no such tensor.
+TORCH_ONLY = ".num_batches_tracked"
+
+
+class Named(NamedTuple):
+    """Tensors under a model's state-dict names, and how they were named before."""
+
+    tensors: dict[str, np.ndarray]
+    naming: str
+
+
+def to_model_names(
+    arrays: Mapping[str, np.ndarray],
+    expected: Mapping[str, tuple[int, ...]],
+    timm_names: Renaming,
+    paddle_layout: bool,
+) -> Named:
+    """Renames `arrays` the way that fits `expected` best and brings them to Paddle's layouts.
+
+    Args:
+        arrays: name → array, in any of the known namings.
+        expected: name → shape of the model's state dict.
+        timm_names: from timm's to the official names.
+        paddle_layout: whether the file's kind says that linear weights are (in, out), as Paddle keeps them. Where names
+            (`_mean`: Paddle, `running_mean`: PyTorch) or shapes say otherwise, they decide.
+    """
+    candidates = {"official": arrays, "timm": _substitute(arrays, timm_names)}
+    renamed = {naming: _without_torch_names(tensors) for naming, tensors in candidates.items()}
+    naming = max(renamed, key=lambda key: sum(name in expected for name in renamed[key]))
+    chosen = renamed[naming]
+    if any(name.endswith(tuple(TORCH_SUFFIXES)) for name in arrays):
+        paddle_layout = False
+    elif any(name.endswith(tuple(TORCH_SUFFIXES.values())) for name in arrays):
+        paddle_layout, naming = True, "PaddleClas"
+    tensors = {name: _to_layout(array, expected.get(name), paddle_layout) for name, array in chosen.items()}
+    return Named(tensors, naming)
+
+
+def to_torch_names(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A model's state dict under the official PyTorch names and in PyTorch's layouts."""
+    result = {}
+    for name, array in state.items():
+        for torch_suffix, suffix in TORCH_SUFFIXES.items():
+            if name.endswith(suffix):
+                name = name[: -len(suffix)] + torch_suffix
+        result[name] = np.ascontiguousarray(array.T if array.ndim == 2 else array)
+    return result
+
+
+def _substitute(arrays: Mapping[str, np.ndarray], pairs: Renaming) -> dict[str, np.ndarray]:
+    result = {}
+    for name, array in arrays.items():
+        for pattern, replacement in pairs:
+            name = re.sub(pattern, replacement, name)
+        result[name] = array
+    return result
+
+
+def _without_torch_names(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    result = {}
+    for name, array in arrays.items():
+        if name.endswith(TORCH_ONLY):
+            continue
+        for torch_suffix, suffix in TORCH_SUFFIXES.items():
+            if name.endswith(torch_suffix):
+                name = name[: -len(torch_suffix)] + suffix
+        result[name] = array
+    return result
+
+
+def _to_layout(array: np.ndarray, expected: tuple[int, ...] | None, paddle_layout: bool) -> np.ndarray:
+    """Brings a linear weight to Paddle's (in, out), or a 1×1 convolution that stands for one to a matrix."""
+    if expected is None or len(expected) != 2:
+        return array
+    if array.ndim == 4 and array.shape[2:] == (1, 1):
+        array = array[:, :, 0, 0]
+    if array.ndim != 2:
+        return array
+    fits, fits_transposed = array.shape[0] == expected[0], array.shape[1] == expected[0]
+    keep = fits and (paddle_layout or not fits_transposed)
+    return array if keep else np.ascontiguousarray(array.T)

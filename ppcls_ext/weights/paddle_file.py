@@ -1,0 +1,56 @@
+"""Paddle's `.pdparams`: one pickle of names and NumPy arrays, as `paddle.save` writes it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ppcls_ext.weights.arrays import Tensor, plain, sizes, widen_bfloat16
+from ppcls_ext.weights.bounded import BoundedFile
+from ppcls_ext.weights.numpy_pickles import PickledArray, numpy_globals
+from ppcls_ext.weights.pickles import COMMON, Unpickler
+
+# Paddle's own spelling; protocols 2 and 3 cannot hold 4 GiB, so larger arrays are saved in flat parts
+_PARTS = "UnpackBigParamInfor@@"
+
+
+class PaddleArray(PickledArray):
+    """An array of Paddle's, which keeps bfloat16 as uint16 (and takes any uint16 for bfloat16)."""
+
+    def read(self, file: BoundedFile) -> np.ndarray:
+        """Returns the array, bfloat16 as float32."""
+        array = super().read(file)
+        return widen_bfloat16(array, file) if array.dtype == np.uint16 else array
+
+
+class JoinedArray(Tensor):
+    """An array saved in flat parts."""
+
+    def __init__(self, parts: list[PickledArray], shape: tuple[int, ...]) -> None:
+        self._parts = parts
+        self._shape = shape
+
+    def read(self, file: BoundedFile) -> np.ndarray:
+        """Returns the parts as one array."""
+        parts = [part.read(file) for part in self._parts]
+        file.spend(sum(part.nbytes for part in parts))
+        return plain(np.concatenate(parts).reshape(self._shape), file)
+
+
+def read_paddle(file: BoundedFile) -> object:
+    """Returns what was saved: (nested) dicts whose tensors are `Tensor` objects. Names are structured names."""
+    content = Unpickler(file, {**COMMON, **numpy_globals(PaddleArray), "builtins.tuple": _tensor_in_a_tuple}).load()
+    if isinstance(content, dict) and _PARTS in content:
+        for name, entry in content.pop(_PARTS).items():
+            parts = [content[part] for part in entry["slices"]]
+            content[name] = JoinedArray(parts, sizes(entry["OriginShape"]))
+            for part in entry["slices"]:
+                del content[part]
+    return content
+
+
+def _tensor_in_a_tuple(pair: object) -> Tensor:
+    """Stands for `tuple((name, array))`, which is how Paddle pickles a tensor outside of a flat state dict."""
+    _name, array = pair
+    if not isinstance(array, PaddleArray):
+        raise ValueError("a pair of name and array holds no array")
+    return array

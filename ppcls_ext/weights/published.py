@@ -1,0 +1,46 @@
+"""Where the published ImageNet weights are, for `pretrained=True`."""
+
+from __future__ import annotations
+
+from ppcls_ext.errors import PpclsExtError
+
+PADDLECLAS = "https://paddle-imagenet-models-name.bj.bcebos.com/dygraph/{name}_pretrained.pdparams"
+APPLE = "https://docs-assets.developer.apple.com/ml-research/datasets/mobileone/{name}_unfused.pth.tar"
+
+#: What PaddleClas publishes of RepVGG and FasterNet.
+PADDLECLAS_NAMES = frozenset(
+    [f"RepVGG_{name}" for name in ("A0", "A1", "A2", "B0", "B1", "B1g2", "B1g4", "B2", "B2g4", "B3", "B3g4", "D2se")]
+    + [f"FasterNet_{name}" for name in ("T0", "T1", "T2", "S", "M", "L")]
+)
+
+
+def published_url(name: str) -> str:
+    """Address of the weights of `name`.
+
+    Raises:
+        PpclsExtError: none are published.
+    """
+    if name.startswith("MobileOne_"):
+        return APPLE.format(name=name.lower())
+    if name in PADDLECLAS_NAMES:
+        return PADDLECLAS.format(name=name)
+    raise PpclsExtError(f"no weights of {name} are published: give the path of a file as pretrained instead of True")
+
+
+def published_weights(name: str, use_ssld: bool) -> str:
+    """Downloads the published weights of `name` with PaddleClas's downloader and returns the local path.
+
+    Raises:
+        PpclsExtError: none are published, or the download failed.
+    """
+    if use_ssld:
+        raise PpclsExtError(f"no SSLD weights of {name} are published: leave use_ssld at False")
+    url = published_url(name)
+    from ppcls.utils.download import get_weights_path_from_url
+
+    try:
+        return get_weights_path_from_url(url)
+    except Exception as error:  # the downloader raises whatever its HTTP library does
+        raise PpclsExtError(
+            f"cannot download {url}: {error}; fetch it by hand and give its path as pretrained"
+        ) from error

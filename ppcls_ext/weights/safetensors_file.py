@@ -1,0 +1,47 @@
+"""`.safetensors` files, read with the library of that name."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.weights.arrays import from_bytes, widen_bfloat16
+from ppcls_ext.weights.bounded import BoundedFile
+
+_CODES = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "BF16": "<u2",
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "i1",
+    "U64": "<u8",
+    "U32": "<u4",
+    "U16": "<u2",
+    "U8": "u1",
+    "BOOL": "b1",
+}
+
+
+def is_safetensors(head: bytes, size: int) -> bool:
+    """Whether a file of `size` bytes that starts with `head` has safetensors' header: its length, then JSON."""
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8
+
+
+def read_safetensors(file: BoundedFile) -> dict[str, np.ndarray]:
+    """Returns the arrays, sorted by name, bfloat16 as float32."""
+    try:
+        import safetensors
+    except ImportError:
+        raise PpclsExtError("needs the safetensors package: pip install safetensors") from None
+    # safetensors.numpy knows no bfloat16; deserialize() checks the header and leaves the types to us, in any order
+    arrays = {}
+    for name, entry in sorted(safetensors.deserialize(file.read()), key=lambda item: item[0]):
+        kind = entry["dtype"]
+        if kind not in _CODES:
+            raise PpclsExtError(f"holds a tensor of type {kind}; expected one of {', '.join(_CODES)}")
+        array = from_bytes(entry["data"], np.dtype(_CODES[kind]), entry["shape"], file)
+        arrays[name] = widen_bfloat16(array, file) if kind == "BF16" else array
+    return arrays
