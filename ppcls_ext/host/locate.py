@@ -1,0 +1,169 @@
+"""Finds PaddleClas, puts it on `sys.path`, and knows which parts of it are there.
+
+PaddleClas comes in three shapes: a git checkout (everything), the wheels up to 2.4.2 (no YAML files) and the wheels
+2.4.3 to 2.6.0 (architectures and utilities, no training engine). In all of them the package is used as `ppcls`, the
+folder that holds it being on `sys.path`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import logging
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from ppcls_ext.errors import PpclsExtError
+
+HOME = "PADDLECLAS_HOME"
+HOW_TO_GET_ONE = (
+    'either pip install --no-deps "paddleclas==2.4.2" (the last wheel with the training engine), '
+    f"or set {HOME} to a git checkout of PaddleClas (release/2.6 or develop)"
+)
+
+
+@dataclass(frozen=True)
+class PaddleClas:
+    """One PaddleClas.
+
+    Attributes:
+        path: the folder that holds `ppcls`.
+        has_engine: whether it can train, evaluate, infer and export; without, it can only build models.
+        version: "2.4.2", or "unknown" where the folder does not say.
+        source: how it was found.
+    """
+
+    path: Path
+    has_engine: bool
+    version: str
+    source: str
+
+    def __str__(self) -> str:
+        return f"PaddleClas {self.version} at {self.path} ({self.source})"
+
+
+def find() -> PaddleClas:
+    """The PaddleClas that is used, found without importing it.
+
+    Taken in this order: the `ppcls` that the program has imported already; $PADDLECLAS_HOME; an importable `ppcls`; the
+    installed `paddleclas` wheel. Of the last two, one that has an engine is preferred.
+
+    Raises:
+        PpclsExtError: there is none, or $PADDLECLAS_HOME is not one.
+    """
+    home = _at_home()
+    imported = sys.modules.get("ppcls")
+    if imported is not None:
+        folder = Path(next(iter(imported.__path__))).parent
+        found = _describe(folder, "already imported")
+        if found is None:
+            raise PpclsExtError(f"the ppcls imported from {folder} is no PaddleClas: {HOW_TO_GET_ONE}")
+        if home is not None and home.path != found.path:
+            raise PpclsExtError(
+                f"{HOME} is {home.path}, but ppcls is already imported from {found.path}: use one of them"
+            )
+        return found
+    if home is not None:
+        return home
+    candidates = [found for found in (_importable(), _wheel()) if found is not None]
+    if not candidates:
+        raise PpclsExtError(
+            f"no PaddleClas: {HOME} is not set, no module ppcls can be imported and no paddleclas is installed; "
+            f"{HOW_TO_GET_ONE}"
+        )
+    return next((found for found in candidates if found.has_engine), candidates[0])
+
+
+def activate(need_engine: bool = False) -> PaddleClas:
+    """Makes `import ppcls` import the PaddleClas of `find`, and returns it.
+
+    Its folder goes behind everything else on `sys.path`, as it also holds modules called `tools`, `tests` and `deploy`;
+    only a folder with another `ppcls` comes later.
+
+    Args:
+        need_engine: whether architectures alone are not enough.
+
+    Raises:
+        PpclsExtError: there is no PaddleClas, or it has no engine although one is needed.
+    """
+    found = find()
+    if need_engine and not found.has_engine:
+        raise PpclsExtError(
+            f"{found} has no training engine: the wheels 2.4.3 to 2.6.0 hold only ppcls/arch and ppcls/utils; "
+            f"{HOW_TO_GET_ONE}"
+        )
+    importable = _importable()
+    if importable is None or importable.path != found.path:
+        rivals = (index for index, entry in enumerate(sys.path) if (Path(entry) / "ppcls").is_dir())
+        sys.path.insert(next(rivals, len(sys.path)), str(found.path))
+        importlib.invalidate_caches()
+    return found
+
+
+def theseus_layer() -> type:
+    """PaddleClas's base class of backbones, safe to instantiate.
+
+    Its methods warn through PaddleClas's logger, which is None until a program sets it up; here it is set up, for
+    warnings only, where nobody has. PaddleClas's engine sets its own level later.
+    """
+    activate()
+    host_logger = importlib.import_module("ppcls.utils.logger")
+    if host_logger._logger is None:
+        host_logger.init_logger(log_level=logging.WARNING)
+    return importlib.import_module("ppcls.arch.backbone.base.theseus_layer").TheseusLayer
+
+
+def engine_class() -> type:
+    """PaddleClas's engine: one object that trains, evaluates, infers or exports."""
+    activate(need_engine=True)
+    return importlib.import_module("ppcls.engine.engine").Engine
+
+
+def _at_home() -> PaddleClas | None:
+    home = os.environ.get(HOME)
+    if not home:
+        return None
+    found = _describe(Path(home).expanduser(), f"${HOME}")
+    if found is None:
+        raise PpclsExtError(
+            f"{HOME} is {home}, which is no PaddleClas: expected a git checkout, a folder that holds ppcls/arch; "
+            "correct it or unset it"
+        )
+    return found
+
+
+def _importable() -> PaddleClas | None:
+    spec = importlib.util.find_spec("ppcls")
+    places = spec.submodule_search_locations or () if spec else ()
+    found = (_describe(Path(place).parent, "importable as ppcls") for place in places)
+    return next((paddleclas for paddleclas in found if paddleclas is not None), None)
+
+
+def _wheel() -> PaddleClas | None:
+    # find_spec does not import the package: importing it prints a page of model names
+    spec = importlib.util.find_spec("paddleclas")
+    if spec is None or spec.origin is None:
+        return None
+    return _describe(Path(spec.origin).parent, "installed wheel")
+
+
+def _describe(path: Path, source: str) -> PaddleClas | None:
+    path = path.resolve()
+    if not (path / "ppcls" / "arch" / "__init__.py").is_file():
+        return None
+    return PaddleClas(path, (path / "ppcls" / "engine" / "engine.py").is_file(), _version(path), source)
+
+
+def _version(path: Path) -> str:
+    stated = path / "version.txt"  # of checkouts since 2.5
+    if stated.is_file():
+        return stated.read_text(encoding="utf-8").strip()
+    try:
+        installed = importlib.metadata.distribution("paddleclas")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+    is_installed = Path(installed.locate_file("paddleclas")).resolve() == path
+    return installed.version if is_installed else "unknown"
