@@ -1,0 +1,221 @@
+"""Oxford Flowers102 in PaddleClas's layout.
+
+Source: https://www.robots.ox.ac.uk/~vgg/data/flowers/102/ (Nilsback and Zisserman, 2008). 8189 images of 102 classes;
+setid.mat holds the official split, imagelabels.mat the classes 1..102, which become 0..101 in the lists.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import os
+import shutil
+import tarfile
+import tempfile
+import zlib
+from pathlib import Path, PurePosixPath
+
+from ppcls_ext.data.download import download, file_md5
+from ppcls_ext.data.extra import import_extra
+from ppcls_ext.data.flowers102_names import NAMES
+from ppcls_ext.data.lists import list_text, write_list
+from ppcls_ext.errors import PpclsExtError
+
+URL = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
+ARCHIVE = "102flowers.tgz"
+LABELS = "imagelabels.mat"
+SPLIT = "setid.mat"
+MD5 = {
+    ARCHIVE: "52808999861908f626f3c1f4e79d11fa",
+    LABELS: "e0620be6f572b9609742df49c70aed4d",
+    SPLIT: "a5357ecc9cb78c4bef273ce3793fc85c",
+}
+IMAGES = [f"jpg/image_{number:05d}.jpg" for number in range(1, 8190)]
+# our lists, as parts of the official split
+LISTS = {
+    "train_list.txt": ("trnid",),
+    "val_list.txt": ("valid",),
+    "test_list.txt": ("tstid",),
+    "train_extra_list.txt": ("trnid", "tstid"),
+}
+LABEL_LIST = "flowers102_label_list.txt"
+DEFAULT_OUTPUT = Path("dataset", "flowers102")
+_JPEG_MAGIC = b"\xff\xd8\xff"
+_ASIDE = ".extracting."
+
+
+def prepare(output: Path, source: Path | None = None) -> bool:
+    """Makes the dataset in `output`: first the images, as a whole, then the lists.
+
+    What is there already and right stays; nothing that differs is overwritten.
+
+    Args:
+        output: the dataset's folder.
+        source: the folder of the three official files; its archive may hold the same images at another size.
+            None downloads them to `output`/download, where a later run finds them.
+
+    Returns:
+        Whether anything was missing.
+
+    Raises:
+        PpclsExtError: a file is missing, damaged or not the expected one, or `output` holds something else.
+    """
+    downloads = source is None
+    if downloads:
+        source = output / "download"
+        for name in (LABELS, SPLIT):
+            download(URL + name, source / name, MD5[name])
+    else:
+        _check_source(source)
+    archive_md5 = MD5[ARCHIVE] if downloads else file_md5(source / ARCHIVE)
+    missing_lists = {name: text for name, text in _lists(source).items() if not _is_there(output / name, text)}
+    missing_images = not _images_are_there(output, archive_md5)
+    if missing_images:
+        if downloads:
+            download(URL + ARCHIVE, source / ARCHIVE, archive_md5)
+        extract(source / ARCHIVE, output, archive_md5)
+    for name, text in missing_lists.items():
+        write_list(output / name, text)
+    return missing_images or bool(missing_lists)
+
+
+def _check_source(source: Path) -> None:
+    missing = [name for name in MD5 if not (source / name).is_file()]
+    if missing:
+        raise PpclsExtError(
+            f"{source}: no {', '.join(missing)}; --source takes the folder of {', '.join(MD5)} of {URL}"
+        )
+    for name in (LABELS, SPLIT):
+        got = file_md5(source / name)
+        if got != MD5[name]:
+            raise PpclsExtError(
+                f"{source / name}: got md5 {got}, expected {MD5[name]}; get the official file from {URL}"
+            )
+
+
+def _lists(source: Path) -> dict[str, str]:
+    """The text of every list by its file name."""
+    loadmat = import_extra("scipy.io").loadmat
+    labels = loadmat(source / LABELS)["labels"][0]
+    split = loadmat(source / SPLIT)
+    texts = {LABEL_LIST: "".join(f"{label} {name}\n" for label, name in enumerate(NAMES))}
+    for name, parts in LISTS.items():
+        numbers = [int(number) for part in parts for number in split[part][0]]
+        texts[name] = list_text((IMAGES[number - 1], int(labels[number - 1]) - 1) for number in numbers)
+    return texts
+
+
+def _is_there(path: Path, text: str) -> bool:
+    if not path.exists():
+        return False
+    if path.read_bytes() != text.encode():
+        raise PpclsExtError(f"{path} differs from the official split; move it away or choose another --output")
+    return True
+
+
+def _origin(output: Path) -> Path:
+    """The file that says which archive the images came from."""
+    return output / f"{ARCHIVE}.md5"
+
+
+def _images_are_there(output: Path, archive_md5: str) -> bool:
+    folder = output / "jpg"
+    if not folder.exists():
+        return False
+    origin = _origin(output).read_text(encoding="utf-8").split()[:1] if _origin(output).is_file() else ["unknown"]
+    if origin != [archive_md5]:
+        raise PpclsExtError(
+            f"{folder} holds images of another origin (archive md5 {' '.join(origin)}, this one is {archive_md5}); "
+            "move the folder away or choose another --output"
+        )
+    sizes = {entry.name: entry.stat().st_size for entry in os.scandir(folder)}
+    missing = [image for image in IMAGES if not sizes.get(PurePosixPath(image).name)]
+    if missing:
+        raise PpclsExtError(
+            f"{folder}: {len(missing)} of {len(IMAGES)} images are missing or empty, the first is {missing[0]}; "
+            "move the folder away and run again"
+        )
+    return True
+
+
+def extract(archive: Path, output: Path, archive_md5: str) -> None:
+    """Extracts the archive to `output`/jpg, which appears only when all 8189 images are there.
+
+    Nothing is written under a name from the archive that is not one of the 8189 expected ones.
+
+    Raises:
+        PpclsExtError: the archive is damaged, holds anything but the images, or not all of them; or writing failed.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=_ASIDE, dir=output) as aside:
+            _extract_images(archive, Path(aside))
+            write_list(_origin(output), f"{archive_md5}  {ARCHIVE}\n")
+            (Path(aside) / "jpg").rename(output / "jpg")
+    except OSError as error:
+        raise PpclsExtError(f"cannot extract {archive} to {output}: {error.strerror or error}") from error
+    for leftover in output.glob(f"{_ASIDE}*"):  # of killed runs
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _extract_images(archive: Path, folder: Path) -> None:
+    (folder / "jpg").mkdir()
+    missing = set(IMAGES)
+    bar = import_extra("tqdm").tqdm(desc=archive.name, total=len(IMAGES), unit="image", disable=None)
+    try:
+        with bar, gzip.open(archive) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
+            for member in tar:
+                name = str(PurePosixPath(member.name))
+                if member.isdir() and name == "jpg":
+                    continue
+                if not member.isfile() or name not in missing:
+                    raise PpclsExtError(
+                        f"{archive}: unexpected member {member.name!r}; expected each of {IMAGES[0]} … once"
+                    )
+                content = tar.extractfile(member).read()
+                if not content.startswith(_JPEG_MAGIC):
+                    raise PpclsExtError(f"{archive}: {name} is not a JPEG image; get the archive again from {URL}")
+                (folder / name).write_bytes(content)
+                missing.remove(name)
+                bar.update()
+            while stream.read(1 << 20):  # to the end, where gzip compares its checksum
+                pass
+    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise PpclsExtError(f"{archive} is damaged ({error}); get it again from {URL}") from error
+    if missing:
+        raise PpclsExtError(
+            f"{archive}: {len(missing)} of {len(IMAGES)} images are missing, the first is {min(missing)}; "
+            f"get the archive again from {URL}"
+        )
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command line of tools/prepare_flowers102.py."""
+    parser = argparse.ArgumentParser(
+        description="Makes Oxford Flowers102 ready for training: jpg/, the lists and the class names.",
+        epilog="example: python tools/prepare_flowers102.py --download",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    origin = parser.add_mutually_exclusive_group(required=True)
+    origin.add_argument("--download", action="store_true", help=f"get the files (329 MiB) from {URL}")
+    origin.add_argument("--source", type=Path, metavar="DIR", help=f"take them from a folder: {', '.join(MD5)}")
+    parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, metavar="DIR", help="default: %(default)s")
+    args = parser.parse_args(argv)
+
+    if not prepare(args.output, args.source):
+        print(f"{args.output} is complete already: nothing to do")
+    else:
+        print(f"{args.output}: {len(IMAGES)} images of {len(NAMES)} classes")
+        for name in LISTS:
+            lines = (args.output / name).read_text(encoding="utf-8").count("\n")
+            print(f"  {name:<22}{lines:>5} images")
+        print(f"  {LABEL_LIST}")
+    if MD5[ARCHIVE] not in _origin(args.output).read_text(encoding="utf-8"):
+        print(
+            f"note: {args.source / ARCHIVE} is not the official archive: its accuracies compare with no published ones"
+        )
+    if args.download:
+        print(f"{args.output / 'download'} is no longer needed")
+    if args.output != DEFAULT_OUTPUT:
+        print(f"in the YAML, image_root and cls_label_path must name {args.output}")
+    print("next: python tools/train.py -c configs/MobileOne_S0.yml")

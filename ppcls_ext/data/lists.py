@@ -1,0 +1,207 @@
+"""PaddleClas image lists: written, and read strictly before PaddleClas reads them.
+
+A list is a UTF-8 text file with one image a line, the path relative to the image root, a delimiter, the class:
+
+    jpg/image_00001.jpg 76
+
+PaddleClas takes `line.strip().split(delimiter)[0]` and `[1]` and ignores the rest, so a path that holds the delimiter
+becomes another path and another label.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+
+from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.files import atomic_write
+
+_LABEL = re.compile(r"-?[0-9]{1,18}")  # 18 digits always fit PaddleClas's int64
+_SAMPLE_BYTES = 4096
+
+
+class ListEntry(NamedTuple):
+    """One line of a list: the image's file, its class and its line number, counted from 1."""
+
+    path: Path
+    label: int
+    line: int
+
+
+def list_text(images: Iterable[tuple[str, int]], delimiter: str = " ") -> str:
+    """The text of the list of these (path relative to the image root, label) pairs."""
+    return "".join(f"{path}{delimiter}{label}\n" for path, label in images)
+
+
+def write_list(path: Path, text: str) -> None:
+    """Writes a list's text atomically, with the same bytes on every system."""
+    with atomic_write(path, "w", encoding="utf-8", newline="\n") as stream:
+        stream.write(text)
+
+
+def read_list(path: Path, image_root: Path, class_num: int | None, delimiter: str = " ") -> list[ListEntry]:
+    """Reads a list and checks every line, every label and that every image file exists.
+
+    A byte order mark, CRLF and blank lines at the end are tolerated here, but PaddleClas itself fails on the mark and
+    on blank lines: `write_list` makes a clean copy.
+
+    Args:
+        path: the list, PaddleClas's `cls_label_path`.
+        image_root: the folder that the image paths start from.
+        class_num: labels must be in 0..class_num-1; None accepts any integer.
+        delimiter: what stands between path and label.
+
+    Raises:
+        PpclsExtError: with `file:line` of the first fault.
+    """
+    if not delimiter:
+        raise PpclsExtError(f"{path}: the delimiter is empty; expected what stands between path and label, such as ' '")
+    lines = _read_lines(path)
+    if not os.path.isdir(image_root):
+        raise PpclsExtError(f"no image root {image_root}: not a folder; {_how_to_make(image_root)}")
+    entries = []
+    for number, line in enumerate(lines, 1):
+        image, label = _parse(line, f"{path}:{number}", class_num, delimiter)
+        entries.append(ListEntry(Path(image_root, image), label, number))
+    # isfile of a string: unlike Path.is_file() it is False for names that no system allows
+    missing = [entry for entry in entries if not os.path.isfile(str(entry.path))]
+    if missing:
+        first = missing[0]
+        raise PpclsExtError(
+            f"{path}:{first.line}: no image file {str(first.path)!r} ({len(missing)} of {len(entries)} are missing); "
+            f"the list's paths start from image_root {image_root}; {_how_to_make(image_root)}"
+        )
+    return entries
+
+
+def _read_lines(path: Path) -> list[str]:
+    """The lines of a list up to the last that is not blank."""
+    try:
+        # universal newlines, as PaddleClas has them; str.splitlines would split at more characters
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (FileNotFoundError, NotADirectoryError):
+        raise PpclsExtError(f"no list {path}; {_how_to_make(path)}") from None
+    except OSError as error:
+        raise PpclsExtError(f"cannot read list {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise PpclsExtError(
+            f"{path}:{line}: not UTF-8 (byte 0x{error.object[error.start]:02x}); save the list as UTF-8 text"
+        ) from None
+    lines = text.rstrip().split("\n")
+    if lines == [""]:
+        raise PpclsExtError(f"{path}:1: the list is empty; {_how_to_make(path)}")
+    return lines
+
+
+def _parse(line: str, where: str, class_num: int | None, delimiter: str) -> tuple[str, int]:
+    """The image path and the label of one line, or a PpclsExtError that starts with `where`."""
+    fields = line.strip().split(delimiter)
+    if len(fields) == 1:
+        raise PpclsExtError(
+            f"{where}: no label in {line!r}; expected path{delimiter}label with the delimiter {delimiter!r} "
+            "(`delimiter` in the YAML's dataset section sets another)"
+        )
+    if len(fields) > 2:
+        raise PpclsExtError(
+            f"{where}: {len(fields) - 1} delimiters {delimiter!r} in {line!r}, expected one: PaddleClas would read "
+            f"path {fields[0]!r} and label {fields[1]!r}; if the path holds it, separate path and label by a "
+            'tab and set `delimiter: "\\t"` in the YAML\'s dataset section'
+        )
+    image, label = fields
+    if not _LABEL.fullmatch(label):
+        raise PpclsExtError(f"{where}: label {label!r} is not an integer")
+    if class_num is not None and not 0 <= int(label) < class_num:
+        raise PpclsExtError(f"{where}: label {label} is outside 0..{class_num - 1} (class_num is {class_num})")
+    return image, int(label)
+
+
+def _how_to_make(path: Path) -> str:
+    name = str(path).lower()
+    if "flowers102" in name:
+        return "python tools/prepare_flowers102.py --download makes it"
+    if "digits" in name:
+        return "python tools/make_sample_dataset.py makes it"
+    return (
+        "a list is a text file with one image a line, the path from image_root, a delimiter and the class counted "
+        "from 0: jpg/image_00001.jpg 76"
+    )
+
+
+def overlap(a: Sequence[ListEntry], b: Sequence[ListEntry]) -> list[str]:
+    """The images of `b` that `a` holds too, under the same path or as a byte-identical file of another name.
+
+    Returns:
+        One text for each such image of `b`: its path, or `its path = path in a` where the names differ.
+    """
+    left = list(dict.fromkeys(entry.path for entry in a))
+    known = set(left)
+    right = list(dict.fromkeys(entry.path for entry in b))
+    found = [str(path) for path in right if path in known]
+    right = [path for path in right if path not in known]
+    # from cheap to dear, so that few files of a large dataset are read whole
+    for key in (_size, _sample, _digest):
+        left_keys = {path: key(path) for path in left} if right else {}
+        right_keys = {path: key(path) for path in right}
+        common = set(left_keys.values()).intersection(right_keys.values())
+        left = [path for path in left if left_keys.get(path) in common]
+        right = [path for path in right if right_keys[path] in common]
+    twin = {left_keys[path]: path for path in reversed(left)}
+    return found + [f"{path} = {twin[right_keys[path]]}" for path in right]
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
+
+
+def _sample(path: Path) -> bytes:
+    """Bytes from the middle: the beginnings of JPEG files are often alike."""
+    with open(path, "rb") as stream:
+        stream.seek(_size(path) // 2)
+        return stream.read(_SAMPLE_BYTES)
+
+
+def _digest(path: Path) -> bytes:
+    return hashlib.sha256(path.read_bytes()).digest()
+
+
+def check_images(
+    entries: Sequence[ListEntry],
+    report: Callable[[int, int], None] | None = None,
+    fault: Callable[[ListEntry], str | None] | None = None,
+) -> list[tuple[ListEntry, str]]:
+    """Decodes every image to its last pixel, on all cores.
+
+    Args:
+        entries: what `read_list` returned.
+        report: called after each image with (images done, images in all).
+        fault: what is wrong with an image, None for nothing; by default, that Pillow cannot decode it.
+
+    Returns:
+        The entries that cannot be decoded, each with the reason, in the list's order.
+    """
+    bad = []
+    with ThreadPool() as pool:  # Pillow decodes outside the interpreter lock
+        for done, (entry, text) in enumerate(zip(entries, pool.imap(fault or decode, entries, chunksize=16)), 1):
+            if text:
+                bad.append((entry, text))
+            if report:
+                report(done, len(entries))
+    return bad
+
+
+def decode(entry: ListEntry) -> str | None:
+    """Decodes an image with Pillow; returns what is wrong with it, None for nothing."""
+    try:
+        with Image.open(entry.path) as image:
+            image.load()
+    except Exception as error:  # damaged bytes make decoders raise nearly anything
+        return f"{type(error).__name__}: {error}"
+    return None

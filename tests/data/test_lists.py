@@ -1,0 +1,202 @@
+"""The reader of PaddleClas lists: good lists, every fault, and arbitrary bytes."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from ppcls_ext.data.lists import ListEntry, check_images, list_text, overlap, read_list, write_list
+from ppcls_ext.errors import PpclsExtError
+
+
+@pytest.fixture
+def root(tmp_path):
+    """An image root with three images."""
+    root = tmp_path / "root"
+    (root / "jpg").mkdir(parents=True)
+    for name in ("a.jpg", "b.jpg", "my rose.jpg"):
+        (root / "jpg" / name).write_bytes(name.encode())
+    return root
+
+
+def read(root, content, class_num=10, delimiter=" "):
+    path = root / "list.txt"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return read_list(path, root, class_num, delimiter)
+
+
+GOOD = "jpg/a.jpg 0\njpg/b.jpg 9\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        GOOD,
+        GOOD.rstrip("\n"),
+        "\ufeff" + GOOD,
+        GOOD.replace("\n", "\r\n"),
+        GOOD + "\n \r\n\n",
+        GOOD.replace("jpg/b", "  jpg/b"),
+    ],
+)
+def test_good_lists(root, content):
+    assert read(root, content) == [ListEntry(root / "jpg/a.jpg", 0, 1), ListEntry(root / "jpg/b.jpg", 9, 2)]
+
+
+def test_tab_allows_spaces_in_paths(root):
+    assert read(root, "jpg/my rose.jpg\t3\n", delimiter="\t") == [ListEntry(root / "jpg/my rose.jpg", 3, 1)]
+
+
+def test_absolute_path(root, tmp_path):
+    assert read(root, f"{root}/jpg/a.jpg 3").pop().path == root / "jpg/a.jpg"
+
+
+def test_only_line_ends_end_a_line(root):
+    (root / "a\x0b\x85b.jpg").write_bytes(b"")
+    assert read(root, "a\x0b\x85b.jpg 1")[0].path == root / "a\x0b\x85b.jpg"
+
+
+def test_any_integer_without_class_num(root):
+    assert [entry.label for entry in read(root, "jpg/a.jpg -5\njpg/b.jpg 123456789012", class_num=None)] == [
+        -5,
+        123456789012,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", ":1: the list is empty"),
+        ("\ufeff\n \n", ":1: the list is empty"),
+        ("jpg/a.jpg 0\njpg/b.jpg\n", ":2: no label in 'jpg/b.jpg'"),
+        ("jpg/a.jpg 0\n\njpg/b.jpg 1\n", ":2: no label in ''"),
+        ("jpg/a.jpg\t0\n", r":1: no label in .*delimiter ' ' \(`delimiter` in the YAML"),
+        ("jpg/a.jpg zero\n", ":1: label 'zero' is not an integer"),
+        ("jpg/a.jpg 1.0\n", ":1: label '1.0' is not"),
+        ("jpg/a.jpg 1_0\n", ":1: label '1_0' is not"),
+        ("jpg/a.jpg ٣\n", ":1: label '٣' is not"),
+        (f"jpg/a.jpg {'9' * 5000}\n", ":1: label '9+' is not"),
+        ("jpg/a.jpg 9\njpg/a.jpg 10\n", r":2: label 10 is outside 0\.\.9 \(class_num is 10\)"),
+        ("jpg/a.jpg -1\n", ":1: label -1 is outside"),
+        ("jpg/a.jpg 0\njpg/x.jpg 0\njpg/y.jpg 0\n", ":2: no image file '.*/root/jpg/x.jpg' .2 of 3 are missing"),
+        ("jpg 0\n", ":1: no image file"),
+        (f"{'x' * 5000} 0\n", ":1: no image file"),
+        ("a\0b 0\n", ":1: no image file"),
+        (b"jpg/a.jpg 0\njpg/\xe4.jpg 0\n", ":2: not UTF-8 .byte 0xe4"),
+        ("jpg/my rose.jpg 3\n", r":1: 2 delimiters ' ' .*path 'jpg/my' and label 'rose.jpg'.*`delimiter: \"\\t\"` in"),
+        ("jpg/a.jpg  3\n", ":1: 2 delimiters"),
+    ],
+)
+def test_faults(root, content, message):
+    with pytest.raises(PpclsExtError, match=rf"list\.txt{message}"):
+        read(root, content)
+
+
+def test_empty_delimiter(root):
+    with pytest.raises(PpclsExtError, match="delimiter is empty"):
+        read(root, GOOD, delimiter="")
+
+
+@pytest.mark.parametrize(
+    ("folder", "hint"),
+    [
+        ("dataset/flowers102", "prepare_flowers102.py --download"),
+        ("dataset/digits", "make_sample_dataset.py"),
+        ("mine", "one image a line"),
+    ],
+)
+def test_missing_list_or_root_says_what_makes_it(tmp_path, folder, hint):
+    root = tmp_path / folder
+    with pytest.raises(PpclsExtError, match=f"no list .*list.txt; .*{hint}"):
+        read_list(root / "list.txt", root, 10)
+    (tmp_path / "list.txt").write_text("a 1\n")
+    with pytest.raises(PpclsExtError, match=f"no image root .*{folder}: not a folder; .*{hint}"):
+        read_list(tmp_path / "list.txt", root, 10)
+
+
+def test_list_that_is_a_folder(tmp_path):
+    with pytest.raises(PpclsExtError, match=r"cannot read list .*: Is a directory"):
+        read_list(tmp_path, tmp_path, 10)
+
+
+LINE = st.text(st.sampled_from("ab/.jpg 0123456789-_\t\r\0,\u2028é"))
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    content=st.binary() | st.lists(LINE | st.just("jpg/a.jpg 1")).map(lambda lines: "\n".join(lines).encode()),
+    class_num=st.none() | st.integers(0, 200),
+    delimiter=st.sampled_from([" ", "\t", ",", ""]) | st.text(max_size=2),
+)
+@example(content=b"\xef\xbb\xbf", class_num=None, delimiter=" ")
+@example(content=b"jpg/a.jpg 1\r\n", class_num=2, delimiter=" ")
+def test_no_other_exception(root, content, class_num, delimiter):
+    try:
+        entries = read(root, content, class_num, delimiter)
+    except PpclsExtError:
+        return
+    # whatever is accepted, PaddleClas reads alike from the list's clean copy
+    write_list(
+        root / "copy.txt", list_text(((str(entry.path.relative_to(root)), entry.label) for entry in entries), delimiter)
+    )
+    assert entries
+    for entry, line in zip(entries, (root / "copy.txt").read_text(encoding="utf-8").split("\n")):
+        fields = line.strip().split(delimiter)
+        assert root / fields[0] == entry.path
+        assert int(fields[1]) == entry.label
+        assert entry.path.is_file()
+        assert class_num is None or 0 <= entry.label < class_num
+
+
+def entries(folder, files):
+    folder.mkdir(exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return [ListEntry(folder / name, 0, line) for line, name in enumerate(files, 1)]
+
+
+def test_overlap(tmp_path):
+    head = b"h" * 10_000
+    a = entries(tmp_path, {"same": b"1", "twin": head + b"2", "near": head + b"3" + head, "size": b"45"})
+    b = entries(
+        tmp_path,
+        {"same": b"1", "copy": head + b"2", "other": b"x" + head[1:] + b"3" + head, "more": b"46", "none": b"789"},
+    )
+    assert overlap(a, b) == [f"{tmp_path}/same", f"{tmp_path}/copy = {tmp_path}/twin"]
+    assert overlap(a, a) == [str(entry.path) for entry in a]
+    assert overlap(a[:1], b[1:]) == []
+    assert overlap([], b) == overlap(a, []) == []
+
+
+def test_overlap_with_an_image_that_both_hold(tmp_path):
+    a = entries(tmp_path, {"one": b"1"})
+    b = entries(tmp_path, {"one": b"1", "again": b"1"})
+    assert overlap(a, b) == [f"{tmp_path}/one", f"{tmp_path}/again = {tmp_path}/one"]
+
+
+def test_check_images(tmp_path):
+    Image.effect_noise((64, 64), 50).save(tmp_path / "good.jpg")
+    Image.effect_noise((64, 64), 50).save(tmp_path / "good.png")
+    jpeg, png = (tmp_path / "good.jpg").read_bytes(), (tmp_path / "good.png").read_bytes()
+    broken_pixels = bytearray(png)
+    broken_pixels[len(png) // 2] ^= 0xFF
+    images = entries(
+        tmp_path,
+        {
+            "good.jpg": jpeg,
+            "cut.jpg": jpeg[: len(jpeg) // 2],
+            "good.png": png,
+            "bits.png": bytes(broken_pixels),
+            "empty.jpg": b"",
+            "text.jpg": b"<html>not found</html>",
+        },
+    )
+    images.append(ListEntry(tmp_path / "gone.jpg", 0, 7))
+    seen = []
+    bad = check_images(images, lambda done, total: seen.append((done, total)))
+    assert [entry.path.name for entry, _ in bad] == ["cut.jpg", "bits.png", "empty.jpg", "text.jpg", "gone.jpg"]
+    assert "truncated" in bad[0][1]
+    assert all(reason for _, reason in bad)
+    assert seen == [(done, 7) for done in range(1, 8)]
