@@ -1,0 +1,1 @@
+"""Training, evaluation, inference and export with PaddleClas's engine."""

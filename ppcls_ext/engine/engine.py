@@ -1,0 +1,237 @@
+"""PaddleClas's engine, with what differs from it: nothing skipped, nothing half-written, one place for checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import paddle
+import paddle.distributed as dist
+
+from ppcls_ext.engine.checkpoints import Checkpoints, host_adds_architecture
+from ppcls_ext.engine.prepare import is_ours
+from ppcls_ext.engine.strict_data import StrictLoader, count_unreadable, is_image_list, read_first
+from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.files import atomic_write
+from ppcls_ext.host.locate import engine_class
+from ppcls_ext.onnx.preprocessing import decode
+from ppcls_ext.recipe.settings import read_settings
+from ppcls_ext.recipe.training import Training
+from ppcls_ext.weights.loading import load_weights
+
+TOLERANCE = 1e-3  # of an export, relative to its largest output; float32 fusion stays far below
+IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+class Engine(engine_class()):
+    """Trains, evaluates, infers or exports.
+
+    Args:
+        config: what `prepare` returned.
+        mode: "train", "eval", "infer" or "export".
+    """
+
+    def __init__(self, config: dict, mode: str) -> None:
+        self.folder = Path(config["Global"]["output_dir"]) / config["Arch"]["name"]
+        if not host_adds_architecture():
+            config["Global"]["output_dir"] = str(self.folder)
+        if mode == "infer":
+            config["AMP"] = None  # a few pictures need no half precision
+        self.ours = is_ours(config)
+        weights = config["Arch"].get("pretrained")
+        # our factories let the number of classes differ, to fine-tune; elsewhere it has to fit
+        strict = self.ours and mode != "train" and isinstance(weights, str)
+        if strict:
+            del config["Arch"]["pretrained"]
+        recipe = Training(read_settings(config), config["Arch"]) if mode == "train" else None
+        super().__init__(config, mode)
+        if strict:
+            load_weights(self._network(), weights)
+        for loader in ("train_dataloader", "eval_dataloader"):
+            dataset = getattr(getattr(self, loader, None), "dataset", None)
+            if is_image_list(dataset):
+                read_first(dataset)
+                if loader == "eval_dataloader":
+                    self.eval_dataloader = StrictLoader(self.eval_dataloader)
+                else:
+                    count_unreadable(self)
+        self.recipe = recipe
+        if recipe is not None:
+            recipe.attach(self, self._network())
+
+    def train(self) -> None:
+        """Trains, and says where the best weights are."""
+        self.recipe.begin(self.config["Global"]["checkpoints"])
+        checkpoints = Checkpoints(self, self.recipe.files, self.recipe.averages)
+        with checkpoints.in_host():
+            super().train()
+        for name, what in (("best_model.pdparams", "best"), ("latest.pdparams", "latest")):
+            path = self.folder / name
+            if path in checkpoints.saved:
+                print(f"{what} weights: {path}")
+                return
+
+    def eval(self, epoch_id: int = 0) -> float:
+        """Evaluates, and says over how many images; returns PaddleClas's first metric."""
+        with self.recipe.evaluated() if self.recipe is not None else contextlib.nullcontext():
+            first = super().eval(epoch_id)
+        from ppcls.utils import logger
+
+        for metric in getattr(self.eval_metric_func, "metric_func_list", ()):
+            meters = getattr(metric, "avg_meters", {})
+            # the count is the number of images that went in, whatever the sampler left out or repeated
+            for count in sorted({meter.count for meter in meters.values()}):
+                values = ", ".join(f"{name} {float(m.avg):.4f}" for name, m in meters.items() if m.count == count)
+                logger.info(f"[Eval][Epoch {epoch_id}] {values} over {count} images")
+        return first
+
+    @paddle.no_grad()
+    def infer(self) -> None:
+        """Prints the classes of the pictures, a list of one dict per picture and batch.
+
+        Raises:
+            PpclsExtError: there are no pictures, or some cannot be read; these are named on stderr, and the others are
+                inferred nevertheless.
+        """
+        settings = self.config["Infer"]
+        paths = _find_images(settings["infer_imgs"], settings.get("infer_list"))[
+            dist.get_rank() :: dist.get_world_size()
+        ]
+        self.model.eval()
+        results, unreadable = [], 0
+        names: list[str] = []
+        images: list[np.ndarray] = []
+        for index, path in enumerate(paths):
+            try:
+                images.append(self._preprocess(path))
+                names.append(path)
+            except (OSError, PpclsExtError) as error:
+                print(f"error: {path}: {getattr(error, 'strerror', None) or error}", file=sys.stderr)
+                unreadable += 1
+            if images and (len(images) == settings["batch_size"] or index == len(paths) - 1):
+                result = self.postprocess_func(self._logits(np.stack(images)), names)
+                print(result)
+                results += result
+                names, images = [], []
+        if settings.get("save_dir"):
+            with atomic_write(settings["save_dir"], "w", encoding="utf-8") as stream:
+                json.dump(results, stream)
+        if unreadable:
+            raise PpclsExtError(f"{unreadable} of {len(paths)} pictures cannot be read; the others are above")
+
+    def export(self, *args: Any, **kwargs: Any) -> None:
+        """Writes the fused model for Paddle Inference, checks it and prints the files' paths.
+
+        PaddleClas calls this itself, with arguments, while training with `Global.uniform_output_enabled`.
+
+        Raises:
+            PpclsExtError: the written model gives other results than the trained one; it is not kept.
+        """
+        if args or kwargs:
+            super().export(*args, **kwargs)
+            return
+        settings = self.config["Global"]
+        target = Path(settings["save_inference_dir"])
+        image = np.random.default_rng(0).standard_normal((1, *settings["image_shape"]), dtype=np.float32)
+        expected = self._exported_outputs(image)
+        is_new = not target.exists()
+        target.mkdir(parents=True, exist_ok=True)
+        try:
+            with tempfile.TemporaryDirectory(prefix=".export-", dir=target) as temporary:
+                settings["save_inference_dir"] = temporary
+                with _quiet_host():  # it would name the temporary folder
+                    super().export()
+                written = sorted(path.name for path in Path(temporary).iterdir())
+                if "inference.pdiparams" in written:  # a quantised model has another name and other results
+                    _compare(expected, paddle.jit.load(str(Path(temporary, "inference"))), image)
+                for name in written:
+                    os.replace(Path(temporary, name), target / name)
+        except BaseException:
+            if is_new:
+                target.rmdir()
+            raise
+        # a program of an earlier export in Paddle's other format would go with these parameters
+        for name in {"inference.json", "inference.pdmodel"}.difference(written):
+            (target / name).unlink(missing_ok=True)
+        for name in written:
+            print(target / name)
+
+    @paddle.no_grad()
+    def _exported_outputs(self, image: np.ndarray) -> list[np.ndarray]:
+        """What the exported model has to give, computed by the model as it was trained."""
+        from ppcls.engine.engine import ExportModel
+
+        attributes = "ATTRMetric" in self.config["Metric"]["Eval"][0]
+        model = ExportModel(self.config["Arch"], self._network(), attributes)
+        model.eval()
+        return [tensor.numpy() for tensor in paddle.utils.flatten(model(paddle.to_tensor(image)))]
+
+    def _network(self) -> paddle.nn.Layer:
+        return getattr(self.model, "_layers", self.model)  # DataParallel wraps it
+
+    def _preprocess(self, path: str) -> np.ndarray:
+        data: Any = Path(path).read_bytes()
+        decode(data)  # OpenCV fills what is missing of a truncated picture with grey
+        if cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) is None:
+            raise PpclsExtError("OpenCV cannot decode it")
+        for operator in self.preprocess_func:
+            data = operator(data)
+        return data
+
+    def _logits(self, images: np.ndarray) -> paddle.Tensor:
+        out = self.model(paddle.to_tensor(images))
+        if isinstance(out, list):
+            out = out[0]
+        for key in ("Student", "logits", "output"):
+            if isinstance(out, dict) and key in out:
+                out = out[key]
+        return out
+
+
+def _compare(expected: list[np.ndarray], exported: paddle.nn.Layer, image: np.ndarray) -> None:
+    got = [tensor.numpy() for tensor in paddle.utils.flatten(exported(paddle.to_tensor(image)))]
+    shapes = [array.shape for array in got], [array.shape for array in expected]
+    if shapes[0] != shapes[1]:
+        raise PpclsExtError(f"the exported model gives {shapes[0]}, the trained one {shapes[1]}: it is not kept")
+    difference = max(np.abs(a - b).max() / np.abs(b).max() for a, b in zip(got, expected))
+    if not difference <= TOLERANCE:
+        raise PpclsExtError(
+            f"the exported model differs from the trained one by {difference:.1e} of the largest output (more than "
+            f"{TOLERANCE:g}): it is not kept; please report the architecture and the versions"
+        )
+
+
+@contextlib.contextmanager
+def _quiet_host() -> Iterator[None]:
+    host_logger = logging.getLogger("ppcls")
+    level = host_logger.level
+    host_logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        host_logger.setLevel(level)
+
+
+def _find_images(path: str, list_file: str | None) -> list[str]:
+    """One picture, all pictures below a folder, or those that `list_file` names relative to the folder."""
+    if list_file:
+        lines = Path(list_file).read_text(encoding="utf-8").splitlines()
+        return [os.path.join(path, line.split()[0]) for line in lines if line.strip()]
+    if os.path.isdir(path):
+        found = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]
+        images = sorted(name for name in found if name.lower().endswith(IMAGES))
+        if not images:
+            raise PpclsExtError(f"Infer.infer_imgs is {path}: the folder holds no picture ({', '.join(IMAGES)})")
+        return images
+    if not os.path.isfile(path):
+        raise PpclsExtError(f"Infer.infer_imgs is {path}: no such file or folder")
+    return [path]

@@ -1,0 +1,114 @@
+"""The command lines of tools/train.py, eval.py, infer.py and export_model.py; they are PaddleClas's."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+
+from ppcls_ext.engine.config import load_config
+from ppcls_ext.engine.threads import use_all_cores
+
+DESCRIPTIONS = {
+    "train": "Trains a model with PaddleClas's engine.",
+    "eval": "Evaluates a model with PaddleClas's engine.",
+    "infer": "Prints the classes of pictures.",
+    "export": "Fuses a model and writes it for Paddle Inference.",
+}
+EXAMPLES = {
+    "train": "python tools/train.py -c configs/MobileOne_S0.yml -o Global.epochs=20",
+    "eval": (
+        "python tools/eval.py -c configs/MobileOne_S0.yml -o Global.pretrained_model=output/MobileOne_S0/best_model"
+    ),
+    "infer": (
+        "python tools/infer.py -c configs/MobileOne_S0.yml "
+        "-o Global.pretrained_model=output/MobileOne_S0/best_model Infer.infer_imgs=flower.jpg"
+    ),
+    "export": (
+        "python tools/export_model.py -c configs/MobileOne_S0.yml "
+        "-o Global.pretrained_model=output/MobileOne_S0/best_model Global.save_inference_dir=inference"
+    ),
+}
+
+
+def train(argv: Sequence[str] | None = None) -> None:
+    """Trains; the command line of tools/train.py."""
+    _run("train", argv)
+
+
+def evaluate(argv: Sequence[str] | None = None) -> None:
+    """Evaluates; the command line of tools/eval.py."""
+    _run("eval", argv)
+
+
+def infer(argv: Sequence[str] | None = None) -> None:
+    """Infers; the command line of tools/infer.py."""
+    _run("infer", argv)
+
+
+def export(argv: Sequence[str] | None = None) -> None:
+    """Exports; the command line of tools/export_model.py."""
+    _run("export", argv)
+
+
+def set_up() -> None:
+    """What has to happen before Paddle and PaddleClas are used: threads, adaptations, models.
+
+    Raises:
+        PpclsExtError: there is no PaddleClas with an engine.
+    """
+    # Paddle's C++ notes on how it runs an exported model
+    os.environ.setdefault("GLOG_minloglevel", "1")
+    from ppcls_ext.host.locate import activate
+
+    activate(need_engine=True)
+    use_all_cores()
+    from ppcls_ext.host import adaptations, register
+
+    adaptations.apply()
+    register()
+
+
+def _run(mode: str, argv: Sequence[str] | None) -> None:
+    args = _parse(mode, argv)
+    config = load_config(args.config, args.override)
+    set_up()
+    from ppcls_ext.engine.prepare import prepare
+
+    config["profiler_options"] = getattr(args, "profiler_options", None)
+    config = prepare(config, mode)
+    if getattr(args, "check_images", False):
+        from ppcls_ext.engine.check_images import check_images
+
+        check_images(config, mode)
+        return
+    from ppcls_ext.engine.engine import Engine
+
+    engine = Engine(config, mode)
+    getattr(engine, mode)()
+
+
+def _parse(mode: str, argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=DESCRIPTIONS[mode],
+        epilog=f"example:\n  {EXAMPLES[mode]}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("-c", "--config", required=True, metavar="FILE", help="PaddleClas YAML file")
+    parser.add_argument(
+        "-o",
+        "--override",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="A.B=VALUE",
+        help="change a field of the YAML file; list items count from 0; may be given several times",
+    )
+    if mode in ("train", "eval"):
+        parser.add_argument(
+            "--check-images", action="store_true", help="only decode every image of the lists, and name unreadable ones"
+        )
+    if mode == "train":
+        profiler = 'PaddleClas\'s profiler, e.g. "batch_range=[10, 20]"'
+        parser.add_argument("-p", "--profiler_options", metavar="KEY=VALUE;…", help=profiler)
+    return parser.parse_args(argv)

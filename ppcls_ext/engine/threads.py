@@ -1,0 +1,73 @@
+"""How Paddle computes on the CPU: the number of threads, and the matrix products of its MKL.
+
+OpenMP reads OMP_NUM_THREADS when Paddle is loaded, and Paddle sets it to 1 where it is unset: so it has to be set
+before the first `import paddle`. So has MKL_DEBUG_CPU_TYPE: the MKL inside Paddle takes its slowest code on processors
+that are not Intel's, unless the variable names an instruction set (5 is AVX2; newer MKLs ignore the variable).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from pathlib import Path
+
+VARIABLE = "OMP_NUM_THREADS"
+MKL_VARIABLE = "MKL_DEBUG_CPU_TYPE"
+
+
+def use_all_cores() -> None:
+    """Lets Paddle use the cores that this process may use, shared fairly among the processes of a launch.
+
+    Does nothing where the user has set OMP_NUM_THREADS or Paddle is loaded already. Paddle is imported here, without
+    its advice on stderr against more than one thread. On AMD processors MKL's fast code is asked for.
+    """
+    if "paddle" in sys.modules:
+        return
+    if MKL_VARIABLE not in os.environ and _is_amd_with_avx2():
+        os.environ[MKL_VARIABLE] = "5"
+    threads = threads_to_use()
+    if threads is not None:
+        os.environ[VARIABLE] = str(threads)
+    advice = io.StringIO()
+    with contextlib.redirect_stderr(advice):
+        import paddle  # noqa: F401
+    for line in advice.getvalue().splitlines():
+        if VARIABLE not in line:
+            print(line, file=sys.stderr)
+
+
+def threads_to_use() -> int | None:
+    """The fair share of the usable cores, or None where the user has set OMP_NUM_THREADS."""
+    if _set_by_user():
+        return None
+    processes = int(os.environ.get("PADDLE_LOCAL_SIZE", "1"))
+    return max(1, _usable_cores() // max(1, processes))
+
+
+def _is_amd_with_avx2() -> bool:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return "AuthenticAMD" in text and " avx2 " in text
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _set_by_user() -> bool:
+    if VARIABLE not in os.environ:
+        return False
+    if "PADDLE_LOCAL_SIZE" not in os.environ:
+        return True
+    # paddle.distributed.launch has loaded Paddle, which set the variable: what the launcher was started with tells
+    try:
+        started_with = Path(f"/proc/{os.getppid()}/environ").read_bytes()
+    except OSError:
+        return True
+    return any(entry.startswith(f"{VARIABLE}=".encode()) for entry in started_with.split(b"\0"))

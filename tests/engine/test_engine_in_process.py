@@ -1,0 +1,121 @@
+"""Cases of the engine that need a model but no process of their own."""
+
+from __future__ import annotations
+
+import paddle
+import pytest
+
+from ppcls_ext.engine.prepare import prepare
+from ppcls_ext.errors import PpclsExtError
+
+pytestmark = pytest.mark.usefixtures("registered")
+
+
+@pytest.fixture
+def engine(config, tmp_path, monkeypatch):
+    """Builds an engine from the fixture `config` as it is then, working in `tmp_path`."""
+    monkeypatch.chdir(tmp_path)
+    config["Arch"]["name"] = "FasterNet_T0"
+
+    def build(mode: str):
+        from ppcls_ext.engine.engine import Engine
+
+        return Engine(prepare(config, mode), mode)
+
+    return build
+
+
+def save(folder, class_num: int = 2) -> str:
+    import ppcls_ext
+
+    model = ppcls_ext.build("FasterNet_T0", class_num=class_num)
+    paddle.save(model.state_dict(), str(folder / "w.pdparams"))
+    return str(folder / "w")
+
+
+def test_evaluating_with_weights_of_other_classes_fails(engine, config, tmp_path):
+    config["Global"]["pretrained_model"] = save(tmp_path, class_num=3)
+    with pytest.raises(PpclsExtError, match=r"w\.pdparams does not fit"):
+        engine("eval")
+
+
+def test_fine_tuning_from_weights_of_other_classes_works(engine, config, tmp_path):
+    config["Global"]["pretrained_model"] = save(tmp_path, class_num=3)
+    built = engine("train")
+    expected = paddle.load(str(tmp_path / "w.pdparams"))
+    loaded = built.model.state_dict()
+    same = [name for name in expected if loaded[name].shape == expected[name].shape]
+    assert len(same) == len(expected) - 2, "all but the classifier's weight and bias"
+    assert all((loaded[name].numpy() == expected[name].numpy()).all() for name in same)
+
+
+def test_resuming_continues(engine, config, tmp_path):
+    with paddle.utils.unique_name.guard():  # optimizers know parameters by names that a process counts
+        engine("train").train()
+    config["Global"].update(
+        checkpoints="output/FasterNet_T0/latest", epochs=2, output_dir="again", eval_during_train=False
+    )
+    with paddle.utils.unique_name.guard():
+        engine("train").train()
+    names = {path.name for path in (tmp_path / "again" / "FasterNet_T0").glob("*.pdparams")}
+    assert names == {"epoch_2.pdparams", "latest.pdparams"}, "the second epoch, and no best without evaluation"
+
+
+def test_resuming_from_another_model_fails(engine, config, tmp_path):
+    stem = save(tmp_path, class_num=3)
+    paddle.save([{}], stem + ".pdopt")
+    paddle.save({"epoch": 1, "metric": 0.5}, stem + ".pdstates")
+    config["Global"]["checkpoints"] = stem
+    with pytest.raises(PpclsExtError, match=r"w\.pdparams does not fit"):
+        engine("train").train()
+
+
+def test_images_left_out_are_not_counted(engine, config, tmp_path):
+    config["DataLoader"]["Eval"]["sampler"]["drop_last"] = True
+    engine("eval").eval()
+    log = (tmp_path / "output" / "FasterNet_T0" / "eval.log").read_text()
+    assert "over 16 images" in log, "two batches of 8 of the 20 images"
+
+
+def test_export_of_an_impossible_shape_leaves_nothing(engine, config, tmp_path):
+    config["Global"]["image_shape"] = [1, 32, 32]
+    with pytest.raises(ValueError, match="channel"):
+        engine("export").export()
+    assert not (tmp_path / "inference").exists()
+
+
+def test_wrong_export_is_not_kept(engine, config, tmp_path, monkeypatch):
+    from ppcls_ext.layers.reparameterizable import Reparameterizable
+
+    fuse = Reparameterizable.re_parameterize
+
+    def fuse_wrongly(self):
+        fuse(self)
+        self.fused_conv.bias.set_value(self.fused_conv.bias + 0.1)
+
+    monkeypatch.setattr(Reparameterizable, "re_parameterize", fuse_wrongly)
+    (tmp_path / "inference").mkdir()
+    (tmp_path / "inference" / "inference.pdiparams").write_text("of an earlier export")
+    with pytest.raises(PpclsExtError, match="differs from the trained one"):
+        engine("export").export()
+    assert [path.name for path in (tmp_path / "inference").iterdir()] == ["inference.pdiparams"]
+    assert (tmp_path / "inference" / "inference.pdiparams").read_text() == "of an earlier export"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"), [("nowhere", "no such file or folder"), (".", "the folder holds no picture")]
+)
+def test_nothing_to_infer(engine, config, value, message):
+    config["Infer"]["infer_imgs"] = value
+    with pytest.raises(PpclsExtError, match=message):
+        engine("infer").infer()
+
+
+def test_infer_list_and_results_file(engine, config, dataset, tmp_path):
+    (tmp_path / "list.txt").write_text("png/01.png 1\npng/04.png\n")
+    config["Infer"].update(infer_imgs=str(dataset), infer_list="list.txt", save_dir="results.json")
+    engine("infer").infer()
+    import json
+
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert [item["file_name"] for item in results] == [str(dataset / "png" / f"{n}.png") for n in ("01", "04")]

@@ -1,0 +1,154 @@
+"""What is checked and settled before anything is built."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from pathlib import Path
+
+import paddle
+import pytest
+
+from ppcls_ext.engine.prepare import choose_device, prepare
+from ppcls_ext.errors import PpclsExtError
+from tests.engine.test_expressions import put
+
+pytestmark = pytest.mark.usefixtures("registered")
+
+
+@pytest.mark.parametrize("mode", ["train", "eval", "infer", "export"])
+def test_good_configuration_becomes_the_hosts(config, mode):
+    prepared = prepare(config, mode)
+    assert prepared.Global.epochs == 1, "PaddleClas reads fields as attributes"
+    assert prepared.Global.device == ("gpu" if paddle.device.cuda.device_count() else "cpu")
+    assert prepared["AMP"] is None, "use_amp: False means no AMP also in PaddleClas 2.4"
+
+
+@pytest.mark.parametrize(
+    ("mode", "path"),
+    [
+        ("train", "Global.epochs"),
+        ("train", "Loss.Train"),
+        ("train", "Arch"),
+        ("train", "Metric"),
+        ("train", "DataLoader.Eval"),
+        ("eval", "DataLoader.Eval"),
+        ("eval", "Metric"),
+        ("infer", "Infer.infer_imgs"),
+        ("export", "Global.image_shape"),
+    ],
+)
+def test_missing_field(config, mode, path):
+    *above, last = path.split(".")
+    del (config[above[0]] if above else config)[last]
+    with pytest.raises(PpclsExtError, match=f"the configuration has no {path}.*{mode} needs"):
+        prepare(config, mode)
+
+
+def test_export_and_infer_need_no_data(config):
+    for section in ("DataLoader", "Metric", "Loss", "Optimizer"):
+        del config[section]
+    prepare(config, "export")
+
+
+@pytest.mark.parametrize("device", ["gpu", "npu", "fast"])
+def test_device_that_is_not_there(config, device):
+    if device == "gpu" and paddle.device.cuda.device_count():
+        pytest.skip("there is a GPU")
+    config["Global"]["device"] = device
+    with pytest.raises(PpclsExtError, match=f"Global.device is '{device}'.*cpu.*or auto"):
+        prepare(config, "train")
+
+
+def test_device_may_be_left_out(config):
+    del config["Global"]["device"]
+    assert prepare(config, "train").Global.device == choose_device("auto")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("DataLoader.Train.dataset.cls_label_path", "nowhere/train_list.txt", "no list nowhere/train_list.txt"),
+        ("DataLoader.Train.dataset.image_root", "nowhere", "no image root nowhere"),
+        ("DataLoader.Eval.dataset.image_root", None, "DataLoader.Eval.dataset.image_root is None"),
+        ("Arch.class_num", 1, "train_list.txt:2: label 1 is outside 0..0"),
+        ("Global.checkpoints", "nowhere/latest", "Global.checkpoints is nowhere/latest: no such file"),
+        (
+            "Global.pretrained_model",
+            "nowhere/best_model",
+            "Global.pretrained_model is nowhere/best_model: no such file",
+        ),
+        ("Global.pretrained_model", "", "Global.pretrained_model is '': expected a path"),
+        ("Global.pretrained_model", "https://example.com/a.pdparams", "download it"),
+    ],
+)
+def test_bad_values(config, path, value, message):
+    put(config, path, value)
+    with pytest.raises(PpclsExtError) as error:
+        prepare(config, "train")
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["\ufeffpng/00.png 0\n", "png/00.png 0\n\n"])
+def test_lists_that_paddleclas_cannot_read(config, tmp_path, text):
+    path = tmp_path / "list.txt"
+    path.write_text(text, encoding="utf-8")
+    config["DataLoader"]["Train"]["dataset"]["cls_label_path"] = str(path)
+    with pytest.raises(PpclsExtError, match="byte order mark or ends with blank lines"):
+        prepare(config, "train")
+
+
+def test_missing_weights_name_those_that_are_there(config, tmp_path):
+    (tmp_path / "latest.pdparams").touch()
+    config["Global"]["pretrained_model"] = str(tmp_path / "best_model")
+    with pytest.raises(PpclsExtError, match=r"holds latest\.pdparams"):
+        prepare(config, "eval")
+
+
+@pytest.mark.parametrize("given", ["w", "w.pdparams"])
+def test_our_models_load_their_weights_themselves(config, tmp_path, given):
+    (tmp_path / "w.pdparams").touch()
+    config["Global"]["pretrained_model"] = str(tmp_path / given)
+    prepared = prepare(config, "eval")
+    assert prepared.Arch.pretrained == str(tmp_path / "w.pdparams")
+    assert prepared.Global.pretrained_model is None
+
+
+@pytest.mark.parametrize("given", ["w", "w.pdparams"])
+def test_other_models_are_left_to_paddleclas(config, tmp_path, given):
+    (tmp_path / "w.pdparams").touch()
+    config["Arch"]["name"] = "MobileNetV1_x0_25"
+    config["Global"]["pretrained_model"] = str(tmp_path / given)
+    prepared = prepare(config, "eval")
+    assert "pretrained" not in prepared.Arch
+    assert prepared.Global.pretrained_model == str(tmp_path / "w"), "PaddleClas 2.4 appends .pdparams"
+
+
+@pytest.mark.parametrize(("mode", "warned"), [("train", False), ("eval", True), ("infer", True), ("export", True)])
+def test_random_weights_are_announced(config, caplog, mode, warned):
+    with caplog.at_level(logging.WARNING, "ppcls_ext"):
+        prepare(config, mode)
+    assert ("the weights are random" in caplog.text) == warned
+
+
+def test_profiler_that_this_paddle_lacks(config):
+    from ppcls.utils import profiler
+
+    if "paddle.utils.profiler" not in inspect.getsource(profiler) or hasattr(paddle.utils, "profiler"):
+        pytest.skip("this PaddleClas profiles with what this Paddle has")
+    config["profiler_options"] = "batch_range=[1, 2]"
+    with pytest.raises(PpclsExtError, match=r"--profiler_options: PaddleClas 2.*use a newer PaddleClas"):
+        prepare(config, "train")
+
+
+def test_class_names_of_paddleclas_are_found_in_its_folder(config):
+    config["Infer"]["PostProcess"]["class_id_map_file"] = "ppcls/utils/imagenet1k_label_list.txt"
+    path = Path(prepare(config, "infer").Infer.PostProcess.class_id_map_file)
+    assert path.is_absolute()
+    assert path.read_text().startswith("0 ")
+
+
+def test_missing_class_names(config):
+    config["Infer"]["PostProcess"]["class_id_map_file"] = "nowhere.txt"
+    with pytest.raises(PpclsExtError, match=r"class_id_map_file is nowhere.txt: no such file"):
+        prepare(config, "infer")

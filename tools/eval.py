@@ -1,0 +1,14 @@
+"""Evaluates a model with PaddleClas's engine.
+
+Example: python tools/eval.py -c configs/MobileOne_S0.yml -o Global.pretrained_model=best_model.pdparams
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from ppcls_ext.cli import run
+from ppcls_ext.engine.run import evaluate
+
+if __name__ == "__main__":
+    sys.exit(run(evaluate))
