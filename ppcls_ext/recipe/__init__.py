@@ -1,0 +1,1 @@
+"""What the published training recipes need beside PaddleClas: the section `Recipe` of a YAML file (docs/recipe.md)."""
