@@ -1,0 +1,154 @@
+"""From a fused Paddle model to a raw ONNX graph, with paddle2onnx.
+
+paddle2onnx runs in a process of its own: it ends the whole process (SIGABRT) when it meets an operator that it cannot
+convert. Its command line, and its `export` by default, install packages with pip; neither is used here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import paddle
+from paddle import Tensor, nn
+
+from ppcls_ext.errors import PpclsExtError
+
+if TYPE_CHECKING:
+    import onnx
+
+_CHILD = """
+import sys
+import paddle2onnx
+model, parameters, opset, output = sys.argv[1:]
+graph = paddle2onnx.export(
+    model, parameters, save_file=None, opset_version=int(opset), auto_upgrade_opset=False, optimize_tool="None"
+)
+with open(output, "wb") as file:
+    file.write(graph)
+"""
+
+
+class Network(nn.Layer):
+    """What is converted: a model in eval mode, with Softmax behind it where probabilities are wanted.
+
+    Paddle records the operations that run; translating every layer's source code first, its default, gives the same
+    program in ten times the time.
+    """
+
+    def __init__(self, model: nn.Layer, softmax: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.softmax = softmax
+        self.eval()
+
+    @paddle.jit.not_to_static
+    def forward(self, x: Tensor) -> Tensor:
+        """`x: (N, C, H, W)` → probabilities or logits (N, classes)."""
+        x = self.model(x)
+        return nn.functional.softmax(x, axis=-1) if self.softmax else x
+
+
+def convert(network: Network, input_shape: tuple[int | None, int, int, int], opset: int) -> onnx.ModelProto:
+    """Converts a model as it is, without any simplification.
+
+    Args:
+        network: it is made static, so hand over a copy of the model.
+        input_shape: (N, C, H, W); None for any N.
+        opset: of ONNX's standard operators.
+
+    Raises:
+        PpclsExtError: Paddle cannot make the model static, or paddle2onnx cannot convert it; says why.
+    """
+    import onnx
+
+    with tempfile.TemporaryDirectory(prefix="ppcls_ext_") as folder:
+        program, parameters = _save_static(network, input_shape, Path(folder))
+        output = Path(folder, "raw.onnx")
+        # the child finds the packages of this process; polygraphy, should anything load it, must install none
+        search_path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path if entry)
+        child = subprocess.run(
+            [sys.executable, "-c", _CHILD, program, parameters, str(opset), output],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": search_path, "POLYGRAPHY_AUTOINSTALL_DEPS": "0"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+        if child.returncode == 0 and output.exists() and output.stat().st_size:
+            model = onnx.load(output)
+            if [entry.version for entry in model.opset_import if not entry.domain] == [opset]:
+                return model
+            reason = "it chose another opset"
+        else:
+            reason = _reason(child.stdout.decode(errors="replace")) or f"exit code {child.returncode}, no message"
+        raise PpclsExtError(
+            f"paddle2onnx cannot convert the model at opset {opset}: {reason}{_unknown_operators(network)}"
+        )
+
+
+def _save_static(network: Network, input_shape: tuple[int | None, ...], folder: Path) -> tuple[Path, Path]:
+    """Saves Paddle's static form of the network; returns the files of the program and of the parameters."""
+    spec = paddle.static.InputSpec(list(input_shape), "float32", name="image")
+    with captured_output() as noise:
+        try:
+            paddle.jit.to_static(network, input_spec=[spec], full_graph=True)
+            paddle.jit.save(network, str(folder / "model"))
+        except Exception as error:
+            # Paddle puts a traceback before the reason, and advice behind it
+            told = re.search(r"^\s*\w+(?:Error|Exception): (.+)", str(error), re.MULTILINE)
+            noise.seek(0)
+            reason = told.group(1) if told else _last_line(str(error)) or _last_line(noise.read())
+            raise PpclsExtError(f"Paddle cannot make the model static: {reason}") from error
+    # Paddle 3 writes .json, or .pdmodel with FLAGS_enable_pir_api=0
+    program = next(path for path in folder.iterdir() if path.suffix in (".json", ".pdmodel"))
+    return program, folder / "model.pdiparams"
+
+
+def _unknown_operators(network: Network) -> str:
+    """A remark on the operators that paddle2onnx has none like; its names differ from Paddle's (elementwise_add)."""
+    from paddle2onnx import utils
+
+    known = utils.get_all_supported_operators_pir()
+    program = network.forward.concrete_program.main_program
+    operators = {op.name().partition("pd_op.")[2].rstrip("_") for op in program.global_block().ops}
+    # what carries tensors in and out is always converted
+    unknown = sorted(name for name in operators - {"data", "fetch"} if not any(name in like for like in known))
+    return f"; it lists no operator like {', '.join(unknown)}" if unknown else ""
+
+
+def _reason(text: str) -> str:
+    """The lines of paddle2onnx's output that say what went wrong."""
+    lines = [re.sub(r"\x1b\[[0-9;]*m|\[Paddle2ONNX\]|\[ERROR\]", "", line).strip() for line in text.splitlines()]
+    told = [line for line in lines if re.search(r"abort|fail|unsupported|opset_version to|error:", line, re.IGNORECASE)]
+    told = [line for line in told if "Process abort signal" not in line and "Aborted at" not in line]
+    return " ".join(dict.fromkeys(told)) or _last_line(text)
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else ""
+
+
+@contextlib.contextmanager
+def captured_output() -> Iterator[IO[str]]:
+    """Keeps what Python and the C++ libraries print off the screen; yields the file that receives it."""
+    with tempfile.TemporaryFile("w+", errors="replace") as noise, contextlib.ExitStack() as stack:
+        for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+            stream.flush()
+            kept = os.dup(number)
+            stack.callback(os.close, kept)
+            stack.callback(os.dup2, kept, number)
+            os.dup2(noise.fileno(), number)
+        # Python's streams may lead elsewhere than to 1 and 2
+        stack.enter_context(contextlib.redirect_stdout(noise))
+        stack.enter_context(contextlib.redirect_stderr(noise))
+        yield noise
