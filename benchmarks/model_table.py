@@ -1,0 +1,131 @@
+"""Writes docs/models.md: parameters, MACs, ONNX nodes and the ONNX file's largest difference, for every model.
+
+Each model gets random weights with random batch-norm statistics, and is exported and verified like a trained one.
+Example: python benchmarks/model_table.py            # all 25, about half an hour on two cores
+         python benchmarks/model_table.py RepVGG_A0  # print one row
+"""
+
+import argparse
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+from ppcls_ext.engine.threads import use_all_cores
+
+use_all_cores()
+import onnx
+import onnxruntime
+import paddle
+from paddle import nn
+
+from ppcls_ext import build, list_models, reparameterize
+from ppcls_ext.files import atomic_write
+from ppcls_ext.onnx.export import export_onnx
+from ppcls_ext.onnx.metadata import Metadata, Preprocessing
+from ppcls_ext.recipes import PUBLISHED_TOP1
+from tests.helpers import randomise_norms
+
+COLUMNS = (
+    "model",
+    "parameters unfused (M)",
+    "parameters fused (M)",
+    "MACs at 224 px (G)",
+    "ONNX nodes",
+    "largest difference",
+    "published top-1 (%)",
+)
+
+
+def multiply_adds(model: nn.Layer, size: int) -> int:
+    """Multiply-adds of the convolutions and linear layers for one square image of `size` px."""
+    total = 0
+
+    def count(layer: nn.Layer, inputs: tuple, output: paddle.Tensor) -> None:
+        nonlocal total
+        weight = layer.weight
+        total += output.size * (weight.shape[0] if isinstance(layer, nn.Linear) else int(weight[0].size))
+
+    hooks = [
+        layer.register_forward_post_hook(count)
+        for layer in model.sublayers()
+        if isinstance(layer, (nn.Conv2D, nn.Linear))
+    ]
+    with paddle.no_grad():
+        model(paddle.zeros([1, 3, size, size]))
+    for hook in hooks:
+        hook.remove()
+    return total
+
+
+def describe(name: str) -> tuple[str, ...]:
+    """One row of the table."""
+    paddle.seed(0)
+    model = build(name)
+    randomise_norms(model, seed=0)
+    model.eval()
+    fused = reparameterize(model)
+    unfused_count = sum(tensor.size for tensor in model.parameters() if tensor.trainable)
+    fused_count = sum(tensor.size for tensor in fused.parameters())
+    operators = [
+        {"DecodeImage": {"to_rgb": True, "channel_first": False}},
+        {"ResizeImage": {"resize_short": 256}},
+        {"CropImage": {"size": 224}},
+        {
+            "NormalizeImage": {
+                "scale": 1 / 255,
+                "mean": [0.485, 0.456, 0.406],
+                "std": [0.229, 0.224, 0.225],
+                "order": "",
+            }
+        },
+        {"ToCHWImage": None},
+    ]
+    metadata = Metadata(name, Preprocessing.from_transforms(operators), None).to_properties()
+    with tempfile.TemporaryDirectory() as folder:
+        report = str(export_onnx(model, Path(folder) / "model.onnx", metadata=metadata))
+    nodes = re.search(r"nodes +(\d+)", report).group(1)
+    differences = re.findall(r"([\d.e+-]+) +onnxruntime, from Paddle", report)
+    top1 = PUBLISHED_TOP1[name]
+    return (
+        name,
+        f"{unfused_count / 1e6:.2f}",
+        f"{fused_count / 1e6:.2f}",
+        f"{multiply_adds(fused, 224) / 1e9:.2f}",
+        nodes,
+        f"{max(map(float, differences)):.1e}",
+        f"{top1}" if top1 else "none",
+    )
+
+
+def main() -> None:
+    """Prints the rows asked for, or writes the whole table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", help="print only these")
+    names = parser.parse_args().models
+    rows = []
+    for name in names or list_models():
+        rows.append(describe(name))
+        print(" | ".join(rows[-1]), flush=True)
+    if names:
+        return
+    lines = [
+        "# The models",
+        "",
+        "Written by `python benchmarks/model_table.py`: random weights, random batch-norm statistics, 1000 classes,",
+        "224 px, opset 17. The largest difference is that of the logits between Paddle and onnxruntime, relative to",
+        "the largest logit, at batch 1 and 3. Top-1 is what the papers publish; none was measured here.",
+        f"paddle {paddle.__version__}, onnx {onnx.__version__}, onnxruntime {onnxruntime.__version__}.",
+        "",
+        f"| {' | '.join(COLUMNS)} |",
+        f"|{'---|' * len(COLUMNS)}",
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]
+    with atomic_write(ROOT / "docs" / "models.md", "w", encoding="utf-8") as stream:
+        stream.write("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
