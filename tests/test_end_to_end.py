@@ -39,7 +39,12 @@ def folder(tmp_path_factory):
 )
 def test_every_tool(model, folder):
     config = ["-c", ROOT / "configs" / "digits" / "MobileOne_S0.yml", "-o", f"Arch.name={model}", "Global.seed=3"]
-    config += ["Global.epochs=2", "Optimizer.lr.warmup_epoch=0", "DataLoader.Train.sampler.batch_size=8"]
+    config += [
+        "Global.epochs=2",
+        "Global.eval_interval=1",
+        "Optimizer.lr.warmup_epoch=0",
+        "DataLoader.Train.sampler.batch_size=8",
+    ]
     config += ["DataLoader.Train.dataset.transform_ops.1.RandCropImage.size=32", "Global.image_shape=[3,32,32]"]
     config += ["DataLoader.Eval.dataset.transform_ops.1.ResizeImage.resize_short=32"]
     config += ["DataLoader.Eval.dataset.transform_ops.2.CropImage.size=32"]

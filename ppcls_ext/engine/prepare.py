@@ -12,9 +12,11 @@ from typing import Any
 
 from ppcls_ext.data.lists import ListEntry, overlap, read_list
 from ppcls_ext.engine import expressions
+from ppcls_ext.engine.clean_copies import copy_class_names, copy_list, host_reads_class_names, host_reads_list
 from ppcls_ext.engine.sets import find_newest, finish, intact
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.host.locate import activate
+from ppcls_ext.onnx.metadata import read_class_names
 from ppcls_ext.recipe.settings import check, read_settings
 
 logger = logging.getLogger("ppcls_ext")
@@ -73,6 +75,8 @@ def prepare(config: dict, mode: str) -> dict:
     lists = read_lists(config, mode)
     if {"Train", "Eval"} <= set(lists):
         _warn_about_overlap(config, lists["Train"], lists["Eval"])
+    for loader, entries in lists.items():
+        _give_host_a_list(config["DataLoader"][loader]["dataset"], entries)
 
     from ppcls.utils.config import AttrDict, create_attr_dict
 
@@ -237,12 +241,16 @@ def _existing(field: str, value: Any, suffix: str) -> Path:
 def _find_class_names(post_process: dict) -> None:
     """PaddleClas's YAML files name the list of classes from PaddleClas's own folder."""
     name = post_process.get("class_id_map_file")
-    if name is None or Path(name).is_file():
+    if name is None:
         return
-    in_host = activate().path / name
-    if not in_host.is_file():
+    path = Path(name) if Path(name).is_file() else activate().path / name
+    if not path.is_file():
         raise PpclsExtError(f"Infer.PostProcess.class_id_map_file is {name}: no such file; correct it or make it null")
-    post_process["class_id_map_file"] = str(in_host)
+    delimiter = post_process.get("delimiter") or " "
+    names = read_class_names(path, delimiter)
+    post_process["class_id_map_file"] = str(
+        path if host_reads_class_names(path) else copy_class_names(names, delimiter)
+    )
 
 
 def _loaders(config: dict, mode: str) -> tuple[str, ...]:
@@ -269,14 +277,16 @@ def _read_list(config: dict, loader: str) -> list[ListEntry] | None:
     for field in ("image_root", "cls_label_path"):
         if not isinstance(dataset.get(field), str):
             raise PpclsExtError(f"{where}.{field} is {dataset.get(field)!r}: expected a path")
-    path = Path(dataset["cls_label_path"])
-    entries = read_list(path, Path(dataset["image_root"]), _class_num(config, dataset), dataset.get("delimiter") or " ")
-    text = path.read_bytes()
-    if text.startswith(b"\xef\xbb\xbf") or text.count(b"\n") + (not text.endswith(b"\n")) != len(entries):
-        raise PpclsExtError(
-            f"{path} has a byte order mark or ends with blank lines: PaddleClas fails on them; remove them"
-        )
-    return entries
+    path, root = Path(dataset["cls_label_path"]), Path(dataset["image_root"])
+    return read_list(path, root, _class_num(config, dataset), dataset.get("delimiter") or " ")
+
+
+def _give_host_a_list(dataset: dict, entries: list[ListEntry]) -> None:
+    path, delimiter = Path(dataset["cls_label_path"]), dataset.get("delimiter") or " "
+    if not host_reads_list(path, dataset["image_root"], delimiter, entries):
+        copy, dataset["delimiter"] = copy_list(entries)
+        dataset["cls_label_path"] = str(copy)
+        logger.info("%s has paths or lines that PaddleClas misreads: it gets the copy %s", path, copy)
 
 
 def _class_num(config: dict, dataset: dict) -> int | None:

@@ -209,7 +209,7 @@ def read_class_names(path: str | os.PathLike, delimiter: str = " ") -> tuple[str
     """
     names = {}
     try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
         raise PpclsExtError(

@@ -9,6 +9,7 @@ from pathlib import Path
 import paddle
 import pytest
 
+from ppcls_ext.data.lists import read_list
 from ppcls_ext.engine.prepare import choose_device, prepare
 from ppcls_ext.errors import PpclsExtError
 from tests.engine.test_expressions import put
@@ -89,13 +90,55 @@ def test_bad_values(config, path, value, message):
     assert message in str(error.value)
 
 
-@pytest.mark.parametrize("text", ["\ufeffpng/00.png 0\n", "png/00.png 0\n\n"])
-def test_lists_that_paddleclas_cannot_read(config, tmp_path, text):
+@pytest.mark.parametrize(
+    "text",
+    ["\ufeffpng/00.png 0\n", "png/00.png 0\n\n", "png/a  rose 1.png 0\n", "\ufeffpng/00.png 0\r\n\r\n"],
+)
+def test_lists_that_paddleclas_misreads_reach_it_as_copies(config, dataset, tmp_path, text):
+    from ppcls.data.dataloader.imagenet_dataset import ImageNetDataset
+
+    (tmp_path / "png").mkdir()
+    for name in ("00.png", "a  rose 1.png"):
+        (tmp_path / "png" / name).write_bytes((dataset / "png" / "00.png").read_bytes())
     path = tmp_path / "list.txt"
-    path.write_text(text, encoding="utf-8")
-    config["DataLoader"]["Train"]["dataset"]["cls_label_path"] = str(path)
-    with pytest.raises(PpclsExtError, match="byte order mark or ends with blank lines"):
-        prepare(config, "train")
+    path.write_bytes(text.encode())
+    settings = config["DataLoader"]["Eval"]["dataset"]
+    settings.update(image_root=str(tmp_path), cls_label_path=str(path))
+    (entry,) = read_list(path, tmp_path, 10)
+    prepare(config, "eval")
+    assert settings["cls_label_path"] != str(path)
+    host = ImageNetDataset(str(tmp_path), settings["cls_label_path"], [], delimiter=settings["delimiter"])
+    assert [Path(name) for name in host.images] == [entry.path]
+    assert host.labels == [entry.label]
+
+
+def test_other_lists_reach_paddleclas_as_they_are(config):
+    before = config["DataLoader"]["Eval"]["dataset"]["cls_label_path"]
+    prepare(config, "eval")
+    assert config["DataLoader"]["Eval"]["dataset"]["cls_label_path"] == before
+
+
+@pytest.mark.parametrize(
+    "text", ["\ufeff0 eins\n1 zwei drei\n", "0 eins\r\n\r\n1 zwei drei\r\n", "0 eins\n1 zwei drei"]
+)
+def test_class_names_reach_paddleclas(config, tmp_path, text):
+    from ppcls.data.postprocess.topk import Topk
+
+    path = tmp_path / "names.txt"
+    path.write_bytes(text.encode())
+    config["Infer"]["PostProcess"]["class_id_map_file"] = str(path)
+    config["Infer"]["infer_imgs"] = str(tmp_path)
+    prepare(config, "infer")
+    names = Topk(1, config["Infer"]["PostProcess"]["class_id_map_file"]).class_id_map
+    assert names == {0: "eins", 1: "zwei drei"}
+
+
+def test_class_names_that_are_none(config, tmp_path):
+    path = tmp_path / "names.txt"
+    path.write_text("rose\ntulip\n")
+    config["Infer"]["PostProcess"]["class_id_map_file"] = str(path)
+    with pytest.raises(PpclsExtError, match=r"names\.txt:1: got 'rose', expected a new class index"):
+        prepare(config, "infer")
 
 
 def test_missing_weights_name_those_that_are_there(config, tmp_path):
