@@ -382,9 +382,9 @@ The published learning rate, {rate} per {reference} images, is scaled: {batch_si
             "eta_min": 1.0e-5,
         },
     }
+    training = {"progressive": [{"epoch": 1, "size": 192}, {"epoch": 281, "size": 224}]}
     if clip:
-        optimizer["clip_norm"] = clip
-        note += "\nNot expressed here: PaddleClas clips each gradient alone, the official code their global norm."
+        training["clip_global_norm"] = clip
     return Recipe(
         model=model,
         task=IMAGENET._replace(resize_short=248, interpolation="bicubic", backend="pil"),  # crop ratio 0.9
@@ -401,7 +401,7 @@ The published learning rate, {rate} per {reference} images, is scaled: {batch_si
                 }
             },
         ),
-        sections={"Recipe": {"progressive": [{"epoch": 1, "size": 192}, {"epoch": 281, "size": 224}]}},
+        sections={"Recipe": training},
         workers=4,
         overrides={"save_interval": 1},
     )

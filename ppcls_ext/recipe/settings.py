@@ -40,6 +40,7 @@ class Settings(NamedTuple):
     progressive: tuple[Stage, ...] = ()
     custom_l2: float | None = None
     head_learning_rate: float | None = None
+    clip_global_norm: float | None = None
     unfuse: int | None = None  # calibration pictures
 
 
@@ -65,6 +66,7 @@ def read_settings(config: dict) -> Settings:
         "progressive": _read_stages,
         "custom_l2": lambda path, value: _number(path, value, 0),
         "head_learning_rate": lambda path, value: _number(path, value, 0),
+        "clip_global_norm": _read_clip,
         "unfuse": _read_unfuse,
     }
     return Settings(
@@ -100,6 +102,8 @@ def check(settings: Settings, config: dict, ours: bool) -> None:
         _check_ema(config)
     if settings.weight_decay is not None or settings.custom_l2 is not None:
         _check_optimizers(settings, config)
+    if settings.clip_global_norm is not None:
+        _check_clip(config)
     if settings.progressive:
         _check_progressive(settings, config)
     if settings.custom_l2 is not None and (not arch["name"].startswith("RepVGG_") or arch.get("fused")):
@@ -146,6 +150,14 @@ def _check_optimizers(settings: Settings, config: dict) -> None:
             raise PpclsExtError(f"Recipe.weight_decay works with {', '.join(OPTIMIZERS)}, and {path}.name is {name}")
         if name == "AdamW":
             fields["weight_decay"] = 0.0  # left out, PaddleClas would hand on None, which Paddle refuses
+
+
+def _check_clip(config: dict) -> None:
+    for path, _, fields in _optimizers(config["Optimizer"]):
+        if fields.get("clip_norm"):
+            raise PpclsExtError(
+                f"Recipe.clip_global_norm and {path}.clip_norm, which clips each gradient alone: keep one"
+            )
 
 
 def _optimizers(section: Any) -> Iterator[tuple[str, str, dict]]:
@@ -197,6 +209,13 @@ def _read_ema(path: str, value: Any) -> Ema:
     if decay == 1:
         raise PpclsExtError(f"{path}.decay is 1: expected less; the average would never move")
     return Ema(decay, warmup)
+
+
+def _read_clip(path: str, value: Any) -> float:
+    norm = _number(path, value, 0)
+    if norm == 0:
+        raise PpclsExtError(f"{path} is 0: expected more; nothing would be trained")
+    return norm
 
 
 def _read_decay(path: str, value: Any) -> Decay:

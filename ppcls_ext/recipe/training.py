@@ -15,6 +15,7 @@ from typing import Any
 from paddle import nn
 from paddle.optimizer import Optimizer
 
+from ppcls_ext.recipe.clipping import clip_global_norm
 from ppcls_ext.recipe.custom_l2 import LossWithCustomL2, kernels_of_custom_l2
 from ppcls_ext.recipe.ema import Average
 from ppcls_ext.recipe.head import multiply_head_learning_rate
@@ -63,6 +64,8 @@ class Training:
                 logger.warning(f"[Recipe] the stages from epoch {unreached[0]} are not reached in {epochs} epochs")
         if settings.head_learning_rate is not None:
             multiply_head_learning_rate(network, settings.head_learning_rate)
+        if settings.clip_global_norm is not None:
+            clip_global_norm(engine.optimizer, settings.clip_global_norm)
         if self._fused is not None:
             used = start_unfused(network, self._fused, engine.train_dataloader, settings.unfuse)
             self._fused = None

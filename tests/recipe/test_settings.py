@@ -23,10 +23,11 @@ def test_everything():
         "progressive": STAGES,
         "custom_l2": 1e-4,
         "head_learning_rate": 10,
+        "clip_global_norm": 5,
         "unfuse": {"pictures": 512},
     }
     assert read_settings({"Recipe": recipe}) == Settings(
-        Ema(0.9995, True), Decay(1e-4, 1e-5), (Stage(1, 160, 0.3), Stage(39, 192, None)), 1e-4, 10.0, 512
+        Ema(0.9995, True), Decay(1e-4, 1e-5), (Stage(1, 160, 0.3), Stage(39, 192, None)), 1e-4, 10.0, 5.0, 512
     )
 
 
@@ -54,6 +55,8 @@ def test_everything():
         ({"progressive": [{"epoch": 1, "size": 1.5}]}, "progressive.0.size is 1.5: expected a whole number"),
         ({"progressive": [{"epoch": 1, "strength": 2}]}, "progressive.0.strength is 2: expected a number from 0 to 1"),
         ({"custom_l2": True}, "Recipe.custom_l2 is True: expected a number"),
+        ({"clip_global_norm": 0}, "Recipe.clip_global_norm is 0: expected more"),
+        ({"clip_global_norm": "5"}, "Recipe.clip_global_norm is '5': expected a number of at least 0"),
         ({"head_learning_rate": -1}, "Recipe.head_learning_rate is -1: expected a number of at least 0"),
         ({"head_learning_rate": float("inf")}, "Recipe.head_learning_rate is inf: expected a number of at least 0"),
         ({"unfuse": True}, "Recipe.unfuse is True: expected a mapping of pictures"),
@@ -93,6 +96,11 @@ EMA, DECAY, UNFUSE = {"ema": {"decay": 0.9}}, {"weight_decay": {"start": 0.1, "e
             {"head_learning_rate": 10},
             {"Arch": {"name": "ResNet50"}},
             "this project's models only, and Arch.name is",
+        ),
+        (
+            {"clip_global_norm": 5.0},
+            {"Optimizer": {"name": "SGD", "clip_norm": 1.0}},
+            "Recipe.clip_global_norm and Optimizer.clip_norm, which clips each gradient alone",
         ),
         (UNFUSE, {}, "Global.pretrained_model is None: expected the path of a file of fused weights"),
         (UNFUSE, {"Global": {"checkpoints": "latest"}}, "set Recipe.unfuse to null to resume"),
