@@ -27,8 +27,9 @@ $(INSTALLED): setup.py
 demo: $(INSTALLED)
 	$(BIN)/python tools/demo.py
 
+# One process a core, each with one thread: most tests are too small for more.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -36,7 +37,7 @@ lint: $(INSTALLED)
 	$(BIN)/python tools/make_configs.py --check
 
 check: lint
-	$(BIN)/python -m pytest -m "slow or not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "slow or not slow"
 
 configs: $(INSTALLED)
 	$(BIN)/python tools/make_configs.py

@@ -36,7 +36,7 @@ setup(
     extras_require={
         "engine": ENGINE,
         "onnx": ONNX,
-        "dev": [*ENGINE, *ONNX, "pytest>=7", "ruff>=0.5", "hypothesis>=6"],
+        "dev": [*ENGINE, *ONNX, "pytest>=7", "pytest-xdist>=3", "ruff>=0.5", "hypothesis>=6"],
     },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

@@ -11,7 +11,7 @@ from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.unfusion import unfuse
 from tests.helpers import relative
 
-SMALL = ["MobileOne_S0", "RepVGG_A0", "FasterNet_T0"]
+SMALL = ["MobileOne_S0", pytest.param("RepVGG_A0", marks=pytest.mark.slow), "FasterNet_T0"]
 
 
 def pictures(count, seed):
