@@ -8,6 +8,8 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from ppcls_ext.layers.rep_conv import RepConv
+
 
 def relative(got, expected) -> float:
     """Largest difference, relative to the largest expected value."""
@@ -25,6 +27,20 @@ def float64():
         yield
     finally:
         paddle.set_default_dtype(before)
+
+
+@contextlib.contextmanager
+def branch_by_branch():
+    """Inside, unfused layers are computed as they are defined, with one operation per branch, in eval mode too.
+
+    Without it, a fused layer would be compared with the equivalent convolution that unfused ones run in eval mode.
+    """
+    ours = RepConv.forward
+    RepConv.forward = lambda layer, x: layer.run_fused(x) if layer.is_repped else layer.sum_of_branches(x)
+    try:
+        yield
+    finally:
+        RepConv.forward = ours
 
 
 def randomise_norms(model: nn.Layer, seed: int) -> None:
