@@ -18,7 +18,7 @@ def check_images(config: dict, mode: str) -> None:
     """Decodes the images that `mode` would use, names on stderr what cannot be read, and prints a summary.
 
     Args:
-        config: what `prepare` returned.
+        config: what `load_config` returned; `prepare` has nothing against it.
         mode: "train" or "eval".
 
     Raises:

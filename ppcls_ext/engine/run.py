@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import os
 from collections.abc import Sequence
 
@@ -76,15 +77,15 @@ def _run(mode: str, argv: Sequence[str] | None) -> None:
     from ppcls_ext.engine.prepare import prepare
 
     config["profiler_options"] = getattr(args, "profiler_options", None)
-    config = prepare(config, mode)
+    prepared = prepare(copy.deepcopy(config), mode)
     if getattr(args, "check_images", False):
         from ppcls_ext.engine.check_images import check_images
 
-        check_images(config, mode)
+        check_images(config, mode)  # the lists as they are written, not PaddleClas's copies
         return
     from ppcls_ext.engine.engine import Engine
 
-    engine = Engine(config, mode)
+    engine = Engine(prepared, mode)
     getattr(engine, mode)()
 
 

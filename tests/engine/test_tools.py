@@ -129,11 +129,14 @@ def test_check_images(run_tool, config_file, dataset, tmp_path, tool):
     Image.open(jpeg).save(jpeg, "JPEG")
     jpeg.write_bytes(jpeg.read_bytes()[:-40])  # OpenCV would decode it, in part grey
     (tmp_path / "data" / "png" / "07.png").write_bytes(b"")
+    listed = tmp_path / "data" / "val_list.txt"
+    listed.write_text("\ufeff" + listed.read_text(), encoding="utf-8")  # PaddleClas would get a copy of this one
     options = [f"DataLoader.{part}.dataset.image_root=data" for part in ("Train", "Eval")]
+    options.append("DataLoader.Eval.dataset.cls_label_path=data/val_list.txt")
     checked = run_tool(tool, "-c", config_file, "-o", *options, "--check-images", cwd=tmp_path)
     assert checked.returncode == 1
     assert "val_list.txt: 18 of 20 images can be read" in checked.stdout
-    assert re.search(r"val_list.txt:4: data/png/03.png: OSError: .*truncated", checked.stderr)
+    assert re.search(r"^data/val_list.txt:4: data/png/03.png: OSError: .*truncated", checked.stderr, re.MULTILINE)
     assert re.search(r"val_list.txt:8: data/png/07.png: UnidentifiedImageError", checked.stderr)
     lists = 2 if tool == "train" else 1
     assert checked.stderr.splitlines()[-1].startswith(f"error: {2 * lists} images cannot be read")
