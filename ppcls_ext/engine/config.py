@@ -1,7 +1,8 @@
-"""Reads a PaddleClas YAML file and applies `-o` overrides to it."""
+"""The options -c and -o: reads a PaddleClas YAML file and applies `-o` overrides to it."""
 
 from __future__ import annotations
 
+import argparse
 import ast
 import difflib
 import os
@@ -32,6 +33,20 @@ KNOWN = {
     "Infer": "PostProcess batch_size infer_imgs infer_list save_dir transforms",
 }
 NEARLY = 0.8  # difflib's ratio from which two names count as one misspelt
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds PaddleClas's -c and -o, which `load_config` takes, to a tool's command line."""
+    parser.add_argument("-c", "--config", required=True, metavar="FILE", help="PaddleClas YAML file")
+    parser.add_argument(
+        "-o",
+        "--override",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="A.B=VALUE",
+        help="change a field of the YAML file; list items count from 0; may be given several times",
+    )
 
 
 def load_config(path: str | os.PathLike, overrides: Iterable[str] = ()) -> dict:

@@ -7,7 +7,7 @@ import copy
 import os
 from collections.abc import Sequence
 
-from ppcls_ext.engine.config import load_config
+from ppcls_ext.engine.config import add_config_arguments, load_config
 from ppcls_ext.engine.threads import use_all_cores
 
 DESCRIPTIONS = {
@@ -95,16 +95,7 @@ def _parse(mode: str, argv: Sequence[str] | None) -> argparse.Namespace:
         epilog=f"example:\n  {EXAMPLES[mode]}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("-c", "--config", required=True, metavar="FILE", help="PaddleClas YAML file")
-    parser.add_argument(
-        "-o",
-        "--override",
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="A.B=VALUE",
-        help="change a field of the YAML file; list items count from 0; may be given several times",
-    )
+    add_config_arguments(parser)
     if mode in ("train", "eval"):
         parser.add_argument(
             "--check-images", action="store_true", help="only decode every image of the lists, and name unreadable ones"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import ppcls_ext
-from ppcls_ext.engine.config import load_config
+from ppcls_ext.engine.config import add_config_arguments, load_config
 from ppcls_ext.engine.threads import use_all_cores
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.onnx.infer import find_images, positive
@@ -133,16 +133,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "-o Global.pretrained_model=output/MobileOne_S0/best_model --output MobileOne_S0.onnx",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("-c", "--config", required=True, metavar="FILE", help="PaddleClas YAML file")
-    parser.add_argument(
-        "-o",
-        "--override",
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="A.B=VALUE",
-        help="change a field of the YAML file; list items count from 0; may be given several times",
-    )
+    add_config_arguments(parser)
     parser.add_argument("--output", metavar="FILE", help="file to write (default: the architecture's name + .onnx)")
     parser.add_argument("--opset", type=int, default=17, metavar="N", help="ONNX opset, 11 to 20 (default: 17)")
     parser.add_argument("--batch", type=positive, metavar="N", help="fix the batch size (default: any)")
