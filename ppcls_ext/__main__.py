@@ -23,8 +23,9 @@ MODES = {"train": "train", "eval": "eval", "infer": "infer", "export_model": "ex
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the script named first, with the arguments that follow.
 
-    The PaddleClas that the script lies in is the one that is used. Configurations are read and checked as by this
-    project's own tools (`device: auto`, strict weights, no `eval`); all else is the script's and PaddleClas's.
+    The PaddleClas that the script lies in is the one that is used. Its scripts that train, evaluate, infer and export
+    get this project's reader of configurations and its engine, so that all works as with this project's own tools
+    (strict weights, section `Recipe`, whole checkpoints in `output_dir/ARCH`).
 
     Raises:
         PpclsExtError: there is no such script, or something is wrong with the configuration.
@@ -45,27 +46,32 @@ def main(argv: Sequence[str] | None = None) -> None:
         os.environ[HOME] = str(script.parents[1])
     set_up()
     if script.stem in MODES:
-        _read_configurations_strictly(MODES[script.stem])
+        give_scripts_our_engine(MODES[script.stem])
     sys.argv = [str(script), *args.arguments]
     runpy.run_path(str(script), run_name="__main__")
 
 
-def _read_configurations_strictly(mode: str) -> None:
-    """Puts our reader in the place of PaddleClas's `get_config`."""
+def give_scripts_our_engine(mode: str) -> None:
+    """Puts our reader in the place of PaddleClas's `get_config` and our engine in the place of its `Engine`.
+
+    Args:
+        mode: "train", "eval", "infer" or "export".
+    """
+    import ppcls.engine.engine
     import ppcls.utils.config
 
+    from ppcls_ext.engine.engine import Engine
     from ppcls_ext.engine.prepare import prepare
 
     def get_config(fname: str, overrides: Sequence[str] | None = None, show: bool = False) -> dict[str, Any]:
         config = prepare(load_config(fname, overrides or ()), mode)
-        if mode == "train" and config.get("Recipe"):
-            raise PpclsExtError("the section Recipe is beyond PaddleClas's engine: use this project's tools/train.py")
         if show:
             ppcls.utils.config.print_config(config)
         return config
 
     ppcls.utils.config.get_config = get_config
     ppcls.utils.get_config = get_config
+    ppcls.engine.engine.Engine = Engine
 
 
 if __name__ == "__main__":
