@@ -1,8 +1,8 @@
 """Kills a training again and again, resumes it each time, and compares it with a training that was left alone.
 
-A training of the real tool on small pictures gets SIGKILL at a random moment: of an epoch, or (every other time, since
-an epoch is longer than a save) within a second after its first checkpoint file appears. It is started again with
-Global.checkpoints=latest until the kills are used up, and may then end. Its weights, their moving average and the
+A training of the real tool on small pictures gets SIGKILL at a random moment: of its first two epochs, or (every other
+time) of the second after its first checkpoint file appears. It is started again with Global.checkpoints=latest until
+the kills are used up, and may then end. Its weights, their moving average and the
 state of its optimizer have to be the same to the last bit as those of an uninterrupted training.
 
 Example:
@@ -50,15 +50,14 @@ def main() -> int:
         started = time.monotonic()
         run(folder, [*options, "Global.output_dir=whole"]).communicate()
         whole = folder / "whole" / args.model
-        print(
-            f"uninterrupted: {args.kills + 2} epochs of {args.model} in {time.monotonic() - started:.0f} s", flush=True
-        )
+        print(f"uninterrupted: {epochs(args)} epochs of {args.model} in {time.monotonic() - started:.0f} s", flush=True)
         parts = folder / "parts" / args.model
         options.append("Global.output_dir=parts")
         hits: Counter[str] = Counter()
-        epoch_seconds = 1.0
+        epoch_seconds = (time.monotonic() - started) / epochs(args)
         for number in range(1, args.kills + 1):
-            epoch_seconds, where = start_and_kill(folder, parts, options, moments, number % 2 == 0, epoch_seconds)
+            delay = moments.uniform(0, 1) if number % 2 == 0 else moments.uniform(0, 2 * epoch_seconds)
+            where = start_and_kill(folder, parts, options, number % 2 == 0, delay)
             hits[where] += 1
             found, faults = find_newest(parts)
             epoch = found.state["epoch"] if found else 0
@@ -82,12 +81,17 @@ def main() -> int:
         return int(hashes[0] != hashes[1])
 
 
+def epochs(args: argparse.Namespace) -> int:
+    """So many that the training does not end before the last kill: three for each."""
+    return 3 * args.kills + 2
+
+
 def settings(args: argparse.Namespace) -> list[str]:
-    """The overrides of the digits configuration; one epoch more than kills, as none may come after the last epoch."""
+    """The overrides of the digits configuration."""
     return [
         f"Arch.name={args.model}",
         "Global.seed=3",
-        f"Global.epochs={args.kills + 2}",
+        f"Global.epochs={epochs(args)}",
         "Global.save_interval=1000",
         "Global.print_batch_step=1",
         f"Global.image_shape=[3,{SIZE},{SIZE}]",
@@ -115,38 +119,39 @@ def resumed(options: list[str], parts: Path) -> list[str]:
     return [*options, "Global.checkpoints=latest"] if find_newest(parts)[0] else options
 
 
-def start_and_kill(
-    folder: Path, parts: Path, options: list[str], moments: random.Random, aim_at_save: bool, epoch_seconds: float
-) -> tuple[float, str]:
-    """Starts the training, kills it, and returns the seconds from its first update to the kill, and where it was."""
+def start_and_kill(folder: Path, parts: Path, options: list[str], after_save: bool, delay: float) -> str:
+    """Starts the training, kills it, and returns where it was.
+
+    Args:
+        folder: to run in.
+        parts: of the checkpoints.
+        options: of the training.
+        after_save: count from the first file of a checkpoint, otherwise from the first update.
+        delay: s.
+    """
     process = run(folder, resumed(options, parts))
     for line in process.stdout:
         if "[Iter: 0/" in line and "[Train]" in line:
             break
     else:
         raise SystemExit(f"the training ended before it began: {process.stderr.read()}")
-    first = time.monotonic()
-    if aim_at_save:
-        while not list(parts.glob(f"*{NEW}")) and process.poll() is None:
-            time.sleep(0.0005)
-        epoch_seconds = time.monotonic() - first
-        time.sleep(moments.uniform(0, 1))
-    else:
-        time.sleep(moments.uniform(0, epoch_seconds))
+    while after_save and not list(parts.glob(f"*{NEW}")) and process.poll() is None:
+        time.sleep(0.0005)
+    time.sleep(delay)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     if process.returncode != -signal.SIGKILL:
         raise SystemExit(f"the training ended by itself, with {process.returncode}")
     left = list(parts.glob(f"*{NEW}"))
     if not left:
-        return epoch_seconds, IN_TRAINING
+        return IN_TRAINING
     # after the manifest is in place, the file that waits for its renaming is the one that it lists
     prefix = left[0].with_name(left[0].name.split(".")[0])
     try:
         committed = any(path.suffix == NEW for path in read_set(prefix).files.values())
     except Exception:  # the first save of a set
         committed = False
-    return epoch_seconds, COMMITTED if committed else SAVING
+    return COMMITTED if committed else SAVING
 
 
 def digest(prefix: Path) -> str:
