@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,8 @@ def prepare(config: dict, mode: str) -> dict:
         _warn_about_newer_fields(config)
         _check_profiler(config)
     config["Global"]["device"] = choose_device(config["Global"].get("device"))
+    for field in ("output_dir", *(("save_inference_dir",) if mode == "export" else ())):
+        _require_writable(f"Global.{field}", config["Global"][field])
     if mode == "train":
         _place_checkpoints(config)
         check(read_settings(config), config, is_ours(config))
@@ -147,6 +150,18 @@ def _fill_in(config: dict, mode: str) -> None:
     config.setdefault("profiler_options", None)
     if config.get("AMP") and not config["AMP"].get("use_amp", True):
         config["AMP"] = None  # PaddleClas 2.4 turns AMP on for any AMP section
+
+
+def _require_writable(field: str, value: Any) -> None:
+    """Where the folder is not there yet, the nearest one above it counts."""
+    if not isinstance(value, str) or not value:
+        raise PpclsExtError(f"{field} is {value!r}: expected the path of a folder")
+    path = Path(value).absolute()
+    nearest = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not nearest.is_dir():
+        raise PpclsExtError(f"{field} is {value}: {nearest} is not a folder; choose one that can be written")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise PpclsExtError(f"{field} is {value}: {nearest} cannot be written; choose a folder that can")
 
 
 def _warn_about_newer_fields(config: dict) -> None:

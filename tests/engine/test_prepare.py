@@ -52,6 +52,23 @@ def test_export_and_infer_need_no_data(config):
     prepare(config, "export")
 
 
+@pytest.mark.parametrize(
+    ("mode", "field"), [("train", "output_dir"), ("eval", "output_dir"), ("export", "save_inference_dir")]
+)
+def test_places_that_cannot_be_written(config, tmp_path, monkeypatch, mode, field):
+    (tmp_path / "file").write_text("")
+    config["Global"][field] = str(tmp_path / "file" / "x")
+    with pytest.raises(PpclsExtError, match=rf"Global\.{field} is .*: .*/file is not a folder; choose one that"):
+        prepare(config, mode)
+    config["Global"][field] = str(tmp_path / "new" / "folder")
+    monkeypatch.setattr("os.access", lambda path, _: Path(path) != tmp_path)  # root may write everywhere
+    with pytest.raises(PpclsExtError, match=rf"Global\.{field} is .*new/folder: {tmp_path} cannot be written"):
+        prepare(config, mode)
+    config["Global"][field] = 3
+    with pytest.raises(PpclsExtError, match=rf"Global\.{field} is 3: expected the path"):
+        prepare(config, mode)
+
+
 @pytest.mark.parametrize("device", ["gpu", "npu", "fast"])
 def test_device_that_is_not_there(config, device):
     if device == "gpu" and paddle.device.cuda.device_count():
