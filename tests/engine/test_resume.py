@@ -257,10 +257,11 @@ def test_full_disk_while_training(config_file, tmp_path, run_tool):
 
 
 @pytest.mark.slow
-def test_killed_process_resumes(config_file, base_config, tmp_path, run_tool):
+@pytest.mark.parametrize("arch", ["MobileOne_S0", "RepVGG_A0", "FasterNet_T0", "FasterNet_T1"])
+def test_killed_process_resumes(base_config, tmp_path, run_tool, arch):
     """SIGKILL in the middle of the second epoch, with the real tool."""
-    settings = copy.deepcopy(base_config)
-    settings["Arch"]["name"] = "FasterNet_T1"
+    settings = {**copy.deepcopy(base_config), "Recipe": RECIPE}
+    settings["Arch"]["name"] = arch
     settings["Global"].update(epochs=2, eval_during_train=False)
     path = tmp_path / "tiny.yml"
     path.write_text(yaml.safe_dump(settings))
@@ -276,6 +277,6 @@ def test_killed_process_resumes(config_file, base_config, tmp_path, run_tool):
     assert process.wait() == -signal.SIGKILL
     resumed = run_tool("train", "-c", path, "-o", "Global.output_dir=parts", "Global.checkpoints=latest", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
-    assert_same_set(tmp_path / "whole" / "FasterNet_T1" / "latest", tmp_path / "parts" / "FasterNet_T1" / "latest")
-    manifest = json.loads((tmp_path / "parts" / "FasterNet_T1" / "latest.json").read_text())
+    assert_same_set(tmp_path / "whole" / arch / "latest", tmp_path / "parts" / arch / "latest")
+    manifest = json.loads((tmp_path / "parts" / arch / "latest.json").read_text())
     assert manifest["set"]["state"]["epoch"] == 2
