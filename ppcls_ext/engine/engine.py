@@ -52,7 +52,7 @@ class Engine(engine_class()):
         strict = self.ours and mode != "train" and isinstance(weights, str)
         if strict:
             del config["Arch"]["pretrained"]
-        recipe = Training(read_settings(config), config["Arch"]) if mode == "train" else None
+        recipe = self._read_recipe(config) if mode == "train" else None
         super().__init__(config, mode)
         if strict:
             load_weights(self._network(), weights)
@@ -67,6 +67,13 @@ class Engine(engine_class()):
         self.recipe = recipe
         if recipe is not None:
             recipe.attach(self, self._network())
+
+    @staticmethod
+    def _read_recipe(config: dict) -> Training:
+        seed = config["Global"].get("seed")
+        if type(seed) is int:
+            paddle.seed(seed)  # a fused model may be built, whose new classifier is random; PaddleClas seeds later
+        return Training(read_settings(config), config["Arch"])
 
     def train(self) -> None:
         """Trains, and says where the best weights are."""

@@ -107,7 +107,7 @@ def find_images(names: Sequence[str]) -> list[Path]:
     """The image files that the names stand for: files, folders (not their subfolders), glob patterns.
 
     Returns:
-        Sorted, each file once.
+        In the order of the names, what is in a folder or fits a pattern sorted; each file once.
 
     Raises:
         PpclsExtError: a name stands for nothing.
@@ -116,16 +116,16 @@ def find_images(names: Sequence[str]) -> list[Path]:
     for name in names:
         path = Path(name)
         if path.is_dir():
-            files = [file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file()]
+            files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
         elif path.exists() or not glob.has_magic(name):
             files = [path]  # a missing one is reported when its turn comes
         else:
-            files = [Path(file) for file in glob.glob(name, recursive=True) if Path(file).is_file()]
+            files = sorted(Path(file) for file in glob.glob(name, recursive=True) if Path(file).is_file())
         if not files:
             raise PpclsExtError(f"{name}: no image found; expected files, folders or patterns of {' '.join(SUFFIXES)}")
         for file in files:
             found.setdefault(os.path.realpath(file), file)
-    return sorted(found.values())
+    return list(found.values())
 
 
 def classify(

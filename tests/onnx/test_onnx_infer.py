@@ -118,7 +118,7 @@ def test_what_cannot_be_read_is_named_and_the_others_go_on(exported, pictures, c
     assert [Path(result["file_name"]).name for result in json.loads(out)] == ["a.png", "c.JPEG", "d.bmp", "e.webp"]
     lines = err.splitlines()
     assert len(lines) == 3
-    for line, name in zip(lines, ("b.jpg", "missing.jpg", "notes.txt")):
+    for line, name in zip(lines, ("missing.jpg", "b.jpg", "notes.txt")):
         assert line.startswith(f"error: {pictures / name}: ")
 
 
@@ -131,8 +131,8 @@ def test_finding_images(pictures, monkeypatch):
     monkeypatch.chdir(pictures)
     five = [Path(name) for name in ("a.png", "b.jpg", "c.JPEG", "d.bmp", "e.webp")]
     assert find_images(["."]) == five
-    assert find_images(["*.jpg", "a.png", "./b.jpg", str(pictures / "a.png")]) == five[:2]  # the folder is none
-    assert find_images(["notes.txt", "missing.jpg"]) == [Path("missing.jpg"), Path("notes.txt")]
+    assert find_images(["*.jpg", "a.png", "./b.jpg", str(pictures / "a.png")]) == five[1::-1]  # the folder is none
+    assert find_images(["notes.txt", "missing.jpg"]) == [Path("notes.txt"), Path("missing.jpg")]  # as named
     Path("[1].png").write_bytes(Path("a.png").read_bytes())
     assert find_images(["[1].png"]) == [Path("[1].png")]
     for name in ("*.tiff", "inside.jpg"):

@@ -28,6 +28,18 @@ def fused_file(config, tmp_path, registered):
     return save
 
 
+def test_a_new_classifier_starts_from_the_seed(fused_file, engine, config):
+    fused_file("FasterNet_T0", class_num=3)
+    config["Global"]["seed"] = 7
+    heads = []
+    for _ in range(2):
+        paddle.seed(len(heads))  # what happened before must not matter
+        heads.append(engine(unfuse={"pictures": 16}).model.head.weight.numpy())
+    assert np.array_equal(*heads)
+    config["Global"]["seed"] = 8
+    assert not np.array_equal(engine(unfuse={"pictures": 16}).model.head.weight.numpy(), heads[0])
+
+
 @pytest.mark.parametrize("name", ["MobileOne_S0", "RepVGG_A0"])
 def test_training_starts_with_the_fused_function(fused_file, engine, tmp_path, name):
     fused = fused_file(name)
