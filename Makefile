@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 .PHONY: help install demo test lint check configs clean
 
 help:
-	@echo "make demo     train, evaluate, fuse, export and verify MobileOne_S0 on sample pictures (about 6 minutes on 2 cores)"
+	@echo "make demo     train, evaluate, fuse, export and verify MobileOne_S0 on sample pictures (3 minutes on 2 cores)"
 	@echo "make test     the tests but for the slow ones"
 	@echo "make check    what a commit must pass: lint, format, generated files, all tests"
 	@echo "make install  .venv with everything, PaddleClas included; does nothing when it is up to date"
