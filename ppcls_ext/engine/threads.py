@@ -1,13 +1,17 @@
-"""How Paddle computes on the CPU: the number of threads, and the matrix products of its MKL.
+"""How Paddle computes on the CPU: the number of threads, the matrix products of its MKL, and where memory comes from.
 
 OpenMP reads OMP_NUM_THREADS when Paddle is loaded, and Paddle sets it to 1 where it is unset: so it has to be set
 before the first `import paddle`. So has MKL_DEBUG_CPU_TYPE: the MKL inside Paddle takes its slowest code on processors
 that are not Intel's, unless the variable names an instruction set (5 is AVX2; newer MKLs ignore the variable).
+
+Paddle frees and allocates every map in every step. glibc gives large blocks back to the system each time, which then
+has to clear and map them again: keeping them makes a step of MobileOne_S0 about a tenth faster.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import io
 import os
 import sys
@@ -16,15 +20,22 @@ from pathlib import Path
 VARIABLE = "OMP_NUM_THREADS"
 MKL_VARIABLE = "MKL_DEBUG_CPU_TYPE"
 
+# glibc's <malloc.h>
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_LARGEST_HEAP_BLOCK = 32 << 20  # bytes; glibc takes no more
+_LARGEST_REST = 1 << 30  # bytes that may stay free at the heap's end
+
 
 def use_all_cores() -> None:
     """Lets Paddle use the cores that this process may use, shared fairly among the processes of a launch.
 
     Does nothing where the user has set OMP_NUM_THREADS or Paddle is loaded already. Paddle is imported here, without
-    its advice on stderr against more than one thread. On AMD processors MKL's fast code is asked for.
+    its advice on stderr against more than one thread. On AMD processors MKL's fast code is asked for, and glibc keeps
+    freed memory.
     """
     if "paddle" in sys.modules:
         return
+    _keep_freed_memory()
     if MKL_VARIABLE not in os.environ and _is_amd_with_avx2():
         os.environ[MKL_VARIABLE] = "5"
     threads = threads_to_use()
@@ -44,6 +55,16 @@ def threads_to_use() -> int | None:
         return None
     processes = int(os.environ.get("PADDLE_LOCAL_SIZE", "1"))
     return max(1, _usable_cores() // max(1, processes))
+
+
+def _keep_freed_memory() -> None:
+    """Makes glibc serve large blocks from memory that was freed; elsewhere, or where the user has tuned it, nothing."""
+    if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _LARGEST_HEAP_BLOCK)
+        mallopt(_M_TRIM_THRESHOLD, _LARGEST_REST)
 
 
 def _is_amd_with_avx2() -> bool:

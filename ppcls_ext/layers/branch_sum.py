@@ -197,10 +197,16 @@ def _normalisation(branches: list[Branch], means: Tensor, variances: Tensor) -> 
     return gamma * paddle.rsqrt(variances + norms[0]._epsilon), beta
 
 
+@functools.lru_cache(maxsize=64)
+def _constant(values: tuple[float, ...], dtype: paddle.dtype, place: str) -> Tensor:
+    """A tensor of its own for each place; making one anew takes as long as a dozen small operations."""
+    return paddle.to_tensor(values, dtype)
+
+
 @paddle.no_grad()
 def _update_running(norms: list[nn.BatchNorm2D], means: Tensor, variances: Tensor) -> None:
     """Moves the running statistics of B normalisations towards the batch's, (out, B), by Paddle's convention."""
-    rates = paddle.to_tensor([1 - norm._momentum for norm in norms], means.dtype)
+    rates = _constant(tuple(1 - norm._momentum for norm in norms), means.dtype, str(means.place))
     for norm, mean, variance in zip(norms, (means * rates).unbind(1), (variances * rates).unbind(1)):
         norm._mean.scale_(norm._momentum).add_(mean)
         norm._variance.scale_(norm._momentum).add_(variance)

@@ -5,6 +5,7 @@ Means are subtracted before anything is squared: a row whose mean is large besid
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import paddle
@@ -12,16 +13,26 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 
 
+def filled(shape: tuple[int, ...], value: float, like: Tensor) -> Tensor:
+    """A constant tensor of the type and on the device of `like`; it is kept, and must not be changed."""
+    return _filled(shape, value, like.dtype, str(like.place))
+
+
+@functools.lru_cache(maxsize=128)
+def _filled(shape: tuple[int, ...], value: float, dtype: paddle.dtype, place: str) -> Tensor:
+    return paddle.full(shape, value, dtype)
+
+
 def row_means(x: Tensor) -> Tensor:
     """(C, n) → (C, 1)."""
     # a product with ones is several times faster than Paddle's mean over the inner axis
-    return paddle.matmul(x, paddle.full([x.shape[1], 1], 1 / x.shape[1], x.dtype))
+    return paddle.matmul(x, filled((x.shape[1], 1), 1 / x.shape[1], x))
 
 
 def add_to_rows(x: Tensor, column: Tensor) -> Tensor:
     """(C, n) + (C, 1)."""
     # again faster as a product than by broadcasting
-    return paddle.addmm(x, column, paddle.ones([1, x.shape[1]], x.dtype))
+    return paddle.addmm(x, column, filled((1, x.shape[1]), 1.0, x))
 
 
 def centre(x: Tensor) -> Tensor:
@@ -78,7 +89,7 @@ class _Variances(PyLayer):
         products = paddle.matmul(kernels, covariance)
         ctx.save_for_backward(kernels, products)
         ctx.needed = [not value.stop_gradient for value in (kernels, covariance)]
-        return paddle.matmul(products * kernels, paddle.ones([kernels.shape[-1]], kernels.dtype))
+        return paddle.matmul(products * kernels, filled((kernels.shape[-1],), 1.0, kernels))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -94,7 +105,7 @@ class _MeanSquares(PyLayer):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
-        return paddle.matmul(x * x, paddle.full([x.shape[1]], 1 / x.shape[1], x.dtype))
+        return paddle.matmul(x * x, filled((x.shape[1],), 1 / x.shape[1], x))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:

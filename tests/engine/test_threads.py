@@ -47,3 +47,16 @@ def test_all_usable_cores_without_paddles_advice():
 def test_number_of_threads_on_8_cores(parent, child, expected):
     code = "from ppcls_ext.engine import threads; threads._usable_cores = lambda: 8; print(threads.threads_to_use())"
     assert run(code, parent, child).stdout.strip() == str(expected)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+def test_freed_memory_is_used_again():
+    code = (
+        "import resource; from ppcls_ext.engine import threads; threads.use_all_cores(); import paddle\n"
+        "for step in range(21):\n"
+        "    if step == 1: before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    paddle.full([4 << 20], 1.0)\n"  # 16 MiB: 4096 pages
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)"
+    )
+    assert int(run(code, {}, {}).stdout) < 4096
+    assert int(run(code, {"MALLOC_ARENA_MAX": "4"}, {}).stdout) > 4096  # the user's tuning is left alone
