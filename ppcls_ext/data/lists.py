@@ -62,7 +62,7 @@ def read_list(path: Path, image_root: Path, class_num: int | None, delimiter: st
     """
     if not delimiter:
         raise PpclsExtError(f"{path}: the delimiter is empty; expected what stands between path and label, such as ' '")
-    lines = _read_lines(path)
+    lines = read_lines(path)
     if not os.path.isdir(image_root):
         raise PpclsExtError(f"no image root {image_root}: not a folder; {_how_to_make(image_root)}")
     entries = []
@@ -80,8 +80,12 @@ def read_list(path: Path, image_root: Path, class_num: int | None, delimiter: st
     return entries
 
 
-def _read_lines(path: Path) -> list[str]:
-    """The lines of a list up to the last that is not blank."""
+def read_lines(path: Path) -> list[str]:
+    """The lines of a list up to the last that is not blank.
+
+    Raises:
+        PpclsExtError: the file is missing, unreadable, empty or not UTF-8.
+    """
     try:
         # universal newlines, as PaddleClas has them; str.splitlines would split at more characters
         text = Path(path).read_text(encoding="utf-8-sig")

@@ -17,6 +17,7 @@ import numpy as np
 import paddle
 import paddle.distributed as dist
 
+from ppcls_ext.data.lists import read_lines
 from ppcls_ext.engine.checkpoints import Checkpoints, host_adds_architecture
 from ppcls_ext.engine.prepare import is_ours
 from ppcls_ext.engine.strict_data import StrictLoader, count_unreadable, is_image_list, read_first
@@ -231,8 +232,7 @@ def _quiet_host() -> Iterator[None]:
 def _find_images(path: str, list_file: str | None) -> list[str]:
     """One picture, all pictures below a folder, or those that `list_file` names relative to the folder."""
     if list_file:
-        lines = Path(list_file).read_text(encoding="utf-8").splitlines()
-        return [os.path.join(path, line.split()[0]) for line in lines if line.strip()]
+        return [_listed(path, line.strip()) for line in read_lines(Path(list_file)) if line.strip()]
     if os.path.isdir(path):
         found = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]
         images = sorted(name for name in found if name.lower().endswith(IMAGES))
@@ -242,3 +242,9 @@ def _find_images(path: str, list_file: str | None) -> list[str]:
     if not os.path.isfile(path):
         raise PpclsExtError(f"Infer.infer_imgs is {path}: no such file or folder")
     return [path]
+
+
+def _listed(folder: str, line: str) -> str:
+    """The file that `line` names, which may end with a label as in a list for training."""
+    whole, without_label = os.path.join(folder, line), os.path.join(folder, line.rsplit(maxsplit=1)[0])
+    return whole if os.path.isfile(whole) else without_label

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+
 import paddle
 import pytest
 
@@ -112,10 +116,24 @@ def test_nothing_to_infer(engine, config, value, message):
 
 
 def test_infer_list_and_results_file(engine, config, dataset, tmp_path):
-    (tmp_path / "list.txt").write_text("png/01.png 1\npng/04.png\n")
-    config["Infer"].update(infer_imgs=str(dataset), infer_list="list.txt", save_dir="results.json")
+    names = ["01.png", "a flower 7.png", "04.png"]
+    shutil.copytree(dataset / "png", tmp_path / "pictures")
+    (tmp_path / "pictures" / "02.png").rename(tmp_path / "pictures" / names[1])
+    # a byte order mark, CRLF, a label, a blank line, spaces in a name with and without a label
+    lines = ["\ufeff01.png 1", "a flower 7.png", "", "a flower 7.png 2", "04.png"]
+    (tmp_path / "list.txt").write_bytes("\r\n".join(lines).encode())
+    config["Infer"].update(infer_imgs="pictures", infer_list="list.txt", save_dir="results.json")
     engine("infer").infer()
-    import json
-
     results = json.loads((tmp_path / "results.json").read_text())
-    assert [item["file_name"] for item in results] == [str(dataset / "png" / f"{n}.png") for n in ("01", "04")]
+    expected = [os.path.join("pictures", names[index]) for index in (0, 1, 1, 2)]
+    assert [item["file_name"] for item in results] == expected
+
+
+def test_bad_infer_list(engine, config, dataset, tmp_path, capsys):
+    config["Infer"].update(infer_imgs=str(dataset), infer_list="list.txt")
+    with pytest.raises(PpclsExtError, match=r"no list list\.txt"):
+        engine("infer").infer()
+    (tmp_path / "list.txt").write_text("png/none.png 1\npng/04.png\n")
+    with pytest.raises(PpclsExtError, match="1 of 2 pictures cannot be read"):
+        engine("infer").infer()
+    assert f"error: {dataset / 'png' / 'none.png'}: No such file" in capsys.readouterr().err
