@@ -226,6 +226,33 @@ def _momentum(learning_rate: float, decay: float | None, warmup: int = 0) -> Con
     return optimizer
 
 
+def _adamw(decay: float, lr: Config) -> Config:
+    return {
+        "name": "AdamW",
+        "beta1": 0.9,
+        "beta2": 0.999,
+        "epsilon": 1.0e-8,
+        "weight_decay": decay,
+        "one_dim_param_no_weight_decay": True,
+        "lr": lr,
+    }
+
+
+def _mixup_or_cutmix(alpha: float, mixup: float, cutmix: float) -> tuple[Config, ...]:
+    """One of both, or neither, for each batch.
+
+    Args:
+        alpha: mixup's.
+        mixup: its share of the batches.
+        cutmix: its share of the batches.
+    """
+    operators = {
+        "MixupOperator": {"alpha": alpha, "prob": mixup},
+        "CutmixOperator": {"alpha": 1.0, "prob": cutmix},
+    }
+    return ({"OpSampler": operators},)
+
+
 #: Published ImageNet top-1 in %: the papers' tables and the official READMEs; none for RepVGG_B2g2 and B3g2.
 PUBLISHED_TOP1 = {
     "MobileOne_S0": 71.4,
@@ -287,12 +314,13 @@ For fused weights add -o Recipe.unfuse.pictures=512 to train their branches agai
         model=model,
         task=FLOWERS102,
         header=header,
-        epochs=16,
+        epochs=40,
         batch_size=32,
-        optimizer=_momentum(0.004, 1e-4, warmup=1),
+        optimizer=_adamw(0.05, {"name": "Cosine", "learning_rate": 3.0e-4, "warmup_epoch": 1}),
         crop_scale=(0.35, 1.0),
         augmentation=({"ColorJitter": {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2}},),
-        sections={"Recipe": {"ema": {"decay": 0.99}}},
+        batch_augmentation=_mixup_or_cutmix(0.2, 0.3, 0.4),
+        sections={"Recipe": {"ema": {"decay": 0.995}, "head_learning_rate": 10, "clip_global_norm": 5.0}},
     )
 
 
@@ -367,20 +395,12 @@ def _fasternet_imagenet(model: str) -> Recipe:
     batch_size, processes = 128, 8
     note = f"""
 The published learning rate, {rate} per {reference} images, is scaled: {batch_size} images on {processes} processes."""
-    optimizer = {
-        "name": "AdamW",
-        "beta1": 0.9,
-        "beta2": 0.999,
-        "epsilon": 1.0e-8,
-        "weight_decay": decay,
-        "one_dim_param_no_weight_decay": True,
-        "lr": {
-            "name": "Cosine",
-            "learning_rate": rate * batch_size * processes / reference,
-            "warmup_epoch": 20,
-            "warmup_start_lr": 1.0e-6,
-            "eta_min": 1.0e-5,
-        },
+    lr = {
+        "name": "Cosine",
+        "learning_rate": rate * batch_size * processes / reference,
+        "warmup_epoch": 20,
+        "warmup_start_lr": 1.0e-6,
+        "eta_min": 1.0e-5,
     }
     training = {"progressive": [{"epoch": 1, "size": 192}, {"epoch": 281, "size": 224}]}
     if clip:
@@ -391,16 +411,9 @@ The published learning rate, {rate} per {reference} images, is scaled: {batch_si
         header=_imagenet_header(model, "arXiv 2303.03667, appendix", processes, note),
         epochs=300,
         batch_size=batch_size,
-        optimizer=optimizer,
+        optimizer=_adamw(decay, lr),
         augmentation=({"TimmAutoAugment": {"config_str": f"rand-m{magnitude}-mstd0.5-inc1"}},) if magnitude else (),
-        batch_augmentation=(
-            {
-                "OpSampler": {
-                    "MixupOperator": {"alpha": mixup, "prob": 0.5},
-                    "CutmixOperator": {"alpha": 1.0, "prob": 0.5},
-                }
-            },
-        ),
+        batch_augmentation=_mixup_or_cutmix(mixup, 0.5, 0.5),
         sections={"Recipe": training},
         workers=4,
         overrides={"save_interval": 1},

@@ -27,8 +27,8 @@ def folder(shared, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(("unfused", "floor"), [(True, 0.35), (False, 0.35)])
-def test_published_weights_learn_flowers(shared, folder, unfused, floor):
+@pytest.mark.parametrize("unfused", [True, False])
+def test_published_weights_learn_flowers(shared, folder, unfused):
     config = ["-c", ROOT / "configs" / "MobileOne_S0.yml", "-o", f"Arch.class_num={CLASSES}", "Global.seed=1"]
     config += [f"Global.output_dir=unfused_{unfused}", f"Global.image_shape=[3,{SIZE},{SIZE}]"]
     for field, size in (
@@ -45,7 +45,7 @@ def test_published_weights_learn_flowers(shared, folder, unfused, floor):
     ):
         config.append(f"{field}={size}")
     start = [f"Global.pretrained_model={shared / 'weights' / 'mobileone_s0.pth.tar'}"]
-    form = ["Recipe.unfuse.pictures=64"] if unfused else ["Arch.fused=True", "Optimizer.lr.learning_rate=0.001"]
+    form = ["Recipe.unfuse.pictures=64"] if unfused else ["Arch.fused=True"]
     length = [
         "Global.epochs=10",
         "Global.eval_interval=5",
@@ -59,7 +59,7 @@ def test_published_weights_learn_flowers(shared, folder, unfused, floor):
     evaluated = tool("eval.py", *trained, folder=folder).stdout
     top1, count = re.search(r"top1 ([\d.]+), top5 [\d.]+ over (\d+) images", evaluated).groups()
     assert int(count) == 10 * CLASSES
-    assert float(top1) >= floor  # by chance 0.1
+    assert float(top1) >= 0.7  # by chance 0.1; 0.86 when this was written
 
     tool("export_onnx.py", *trained, "--output", f"{unfused}.onnx", folder=folder)
     lines = [line.split() for line in (folder / "val.txt").read_text().splitlines()]
