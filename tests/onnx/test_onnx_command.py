@@ -17,6 +17,7 @@ import ppcls_ext
 from ppcls_ext.cli import run
 from ppcls_ext.onnx import command, infer
 from ppcls_ext.onnx.metadata import Metadata, Preprocessing
+from tests.test_end_to_end import tool
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -154,7 +155,7 @@ def test_opset_out_of_range(opset, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_published_weights_classify_real_pictures(shared, tmp_path, capsys):
-    """Apple's MobileOne_S0 through the whole way: 83 % top-1 on such pictures."""
+    """Apple's MobileOne_S0 through the whole way: 83 % top-1 on such pictures, and Paddle says what the file says."""
     samples, output = shared / "imagenet_samples", tmp_path / "model.onnx"
     weights = f"Global.pretrained_model={shared / 'weights' / 'mobileone_s0.pth.tar'}"
     overrides = (weights, "Arch.fused=True", "Infer.PostProcess.class_id_map_file=null")
@@ -167,3 +168,15 @@ def test_published_weights_classify_real_pictures(shared, tmp_path, capsys):
     right = [name for name, label in labels.items() if results[name] == int(label)]
     assert len(labels) == 20
     assert len(right) >= 16
+    tool(
+        "infer.py",
+        "-c",
+        config,
+        "-o",
+        *overrides,
+        f"Infer.infer_imgs={samples}",
+        "Infer.save_dir=p.json",
+        folder=tmp_path,
+    )
+    by_paddle = json.loads((tmp_path / "p.json").read_text())
+    assert {Path(result["file_name"]).name: result["class_ids"][0] for result in by_paddle} == results
