@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import paddle
 from paddle import nn
 
 from ppcls_ext.layers.rep_conv import RepConv
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def tool(name, *arguments, folder, checkout=None):
+    """Runs tools/NAME from another working directory, on the installed PaddleClas or on a checkout."""
+    command = [sys.executable, str(ROOT / "tools" / name), *map(str, arguments)]
+    environment = {**os.environ, "COLUMNS": "200"}
+    environment.pop("PADDLECLAS_HOME", None)
+    if checkout is not None:
+        environment["PADDLECLAS_HOME"] = checkout
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
+    assert done.returncode == 0, f"{name}: {done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    return done
 
 
 def relative(got, expected) -> float:

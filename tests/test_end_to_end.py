@@ -6,25 +6,10 @@ import functools
 import json
 import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-
-
-def tool(name, *arguments, folder, checkout=None):
-    """Runs tools/NAME from another working directory, on the installed PaddleClas or on a checkout."""
-    command = [sys.executable, str(ROOT / "tools" / name), *map(str, arguments)]
-    environment = {**os.environ, "COLUMNS": "200"}
-    environment.pop("PADDLECLAS_HOME", None)
-    if checkout is not None:
-        environment["PADDLECLAS_HOME"] = checkout
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
-    assert done.returncode == 0, f"{name}: {done.stdout[-2000:]}\n{done.stderr[-2000:]}"
-    return done
+from tests.helpers import ROOT, tool
 
 
 @pytest.fixture(scope="module")

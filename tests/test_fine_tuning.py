@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from tests.test_end_to_end import ROOT, tool
+from tests.helpers import ROOT, tool
 
 CLASSES = 10
 SIZE = 96  # px; the source pictures have 64

@@ -247,4 +247,4 @@ def _find_images(path: str, list_file: str | None) -> list[str]:
 def _listed(folder: str, line: str) -> str:
     """The file that `line` names, which may end with a label as in a list for training."""
     whole, without_label = os.path.join(folder, line), os.path.join(folder, line.rsplit(maxsplit=1)[0])
-    return whole if os.path.isfile(whole) else without_label
+    return without_label if os.path.isfile(without_label) and not os.path.isfile(whole) else whole

@@ -133,7 +133,7 @@ def test_bad_infer_list(engine, config, dataset, tmp_path, capsys):
     config["Infer"].update(infer_imgs=str(dataset), infer_list="list.txt")
     with pytest.raises(PpclsExtError, match=r"no list list\.txt"):
         engine("infer").infer()
-    (tmp_path / "list.txt").write_text("png/none.png 1\npng/04.png\n")
+    (tmp_path / "list.txt").write_text("png/my flower.png\npng/04.png\n")
     with pytest.raises(PpclsExtError, match="1 of 2 pictures cannot be read"):
         engine("infer").infer()
-    assert f"error: {dataset / 'png' / 'none.png'}: No such file" in capsys.readouterr().err
+    assert f"error: {dataset / 'png' / 'my flower.png'}: No such file" in capsys.readouterr().err

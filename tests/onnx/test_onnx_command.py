@@ -17,7 +17,7 @@ import ppcls_ext
 from ppcls_ext.cli import run
 from ppcls_ext.onnx import command, infer
 from ppcls_ext.onnx.metadata import Metadata, Preprocessing
-from tests.test_end_to_end import tool
+from tests.helpers import tool
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -168,15 +168,7 @@ def test_published_weights_classify_real_pictures(shared, tmp_path, capsys):
     right = [name for name, label in labels.items() if results[name] == int(label)]
     assert len(labels) == 20
     assert len(right) >= 16
-    tool(
-        "infer.py",
-        "-c",
-        config,
-        "-o",
-        *overrides,
-        f"Infer.infer_imgs={samples}",
-        "Infer.save_dir=p.json",
-        folder=tmp_path,
-    )
-    by_paddle = json.loads((tmp_path / "p.json").read_text())
+    pictures = [f"Infer.infer_imgs={samples}", "Infer.save_dir=paddle.json"]
+    tool("infer.py", "-c", config, "-o", *overrides, *pictures, folder=tmp_path)
+    by_paddle = json.loads((tmp_path / "paddle.json").read_text())
     assert {Path(result["file_name"]).name: result["class_ids"][0] for result in by_paddle} == results
