@@ -11,6 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from ppcls_ext.pictures.transforms import rule_from_transforms
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from ppcls_ext.engine.threads import use_all_cores
@@ -22,10 +24,10 @@ import paddle
 from paddle import nn
 
 from ppcls_ext import build, list_models, reparameterize
+from ppcls_ext.deploy.export import export_onnx
 from ppcls_ext.files import atomic_write
-from ppcls_ext.onnx.export import export_onnx
-from ppcls_ext.onnx.metadata import Metadata, Preprocessing
-from ppcls_ext.recipes import PUBLISHED_TOP1
+from ppcls_ext.models.table import MODELS
+from ppcls_ext.predict.metadata import Metadata
 from tests.helpers import randomise_norms
 
 COLUMNS = (
@@ -83,12 +85,12 @@ def describe(name: str) -> tuple[str, ...]:
         },
         {"ToCHWImage": None},
     ]
-    metadata = Metadata(name, Preprocessing.from_transforms(operators), None).to_properties()
+    metadata = Metadata(name, rule_from_transforms(operators), None).to_properties()
     with tempfile.TemporaryDirectory() as folder:
         report = str(export_onnx(model, Path(folder) / "model.onnx", metadata=metadata))
     nodes = re.search(r"nodes +(\d+)", report).group(1)
     differences = re.findall(r"([\d.e+-]+) +onnxruntime, from Paddle", report)
-    top1 = PUBLISHED_TOP1[name]
+    top1 = MODELS[name].published_top1
     return (
         name,
         f"{unfused_count / 1e6:.2f}",

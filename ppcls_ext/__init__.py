@@ -24,16 +24,17 @@ def register() -> None:
     Raises:
         PpclsExtError: no PaddleClas is found.
     """
-    from ppcls_ext.host.registry import register as register_factories
+    from ppcls_ext.host.registry import register as publish
+    from ppcls_ext.models.factories import FACTORIES
 
-    register_factories()
+    publish(FACTORIES)
 
 
 def list_models() -> list[str]:
     """Names of all factories, e.g. "MobileOne_S0", "RepVGG_B1g4", "FasterNet_T0"."""
-    from ppcls_ext.models import FACTORIES
+    from ppcls_ext.models.table import MODELS
 
-    return list(FACTORIES)
+    return list(MODELS)
 
 
 def build(name: str, **kwargs: Any) -> Backbone:
@@ -46,20 +47,14 @@ def build(name: str, **kwargs: Any) -> Backbone:
     Raises:
         PpclsExtError: unknown name (the nearest ones are suggested) or argument.
     """
-    import difflib
+    from ppcls_ext.models.factories import build as build_model
 
-    from ppcls_ext.errors import PpclsExtError
-    from ppcls_ext.models import FACTORIES
-
-    if name not in FACTORIES:
-        nearest = difflib.get_close_matches(str(name), FACTORIES, n=3, cutoff=0.4) or list(FACTORIES)[:3]
-        raise PpclsExtError(f"no model is called {name!r}: did you mean {', '.join(nearest)}?")
-    return FACTORIES[name](**kwargs)
+    return build_model(name, **kwargs)
 
 
 def reparameterize(model: nn.Layer) -> nn.Layer:
-    """A fused deep copy of `model` in eval mode; see `ppcls_ext.fusion.reparameterize`."""
-    from ppcls_ext.fusion import reparameterize as fuse_copy
+    """A fused deep copy of `model` in eval mode; see `ppcls_ext.reparam.fuse.reparameterize`."""
+    from ppcls_ext.reparam.fuse import reparameterize as fuse_copy
 
     return fuse_copy(model)
 

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ppcls_ext.cli import run
-from ppcls_ext.engine.config import load_config
-from ppcls_ext.engine.run import set_up
+from ppcls_ext.commands.outcome import run
+from ppcls_ext.configuration.load import load_config
+from ppcls_ext.engine.start import set_up
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.host.locate import HOME
 
@@ -60,8 +60,8 @@ def give_scripts_our_engine(mode: str) -> None:
     import ppcls.engine.engine
     import ppcls.utils.config
 
+    from ppcls_ext.configuration.prepare import prepare
     from ppcls_ext.engine.engine import Engine
-    from ppcls_ext.engine.prepare import prepare
 
     def get_config(fname: str, overrides: Sequence[str] | None = None, show: bool = False) -> dict[str, Any]:
         config = prepare(load_config(fname, overrides or ()), mode)

@@ -7,3 +7,8 @@ class PpclsExtError(Exception):
     The message is one line: what was got, what was expected, what to do. The tools print it on stderr and exit
     with 1, without a traceback.
     """
+
+
+def one_line(error: object) -> str:
+    """The text of an error without its line breaks."""
+    return " ".join(str(error).split())

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiny_dataset import base_config, config, config_file, dataset, registered, run_tool  # noqa: F401
+from tests.tiny_net import METADATA, PIXELS, make_net
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -20,3 +23,13 @@ def shared() -> Path:
             pytest.fail(f"PPCLS_EXT_SHARED={named} is not a folder")
         pytest.skip("needs the shared material: set PPCLS_EXT_SHARED to its folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory):
+    """The network of seed 0, its file for any batch, and the report."""
+    from ppcls_ext.deploy.export import export_onnx
+
+    net, path = make_net(), tmp_path_factory.mktemp("exported") / "tiny.onnx"
+    report = export_onnx(net, path, image_shape=(3, PIXELS, PIXELS), metadata=METADATA.to_properties())
+    return net, path, report

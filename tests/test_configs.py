@@ -12,7 +12,8 @@ import yaml
 from PIL import Image
 
 from ppcls_ext import list_models
-from ppcls_ext.recipes import RECIPES, render
+from ppcls_ext.config_table.recipes import RECIPES
+from ppcls_ext.config_table.render import render
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
@@ -55,9 +56,9 @@ def pictures(tmp_path_factory):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_engine_builds_everything(name, pictures, tmp_path):
-    from ppcls_ext.engine.config import load_config
-    from ppcls_ext.engine.prepare import prepare
-    from ppcls_ext.engine.run import set_up
+    from ppcls_ext.configuration.load import load_config
+    from ppcls_ext.configuration.prepare import prepare
+    from ppcls_ext.engine.start import set_up
 
     overrides = [f"Global.output_dir={tmp_path}", "Global.device=cpu"]
     for loader, file_list in (("Train", "train_list.txt"), ("Eval", "val_list.txt")):

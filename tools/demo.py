@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from ppcls_ext.cli import run
+from ppcls_ext.commands.outcome import run
 from ppcls_ext.errors import PpclsExtError
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from ppcls_ext.cli import run
-from ppcls_ext.engine.run import export
+from ppcls_ext.commands.engine import export
+from ppcls_ext.commands.outcome import run
 
 if __name__ == "__main__":
     sys.exit(run(export))

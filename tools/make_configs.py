@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from ppcls_ext.cli import run
+from ppcls_ext.commands.outcome import run
+from ppcls_ext.config_table.recipes import RECIPES
+from ppcls_ext.config_table.render import render
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.files import atomic_write
-from ppcls_ext.recipes import RECIPES, render
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ppcls_ext.cli import run
-from ppcls_ext.data.flowers102 import main
+from ppcls_ext.commands.outcome import run
+from ppcls_ext.commands.prepare_flowers102 import main
 
 if __name__ == "__main__":
     sys.exit(run(main))

@@ -8,8 +8,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from ppcls_ext.data.extra import import_extra
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.packages import import_extra
 
 TIMEOUT_S = 30
 _CHUNK_BYTES = 1 << 18

@@ -6,7 +6,6 @@ setid.mat holds the official split, imagelabels.mat the classes 1..102, which be
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import os
 import shutil
@@ -16,10 +15,10 @@ import zlib
 from pathlib import Path, PurePosixPath
 
 from ppcls_ext.data.download import download, file_md5
-from ppcls_ext.data.extra import import_extra
 from ppcls_ext.data.flowers102_names import NAMES
 from ppcls_ext.data.lists import list_text, write_list
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.packages import import_extra
 
 URL = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
 ARCHIVE = "102flowers.tgz"
@@ -113,7 +112,7 @@ def _is_there(path: Path, text: str) -> bool:
     return True
 
 
-def _origin(output: Path) -> Path:
+def origin_file(output: Path) -> Path:
     """The file that says which archive the images came from."""
     return output / f"{ARCHIVE}.md5"
 
@@ -122,7 +121,9 @@ def _images_are_there(output: Path, archive_md5: str) -> bool:
     folder = output / "jpg"
     if not folder.exists():
         return False
-    origin = _origin(output).read_text(encoding="utf-8").split()[:1] if _origin(output).is_file() else ["unknown"]
+    origin = (
+        origin_file(output).read_text(encoding="utf-8").split()[:1] if origin_file(output).is_file() else ["unknown"]
+    )
     if origin != [archive_md5]:
         raise PpclsExtError(
             f"{folder} holds images of another origin (archive md5 {' '.join(origin)}, this one is {archive_md5}); "
@@ -150,7 +151,7 @@ def extract(archive: Path, output: Path, archive_md5: str) -> None:
         output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=_ASIDE, dir=output) as aside:
             _extract_images(archive, Path(aside))
-            write_list(_origin(output), f"{archive_md5}  {ARCHIVE}\n")
+            write_list(origin_file(output), f"{archive_md5}  {ARCHIVE}\n")
             (Path(aside) / "jpg").rename(output / "jpg")
     except OSError as error:
         raise PpclsExtError(f"cannot extract {archive} to {output}: {error.strerror or error}") from error
@@ -187,35 +188,3 @@ def _extract_images(archive: Path, folder: Path) -> None:
             f"{archive}: {len(missing)} of {len(IMAGES)} images are missing, the first is {min(missing)}; "
             f"get the archive again from {URL}"
         )
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Command line of tools/prepare_flowers102.py."""
-    parser = argparse.ArgumentParser(
-        description="Makes Oxford Flowers102 ready for training: jpg/, the lists and the class names.",
-        epilog="example: python tools/prepare_flowers102.py --download",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    origin = parser.add_mutually_exclusive_group(required=True)
-    origin.add_argument("--download", action="store_true", help=f"get the files (329 MiB) from {URL}")
-    origin.add_argument("--source", type=Path, metavar="DIR", help=f"take them from a folder: {', '.join(MD5)}")
-    parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, metavar="DIR", help="default: %(default)s")
-    args = parser.parse_args(argv)
-
-    if not prepare(args.output, args.source):
-        print(f"{args.output} is complete already: nothing to do")
-    else:
-        print(f"{args.output}: {len(IMAGES)} images of {len(NAMES)} classes")
-        for name in LISTS:
-            lines = (args.output / name).read_text(encoding="utf-8").count("\n")
-            print(f"  {name:<22}{lines:>5} images")
-        print(f"  {LABEL_LIST}")
-    if MD5[ARCHIVE] not in _origin(args.output).read_text(encoding="utf-8"):
-        print(
-            f"note: {args.source / ARCHIVE} is not the official archive: its accuracies compare with no published ones"
-        )
-    if args.download:
-        print(f"{args.output / 'download'} is no longer needed")
-    if args.output != DEFAULT_OUTPUT:
-        print(f"in the YAML, image_root and cls_label_path must name {args.output}")
-    print("next: python tools/train.py -c configs/MobileOne_S0.yml")

@@ -5,26 +5,21 @@ A list is a UTF-8 text file with one image a line, the path relative to the imag
     jpg/image_00001.jpg 76
 
 The label is what follows the last delimiter, so that paths may hold it, too. (PaddleClas takes the first two fields of
-such a line for path and label: `ppcls_ext.engine.clean_copies`.)
+such a line for path and label: `ppcls_ext.configuration.host_copies`.)
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
-from multiprocessing.pool import ThreadPool
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
-
-from PIL import Image
 
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.files import atomic_write
 
 _LABEL = re.compile(r"-?[0-9]{1,18}")  # 18 digits always fit PaddleClas's int64
-_SAMPLE_BYTES = 4096
 
 
 class ListEntry(NamedTuple):
@@ -129,75 +124,3 @@ def _how_to_make(path: Path) -> str:
         "a list is a text file with one image a line, the path from image_root, a delimiter and the class counted "
         "from 0: jpg/image_00001.jpg 76"
     )
-
-
-def overlap(a: Sequence[ListEntry], b: Sequence[ListEntry]) -> list[str]:
-    """The images of `b` that `a` holds too, under the same path or as a byte-identical file of another name.
-
-    Returns:
-        One text for each such image of `b`: its path, or `its path = path in a` where the names differ.
-    """
-    left = list(dict.fromkeys(entry.path for entry in a))
-    known = set(left)
-    right = list(dict.fromkeys(entry.path for entry in b))
-    found = [str(path) for path in right if path in known]
-    right = [path for path in right if path not in known]
-    # from cheap to dear, so that few files of a large dataset are read whole
-    for key in (_size, _sample, _digest):
-        left_keys = {path: key(path) for path in left} if right else {}
-        right_keys = {path: key(path) for path in right}
-        common = set(left_keys.values()).intersection(right_keys.values())
-        left = [path for path in left if left_keys.get(path) in common]
-        right = [path for path in right if right_keys[path] in common]
-    twin = {left_keys[path]: path for path in reversed(left)}
-    return found + [f"{path} = {twin[right_keys[path]]}" for path in right]
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size
-
-
-def _sample(path: Path) -> bytes:
-    """Bytes from the middle: the beginnings of JPEG files are often alike."""
-    with open(path, "rb") as stream:
-        stream.seek(_size(path) // 2)
-        return stream.read(_SAMPLE_BYTES)
-
-
-def _digest(path: Path) -> bytes:
-    return hashlib.sha256(path.read_bytes()).digest()
-
-
-def check_images(
-    entries: Sequence[ListEntry],
-    report: Callable[[int, int], None] | None = None,
-    fault: Callable[[ListEntry], str | None] | None = None,
-) -> list[tuple[ListEntry, str]]:
-    """Decodes every image to its last pixel, on all cores.
-
-    Args:
-        entries: what `read_list` returned.
-        report: called after each image with (images done, images in all).
-        fault: what is wrong with an image, None for nothing; by default, that Pillow cannot decode it.
-
-    Returns:
-        The entries that cannot be decoded, each with the reason, in the list's order.
-    """
-    bad = []
-    with ThreadPool() as pool:  # Pillow decodes outside the interpreter lock
-        for done, (entry, text) in enumerate(zip(entries, pool.imap(fault or decode, entries, chunksize=16)), 1):
-            if text:
-                bad.append((entry, text))
-            if report:
-                report(done, len(entries))
-    return bad
-
-
-def decode(entry: ListEntry) -> str | None:
-    """Decodes an image with Pillow; returns what is wrong with it, None for nothing."""
-    try:
-        with Image.open(entry.path) as image:
-            image.load()
-    except Exception as error:  # damaged bytes make decoders raise nearly anything
-        return f"{type(error).__name__}: {error}"
-    return None

@@ -1,1 +1,1 @@
-"""Training, evaluation, inference and export with PaddleClas's engine."""
+"""PaddleClas's engine, and ours around it."""

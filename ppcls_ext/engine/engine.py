@@ -17,16 +17,16 @@ import numpy as np
 import paddle
 import paddle.distributed as dist
 
+from ppcls_ext.checkpoints.in_host import Checkpoints, host_adds_architecture
+from ppcls_ext.configuration.fields import is_ours
 from ppcls_ext.data.lists import read_lines
-from ppcls_ext.engine.checkpoints import Checkpoints, host_adds_architecture
-from ppcls_ext.engine.prepare import is_ours
 from ppcls_ext.engine.strict_data import StrictLoader, count_unreadable, is_image_list, read_first
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.files import atomic_write
 from ppcls_ext.host.locate import engine_class
-from ppcls_ext.onnx.preprocessing import decode
-from ppcls_ext.recipe.settings import read_settings
-from ppcls_ext.recipe.training import Training
+from ppcls_ext.pictures.decoding import decode
+from ppcls_ext.training.recipe import Training
+from ppcls_ext.training.settings import read_settings
 from ppcls_ext.weights.loading import load_weights
 
 TOLERANCE = 1e-3  # of an export, relative to its largest output; float32 fusion stays far below

@@ -3,6 +3,6 @@
 `replaced` maps the names that `register` took over from PaddleClas to PaddleClas's own factories.
 """
 
-from ppcls_ext.host.registry import register, replaced
+from ppcls_ext.host.registry import replaced
 
-__all__ = ["register", "replaced"]
+__all__ = ["replaced"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from ppcls_ext.host.locate import activate
 
@@ -13,8 +13,8 @@ logger = logging.getLogger("ppcls_ext")
 replaced: dict[str, Callable] = {}
 
 
-def register() -> None:
-    """Publishes every factory in PaddleClas's registry; a second call changes nothing.
+def register(factories: Mapping[str, Callable]) -> None:
+    """Publishes factories, by name, in PaddleClas's registry; a second call changes nothing.
 
     PaddleClas has no registry but the modules themselves: `build_model` takes `getattr(ppcls.arch, name)`, and
     `RecModel` and `DistillationModel` evaluate the name inside `ppcls.arch`; `ppcls.arch.backbone` is what lists the
@@ -26,10 +26,8 @@ def register() -> None:
     paddleclas = activate()
     import ppcls.arch
 
-    from ppcls_ext.models import FACTORIES
-
     taken_over = []
-    for name, factory in FACTORIES.items():
+    for name, factory in factories.items():
         original = getattr(ppcls.arch, name, None)
         if original is factory:
             continue

@@ -20,7 +20,7 @@ from paddle.base.dygraph.base import in_sot_simulation_mode
 from ppcls_ext.layers.channel_major import from_channel_major, to_channel_major
 from ppcls_ext.layers.patch_moments import Windows
 from ppcls_ext.layers.row_statistics import centre, mean_squares, row_means, row_moments, variances
-from ppcls_ext.reparam import Branch, identity_kernel, pad_kernel
+from ppcls_ext.reparam.algebra import Branch, identity_kernel, pad_kernel
 
 #: How many numbers a kernel of a dense convolution reads at most so that it is computed as a pointwise one.
 STEM_INPUTS = 32

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from paddle import Tensor, nn
 
-from ppcls_ext.layers.reparameterizable import Reparameterizable
-from ppcls_ext.reparam import Branch
+from ppcls_ext.reparam.algebra import Branch
+from ppcls_ext.reparam.reparameterizable import Reparameterizable
 
 
 class ConvNorm(Reparameterizable):

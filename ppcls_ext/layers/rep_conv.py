@@ -8,8 +8,8 @@ from paddle import Tensor, nn
 
 from ppcls_ext.layers.branch_sum import branch_sum, can_sum
 from ppcls_ext.layers.channel_major import is_channel_major
-from ppcls_ext.layers.reparameterizable import Reparameterizable
-from ppcls_ext.reparam import Branch
+from ppcls_ext.reparam.algebra import Branch
+from ppcls_ext.reparam.reparameterizable import Reparameterizable
 
 
 class BranchNames(NamedTuple):

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.host.download import download
 from ppcls_ext.models.backbone import Backbone
 from ppcls_ext.weights.loading import load_weights
-from ppcls_ext.weights.published import published_weights
+from ppcls_ext.weights.published import published_url
 
 Factory = Callable[..., Backbone]
 
@@ -37,8 +38,10 @@ def _make_factory(net: type[Backbone], name: str, variant: Any) -> Factory:
         model = net(variant, class_num=class_num, fused=bool(fused), **kwargs)
         model.arch = name
         model.blueprint = functools.partial(factory, class_num=class_num, **kwargs)
+        if pretrained is True and use_ssld:
+            raise PpclsExtError(f"no SSLD weights of {name} are published: leave use_ssld at False")
         if pretrained:
-            source = published_weights(name, use_ssld) if pretrained is True else pretrained
+            source = download(published_url(name)) if pretrained is True else pretrained
             load_weights(model, source, allow_other_classes=True)
         return model
 

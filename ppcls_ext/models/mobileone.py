@@ -17,13 +17,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from paddle import Tensor, nn
+from paddle import nn
 
-from ppcls_ext.layers.channel_major import elementwise
-from ppcls_ext.layers.rep_conv import BranchNames, RepConv
-from ppcls_ext.layers.squeeze_excite import SqueezeExcite
-from ppcls_ext.models.backbone import Backbone
+from ppcls_ext.layers.rep_conv import BranchNames
 from ppcls_ext.models.factory import make_factories
+from ppcls_ext.models.vgg_like import STAGE_CHANNELS, VggBlock, VggLike, timm_names
 
 
 class Variant(NamedTuple):
@@ -42,14 +40,15 @@ VARIANTS = {
     "MobileOne_S4": Variant((3.0, 3.5, 3.5, 4.0), use_se=True),
 }
 
-STAGE_CHANNELS = (64, 128, 256, 512)  # at width 1
 STAGE_PAIRS = (2, 8, 10, 1)  # a pair is a depthwise block and a pointwise block
 SE_PAIRS = (0, 0, 5, 1)  # how many pairs at the end of each stage have SE, where the variant uses it
 NAMES = BranchNames(conv="rbr_conv", scale="rbr_scale", identity="rbr_skip", fused="reparam_conv")
 
 
-class MobileOneBlock(RepConv):
-    """Sum of branches → squeeze-and-excitation where used → ReLU."""
+class MobileOneBlock(VggBlock):
+    """k k×k conv-BN + 1×1 conv-BN (depthwise) + BN identity where possible → SE where used → ReLU."""
+
+    se_names = ("reduce", "expand")
 
     def __init__(
         self,
@@ -63,17 +62,10 @@ class MobileOneBlock(RepConv):
         fused: bool = False,
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, groups, NAMES, conv_branches, fused)
-        self.se = SqueezeExcite(out_channels, out_channels // 16, ("reduce", "expand")) if use_se else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`x: (N, in_channels, H, W)` → (N, out_channels, H / stride, W / stride)."""
-        x = super().forward(x)
-        if self.se is not None:
-            x = self.se(x)
-        return elementwise(nn.functional.relu, x)
+        self.add_se(use_se)
 
 
-class MobileOne(Backbone):
+class MobileOne(VggLike):
     """Stem, four stages of depthwise-pointwise pairs, global pooling, linear classifier.
 
     Args:
@@ -83,20 +75,13 @@ class MobileOne(Backbone):
         **kwargs: see `Backbone.set_outputs`.
     """
 
-    timm_names = (
-        (r"^stem\.", "stage0."),
-        (r"^stages\.(\d)\.", lambda match: f"stage{int(match[1]) + 1}."),
-        (r"\.conv_kxk\.", ".rbr_conv."),
-        (r"\.conv_scale\.", ".rbr_scale."),
-        (r"\.identity\.", ".rbr_skip."),
-        (r"\.attn\.fc1\.", ".se.reduce."),
-        (r"\.attn\.fc2\.", ".se.expand."),
-        (r"^head\.fc\.", "linear."),
+    timm_names = timm_names(
+        [("conv_kxk", NAMES.conv), ("conv_scale", NAMES.scale), ("identity", NAMES.identity)], MobileOneBlock.se_names
     )
 
     def __init__(self, variant: Variant, class_num: int = 1000, fused: bool = False, **kwargs: Any) -> None:
         super().__init__()
-        channels = min(64, int(64 * variant.widths[0]))
+        channels = self.stem_channels(variant.widths[0])
         # the stem has one conv branch in every variant
         self.stage0 = MobileOneBlock(3, channels, 3, stride=2, fused=fused)
         for index in range(4):
@@ -113,19 +98,8 @@ class MobileOne(Backbone):
                 blocks.append(MobileOneBlock(channels, out_channels, 1, **options))
                 channels = out_channels
             self.add_sublayer(f"stage{index + 1}", nn.Sequential(*blocks))
-        self.gap = nn.AdaptiveAvgPool2D(1)
-        self.flatten = nn.Flatten()
-        self.linear = nn.Linear(channels, class_num, weight_attr=nn.initializer.Normal(std=0.01))
+        self.add_head(channels, class_num)
         self.set_outputs(**kwargs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`x: (N, 3, H, W)` → logits (N, class_num)."""
-        x = self.stage0(x)
-        x = self.stage1(x)
-        x = self.stage2(x)
-        x = self.stage3(x)
-        x = self.stage4(x)
-        return self.linear(self.flatten(self.gap(x)))
 
 
 FACTORIES = make_factories(MobileOne, VARIANTS)

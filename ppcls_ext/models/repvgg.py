@@ -18,10 +18,9 @@ from typing import Any, NamedTuple
 import paddle
 from paddle import Tensor, nn
 
-from ppcls_ext.layers.rep_conv import BranchNames, RepConv
-from ppcls_ext.layers.squeeze_excite import SqueezeExcite
-from ppcls_ext.models.backbone import Backbone
+from ppcls_ext.layers.rep_conv import BranchNames
 from ppcls_ext.models.factory import make_factories
+from ppcls_ext.models.vgg_like import STAGE_CHANNELS, VggBlock, VggLike, timm_names
 
 
 class Variant(NamedTuple):
@@ -51,13 +50,14 @@ VARIANTS = {
     "RepVGG_D2se": Variant(D, (2.5, 2.5, 2.5, 5), use_se=True),
 }
 
-STAGE_CHANNELS = (64, 128, 256, 512)  # at width 1
 GROUPED_LAYERS = range(2, 27, 2)  # counted from the stem, which is layer 0
 NAMES = BranchNames(conv="rbr_dense", scale="rbr_1x1", identity="rbr_identity", fused="rbr_reparam")
 
 
-class RepVGGBlock(RepConv):
-    """3×3 conv-BN + 1×1 conv-BN + BN identity where possible → squeeze-and-excitation where used → ReLU."""
+class RepVGGBlock(VggBlock):
+    """3×3 conv-BN + 1×1 conv-BN + BN identity where possible → SE where used → ReLU."""
+
+    se_names = ("down", "up")
 
     def __init__(
         self,
@@ -69,14 +69,7 @@ class RepVGGBlock(RepConv):
         fused: bool = False,
     ) -> None:
         super().__init__(in_channels, out_channels, 3, stride, groups, NAMES, fused=fused)
-        self.se = SqueezeExcite(out_channels, out_channels // 16, ("down", "up")) if use_se else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`x: (N, in_channels, H, W)` → (N, out_channels, H / stride, W / stride)."""
-        x = super().forward(x)
-        if self.se is not None:
-            x = self.se(x)
-        return nn.functional.relu(x)
+        self.add_se(use_se)
 
     def custom_l2(self) -> Tensor:
         """The block's share of `custom_l2`: a scalar."""
@@ -113,7 +106,7 @@ def custom_l2(model: nn.Layer) -> Tensor:
     return sum(penalties[1:], penalties[0]) if penalties else paddle.zeros([])
 
 
-class RepVGG(Backbone):
+class RepVGG(VggLike):
     """Stem, four stages of `RepVGGBlock`s, each starting with stride 2, global pooling, linear classifier.
 
     Args:
@@ -123,21 +116,19 @@ class RepVGG(Backbone):
         **kwargs: see `Backbone.set_outputs`.
     """
 
-    timm_names = (
-        (r"^stem\.", "stage0."),
-        (r"^stages\.(\d)\.", lambda match: f"stage{int(match[1]) + 1}."),
-        (r"\.conv_kxk\.", ".rbr_dense."),
-        (r"\.conv_1x1\.", ".rbr_1x1."),
-        (r"\.identity\.", ".rbr_identity."),
-        (r"\.reparam_conv\.", ".rbr_reparam."),
-        (r"\.attn\.fc1\.", ".se.down."),
-        (r"\.attn\.fc2\.", ".se.up."),
-        (r"^head\.fc\.", "linear."),
+    timm_names = timm_names(
+        [
+            ("conv_kxk", NAMES.conv),
+            ("conv_1x1", NAMES.scale),
+            ("identity", NAMES.identity),
+            ("reparam_conv", NAMES.fused),
+        ],
+        RepVGGBlock.se_names,
     )
 
     def __init__(self, variant: Variant, class_num: int = 1000, fused: bool = False, **kwargs: Any) -> None:
         super().__init__()
-        channels = min(64, int(64 * variant.widths[0]))
+        channels = self.stem_channels(variant.widths[0])
         options = {"use_se": variant.use_se, "fused": fused}
         self.stage0 = RepVGGBlock(3, channels, stride=2, **options)
         layer = 1
@@ -150,19 +141,8 @@ class RepVGG(Backbone):
                 channels = out_channels
                 layer += 1
             self.add_sublayer(f"stage{index + 1}", nn.Sequential(*blocks))
-        self.gap = nn.AdaptiveAvgPool2D(1)
-        self.flatten = nn.Flatten()
-        self.linear = nn.Linear(channels, class_num, weight_attr=nn.initializer.Normal(std=0.01))
+        self.add_head(channels, class_num)
         self.set_outputs(**kwargs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`x: (N, 3, H, W)` → logits (N, class_num)."""
-        x = self.stage0(x)
-        x = self.stage1(x)
-        x = self.stage2(x)
-        x = self.stage3(x)
-        x = self.stage4(x)
-        return self.linear(self.flatten(self.gap(x)))
 
 
 FACTORIES = make_factories(RepVGG, VARIANTS)

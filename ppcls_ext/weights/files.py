@@ -16,12 +16,12 @@ import numpy as np
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.weights.arrays import Tensor
 from ppcls_ext.weights.bounded import BoundedFile
-from ppcls_ext.weights.checkpoints import Leaf, find_state_dict, without_parallel_prefix
 from ppcls_ext.weights.npz_file import read_npz
 from ppcls_ext.weights.paddle_file import read_paddle
 from ppcls_ext.weights.pickles import shown
 from ppcls_ext.weights.safetensors_file import is_safetensors, read_safetensors
 from ppcls_ext.weights.torch_file import is_legacy_torch, read_legacy_torch, read_zipped_torch
+from ppcls_ext.weights.training_checkpoint import Leaf, find_state_dict, without_parallel_prefix
 
 logger = logging.getLogger("ppcls_ext")
 

@@ -25,22 +25,3 @@ def published_url(name: str) -> str:
     if name in PADDLECLAS_NAMES:
         return PADDLECLAS.format(name=name)
     raise PpclsExtError(f"no weights of {name} are published: give the path of a file as pretrained instead of True")
-
-
-def published_weights(name: str, use_ssld: bool) -> str:
-    """Downloads the published weights of `name` with PaddleClas's downloader and returns the local path.
-
-    Raises:
-        PpclsExtError: none are published, or the download failed.
-    """
-    if use_ssld:
-        raise PpclsExtError(f"no SSLD weights of {name} are published: leave use_ssld at False")
-    url = published_url(name)
-    from ppcls.utils.download import get_weights_path_from_url
-
-    try:
-        return get_weights_path_from_url(url)
-    except Exception as error:  # the downloader raises whatever its HTTP library does
-        raise PpclsExtError(
-            f"cannot download {url}: {error}; fetch it by hand and give its path as pretrained"
-        ) from error

@@ -7,7 +7,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ppcls_ext.data.lists import ListEntry, check_images, overlap, read_list
+from ppcls_ext.data.decodable import check_images
+from ppcls_ext.data.lists import ListEntry, read_list
+from ppcls_ext.data.overlap import overlap
 from ppcls_ext.errors import PpclsExtError
 
 

@@ -9,7 +9,7 @@ import paddle
 import pytest
 from PIL import Image
 
-from ppcls_ext.engine.checkpoints import host_adds_architecture
+from ppcls_ext.checkpoints.in_host import host_adds_architecture
 from ppcls_ext.engine.strict_data import CountingLoader, StrictLoader, read_first
 from ppcls_ext.errors import PpclsExtError
 
@@ -100,8 +100,8 @@ def test_training_counts_what_it_cannot_read(many_images, tmp_path, workers):
 
 
 def test_training_ends_where_images_cannot_be_read(config, dataset, tmp_path, monkeypatch):
+    from ppcls_ext.configuration.prepare import prepare
     from ppcls_ext.engine.engine import Engine
-    from ppcls_ext.engine.prepare import prepare
 
     shutil.copytree(dataset, tmp_path / "data")
     (tmp_path / "data" / "png" / "05.png").write_bytes(b"")
@@ -115,7 +115,7 @@ def test_training_ends_where_images_cannot_be_read(config, dataset, tmp_path, mo
 
 
 def test_overlap_of_the_lists_is_said_in_one_line(config, caplog):
-    from ppcls_ext.engine.prepare import prepare
+    from ppcls_ext.configuration.prepare import prepare
 
     prepare(config, "train")
     (record,) = [record for record in caplog.records if "training images too" in record.message]

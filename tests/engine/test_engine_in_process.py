@@ -9,7 +9,7 @@ import shutil
 import paddle
 import pytest
 
-from ppcls_ext.engine.prepare import prepare
+from ppcls_ext.configuration.prepare import prepare
 from ppcls_ext.errors import PpclsExtError
 
 pytestmark = pytest.mark.usefixtures("registered")
@@ -89,7 +89,7 @@ def test_export_of_an_impossible_shape_leaves_nothing(engine, config, tmp_path):
 
 
 def test_wrong_export_is_not_kept(engine, config, tmp_path, monkeypatch):
-    from ppcls_ext.layers.reparameterizable import Reparameterizable
+    from ppcls_ext.reparam.reparameterizable import Reparameterizable
 
     fuse = Reparameterizable.re_parameterize
 

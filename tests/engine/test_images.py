@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
-from ppcls_ext.engine.prepare import prepare
+from ppcls_ext.configuration.prepare import prepare
 from ppcls_ext.errors import PpclsExtError
-from tests.onnx.test_preprocessing import BROKEN, IMAGES, opencv, png_header
+from tests.pictures.test_prepare import BROKEN, IMAGES, opencv, png_header
 
 READABLE = {name: data for name, data in IMAGES.items() if opencv(data) is not None}
 UNREADABLE = {**BROKEN, "bomb": png_header(60_000, 60_000), "large": png_header(12_000, 12_000)}

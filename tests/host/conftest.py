@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import json
 import ppcls_ext
-from ppcls_ext.host import adaptations, replaced
+from ppcls_ext.host import adaptations
+from ppcls_ext.host.registry import replaced
 from ppcls_ext.host.locate import theseus_layer
 theseus_layer()().stop_after("nothing")  # warns, through a logger that PaddleClas leaves at None
 import ppcls.arch
@@ -26,7 +27,7 @@ own = {name: getattr(ppcls.arch, name, None) for name in ppcls_ext.list_models()
 ppcls_ext.register()
 first = dict(replaced)
 ppcls_ext.register()
-from ppcls_ext.models import FACTORIES
+from ppcls_ext.models.factories import FACTORIES
 
 modules = ppcls.arch, ppcls.arch.backbone
 models = [

@@ -1,0 +1,1 @@
+"""Checkpoints as whole sets, and resuming from them."""

@@ -1,0 +1,1 @@
+"""Command lines, and nothing else: tools/*.py call them."""

@@ -1,0 +1,69 @@
+"""Command line of tools/export_onnx.py."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ppcls_ext.commands.options import add_config_arguments, positive
+from ppcls_ext.configuration.load import load_config
+from ppcls_ext.deploy.configured import build, describe, read_section
+from ppcls_ext.engine.threads import use_all_cores
+from ppcls_ext.packages import require
+from ppcls_ext.pictures.find import find_images
+from ppcls_ext.pictures.prepare import prepare
+
+if TYPE_CHECKING:
+    pass
+
+logger = logging.getLogger("ppcls_ext")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Exports the model of a configuration to ONNX and prints the report."""
+    args = _parse(argv)
+    config = load_config(args.config, args.override)
+    use_all_cores()  # before anything imports Paddle
+    metadata = describe(config)
+    rule = metadata.preprocessing
+    samples = np.stack([prepare(path, rule) for path in find_images(args.samples)]) if args.samples else None
+    require("paddle2onnx", "onnx", "onnxslim", "onnxruntime")
+    import paddle
+
+    from ppcls_ext.deploy.export import export_onnx
+
+    paddle.set_device("cpu")  # what onnxruntime is compared with must not round differently on every machine
+    width, height = rule.image_size
+    report = export_onnx(
+        build(config),
+        args.output or f"{metadata.architecture}.onnx",
+        image_shape=read_section(config, "Global").get("image_shape") or (3, height, width),
+        opset=args.opset,
+        batch=args.batch,
+        softmax=not args.no_softmax,
+        metadata=metadata.to_properties(),
+        samples=samples,
+    )
+    print(report)
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Fuses a model, converts it to ONNX, proves the file equal to the model and writes it.",
+        epilog="example:\n  python tools/export_onnx.py -c configs/MobileOne_S0.yml "
+        "-o Global.pretrained_model=output/MobileOne_S0/best_model --output MobileOne_S0.onnx",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_config_arguments(parser)
+    parser.add_argument("--output", metavar="FILE", help="file to write (default: the architecture's name + .onnx)")
+    parser.add_argument("--opset", type=int, default=17, metavar="N", help="ONNX opset, 11 to 20 (default: 17)")
+    parser.add_argument("--batch", type=positive, metavar="N", help="fix the batch size (default: any)")
+    parser.add_argument("--no-softmax", action="store_true", help="end in logits instead of probabilities")
+    parser.add_argument(
+        "--samples", nargs="+", metavar="IMAGE", help="images, folders or patterns to compare on, beside random input"
+    )
+    return parser.parse_args(argv)

@@ -1,0 +1,1 @@
+"""The table from which all files in configs/ are written."""

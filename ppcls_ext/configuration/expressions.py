@@ -1,0 +1,124 @@
+"""Everything in a configuration that PaddleClas hands to Python's `eval`, made harmless beforehand.
+
+PaddleClas evaluates the names of datasets, samplers, losses, metrics and a few more, and some numbers given as text
+(`scale: 1.0/255.0`). Here a name must be an identifier that PaddleClas defines, and a number plain arithmetic; anything
+else is an error with its place in the YAML file.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import inspect
+import re
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+from ppcls_ext.configuration.arithmetic import evaluate
+from ppcls_ext.errors import PpclsExtError
+
+#: Paths of values that name a class or function, and the module that must define it (None: known only at run time).
+NAMES = {
+    r"Arch\.name": "ppcls.arch",
+    r"Arch\.(.+\.)?(Backbone|models\.\d+\.\w+)\.name": "ppcls.arch",
+    r"Arch\.(.+\.)?(Neck|Head)\.name": "ppcls.arch.gears",
+    r"DataLoader\.(.+\.)?dataset\.name": "ppcls.data",
+    r"DataLoader\.(.+\.)?sampler\.name": "ppcls.data",
+    r"Optimizer\.name": "ppcls.optimizer.optimizer",
+    r"Optimizer\.(.+\.)?lr\.name": "ppcls.optimizer.learning_rate",
+    r"Infer\.PostProcess\.(name|func)": "ppcls.data.postprocess",
+    r"(UnLabel)?Loss\..+\.base_loss_name": None,
+}
+TRANSFORMS = r"(DataLoader\..+\.(batch_)?transform_ops|Infer\.transforms)\.\d+"
+#: Paths of mappings whose keys name classes.
+KEYS = {
+    r"(UnLabel)?Loss\.\w+\.\d+": "ppcls.loss",
+    r"Metric\.\w+\.\d+": "ppcls.metric",
+    TRANSFORMS: "ppcls.data.preprocess",
+    r"DataLoader\..+\.OpSampler": "ppcls.data.preprocess",
+    r"DataLoader\..+\.RandomApply\.transforms\.\d+": None,
+}
+#: Paths of texts that name something inside an architecture's module, such as nn.LayerNorm.
+DOTTED_NAMES = r"Arch\.(.+\.)?(norm_layer|sub_norm|block_unit|act)"
+#: Paths of numbers that may be given as text.
+NUMBERS = r".+\.(NormalizeImage\.scale|RandomErasing\.(EPSILON|sl|sh|r1))"
+#: Paths of lists that may be given as text.
+LISTS = r"Arch\.(.+\.)?lr_mult_list"
+
+
+def resolve(config: dict, sections: tuple[str, ...]) -> None:
+    """Checks and replaces, in place, what PaddleClas would evaluate.
+
+    Args:
+        config: as `load_config` returns it.
+        sections: the top-level sections that will be used; the others are left alone.
+
+    Raises:
+        PpclsExtError: a name that PaddleClas does not define, or text that is no plain arithmetic.
+    """
+    use_dali = bool(config["Global"].get("use_dali"))
+    for path, parent, key in _walk({section: config[section] for section in sections if section in config}, ""):
+        value = parent[key]
+        for pattern, module in NAMES.items():
+            if re.fullmatch(pattern, path):
+                _check_name(path, value, module)
+        for pattern, module in KEYS.items():
+            if re.fullmatch(pattern, path):
+                # DALI has its own table of transforms
+                _check_keys(path, value, None if use_dali and pattern == TRANSFORMS else module)
+        if isinstance(value, str):
+            parent[key] = _resolve_text(path, value)
+
+
+def _walk(node: Any, above: str) -> Iterator[tuple[str, dict | list, str | int]]:
+    """All (path, container, key) below `node`."""
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in list(items):
+        path = f"{above}.{key}" if above else str(key)
+        yield path, node, key
+        yield from _walk(value, path)
+
+
+def _resolve_text(path: str, value: str) -> Any:
+    if re.fullmatch(NUMBERS, path):
+        try:
+            number = evaluate(value)
+        except ValueError as error:
+            raise PpclsExtError(f"{path} is {value!r}: expected a number such as 1.0/255.0; {error}") from None
+        # a quotient of two numbers stays: PaddleClas 2.6 splits it at the / where it writes inference.yml
+        return value if re.fullmatch(r"[\d.]+/[\d.]+", value) else number
+    if re.fullmatch(LISTS, path):
+        try:
+            return list(ast.literal_eval(value))
+        except (ValueError, SyntaxError, TypeError):
+            raise PpclsExtError(f"{path} is {value!r}: expected a list such as [1.0, 0.5]") from None
+    if re.fullmatch(DOTTED_NAMES, path) and not all(part.isidentifier() for part in value.split(".")):
+        raise PpclsExtError(f"{path} is {value!r}: expected a name such as nn.LayerNorm")
+    return value
+
+
+def _check_keys(path: str, value: Any, module: str | None) -> None:
+    if not isinstance(value, dict):
+        raise PpclsExtError(f"{path} is {value!r}: expected a mapping `Name:` to its parameters")
+    for key in value:
+        _check_name(path, key, module)
+
+
+def _check_name(path: str, name: Any, module: str | None) -> None:
+    if not isinstance(name, str) or not name.isidentifier():
+        raise PpclsExtError(f"{path} is {name!r}: expected the name of a class of PaddleClas")
+    if module is None:
+        return
+    host = importlib.import_module(module)
+    if not callable(getattr(host, name, None)):
+        near = difflib.get_close_matches(name, _defined(host), n=5, cutoff=0.4)
+        hint = f"near it: {', '.join(near)}" if near else f"see {module}"
+        raise PpclsExtError(f"{path} is {name}, which PaddleClas does not have; {hint}")
+
+
+def _defined(module: ModuleType) -> list[str]:
+    """The classes and functions that `module` offers."""
+    wanted = (name for name, value in vars(module).items() if inspect.isclass(value) or inspect.isfunction(value))
+    return [name for name in wanted if not name.startswith("_")]

@@ -1,0 +1,32 @@
+"""The options -c and -o: reads a PaddleClas YAML file and applies `-o` overrides to it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from ppcls_ext.configuration.overrides import apply_override
+from ppcls_ext.configuration.spelling import KNOWN, check_spelling
+from ppcls_ext.configuration.yaml_file import read_yaml
+
+
+def load_config(path: str | os.PathLike, overrides: Iterable[str] = ()) -> dict:
+    """The configuration in the YAML file `path`, changed by `overrides`.
+
+    Args:
+        path: a YAML file in PaddleClas's layout.
+        overrides: `A.B.1.C=value` texts. A number in the path counts the items of a list from 0; missing sections are
+            made. The value is a Python literal (`1e-3`, `[1, 5]`, `None`), `true`, `false` or `null`, a YAML list or
+            mapping in brackets, plain arithmetic where a number stood before, and else a string; it may hold `=`.
+
+    Raises:
+        PpclsExtError: the file is missing or no YAML mapping, an override fits nothing, or a section or field is
+            misspelt. The message names the line of the file or the path in it.
+    """
+    config = read_yaml(Path(path))
+    for text in overrides:
+        apply_override(config, text)
+    for section in KNOWN:
+        check_spelling(section, config.get(section) if section else config)
+    return config

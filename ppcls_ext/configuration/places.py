@@ -1,0 +1,116 @@
+"""The files and folders that a configuration names: found, or said to be missing."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from ppcls_ext.checkpoints.atomic_set import find_newest, finish, intact
+from ppcls_ext.configuration.fields import is_ours
+from ppcls_ext.configuration.host_copies import copy_class_names, host_reads_class_names
+from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.host.locate import activate
+from ppcls_ext.pictures.class_names import read_class_names
+
+logger = logging.getLogger("ppcls_ext")
+
+
+URLS = ("http://", "https://")
+
+
+def require_writable(field: str, value: Any) -> None:
+    """Where the folder is not there yet, the nearest one above it counts."""
+    if not isinstance(value, str) or not value:
+        raise PpclsExtError(f"{field} is {value!r}: expected the path of a folder")
+    path = Path(value).absolute()
+    nearest = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not nearest.is_dir():
+        raise PpclsExtError(f"{field} is {value}: {nearest} is not a folder; choose one that can be written")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise PpclsExtError(f"{field} is {value}: {nearest} cannot be written; choose a folder that can")
+
+
+def place_checkpoints(config: dict) -> None:
+    """Finds the checkpoint to resume from and puts in order what an interrupted save of it left."""
+    settings = config["Global"]
+    given = settings["checkpoints"]
+    if not given:
+        settings["checkpoints"] = None
+        return
+    if given == "latest":
+        folder = Path(settings["output_dir"]) / config["Arch"]["name"]
+        found, faults = find_newest(folder)
+        for fault in faults:
+            logger.warning("%s is skipped", fault)
+        if found is None:
+            raise PpclsExtError(
+                f"Global.checkpoints is latest, and {folder} holds no complete checkpoint to resume from: leave it out "
+                "to begin, or give the path of one"
+            )
+        stem = str(found.prefix)
+    else:
+        stem = str(given).removesuffix(".pdparams")
+    from paddle.distributed import get_rank
+
+    if get_rank() == 0:
+        finish(Path(stem))
+    for suffix in (".pdparams", ".pdopt", ".pdstates"):
+        _existing("Global.checkpoints", stem, suffix)
+    settings["checkpoints"] = stem
+
+
+def place_weights(config: dict, mode: str) -> None:
+    """Finds the weights file and hands it to whoever loads it.
+
+    Our factories load strictly; PaddleClas's own loader skips what does not fit with a warning.
+    """
+    settings, arch = config["Global"], config["Arch"]
+    weights = settings["pretrained_model"]
+    if weights is None:
+        if mode != "train" and not _any_pretrained(arch):
+            logger.warning("no Global.pretrained_model: the weights are random")
+    elif is_ours(config):
+        arch["pretrained"] = str(intact(_existing("Global.pretrained_model", weights, ".pdparams")))
+        settings["pretrained_model"] = None
+    elif isinstance(weights, str) and not weights.startswith(URLS):
+        # PaddleClas 2.4 appends the suffix itself
+        path = _existing("Global.pretrained_model", weights.removesuffix(".pdparams"), ".pdparams")
+        settings["pretrained_model"] = str(path).removesuffix(".pdparams")
+
+
+def _any_pretrained(node: Any) -> bool:
+    if isinstance(node, dict):
+        return any(bool(value) if "pretrained" in key else _any_pretrained(value) for key, value in node.items())
+    return isinstance(node, list) and any(_any_pretrained(value) for value in node)
+
+
+def _existing(field: str, value: Any, suffix: str) -> Path:
+    """The file that `value` means, with or without `suffix`."""
+    if not isinstance(value, str) or not value:
+        raise PpclsExtError(f"{field} is {value!r}: expected a path")
+    if value.startswith(URLS):
+        raise PpclsExtError(f"{field} is {value}: download it and give its path")
+    for path in (Path(value + suffix), Path(value)):
+        if path.is_file():
+            return path
+    folder = Path(value).parent
+    there = sorted(path.name for path in folder.glob(f"*{suffix}")) if folder.is_dir() else []
+    hint = f"{folder} holds {', '.join(there[:5])}" if there else f"{folder} holds no {suffix} file"
+    raise PpclsExtError(f"{field} is {value}: no such file, with or without {suffix}; {hint}")
+
+
+def find_class_names(post_process: dict) -> None:
+    """PaddleClas's YAML files name the list of classes from PaddleClas's own folder."""
+    name = post_process.get("class_id_map_file")
+    if name is None:
+        return
+    path = Path(name) if Path(name).is_file() else activate().path / name
+    if not path.is_file():
+        raise PpclsExtError(f"Infer.PostProcess.class_id_map_file is {name}: no such file; correct it or make it null")
+    delimiter = post_process.get("delimiter") or " "
+    names = read_class_names(path, delimiter)
+    post_process["class_id_map_file"] = str(
+        path if host_reads_class_names(path) else copy_class_names(names, delimiter)
+    )

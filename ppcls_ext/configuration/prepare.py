@@ -1,0 +1,81 @@
+"""Brings a configuration into the form that PaddleClas's engine runs safely, or says what is wrong with it.
+
+Everything is checked before anything is built: fields, names, device, weights, data.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+
+from ppcls_ext.configuration import expressions
+from ppcls_ext.configuration.device import choose_device
+from ppcls_ext.configuration.fields import fill_in, is_ours, require_fields, warn_about_newer_fields
+from ppcls_ext.configuration.image_lists import give_host_a_list, read_lists, warn_about_overlap
+from ppcls_ext.configuration.places import find_class_names, place_checkpoints, place_weights, require_writable
+from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.host.locate import activate
+from ppcls_ext.training.compatibility import check
+from ppcls_ext.training.settings import read_settings
+
+logger = logging.getLogger("ppcls_ext")
+
+#: Sections that each mode uses.
+SECTIONS = {
+    "train": ("Global", "Arch", "Loss", "UnLabelLoss", "Optimizer", "DataLoader", "Metric"),
+    "eval": ("Global", "Arch", "Loss", "DataLoader", "Metric"),
+    "infer": ("Global", "Arch", "Infer"),
+    "export": ("Global", "Arch"),
+}
+
+
+def prepare(config: dict, mode: str) -> dict:
+    """The configuration as PaddleClas's engine takes it (its AttrDict).
+
+    Our models must be registered already.
+
+    Args:
+        config: what `load_config` returned; changed in place.
+        mode: "train", "eval", "infer" or "export".
+
+    Raises:
+        PpclsExtError: with the path of the field that is missing or wrong.
+    """
+    require_fields(config, mode)
+    fill_in(config, mode)
+    expressions.resolve(config, SECTIONS[mode])
+    if mode == "train":
+        warn_about_newer_fields(config)
+        _check_profiler(config)
+    config["Global"]["device"] = choose_device(config["Global"].get("device"))
+    for field in ("output_dir", *(("save_inference_dir",) if mode == "export" else ())):
+        require_writable(f"Global.{field}", config["Global"][field])
+    if mode == "train":
+        place_checkpoints(config)
+        check(read_settings(config), config, is_ours(config))
+    place_weights(config, mode)
+    if mode == "infer":
+        find_class_names(config["Infer"]["PostProcess"])
+    lists = read_lists(config, mode)
+    if {"Train", "Eval"} <= set(lists):
+        warn_about_overlap(config, lists["Train"], lists["Eval"])
+    for loader, entries in lists.items():
+        give_host_a_list(config["DataLoader"][loader]["dataset"], entries)
+
+    from ppcls.utils.config import AttrDict, create_attr_dict
+
+    prepared = AttrDict(config)
+    create_attr_dict(prepared)
+    return prepared
+
+
+def _check_profiler(config: dict) -> None:
+    import paddle
+    from ppcls.utils import profiler
+
+    uses_old = "paddle.utils.profiler" in inspect.getsource(profiler)
+    if config["profiler_options"] and uses_old and not hasattr(paddle.utils, "profiler"):
+        raise PpclsExtError(
+            f"--profiler_options: {activate()} profiles with paddle.utils.profiler, which Paddle {paddle.__version__} "
+            "does not have: leave the option out or use a newer PaddleClas"
+        )

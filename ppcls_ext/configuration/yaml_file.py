@@ -1,0 +1,60 @@
+"""Reading a YAML file strictly."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+import yaml
+
+from ppcls_ext.errors import PpclsExtError
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+def read_yaml(path: Path) -> dict:
+    """The mapping in a YAML file.
+
+    Raises:
+        PpclsExtError: there is no such file, or it holds anything else; names the line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        raise PpclsExtError(f"no configuration {path}; {_suggest_file(path)}") from None
+    except OSError as error:
+        raise PpclsExtError(f"cannot read configuration {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError:
+        raise PpclsExtError(f"configuration {path} is not text in UTF-8") from None
+    try:
+        config = yaml.load(text, Loader=_StrictLoader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise PpclsExtError(f"{path}:{line}: not YAML: {error.problem}") from None
+    except Exception as error:  # PyYAML raises many kinds for impossible dates, endless nesting and the like
+        raise PpclsExtError(f"{path}: not YAML: {error}") from None
+    if not isinstance(config, dict):
+        raise PpclsExtError(
+            f"{path}:1: expected sections (Global:, Arch:, …), got {type(config).__name__}: no PaddleClas configuration"
+        )
+    return config
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice instead of dropping the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value} is given twice", key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _suggest_file(path: Path) -> str:
+    folder = path.parent if path.parent.is_dir() else CONFIGS
+    names = sorted(file.name for file in folder.glob("*.y*ml")) if folder.is_dir() else []
+    near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5) or names[:5]
+    return f"near it: {', '.join(str(folder / name) for name in near)}" if near else f"{folder} holds no YAML file"

@@ -1,0 +1,208 @@
+"""Export to ONNX: fuse, convert, simplify, compare, and only then write the file.
+
+Before the file there are four comparisons: every fused layer with its branches, the fused model with the unfused one,
+the parameters in the graph with the model's, and onnxruntime's answers with Paddle's. Any failure leaves the disk as it
+was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import paddle
+from paddle import nn
+
+import ppcls_ext
+from ppcls_ext.deploy import verification
+from ppcls_ext.deploy.verification import ByKind, require_small
+from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.files import atomic_write
+from ppcls_ext.packages import require
+from ppcls_ext.predict.classifier import softmax as softmax_of
+from ppcls_ext.predict.metadata import Metadata
+from ppcls_ext.reparam.fuse import reparameterize
+
+if TYPE_CHECKING:
+    import onnx
+
+OPSETS = range(11, 21)
+DEFAULT_OPSET = 17
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written, and how equal it is; differences are parts of the largest value.
+
+    Args:
+        path: the file.
+        opset: of the file, as read from it.
+        input: name and shape.
+        output: name and shape.
+        nodes: number of nodes by operator.
+        size: of the file, MiB.
+        layer_difference: between fused and unfused layers on equal inputs; None where the model came fused.
+        fused_difference: between the fused and the unfused model's logits; None where the model came fused.
+        onnx_differences: between onnxruntime's and Paddle's logits, by batch.
+        noise: how far the logits move when the input moves by 1e-6; rounding errors do about as much.
+    """
+
+    path: Path
+    opset: int
+    input: str
+    output: str
+    nodes: Mapping[str, int]
+    size: float
+    layer_difference: float | None
+    fused_difference: float | None
+    onnx_differences: Mapping[int, float]
+    noise: float
+
+    def __str__(self) -> str:
+        differences = {
+            "fused layers, from the sums of their branches": self.layer_difference,
+            "fused model, from the unfused model": self.fused_difference,
+            **{f"onnxruntime, from Paddle, batch {n}": value for n, value in self.onnx_differences.items()},
+            f"for comparison: Paddle, the input changed by {verification.NUDGE:.0e}": self.noise,
+        }
+        lines = [
+            f"{self.path}: {self.size:.2f} MiB, opset {self.opset}",
+            f"input   {self.input}",
+            f"output  {self.output}",
+            f"nodes   {sum(self.nodes.values())}: {', '.join(f'{n} {name}' for name, n in self.nodes.items())}",
+            "largest differences of the logits, relative to the largest logit:",
+            *(f"  {value:.1e}  {what}" for what, value in differences.items() if value is not None),
+        ]
+        if self.noise * verification.NOISE_FACTOR > verification.TOLERANCE:
+            lines.append("note: this model magnifies rounding errors; only its layers and parameters compare sharply")
+        return "\n".join(lines)
+
+
+def export_onnx(
+    model: nn.Layer,
+    output: str | Path,
+    *,
+    image_shape: tuple[int, int, int] = (3, 224, 224),
+    opset: int = DEFAULT_OPSET,
+    batch: int | None = None,
+    softmax: bool = True,
+    metadata: Mapping[str, str],
+    samples: np.ndarray | None = None,
+) -> ExportReport:
+    """Writes the fused form of a classifier as an ONNX file that has been proved equal to the model.
+
+    Args:
+        model: images in, logits (N, classes) out; left as it is.
+        output: the file to write; an older one stays until the new one is proved and complete.
+        image_shape: (C, H, W) of the input.
+        opset: of ONNX's standard operators, 11 to 20.
+        batch: fixes N; None leaves it free, under the name "batch".
+        softmax: end in "probabilities"; otherwise in "logits".
+        metadata: `Metadata(…).to_properties()`; versions and opset are added.
+        samples: real images, prepared, (N, C, H, W) float32, to compare on beside random ones.
+
+    Raises:
+        PpclsExtError: an argument out of range, a package missing, a conversion that fails, forms that differ, or a
+            file that cannot be written.
+    """
+    described = _check_arguments(output, image_shape, opset, batch, metadata, samples)
+    require("paddle2onnx", "onnx", "onnxslim", "onnxruntime")
+    from ppcls_ext.deploy import convert, graph
+
+    fused = reparameterize(model)
+    inputs = verification.comparison_inputs(image_shape, described.preprocessing, samples)
+    logits = verification.paddle_logits(fused, inputs)
+    classes = logits["noise"].shape[1]
+    if described.class_names is not None and len(described.class_names) > classes:
+        raise PpclsExtError(
+            f"there are {len(described.class_names)} class names for a model of {classes} classes: "
+            "mend Infer.PostProcess.class_id_map_file or Arch.class_num"
+        )
+    noise = verification.rounding_noise(fused, inputs, logits)
+    allowed = max(verification.TOLERANCE, verification.NOISE_FACTOR * noise)
+    reference, comparisons = verification.branch_form(model, fused)
+    fused_difference = verification.largest_difference(logits, verification.paddle_logits(reference, inputs))
+    require_small("the fused and the unfused model's logits", fused_difference, allowed)
+
+    parameters = fused.state_dict()
+    raw = convert.convert(convert.Network(fused, softmax), (batch, *image_shape), opset)
+    names = {parameter.name: name for name, parameter in parameters.items()}
+    ending = graph.PROBABILITIES if softmax else graph.LOGITS
+    onnx_model = graph.simplify(raw, described.architecture, names, ending)
+    versions = {
+        "ppcls_ext_version": ppcls_ext.__version__,
+        "paddle_version": paddle.__version__,
+        "paddle2onnx_version": version("paddle2onnx"),
+        "opset": str(graph.opset(onnx_model)),
+    }
+    graph.set_properties(onnx_model, {**metadata, **versions})
+
+    graph.check(onnx_model)
+    verification.require_same_parameters(onnx_model, {name: value.numpy() for name, value in parameters.items()})
+    onnx_differences = {
+        n: _compare_with_paddle(onnx_model, inputs, logits, n, softmax, allowed) for n in ([batch] if batch else [1, 3])
+    }
+    content = onnx_model.SerializeToString(deterministic=True)
+    with atomic_write(output) as file:
+        file.write(content)
+    return ExportReport(
+        path=Path(output),
+        opset=graph.opset(onnx_model),
+        input=graph.shape_text(onnx_model.graph.input[0]),
+        output=graph.shape_text(onnx_model.graph.output[0]),
+        nodes=graph.count_nodes(onnx_model),
+        size=len(content) / 2**20,
+        layer_difference=max(comparison.difference for comparison in comparisons) if comparisons else None,
+        fused_difference=fused_difference if comparisons else None,
+        onnx_differences=onnx_differences,
+        noise=noise,
+    )
+
+
+def _compare_with_paddle(
+    onnx_model: onnx.ModelProto, inputs: ByKind, logits: ByKind, batch: int, softmax: bool, allowed: float
+) -> float:
+    """The logits' largest difference, relative; raises where logits or probabilities differ too much."""
+    from ppcls_ext.deploy.graph import with_logits
+
+    outputs = verification.onnx_outputs(with_logits(onnx_model) if softmax else onnx_model, inputs, batch)
+    difference = verification.largest_difference(outputs, logits)
+    require_small(f"onnxruntime's and Paddle's logits at batch {batch}", difference, allowed)
+    if softmax:
+        outputs = verification.onnx_outputs(onnx_model, inputs, batch)
+        expected = {kind: softmax_of(values) for kind, values in logits.items()}
+        # logits that are d apart make probabilities with ratios of up to exp(2 d)
+        scale = max(float(np.abs(values).max()) for values in logits.values())
+        what = f"onnxruntime's and Paddle's probabilities at batch {batch}"
+        require_small(what, verification.largest_difference(outputs, expected), allowed * max(1.0, 2 * scale))
+    return difference
+
+
+def _check_arguments(
+    output: str | Path,
+    image_shape: tuple[int, int, int],
+    opset: int,
+    batch: int | None,
+    metadata: Mapping[str, str],
+    samples: np.ndarray | None,
+) -> Metadata:
+    if Path(output).is_dir():
+        raise PpclsExtError(f"{output} is a folder: expected the name of the file to write")
+    if opset not in OPSETS:
+        raise PpclsExtError(f"opset is {opset}: expected {OPSETS[0]} to {OPSETS[-1]}")
+    if batch is not None and (type(batch) is not int or batch < 1):
+        raise PpclsExtError(f"batch is {batch!r}: expected a whole number from 1, or none for any batch")
+    described = Metadata.from_properties(metadata)
+    width, height = described.preprocessing.image_size
+    if list(np.ravel(image_shape)) != [3, height, width]:
+        raise PpclsExtError(
+            f"image_shape is {image_shape}, but the transforms make images of shape {(3, height, width)}: "
+            "change Global.image_shape or the sizes in Infer.transforms"
+        )
+    if samples is not None and (samples.ndim != 4 or samples.shape[1:] != tuple(image_shape) or not len(samples)):
+        raise PpclsExtError(f"samples have shape {samples.shape}: expected (N, {', '.join(map(str, image_shape))})")
+    return described

@@ -1,0 +1,27 @@
+"""What has to happen before Paddle and PaddleClas are used."""
+
+from __future__ import annotations
+
+import os
+
+from ppcls_ext.engine.threads import use_all_cores
+
+
+def set_up() -> None:
+    """What has to happen before Paddle and PaddleClas are used: threads, adaptations, models.
+
+    Raises:
+        PpclsExtError: there is no PaddleClas with an engine.
+    """
+    # Paddle's C++ notes on how it runs an exported model
+    os.environ.setdefault("GLOG_minloglevel", "1")
+    from ppcls_ext.host.locate import activate
+
+    activate(need_engine=True)
+    use_all_cores()
+    from ppcls_ext.host import adaptations
+    from ppcls_ext.host.registry import register
+    from ppcls_ext.models.factories import FACTORIES
+
+    adaptations.apply()
+    register(FACTORIES)

@@ -1,0 +1,40 @@
+"""The model that a weights file is for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from paddle import nn
+
+from ppcls_ext.models.factories import build
+from ppcls_ext.weights.files import read_weights
+from ppcls_ext.weights.loading import LoadReport, load_weights
+from ppcls_ext.weights.naming import to_model_names
+
+
+def load_model(source: str | Path, arch: str, class_num: int | None = None) -> tuple[nn.Layer, LoadReport]:
+    """The model that a weights file is for: fused or not, with the file's number of classes.
+
+    Args:
+        source: see `load_weights`.
+        arch: the factory's name.
+        class_num: classes of the model; the file's where None. Where the file's number differs, the head starts afresh.
+
+    Raises:
+        PpclsExtError: unknown architecture, or the file does not fit it.
+    """
+    arrays = read_weights(source)
+    fused = not any(name.endswith(("._variance", ".running_var")) for name in arrays)
+    model = build(arch, fused=fused)
+    in_file = _classes(arrays, model)
+    if (class_num or in_file or 1000) != 1000:
+        model = build(arch, fused=fused, class_num=class_num or in_file)
+    return model, load_weights(model, source, allow_other_classes=class_num not in (None, in_file))
+
+
+def _classes(arrays: dict[str, np.ndarray], model: nn.Layer) -> int | None:
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    named = to_model_names(arrays, expected, model.timm_names, paddle_layout=True).tensors
+    bias = named.get(f"{model.classifier}.bias")
+    return None if bias is None else int(bias.size)

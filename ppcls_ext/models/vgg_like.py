@@ -1,0 +1,71 @@
+"""What MobileOne and RepVGG share: blocks that sum branches, five stages in a row, pooling, a linear classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from paddle import Tensor, nn
+
+from ppcls_ext.layers.channel_major import elementwise
+from ppcls_ext.layers.rep_conv import RepConv
+from ppcls_ext.layers.squeeze_excite import SqueezeExcite
+from ppcls_ext.models.backbone import Backbone
+from ppcls_ext.weights.naming import Renaming
+
+STAGE_CHANNELS = (64, 128, 256, 512)  # at width 1
+
+
+class VggBlock(RepConv):
+    """Sum of branches → squeeze-and-excitation where used → ReLU."""
+
+    #: Names of SE's two convolutions in the state dict.
+    se_names: tuple[str, str]
+
+    def add_se(self, use_se: bool) -> None:
+        """Puts SE behind the sum, with a 16th of the channels inside, where `use_se`; subclasses call it once."""
+        self.se = SqueezeExcite(self.out_channels, self.out_channels // 16, self.se_names) if use_se else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x: (N, in_channels, H, W)` → (N, out_channels, H / stride, W / stride)."""
+        x = super().forward(x)
+        if self.se is not None:
+            x = self.se(x)
+        return elementwise(nn.functional.relu, x)
+
+
+class VggLike(Backbone):
+    """stage0 … stage4 → global pooling → linear classifier. Subclasses make the stages, then call `add_head`."""
+
+    @staticmethod
+    def stem_channels(width: float) -> int:
+        """Output channels of stage0, from the width multiplier of the first stage."""
+        return min(64, int(64 * width))
+
+    def add_head(self, channels: int, class_num: int) -> None:
+        """Adds pooling and the classifier, which starts from N(0, 0.01²)."""
+        self.gap = nn.AdaptiveAvgPool2D(1)
+        self.flatten = nn.Flatten()
+        self.linear = nn.Linear(channels, class_num, weight_attr=nn.initializer.Normal(std=0.01))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x: (N, 3, H, W)` → logits (N, class_num)."""
+        for stage in (self.stage0, self.stage1, self.stage2, self.stage3, self.stage4):
+            x = stage(x)
+        return self.linear(self.flatten(self.gap(x)))
+
+
+def timm_names(branches: Sequence[tuple[str, str]], se_names: tuple[str, str]) -> Renaming:
+    """From timm's names, which both families share but for branches and SE, to the official ones.
+
+    Args:
+        branches: (timm's name, official name) of each kind of branch.
+        se_names: official names of SE's two convolutions.
+    """
+    return (
+        (r"^stem\.", "stage0."),
+        (r"^stages\.(\d)\.", lambda match: f"stage{int(match[1]) + 1}."),
+        *((rf"\.{theirs}\.", f".{ours}.") for theirs, ours in branches),
+        (r"\.attn\.fc1\.", f".se.{se_names[0]}."),
+        (r"\.attn\.fc2\.", f".se.{se_names[1]}."),
+        (r"^head\.fc\.", "linear."),
+    )

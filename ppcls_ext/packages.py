@@ -1,0 +1,40 @@
+"""Other people's packages: loading the optional ones, quoting their errors. Nothing is ever installed from here."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from ppcls_ext.errors import PpclsExtError, one_line
+
+
+def require(*names: str) -> None:
+    """Imports the named packages, so that a missing one is noticed before any work.
+
+    Raises:
+        PpclsExtError: a package is missing or does not load.
+    """
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            raise PpclsExtError(f'the package {error.name} is missing: pip install "ppcls-ext[onnx]"') from error
+        except Exception as error:
+            raise PpclsExtError(
+                f'the package {name} does not load ({one_line(error)}): reinstall it, pip install "ppcls-ext[onnx]"'
+            ) from error
+
+
+def import_extra(module: str) -> ModuleType:
+    """Imports a module that the `engine` extra installs.
+
+    Raises:
+        PpclsExtError: it is not installed, or broken.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise PpclsExtError(
+            f"cannot import {module} ({error}); the extra named engine installs it: pip install 'ppcls-ext[engine]', "
+            "or pip install '.[engine]' in a checkout"
+        ) from error

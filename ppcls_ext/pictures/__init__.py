@@ -1,0 +1,1 @@
+"""From a picture's file to the network's input, without Paddle and PaddleClas."""

@@ -1,0 +1,1 @@
+"""Classifying with an exported file, without Paddle."""

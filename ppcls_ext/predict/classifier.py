@@ -1,0 +1,117 @@
+"""Classifies images with an exported ONNX file; needs onnxruntime, NumPy and Pillow, and no Paddle.
+
+How an image becomes the input, and the classes' names, are read from the file itself.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ppcls_ext.errors import PpclsExtError, one_line
+from ppcls_ext.packages import require
+from ppcls_ext.pictures.prepare import prepare
+from ppcls_ext.predict.metadata import Metadata
+
+
+class Classifier:
+    """An exported ONNX file, ready to run.
+
+    Args:
+        path: the file.
+        threads: of one operation; None leaves the choice to onnxruntime.
+
+    Raises:
+        PpclsExtError: the file is missing, damaged, or not exported by this project.
+    """
+
+    def __init__(self, path: str | os.PathLike, threads: int | None = None) -> None:
+        require("onnxruntime")
+        import onnxruntime
+
+        if not Path(path).is_file():
+            raise PpclsExtError(f"{path}: there is no such file; export one with tools/export_onnx.py")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or 0
+        options.log_severity_level = 4  # failures come as exceptions
+        try:
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's kinds have no common base
+            raise PpclsExtError(
+                f"{path}: onnxruntime cannot load it ({one_line(error)}); expected an ONNX file"
+            ) from error
+        try:
+            self.metadata = Metadata.from_properties(self.session.get_modelmeta().custom_metadata_map)
+        except PpclsExtError as error:
+            raise PpclsExtError(f"{path}: {error}") from error
+        (self.input,), (self.output,) = self.session.get_inputs(), self.session.get_outputs()
+        batch, *image_shape = self.input.shape
+        #: The batch that the file demands; None where any will do.
+        self.batch = batch if isinstance(batch, int) else None
+        width, height = self.metadata.preprocessing.image_size
+        if image_shape != [3, height, width]:
+            raise PpclsExtError(
+                f"{path}: the network reads images of shape {image_shape}, but its metadata make {[3, height, width]}: "
+                "export it again"
+            )
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """Runs the network.
+
+        Args:
+            images: (N, 3, H, W) float32, prepared; N may be less than a fixed batch.
+
+        Returns:
+            (N, classes) float32.
+        """
+        count = len(images)
+        if self.batch:
+            images = np.concatenate([images, np.zeros((self.batch - count, *images.shape[1:]), images.dtype)])
+        (scores,) = self.session.run([self.output.name], {self.input.name: images})
+        return softmax(scores[:count]) if self.output.name == "logits" else scores[:count]
+
+    def top(self, probabilities: np.ndarray, count: int) -> dict[str, list]:
+        """The most probable classes of one image, best first, in the words of PaddleClas's inference.
+
+        Args:
+            probabilities: (classes,).
+            count: how many; all where there are fewer classes.
+        """
+        indices = [int(index) for index in probabilities.argsort(kind="stable")[::-1][:count]]
+        names = self.metadata.class_names
+        return {
+            "class_ids": indices,
+            "scores": [round(float(probabilities[index]), 5) for index in indices],
+            "label_names": [] if names is None else [names[i] if i < len(names) else "" for i in indices],
+        }
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Softmax over the last axis: `logits: (N, classes)`."""
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def classify(
+    classifier: Classifier, files: Sequence[Path], batch_size: int, topk: int
+) -> Iterator[tuple[Path, dict[str, list] | PpclsExtError]]:
+    """Classifies image files, `batch_size` at a time.
+
+    Yields:
+        Each file, in order, with its best classes, or with the error where it could not be read.
+    """
+    for start in range(0, len(files), batch_size):
+        chunk: dict[Path, Any] = {}
+        for file in files[start : start + batch_size]:
+            try:
+                chunk[file] = prepare(file, classifier.metadata.preprocessing)
+            except PpclsExtError as error:
+                chunk[file] = error
+        images = [image for image in chunk.values() if isinstance(image, np.ndarray)]
+        rows = iter(classifier.probabilities(np.stack(images)) if images else ())
+        for file, image in chunk.items():
+            yield file, image if isinstance(image, PpclsExtError) else classifier.top(next(rows), topk)

@@ -1,0 +1,75 @@
+"""What an ONNX file says about itself: architecture, class names, how an image becomes the input.
+
+Kept in the file's `metadata_props` as plain strings, lists and numbers as JSON, so that any ONNX runtime can read them.
+This module needs no other package.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.pictures.rule import Preprocessing
+
+SCHEMA_VERSION = "1"
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What the file says.
+
+    Args:
+        architecture: the factory's name, such as "MobileOne_S0".
+        preprocessing: from image file to input.
+        class_names: by class index; None where unknown, "" for an index without a name.
+    """
+
+    architecture: str
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...] | None = None
+
+    def to_properties(self) -> dict[str, str]:
+        """As strings for `metadata_props`; `from_properties` is its inverse."""
+        width, height = self.preprocessing.image_size
+        properties = {
+            "schema_version": SCHEMA_VERSION,
+            "architecture": self.architecture,
+            "input_size": json.dumps([3, height, width]),
+            "preprocessing": json.dumps(dataclasses.asdict(self.preprocessing)),
+        }
+        if self.class_names is not None:
+            properties["class_names"] = json.dumps(self.class_names, ensure_ascii=False)
+        return properties
+
+    @classmethod
+    def from_properties(cls, properties: Mapping[str, str]) -> Metadata:
+        """Reads what `to_properties` wrote; other keys are left alone.
+
+        Raises:
+            PpclsExtError: the properties are missing, of another schema, or damaged.
+        """
+        version = properties.get("schema_version")
+        if version is None or "preprocessing" not in properties:
+            raise PpclsExtError("the file does not say how to prepare its images: export it with tools/export_onnx.py")
+        if version != SCHEMA_VERSION:
+            raise PpclsExtError(
+                f"the file's metadata have schema {version}, expected {SCHEMA_VERSION}: update ppcls_ext"
+            )
+        try:
+            fields = {
+                key: tuple(value) if isinstance(value, list) else value
+                for key, value in json.loads(properties["preprocessing"]).items()
+            }
+            names = json.loads(properties["class_names"]) if "class_names" in properties else None
+            if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+                raise TypeError("class_names is no list of strings")
+            return cls(
+                architecture=properties["architecture"],
+                preprocessing=Preprocessing(**fields),
+                class_names=None if names is None else tuple(names),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise PpclsExtError(f"the file's metadata are damaged ({error}): export it again") from error

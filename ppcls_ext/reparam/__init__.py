@@ -1,0 +1,1 @@
+"""Structural re-parameterization: the algebra, fusing, and the way back."""

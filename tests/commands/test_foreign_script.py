@@ -1,0 +1,63 @@
+"""`python -m ppcls_ext`: PaddleClas's own scripts with our models."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ppcls_ext.checkpoints.atomic_set import intact
+
+CHECKOUT = os.environ.get("PADDLECLAS_HOME")
+# what tools/train.py of every PaddleClas does: the wheel has no tools
+SCRIPT = """
+from ppcls.utils import config
+from ppcls.engine.engine import Engine
+args = config.parse_args()
+config = config.get_config(args.config, overrides=args.override, show=False)
+config.profiler_options = args.profiler_options
+Engine(config, mode="train").train()
+"""
+
+
+@pytest.fixture
+def script(tmp_path) -> Path:
+    if CHECKOUT:
+        return Path(CHECKOUT, "tools", "train.py")
+    spec = importlib.util.find_spec("paddleclas")
+    if spec is None:
+        pytest.skip("needs the paddleclas wheel or, in PADDLECLAS_HOME, a checkout")
+    home = tmp_path / "PaddleClas"
+    (home / "tools").mkdir(parents=True)
+    (home / "ppcls").symlink_to(Path(spec.origin).parent / "ppcls")
+    (home / "tools" / "train.py").write_text(SCRIPT)
+    return home / "tools" / "train.py"
+
+
+def test_train(script, run_tool, config_file, tmp_path):
+    options = ["-o", "Recipe.ema.decay=0.9", "-o", "Arch.name=FasterNet_T0"]
+    result = run_tool("-m", script, "-c", config_file, *options, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "[Eval][Epoch 1][best metric:" in result.stdout
+    folder = tmp_path / "output" / "FasterNet_T0"
+    assert intact(folder / "best_model.pdparams") == folder / "best_model.pdparams"  # in a set, with its checksums
+    assert (folder / "latest.ema.pdparams").is_file()
+
+
+def test_paddleclas_own_configuration(script, run_tool, config, tmp_path):
+    """A model of PaddleClas's, without a recipe, as its script alone would train it."""
+    config["Arch"] = {"name": "ResNet18", "class_num": 2}
+    (tmp_path / "config.yml").write_text(yaml.safe_dump(config))
+    result = run_tool("-m", script, "-c", "config.yml", "-o", "Global.epochs=1", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "output" / "ResNet18" / "latest.pdparams").is_file()
+
+
+def test_bad_input(script, run_tool, config_file, tmp_path):
+    missing = run_tool("-m", tmp_path / "none.py", "-c", config_file, cwd=tmp_path)
+    assert missing.returncode == 1
+    assert missing.stderr.startswith("error: no script ")
+    assert run_tool("-m", cwd=tmp_path).returncode == 2

@@ -1,0 +1,225 @@
+"""ppcls_ext.predict.classifier and tools/infer_onnx.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import paddle
+import pytest
+from PIL import Image
+
+import ppcls_ext
+from ppcls_ext.commands.infer_onnx import main
+from ppcls_ext.commands.outcome import run
+from ppcls_ext.deploy.export import export_onnx
+from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.pictures.find import find_images
+from ppcls_ext.pictures.prepare import prepare
+from ppcls_ext.predict.classifier import Classifier, softmax
+from ppcls_ext.predict.metadata import Metadata
+from tests.tiny_net import CLASSES, METADATA, PIXELS, make_net
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    """A folder of five images, and files that are none."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for index, name in enumerate(("b.jpg", "a.png", "c.JPEG", "d.bmp", "e.webp")):
+        levels = np.random.default_rng(index).integers(0, 256, (24 + index, 30, 3), dtype=np.uint8)
+        Image.fromarray(levels).save(folder / name)
+    (folder / "notes.txt").write_text("no image")
+    (folder / "inside.jpg").mkdir()
+    return folder
+
+
+def infer(capsys, *arguments) -> tuple[int, str, str]:
+    code = run(lambda: main([str(argument) for argument in arguments]))
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_answers_are_paddles(exported, pictures, capsys):
+    net, path, _ = exported
+    code, out, err = infer(capsys, "--model", path, "--json", "--topk", 3, pictures)
+    assert (code, err) == (0, "")
+    results = json.loads(out)
+    assert [Path(result["file_name"]).name for result in results] == ["a.png", "b.jpg", "c.JPEG", "d.bmp", "e.webp"]
+    rule = Classifier(path).metadata.preprocessing
+    fused = ppcls_ext.reparameterize(net)
+    for result in results:
+        assert list(result) == ["file_name", "class_ids", "scores", "label_names"]
+        with paddle.no_grad():
+            expected = softmax(fused(paddle.to_tensor(prepare(Path(result["file_name"]), rule)[None])).numpy())[0]
+        order = np.argsort(-expected)[:3]
+        assert result["class_ids"] == order.tolist()
+        np.testing.assert_allclose(result["scores"], expected[order], atol=1.1e-5)
+        assert result["label_names"] == [CLASSES[index] for index in order]
+
+
+@pytest.mark.parametrize("arguments", [("--batch-size", 1), ("--batch-size", 2), ("--threads", 1), ()])
+def test_batches_and_threads_do_not_matter(exported, pictures, capsys, arguments):
+    _, path, _ = exported
+    everything = infer(capsys, "--model", path, "--json", pictures)
+    assert infer(capsys, "--model", path, "--json", pictures, *arguments) == everything
+
+
+def test_the_table(exported, pictures, capsys):
+    _, path, _ = exported
+    code, out, err = infer(capsys, "--model", path, "--topk", 99, pictures / "a.png", pictures / "b.jpg")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert [line for line in lines if not line.startswith(" ")] == [str(pictures / "a.png"), str(pictures / "b.jpg")]
+    assert len(lines) == 2 * (1 + len(CLASSES))  # all classes where there are fewer than asked for
+    scores = [float(line.split()[0]) for line in lines[1:6]]
+    assert scores == sorted(scores, reverse=True)
+    assert sum(scores) == pytest.approx(1, abs=1e-4)
+    assert any(line.endswith("  1  菊花") for line in lines)
+
+
+def test_a_terminal_that_cannot_show_the_names(exported, pictures):
+    command = [sys.executable, str(ROOT / "tools" / "infer_onnx.py"), "--model", str(exported[1]), str(pictures)]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\u83ca" in done.stdout
+
+
+def test_a_fixed_batch_and_logits(pictures, tmp_path, capsys, exported):
+    path = tmp_path / "fixed.onnx"
+    plain = Metadata(METADATA.architecture, METADATA.preprocessing)
+    options = {"image_shape": (3, PIXELS, PIXELS), "metadata": plain.to_properties()}
+    export_onnx(make_net(), path, batch=4, softmax=False, **options)
+    code, out, err = infer(capsys, "--model", path, "--json", pictures)  # five images: a full batch, and one image
+    assert (code, err) == (0, "")
+    expected = json.loads(infer(capsys, "--model", exported[1], "--json", pictures)[1])
+    for got, wanted in zip(json.loads(out), expected):
+        assert got["class_ids"] == wanted["class_ids"]
+        np.testing.assert_allclose(got["scores"], wanted["scores"], atol=1.1e-5)
+        assert got["label_names"] == []
+    code, out, err = infer(capsys, "--model", path, "--batch-size", 3, pictures)
+    assert (code, out) == (1, "")
+    assert "--batch-size is 3" in err
+    assert "exported for 4" in err
+
+
+def test_what_cannot_be_read_is_named_and_the_others_go_on(exported, pictures, capsys):
+    _, path, _ = exported
+    (pictures / "b.jpg").write_bytes(b"")
+    names = [pictures / "missing.jpg", pictures, pictures / "notes.txt"]
+    code, out, err = infer(capsys, "--model", path, "--json", "--batch-size", 2, *names)
+    assert code == 1
+    assert [Path(result["file_name"]).name for result in json.loads(out)] == ["a.png", "c.JPEG", "d.bmp", "e.webp"]
+    lines = err.splitlines()
+    assert len(lines) == 3
+    for line, name in zip(lines, ("missing.jpg", "b.jpg", "notes.txt")):
+        assert line.startswith(f"error: {pictures / name}: ")
+
+
+def test_nothing_readable_is_still_a_document(exported, pictures, capsys):
+    code, out, _ = infer(capsys, "--model", exported[1], "--json", pictures / "notes.txt")
+    assert (code, json.loads(out)) == (1, [])
+
+
+def test_finding_images(pictures, monkeypatch):
+    monkeypatch.chdir(pictures)
+    five = [Path(name) for name in ("a.png", "b.jpg", "c.JPEG", "d.bmp", "e.webp")]
+    assert find_images(["."]) == five
+    assert find_images(["*.jpg", "a.png", "./b.jpg", str(pictures / "a.png")]) == five[1::-1]  # the folder is none
+    assert find_images(["notes.txt", "missing.jpg"]) == [Path("notes.txt"), Path("missing.jpg")]  # as named
+    Path("[1].png").write_bytes(Path("a.png").read_bytes())
+    assert find_images(["[1].png"]) == [Path("[1].png")]
+    for name in ("*.tiff", "inside.jpg"):
+        with pytest.raises(PpclsExtError, match=r"no image found") as caught:
+            find_images(["a.png", name])
+        assert name in str(caught.value)
+
+
+def test_an_image_of_one_pixel(exported, tmp_path, capsys):
+    Image.new("RGB", (1, 1), (200, 100, 0)).save(tmp_path / "dot.png")
+    code, out, _ = infer(capsys, "--model", exported[1], "--json", tmp_path / "dot.png")
+    assert code == 0
+    assert len(json.loads(out)) == 1
+
+
+def without_metadata(path: Path) -> bytes:
+    model = onnx.load(path)
+    del model.metadata_props[:]
+    return model.SerializeToString()
+
+
+def with_other_size(path: Path) -> bytes:
+    model = onnx.load(path)
+    for entry in model.metadata_props:
+        entry.value = entry.value.replace('"crop": [16, 16]', '"crop": [8, 16]')
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (lambda path: None, "no such file"),
+        (lambda path: b"", "onnxruntime cannot load it"),
+        (lambda path: b"no graph", "onnxruntime cannot load it"),
+        (lambda path: path.read_bytes()[:1000], "onnxruntime cannot load it"),
+        (without_metadata, "does not say how to prepare its images"),
+        (with_other_size, r"reads images of shape \[3, 16, 16\]"),
+    ],
+)
+def test_broken_models(exported, pictures, tmp_path, capsys, content, said):
+    path = tmp_path / "model.onnx"
+    made = content(exported[1])
+    if made is not None:
+        path.write_bytes(made)
+    with pytest.raises(PpclsExtError, match=said):
+        Classifier(path)
+    code, out, err = infer(capsys, "--model", path, pictures)
+    assert (code, out) == (1, "")
+    assert err.startswith(f"error: {path}: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["--topk", "0"], ["--topk", "-1"], ["--batch-size", "x"], ["--threads", "1.5"]])
+def test_bad_usage(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--model", "m.onnx", "a.jpg", *arguments])
+    assert caught.value.code == 2
+    assert "expected a whole number from 1" in capsys.readouterr().err
+
+
+def test_missing_onnxruntime(exported, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(PpclsExtError, match=r'onnxruntime is missing: pip install "ppcls-ext\[onnx\]"'):
+        Classifier(exported[1])
+
+
+ALONE = """
+import runpy, sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"paddle", "paddle2onnx", "ppcls", "paddleclas", "onnx", "onnxslim", "cv2"}:
+            raise ModuleNotFoundError("blocked: " + name, name=name)
+sys.meta_path.insert(0, Blocker())
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_it_runs_without_paddle_onnx_and_opencv(exported, pictures, tmp_path):
+    """From another folder, in a process where none of them can be imported."""
+    tool = [sys.executable, "-c", ALONE, str(ROOT / "tools" / "infer_onnx.py")]
+    command = [*tool, "--model", str(exported[1]), "--json", str(pictures)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8", check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(json.loads(done.stdout)) == 5
+    shown = subprocess.run([*tool, "--help"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert shown.returncode == 0
+    assert "example" in shown.stdout

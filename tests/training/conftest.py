@@ -1,0 +1,68 @@
+"""A training on the tiny data set of tests/tiny_dataset.py, observed from inside."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import paddle
+import pytest
+
+
+@pytest.fixture
+def engine(config, tmp_path, monkeypatch, registered):
+    """Builds a training engine from the fixture `config` as it is then, with the given Recipe, in `tmp_path`."""
+    monkeypatch.chdir(tmp_path)
+    config["Arch"]["name"] = "FasterNet_T0"  # the quickest
+
+    def build(**recipe):
+        from ppcls_ext.configuration.prepare import prepare
+        from ppcls_ext.engine.engine import Engine
+
+        config["Recipe"] = recipe
+        return Engine(prepare(copy.deepcopy(config), "train"), "train")
+
+    return build
+
+
+@pytest.fixture
+def fresh_process():
+    """A context in which Paddle counts parameters from 0, as in a process of its own.
+
+    Optimizers save their state under these names.
+    """
+    return paddle.utils.unique_name.guard
+
+
+@pytest.fixture
+def updates():
+    """Makes an engine record, at each update of the weights, the gradients and the state before and after."""
+
+    def record(engine) -> list[dict]:
+        records = []
+        for name in ("step", "minimize"):
+            setattr(engine.optimizer[-1], name, _recording(getattr(engine.optimizer[-1], name), engine, records))
+        return records
+
+    return record
+
+
+def _recording(update, engine, records):
+    def recording(*args, **kwargs):
+        record = {
+            "gradients": {
+                name: np.zeros(p.shape, "float32") if p.grad is None else p.grad.numpy()
+                for name, p in engine.model.named_parameters()
+            },
+            "before": arrays(engine.model.state_dict()),
+            "lr": engine.optimizer[-1].get_lr(),
+        }
+        result = update(*args, **kwargs)
+        records.append({**record, "after": arrays(engine.model.state_dict())})
+        return result
+
+    return recording
+
+
+def arrays(state: dict) -> dict[str, np.ndarray]:
+    return {name: tensor.numpy().copy() for name, tensor in state.items()}
