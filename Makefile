@@ -11,7 +11,7 @@ help:
 	@echo "make test     the tests but for the slow ones"
 	@echo "make check    what a commit must pass: lint, format, generated files, all tests"
 	@echo "make install  .venv with everything, PaddleClas included; does nothing when it is up to date"
-	@echo "make configs  write configs/ anew from ppcls_ext/recipes.py"
+	@echo "make configs  write configs/ anew from ppcls_ext/config_table"
 
 install: $(INSTALLED)
 

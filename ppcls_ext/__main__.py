@@ -1,78 +1,9 @@
-"""Runs one of PaddleClas's own scripts, unmodified, with this project's models in its registry."""
+"""`python -m ppcls_ext SCRIPT`: see `ppcls_ext.commands.host_script`."""
 
-from __future__ import annotations
-
-import argparse
-import os
-import runpy
 import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
+from ppcls_ext.commands.host_script import main
 from ppcls_ext.commands.outcome import run
-from ppcls_ext.configuration.load import load_config
-from ppcls_ext.engine.start import set_up
-from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.host.locate import HOME
-
-#: What PaddleClas's scripts do, by name.
-MODES = {"train": "train", "eval": "eval", "infer": "infer", "export_model": "export"}
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the script named first, with the arguments that follow.
-
-    The PaddleClas that the script lies in is the one that is used. Its scripts that train, evaluate, infer and export
-    get this project's reader of configurations and its engine, so that all works as with this project's own tools
-    (strict weights, section `Recipe`, whole checkpoints in `output_dir/ARCH`).
-
-    Raises:
-        PpclsExtError: there is no such script, or something is wrong with the configuration.
-    """
-    parser = argparse.ArgumentParser(
-        prog="python -m ppcls_ext",
-        description=__doc__,
-        epilog="example:\n  python -m ppcls_ext ~/PaddleClas/tools/train.py -c configs/MobileOne_S0.yml",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("script", type=Path, help="a script of a PaddleClas checkout, such as tools/train.py")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="for the script")
-    args = parser.parse_args(argv)
-    script = args.script.resolve()
-    if not script.is_file():
-        raise PpclsExtError(f"no script {args.script}: expected one of PaddleClas's, such as tools/train.py")
-    if (script.parents[1] / "ppcls").is_dir():
-        os.environ[HOME] = str(script.parents[1])
-    set_up()
-    if script.stem in MODES:
-        give_scripts_our_engine(MODES[script.stem])
-    sys.argv = [str(script), *args.arguments]
-    runpy.run_path(str(script), run_name="__main__")
-
-
-def give_scripts_our_engine(mode: str) -> None:
-    """Puts our reader in the place of PaddleClas's `get_config` and our engine in the place of its `Engine`.
-
-    Args:
-        mode: "train", "eval", "infer" or "export".
-    """
-    import ppcls.engine.engine
-    import ppcls.utils.config
-
-    from ppcls_ext.configuration.prepare import prepare
-    from ppcls_ext.engine.engine import Engine
-
-    def get_config(fname: str, overrides: Sequence[str] | None = None, show: bool = False) -> dict[str, Any]:
-        config = prepare(load_config(fname, overrides or ()), mode)
-        if show:
-            ppcls.utils.config.print_config(config)
-        return config
-
-    ppcls.utils.config.get_config = get_config
-    ppcls.utils.get_config = get_config
-    ppcls.engine.engine.Engine = Engine
-
 
 if __name__ == "__main__":
     sys.exit(run(main))

@@ -17,20 +17,24 @@ def overlap(a: Sequence[ListEntry], b: Sequence[ListEntry]) -> list[str]:
     Returns:
         One text for each such image of `b`: its path, or `its path = path in a` where the names differ.
     """
-    left = list(dict.fromkeys(entry.path for entry in a))
-    known = set(left)
-    right = list(dict.fromkeys(entry.path for entry in b))
-    found = [str(path) for path in right if path in known]
-    right = [path for path in right if path not in known]
-    # from cheap to dear, so that few files of a large dataset are read whole
+    left, right = ({entry.path: None for entry in entries} for entries in (a, b))
+    found = [str(path) for path in right if path in left]
+    twins = _twins(list(left), [path for path in right if path not in left])
+    return found + [f"{path} = {twin}" for path, twin in twins.items()]
+
+
+def _twins(left: list[Path], right: list[Path]) -> dict[Path, Path]:
+    """The files of `right` with the bytes of one in `left`, each with the first such file."""
+    # from cheap to dear, so that few files of a large data set are read whole
     for key in (_size, _sample, _digest):
-        left_keys = {path: key(path) for path in left} if right else {}
-        right_keys = {path: key(path) for path in right}
+        if not right:
+            return {}
+        left_keys, right_keys = ({path: key(path) for path in paths} for paths in (left, right))
         common = set(left_keys.values()).intersection(right_keys.values())
-        left = [path for path in left if left_keys.get(path) in common]
+        left = [path for path in left if left_keys[path] in common]
         right = [path for path in right if right_keys[path] in common]
-    twin = {left_keys[path]: path for path in reversed(left)}
-    return found + [f"{path} = {twin[right_keys[path]]}" for path in right]
+    first = {left_keys[path]: path for path in reversed(left)}
+    return {path: first[right_keys[path]] for path in right}
 
 
 def _size(path: Path) -> int:

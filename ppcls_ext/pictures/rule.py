@@ -53,31 +53,9 @@ class Preprocessing:
     std: tuple[float, ...] = IMAGENET_STD
 
     def __post_init__(self) -> None:
-        """Raises PpclsExtError where the values make no sense together."""
-        if self.decode not in INTERPOLATIONS or self.backend not in INTERPOLATIONS:
-            raise PpclsExtError(f"image libraries are {self.decode!r} and {self.backend!r}: expected 'cv2' or 'pil'")
-        if self.channel_order not in ("RGB", "BGR"):
-            raise PpclsExtError(f"channel order is {self.channel_order!r}: expected 'RGB' or 'BGR'")
-        if self.interpolation not in INTERPOLATIONS[self.backend]:
-            raise PpclsExtError(
-                f"interpolation is {self.interpolation!r}: {self.backend} has {', '.join(INTERPOLATIONS[self.backend])}"
-            )
-        if (self.resize_short is None) == (self.resize is None):
-            raise PpclsExtError(f"got resize_short={self.resize_short} and resize={self.resize}: expected one of them")
-        sizes = [self.resize_short] if self.resize is None else list(self.resize)
-        for size in [*sizes, *(self.crop or ())]:
-            if type(size) is not int or size < 1:
-                raise PpclsExtError(f"an image size is {size!r}: expected a whole number of px")
-        if self.crop is None and self.resize is None:
-            raise PpclsExtError(
-                "resize_short without a crop leaves images of many sizes: crop them, or give both sides"
-            )
-        if self.crop and any(crop > side for crop, side in zip(self.crop, self.resize or [self.resize_short] * 2)):
-            raise PpclsExtError(f"the crop {self.crop} px is larger than the resized image, {self.resize or sizes} px")
-        if len(self.mean) != 3 or len(self.std) != 3 or not all(map(_is_number, (*self.mean, *self.std, self.scale))):
-            raise PpclsExtError(f"mean {self.mean}, std {self.std}, scale {self.scale}: expected 3, 3 and 1 numbers")
-        if 0 in self.std:
-            raise PpclsExtError(f"std is {self.std}: expected numbers other than 0")
+        """Raises PpclsExtError where the values make no sense, alone or together."""
+        for check in (_check_words, _check_sizes, _check_numbers):
+            check(self)
 
     @property
     def image_size(self) -> Pair:
@@ -87,3 +65,34 @@ class Preprocessing:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _check_words(rule: Preprocessing) -> None:
+    if rule.decode not in INTERPOLATIONS or rule.backend not in INTERPOLATIONS:
+        raise PpclsExtError(f"image libraries are {rule.decode!r} and {rule.backend!r}: expected 'cv2' or 'pil'")
+    if rule.channel_order not in ("RGB", "BGR"):
+        raise PpclsExtError(f"channel order is {rule.channel_order!r}: expected 'RGB' or 'BGR'")
+    known = INTERPOLATIONS[rule.backend]
+    if rule.interpolation not in known:
+        raise PpclsExtError(f"interpolation is {rule.interpolation!r}: {rule.backend} has {', '.join(known)}")
+
+
+def _check_sizes(rule: Preprocessing) -> None:
+    if (rule.resize_short is None) == (rule.resize is None):
+        raise PpclsExtError(f"got resize_short={rule.resize_short} and resize={rule.resize}: expected one of them")
+    sizes = [rule.resize_short] if rule.resize is None else list(rule.resize)
+    for size in [*sizes, *(rule.crop or ())]:
+        if type(size) is not int or size < 1:
+            raise PpclsExtError(f"an image size is {size!r}: expected a whole number of px")
+    if rule.crop is None and rule.resize is None:
+        raise PpclsExtError("resize_short without a crop leaves images of many sizes: crop them, or give both sides")
+    if rule.crop and any(crop > side for crop, side in zip(rule.crop, rule.resize or [rule.resize_short] * 2)):
+        raise PpclsExtError(f"the crop {rule.crop} px is larger than the resized image, {rule.resize or sizes} px")
+
+
+def _check_numbers(rule: Preprocessing) -> None:
+    numbers = (*rule.mean, *rule.std, rule.scale)
+    if len(rule.mean) != 3 or len(rule.std) != 3 or not all(map(_is_number, numbers)):
+        raise PpclsExtError(f"mean {rule.mean}, std {rule.std}, scale {rule.scale}: expected 3, 3 and 1 numbers")
+    if 0 in rule.std:
+        raise PpclsExtError(f"std is {rule.std}: expected numbers other than 0")

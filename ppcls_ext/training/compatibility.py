@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,34 +31,45 @@ def check(settings: Settings, config: dict, ours: bool) -> None:
     """
     if settings == Settings():
         return
-    arch, globals_ = config["Arch"], config["Global"]
-    if globals_.get("train_mode") is not None:
-        raise PpclsExtError(f"Recipe does not work with Global.train_mode {globals_['train_mode']}: drop one of them")
+    _check_mode(config)
+    _check_architecture(settings, config, ours)
+    _check_precision(settings, config)
+    for fields, check_fields in _CHECKS.items():
+        if any(getattr(settings, field) not in (None, ()) for field in fields):
+            check_fields(settings, config)
+
+
+def _check_mode(config: dict) -> None:
+    mode = config["Global"].get("train_mode")
+    if mode is not None:
+        raise PpclsExtError(f"Recipe does not work with Global.train_mode {mode}: drop one of them")
+
+
+def _check_architecture(settings: Settings, config: dict, ours: bool) -> None:
     for name in ("custom_l2", "head_learning_rate", "unfuse"):
         if getattr(settings, name) is not None and not ours:
-            raise PpclsExtError(f"Recipe.{name} works with this project's models only, and Arch.name is {arch['name']}")
+            raise PpclsExtError(
+                f"Recipe.{name} works with this project's models only, and Arch.name is {config['Arch']['name']}"
+            )
+
+
+def _check_precision(settings: Settings, config: dict) -> None:
     half = str((config.get("AMP") or {}).get("level")).upper() == "O2"
     for name in ("ema", "weight_decay", "custom_l2"):
         if getattr(settings, name) is not None and half:
             raise PpclsExtError(f"Recipe.{name} needs weights in float32, and AMP.level is O2: expected O1")
-    if settings.ema is not None:
-        _check_ema(config)
-    if settings.weight_decay is not None or settings.custom_l2 is not None:
-        _check_optimizers(settings, config)
-    if settings.clip_global_norm is not None:
-        _check_clip(config)
-    if settings.progressive:
-        _check_progressive(settings, config)
-    if settings.custom_l2 is not None and (not arch["name"].startswith("RepVGG_") or arch.get("fused")):
+
+
+def _check_custom_l2(settings: Settings, config: dict) -> None:
+    arch = config["Arch"]
+    if not arch["name"].startswith("RepVGG_") or arch.get("fused"):
         raise PpclsExtError(
             f"Recipe.custom_l2 is RepVGG's, for its unfused form; Arch.name is {arch['name']}, Arch.fused is "
             f"{bool(arch.get('fused'))}"
         )
-    if settings.unfuse is not None:
-        _check_unfuse(config)
 
 
-def _check_ema(config: dict) -> None:
+def _check_ema(_: Settings, config: dict) -> None:
     if config.get("EMA"):
         raise PpclsExtError("EMA and Recipe.ema are both given: keep one of them")
     if config["Arch"]["name"] == "DistillationModel":
@@ -95,7 +106,7 @@ def _check_optimizers(settings: Settings, config: dict) -> None:
             fields["weight_decay"] = 0.0  # left out, PaddleClas would hand on None, which Paddle refuses
 
 
-def _check_clip(config: dict) -> None:
+def _check_clip(_: Settings, config: dict) -> None:
     for path, _, fields in _optimizers(config["Optimizer"]):
         if fields.get("clip_norm"):
             raise PpclsExtError(
@@ -129,7 +140,7 @@ def _check_progressive(settings: Settings, config: dict) -> None:
             )
 
 
-def _check_unfuse(config: dict) -> None:
+def _check_unfuse(_: Settings, config: dict) -> None:
     weights = config["Global"].get("pretrained_model")
     if config["Global"].get("checkpoints"):
         raise PpclsExtError(
@@ -141,3 +152,14 @@ def _check_unfuse(config: dict) -> None:
         )
     if config["Arch"].get("fused"):
         raise PpclsExtError("Recipe.unfuse trains the unfused form, and Arch.fused is true: remove Arch.fused")
+
+
+#: What is checked where any of these fields is given, in this order.
+_CHECKS: dict[tuple[str, ...], Callable[[Settings, dict], None]] = {
+    ("ema",): _check_ema,
+    ("weight_decay", "custom_l2"): _check_optimizers,
+    ("clip_global_norm",): _check_clip,
+    ("progressive",): _check_progressive,
+    ("custom_l2",): _check_custom_l2,
+    ("unfuse",): _check_unfuse,
+}

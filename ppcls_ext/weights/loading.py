@@ -71,21 +71,42 @@ def load_weights(model: nn.Layer, source: Source, *, allow_other_classes: bool =
         origin, arrays, paddle_layout = os.fspath(source), file.tensors, file.format == "paddle"
     tensors, naming = to_model_names(arrays, expected, getattr(model, "timm_names", ()), paddle_layout)
 
-    may_lack, may_ignore = (tuple(getattr(model, attribute, ())) for attribute in ("may_lack", "may_ignore"))
-    fresh = [name for name in expected if name.startswith(may_lack) and name not in tensors]
-    if allow_other_classes:
-        prefix = getattr(model, "classifier", "linear") + "."
-        fresh += [name for name in expected if name.startswith(prefix) and _classes_differ(tensors, name, expected)]
-    wanted = [name for name in expected if name not in fresh]
-    unexpected = [name for name in tensors if name not in expected]
-    unused = [name for name in unexpected if name.startswith(may_ignore)]
-    unexpected = [name for name in unexpected if name not in unused]
+    wanted, fresh, unused, unexpected = _assign(model, tensors, expected, allow_other_classes)
     _check(model, origin, tensors, {name: expected[name] for name in wanted}, unexpected)
     for name in wanted:
         state[name].set_value(paddle.to_tensor(tensors[name]).astype(state[name].dtype))
     report = LoadReport(wanted, naming, fresh, unused)
     logger.info("%s: %s", origin, report)
     return report
+
+
+class _Assignment(NamedTuple):
+    """Names: to be set from the source, to keep their initial values, in the source and of no use, or of no place."""
+
+    wanted: list[str]
+    fresh: list[str]
+    unused: list[str]
+    unexpected: list[str]
+
+
+def _assign(
+    model: nn.Layer,
+    tensors: Mapping[str, np.ndarray],
+    expected: Mapping[str, tuple[int, ...]],
+    allow_other_classes: bool,
+) -> _Assignment:
+    may_lack, may_ignore = (tuple(getattr(model, attribute, ())) for attribute in ("may_lack", "may_ignore"))
+    fresh = [name for name in expected if name.startswith(may_lack) and name not in tensors]
+    if allow_other_classes:
+        prefix = getattr(model, "classifier", "linear") + "."
+        fresh += [name for name in expected if name.startswith(prefix) and _classes_differ(tensors, name, expected)]
+    beyond = [name for name in tensors if name not in expected]
+    return _Assignment(
+        wanted=[name for name in expected if name not in fresh],
+        fresh=fresh,
+        unused=[name for name in beyond if name.startswith(may_ignore)],
+        unexpected=[name for name in beyond if not name.startswith(may_ignore)],
+    )
 
 
 def _classes_differ(tensors: Mapping[str, np.ndarray], name: str, expected: Mapping[str, tuple[int, ...]]) -> bool:

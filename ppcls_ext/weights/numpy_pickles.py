@@ -9,7 +9,8 @@ import numpy as np
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.weights.arrays import Tensor, from_bytes, sizes
 from ppcls_ext.weights.bounded import BoundedFile
-from ppcls_ext.weights.pickles import OPAQUE, Stateful, shown
+from ppcls_ext.weights.harmless import OPAQUE
+from ppcls_ext.weights.pickles import Stateful, shown
 
 
 class PickledType(Stateful):

@@ -6,8 +6,9 @@ import numpy as np
 
 from ppcls_ext.weights.arrays import Tensor, plain, sizes, widen_bfloat16
 from ppcls_ext.weights.bounded import BoundedFile
+from ppcls_ext.weights.harmless import COMMON
 from ppcls_ext.weights.numpy_pickles import PickledArray, numpy_globals
-from ppcls_ext.weights.pickles import COMMON, Unpickler
+from ppcls_ext.weights.pickles import Unpickler
 
 # Paddle's own spelling; protocols 2 and 3 cannot hold 4 GiB, so larger arrays are saved in flat parts
 _PARTS = "UnpackBigParamInfor@@"

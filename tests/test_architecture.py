@@ -1,0 +1,114 @@
+"""The rooms of the package and the arrows between them: docs/architecture.md stays true."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "ppcls_ext"
+
+#: Room → the rooms that it may import, all of them further up.
+ARROWS = {
+    "errors": "",
+    "files": "errors",
+    "packages": "errors",
+    "pictures": "errors files packages",
+    "host": "errors packages",
+    "data": "errors files packages pictures",
+    "predict": "errors files packages pictures",
+    "reparam": "errors",
+    "layers": "errors reparam",
+    "weights": "errors files packages",
+    "models": "errors host layers reparam weights",
+    "config_table": "models",
+    "checkpoints": "errors files weights",
+    "training": "errors models reparam weights",
+    "configuration": "errors files host pictures data models checkpoints training weights",
+    "engine": "errors files packages host pictures data reparam weights models checkpoints training configuration",
+    "deploy": "errors files packages host pictures predict reparam weights models",
+}
+#: These call all the others: the public face, and the command lines.
+ON_TOP = {"__init__", "__main__", "commands"}
+#: Packages that only these rooms may import.
+ONLY_IN = {
+    "ppcls": {"host", "checkpoints", "training", "configuration", "engine", "commands"},
+    "paddle": {"__init__", "host", "reparam", "layers", "weights", "models", "checkpoints", "training"}
+    | {"configuration", "engine", "deploy", "commands"},
+}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: relative import"
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found
+
+
+def test_every_room_is_in_the_table():
+    assert {room(path) for path in FILES} == {*ARROWS, *ON_TOP}
+
+
+def test_arrows_point_one_way():
+    rooms = list(ARROWS)
+    for name, below in ARROWS.items():
+        assert set(below.split()) <= set(rooms[: rooms.index(name)]), name
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_imports_follow_the_arrows(path):
+    here = room(path)
+    for module in imports(path):
+        parts = module.split(".")
+        if parts[0] == "ppcls_ext" and len(parts) > 1 and here not in ON_TOP:
+            allowed = {here, *ARROWS[here].split(), "__version__"}
+            assert parts[1] in allowed, f"{here} imports {module}: an arrow that the table does not have"
+        if parts[0] in ONLY_IN:
+            assert here in ONLY_IN[parts[0]], f"{here} imports {parts[0]}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_files_say_their_one_idea_and_are_short(path):
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith('"""'), "the first line says what the file holds"
+    assert text.count("\n") <= 300
+
+
+def test_the_page_shows_the_same_rooms_and_arrows():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)/?` \| .+ \| ([\w, ]*|all) \|$", page, re.MULTILINE)
+    assert {name: set(below.replace(",", "").split()) for name, below in rows if below != "all"} == {
+        name: set(below.split()) for name, below in ARROWS.items()
+    }
+    assert {name for name, below in rows if below == "all"} == ON_TOP - {"__main__"}
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import ppcls_ext",
+        "import ppcls_ext; assert len(ppcls_ext.list_models()) == 25",
+        "import ppcls_ext.predict.classifier",
+        "import ppcls_ext.pictures.prepare, ppcls_ext.pictures.transforms",
+        "import ppcls_ext.config_table.recipes",
+        "import ppcls_ext.commands.infer_onnx",
+    ],
+)
+def test_no_paddle(statement):
+    code = f"import sys; {statement}; print({{'paddle', 'ppcls', 'cv2', 'pandas', 'torch'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
