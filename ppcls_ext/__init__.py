@@ -42,7 +42,7 @@ def build(name: str, **kwargs: Any) -> Backbone:
 
     Args:
         name: one of `list_models()`.
-        **kwargs: `pretrained`, `class_num`, `fused`, `return_stages`, … (see the factory's docstring).
+        **kwargs: `pretrained`, `class_num`, `fused`, `features_only`, `return_stages`, … (see the factory's docstring).
 
     Raises:
         PpclsExtError: unknown name (the nearest ones are suggested) or argument.

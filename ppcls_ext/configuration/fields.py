@@ -38,6 +38,8 @@ def require_fields(config: dict, mode: str) -> None:
     for path in (*REQUIRED[mode], *(("DataLoader.Eval", "Metric.Eval") if evaluates else ())):
         if _get(config, path) is None:
             raise PpclsExtError(f"the configuration has no {path}, which {mode} needs: add it, or -o {path}=…")
+    if is_ours(config) and config["Arch"].get("class_num") == 0:
+        raise PpclsExtError("Arch.class_num is 0, which leaves the classifier out: give the number of classes")
 
 
 def _get(config: dict, path: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.host.locate import is_there
 
 
 def download(url: str) -> str:
@@ -11,6 +12,10 @@ def download(url: str) -> str:
     Raises:
         PpclsExtError: the download failed.
     """
+    if not is_there():
+        raise PpclsExtError(
+            f"cannot download {url} without PaddleClas: fetch it by hand and give its path as pretrained"
+        )
     from ppcls.utils.download import get_weights_path_from_url
 
     try:

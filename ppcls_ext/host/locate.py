@@ -103,6 +103,11 @@ def activate(need_engine: bool = False) -> PaddleClas:
     return found
 
 
+def is_there() -> bool:
+    """Whether there is a PaddleClas, or is said to be one: a $PADDLECLAS_HOME that is none is `find`'s to refuse."""
+    return bool("ppcls" in sys.modules or os.environ.get(HOME) or _importable() or _wheel())
+
+
 def theseus_layer() -> type:
     """PaddleClas's base class of backbones, safe to instantiate.
 

@@ -1,27 +1,47 @@
-"""The base of all models: PaddleClas's TheseusLayer, set up one way on every PaddleClas."""
+"""The base of all models: PaddleClas's TheseusLayer, set up one way on every PaddleClas, or without one."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from paddle import Tensor, nn
 
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.host.locate import theseus_layer
+from ppcls_ext.host.locate import is_there, theseus_layer
+from ppcls_ext.models.standalone import StandaloneLayer, find_layer
 from ppcls_ext.weights.naming import Renaming
 
 
-class Backbone(theseus_layer()):
+class Backbone(theseus_layer() if is_there() else StandaloneLayer):
     """A backbone whose intermediate maps can be returned, that can stop early, and whose first layers can be frozen.
 
-    Subclasses build their layers and then call `set_outputs`. PaddleClas's own set-up differs between its generations
-    (2.4 has no `freeze_befor`; later ones register hooks that do not survive a deep copy), so it is done here through
-    the methods that all of them have, and a name or index that fits nothing is an error instead of a warning.
+    Subclasses build their layers, set `channels`, `num_features` and `class_num`, and then call `set_outputs`.
+    PaddleClas's own set-up differs between its generations (2.4 has no `freeze_befor`; later ones register hooks that
+    do not survive a deep copy), so it is done here through the methods that all of them have, and a name or index that
+    fits nothing is an error instead of a warning.
+
+    Attributes:
+        channels: of the four maps that `features` gives, known without running the model.
+        num_features: inputs of the classifier.
+        class_num: classes of the head; 0 where there is no classifier.
+        features_only: whether calling the model gives `features`.
     """
 
     #: Names of the layers that end the stages, at strides 4, 8, 16 and 32.
     stages_pattern: Sequence[str] = ("stage1", "stage2", "stage3", "stage4")
+    #: Of the four maps that `features` gives: pixels of the picture for a pixel of the map.
+    strides = (4, 8, 16, 32)
+    #: Channels of the map at stride 2; 0 for a family that has none.
+    stem_channels = 0
+    #: Beginnings of the names of the layers between the last map and the classifier.
+    head_layers: Sequence[str] = ()
+    #: The factory's arguments with which the family is used for dense prediction.
+    dense: Mapping[str, Any] = {"features_only": True}
+    channels: tuple[int, ...]
+    num_features: int
+    class_num: int
+    features_only = False
     #: Name of the layer whose size is the number of classes.
     classifier = "linear"
     #: (pattern, replacement) pairs for `re.sub` that turn timm's names of the tensors into the official ones.
@@ -29,6 +49,43 @@ class Backbone(theseus_layer()):
     #: Beginnings of the names that a weights file may lack, and of those in a file that may be left unused.
     may_lack: Sequence[str] = ()
     may_ignore: Sequence[str] = ()
+
+    @property
+    def out_channels(self) -> tuple[int, ...]:
+        """`channels`, under the name that detectors use."""
+        return self.channels
+
+    def features(self, x: Tensor, stem: bool = False) -> list[Tensor]:
+        """`x: (N, 3, H, W)` → the maps of the four stages, (N, channels[i], H / strides[i], W / strides[i]).
+
+        Args:
+            x: pictures.
+            stem: put the map at stride 2, (N, stem_channels, H / 2, W / 2), before them.
+
+        Raises:
+            PpclsExtError: `stem` and a family without such a map.
+        """
+        raise NotImplementedError
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """`x: (N, 3, H, W)` → the last map, (N, channels[-1], H / 32, W / 32)."""
+        raise NotImplementedError
+
+    def forward_head(self, x: Tensor) -> Tensor:
+        """The last map → logits (N, class_num), or without a classifier its inputs (N, num_features)."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        """`x: (N, 3, H, W)` → what `forward_head` gives, or with `features_only` the list that `features` gives."""
+        return self.features(x) if self.features_only else self.forward_head(self.forward_features(x))
+
+    def leave_out_head(self, class_num: int, features_only: bool) -> None:
+        """Notes which parts of the head are not built, so that a weights file may hold them."""
+        self.features_only = features_only
+        self.class_num = 0 if features_only else class_num
+        left_out = (*self.head_layers, self.classifier) if features_only else (self.classifier,)
+        if not self.class_num:
+            self.may_ignore = (*self.may_ignore, *(f"{name}." for name in left_out))
 
     def set_outputs(
         self,
@@ -54,7 +111,11 @@ class Backbone(theseus_layer()):
         if unknown:
             raise PpclsExtError(
                 f"{type(self).__name__} got unknown arguments {sorted(unknown)}: the factories take class_num, fused, "
-                "pretrained, use_ssld, return_stages, return_patterns, stop_after and freeze_befor"
+                "pretrained, use_ssld, features_only, return_stages, return_patterns, stop_after and freeze_befor"
+            )
+        if self.features_only and (return_stages or return_patterns or stop_after):
+            raise PpclsExtError(
+                "features_only gives the maps of all stages: leave return_stages, return_patterns and stop_after out"
             )
         if return_stages is not None and return_stages is not False:
             if return_patterns:
@@ -69,7 +130,10 @@ class Backbone(theseus_layer()):
             self.freeze_befor(freeze_befor)
         if stop_after is not None:
             self._require_layer("stop_after", stop_after)
+            before = set(self.state_dict())
             self.stop_after(stop_after)
+            # a file of the whole model has these
+            self.may_ignore = (*self.may_ignore, *sorted(before - set(self.state_dict())))
 
     def freeze_befor(self, layer_name: str) -> bool:
         """Stops the gradient behind the named layer (PaddleClas's spelling), keeping all state-dict names."""
@@ -86,9 +150,7 @@ class Backbone(theseus_layer()):
         return [names[i] for i in indices]
 
     def _require_layer(self, argument: str, name: str) -> nn.Layer:
-        layer: Any = self
-        for part in str(name).replace("[", ".").replace("]", "").split("."):
-            layer = layer._sub_layers.get(part) if isinstance(layer, nn.Layer) else None
+        layer = find_layer(self, str(name))
         if layer is None:
             raise PpclsExtError(
                 f"{argument} is {name!r}, which is no layer of {type(self).__name__}: "

@@ -33,8 +33,10 @@ def _make_factory(net: type[Backbone], name: str, variant: Any) -> Factory:
         fused: bool = False,
         **kwargs: Any,
     ) -> Backbone:
-        if not isinstance(class_num, int) or isinstance(class_num, bool) or class_num < 1:
-            raise PpclsExtError(f"class_num of {name} is {class_num!r}: expected a whole number of classes")
+        if not isinstance(class_num, int) or isinstance(class_num, bool) or class_num < 0:
+            raise PpclsExtError(
+                f"class_num of {name} is {class_num!r}: expected a whole number of classes, 0 for no classifier"
+            )
         model = net(variant, class_num=class_num, fused=bool(fused), **kwargs)
         model.arch = name
         model.blueprint = functools.partial(factory, class_num=class_num, **kwargs)
@@ -52,8 +54,11 @@ def _make_factory(net: type[Backbone], name: str, variant: Any) -> Factory:
     Args:
         pretrained: a weights file (see `ppcls_ext.load_weights`), or True for the published ones.
         use_ssld: with `pretrained=True`, the weights distilled by PaddleClas (none are published for this family).
-        class_num: classes of the head; with another number than the weights' the head starts afresh.
+        class_num: classes of the head; with another number than the weights' the head starts afresh; 0 leaves the
+            classifier out, and the model returns its inputs.
         fused: build the one-convolution form directly.
+        features_only: leave the head out; the model returns the list of the four stages' maps, whose sizes are in
+            `channels` and `strides`.
         **kwargs: `return_stages`, `return_patterns`, `stop_after`, `freeze_befor` (see `Backbone.set_outputs`).
     """
     return factory

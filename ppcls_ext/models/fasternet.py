@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import paddle
 from paddle import Tensor, nn
 
+from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.layers.conv_norm import ConvNorm
 from ppcls_ext.layers.drop_path import DropPath
 from ppcls_ext.models.backbone import Backbone
@@ -110,15 +111,19 @@ class FasterNet(Backbone):
 
     Args:
         variant: a row of `VARIANTS`.
-        class_num: classes of the head.
+        class_num: classes of the head; 0 for no classifier.
         fused: build the form without batch normalisation directly.
-        fork_feat: for dense prediction: no head; the model returns the list of the four stages' maps, each through its
-            own batch normalisation (`norm0`, `norm2`, `norm4`, `norm6`), which stays when the model is fused.
+        features_only: no head; the model returns the list of the four stages' maps.
+        fork_feat: `features_only` as the official code has it for dense prediction: each map goes through its own
+            batch normalisation (`norm0`, `norm2`, `norm4`, `norm6`), which stays when the model is fused.
         **kwargs: see `Backbone.set_outputs`.
     """
 
     stages_pattern = ("stages[0]", "stages[2]", "stages[4]", "stages[6]")
     classifier = "head"
+    head_layers = ("avgpool_pre_head",)
+    dense = {"fork_feat": True}
+    num_features = HEAD_CHANNELS
     timm_names = (
         (r"^stages\.(\d)\.blocks\.", lambda match: f"stages.{2 * int(match[1])}.blocks."),
         (r"^stages\.(\d)\.downsample\.", lambda match: f"stages.{2 * int(match[1]) - 1}."),
@@ -127,47 +132,68 @@ class FasterNet(Backbone):
     )
 
     def __init__(
-        self, variant: Variant, class_num: int = 1000, fused: bool = False, fork_feat: bool = False, **kwargs: Any
+        self,
+        variant: Variant,
+        class_num: int = 1000,
+        fused: bool = False,
+        features_only: bool = False,
+        fork_feat: bool = False,
+        **kwargs: Any,
     ) -> None:
         super().__init__()
-        channels = variant.channels
+        self.channels = tuple(variant.channels * 2**index for index in range(len(variant.depths)))
         rates = paddle.linspace(0, variant.drop_path, sum(variant.depths)).tolist()
-        self.patch_embed = ConvNorm(3, channels, 4, 4, ("proj", "norm"), fused)
+        self.patch_embed = ConvNorm(3, variant.channels, 4, 4, ("proj", "norm"), fused)
         stages = []
-        for index, depth in enumerate(variant.depths):
+        for index, (channels, depth) in enumerate(zip(self.channels, variant.depths)):
             if index:
-                stages.append(ConvNorm(channels, channels * 2, 2, 2, ("reduction", "norm"), fused))
-                channels *= 2
+                stages.append(ConvNorm(channels // 2, channels, 2, 2, ("reduction", "norm"), fused))
             blocks = [FasterNetBlock(channels, variant.activation, rates.pop(0), fused) for _ in range(depth)]
             stages.append(Stage(blocks))
         self.stages = nn.Sequential(*stages)
         self.fork_feat = fork_feat
+        self.leave_out_head(class_num, features_only or fork_feat)
         if fork_feat:
-            for index in range(len(variant.depths)):
-                self.add_sublayer(f"norm{2 * index}", nn.BatchNorm2D(variant.channels * 2**index))
-            self.may_lack, self.may_ignore = ("norm",), ("avgpool_pre_head.", "head.")
-        else:
-            self.avgpool_pre_head = nn.Sequential(
-                nn.AdaptiveAvgPool2D(1), nn.Conv2D(channels, HEAD_CHANNELS, 1, bias_attr=False), variant.activation()
-            )
-            self.flatten = nn.Flatten()
-            self.head = nn.Linear(HEAD_CHANNELS, class_num)
+            for index, channels in enumerate(self.channels):
+                self.add_sublayer(f"norm{2 * index}", nn.BatchNorm2D(channels))
+            self.may_lack = ("norm",)
+        if not self.features_only:
+            self._add_head(variant.activation)
         for layer in self.sublayers():
             if isinstance(layer, (nn.Conv2D, nn.Linear)):
                 nn.initializer.TruncatedNormal(std=0.02)(layer.weight)
         self.set_outputs(**kwargs)
 
-    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
-        """`x: (N, 3, H, W)` → logits (N, class_num), or with `fork_feat` four maps at strides 4, 8, 16 and 32."""
+    def _add_head(self, activation: type[nn.Layer]) -> None:
+        self.avgpool_pre_head = nn.Sequential(
+            nn.AdaptiveAvgPool2D(1),
+            nn.Conv2D(self.channels[-1], self.num_features, 1, bias_attr=False),
+            activation(),
+        )
+        self.flatten = nn.Flatten()
+        if self.class_num:
+            self.head = nn.Linear(self.num_features, self.class_num)
+
+    def features(self, x: Tensor, stem: bool = False) -> list[Tensor]:
+        """See `Backbone.features`; with `fork_feat` each map through its normalisation."""
+        if stem:
+            raise PpclsExtError("FasterNet has no map at stride 2: its first convolution goes to stride 4 at once")
         x = self.patch_embed(x)
-        if not self.fork_feat:
-            return self.head(self.flatten(self.avgpool_pre_head(self.stages(x))))
         maps = []
         for index, stage in enumerate(self.stages):
             x = stage(x)
             if isinstance(stage, Stage):
-                maps.append(self._sub_layers[f"norm{index}"](x))
+                maps.append(self._sub_layers[f"norm{index}"](x) if self.fork_feat else x)
         return maps
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """See `Backbone.forward_features`."""
+        return self.stages(self.patch_embed(x))
+
+    def forward_head(self, x: Tensor) -> Tensor:
+        """See `Backbone.forward_head`."""
+        x = self.flatten(self.avgpool_pre_head(x))
+        return self.head(x) if self.class_num else x
 
 
 FACTORIES = make_factories(FasterNet, VARIANTS)

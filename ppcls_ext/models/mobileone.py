@@ -21,7 +21,7 @@ from paddle import nn
 
 from ppcls_ext.layers.rep_conv import BranchNames
 from ppcls_ext.models.factory import make_factories
-from ppcls_ext.models.vgg_like import STAGE_CHANNELS, VggBlock, VggLike, timm_names
+from ppcls_ext.models.vgg_like import VggBlock, VggLike, timm_names
 
 
 class Variant(NamedTuple):
@@ -70,8 +70,9 @@ class MobileOne(VggLike):
 
     Args:
         variant: a row of `VARIANTS`.
-        class_num: classes of the head.
+        class_num: classes of the head; 0 for no classifier.
         fused: build the one-convolution form directly.
+        features_only: no head; the model returns the list of the four stages' maps.
         **kwargs: see `Backbone.set_outputs`.
     """
 
@@ -79,13 +80,16 @@ class MobileOne(VggLike):
         [("conv_kxk", NAMES.conv), ("conv_scale", NAMES.scale), ("identity", NAMES.identity)], MobileOneBlock.se_names
     )
 
-    def __init__(self, variant: Variant, class_num: int = 1000, fused: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self, variant: Variant, class_num: int = 1000, fused: bool = False, features_only: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__()
-        channels = self.stem_channels(variant.widths[0])
+        self.set_widths(variant.widths)
+        channels = self.stem_channels
         # the stem has one conv branch in every variant
         self.stage0 = MobileOneBlock(3, channels, 3, stride=2, fused=fused)
         for index in range(4):
-            out_channels = int(STAGE_CHANNELS[index] * variant.widths[index])
+            out_channels = self.channels[index]
             blocks = []
             for pair in range(STAGE_PAIRS[index]):
                 options = {
@@ -98,7 +102,7 @@ class MobileOne(VggLike):
                 blocks.append(MobileOneBlock(channels, out_channels, 1, **options))
                 channels = out_channels
             self.add_sublayer(f"stage{index + 1}", nn.Sequential(*blocks))
-        self.add_head(channels, class_num)
+        self.add_head(class_num, features_only)
         self.set_outputs(**kwargs)
 
 

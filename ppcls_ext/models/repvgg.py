@@ -20,7 +20,7 @@ from paddle import Tensor, nn
 
 from ppcls_ext.layers.rep_conv import BranchNames
 from ppcls_ext.models.factory import make_factories
-from ppcls_ext.models.vgg_like import STAGE_CHANNELS, VggBlock, VggLike, timm_names
+from ppcls_ext.models.vgg_like import VggBlock, VggLike, timm_names
 
 
 class Variant(NamedTuple):
@@ -111,8 +111,9 @@ class RepVGG(VggLike):
 
     Args:
         variant: a row of `VARIANTS`.
-        class_num: classes of the head.
+        class_num: classes of the head; 0 for no classifier.
         fused: build the one-convolution form directly.
+        features_only: no head; the model returns the list of the four stages' maps.
         **kwargs: see `Backbone.set_outputs`.
     """
 
@@ -126,14 +127,17 @@ class RepVGG(VggLike):
         RepVGGBlock.se_names,
     )
 
-    def __init__(self, variant: Variant, class_num: int = 1000, fused: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self, variant: Variant, class_num: int = 1000, fused: bool = False, features_only: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__()
-        channels = self.stem_channels(variant.widths[0])
+        self.set_widths(variant.widths)
+        channels = self.stem_channels
         options = {"use_se": variant.use_se, "fused": fused}
         self.stage0 = RepVGGBlock(3, channels, stride=2, **options)
         layer = 1
         for index, depth in enumerate(variant.depths):
-            out_channels = int(STAGE_CHANNELS[index] * variant.widths[index])
+            out_channels = self.channels[index]
             blocks = []
             for block in range(depth):
                 groups = variant.groups if layer in GROUPED_LAYERS else 1
@@ -141,7 +145,7 @@ class RepVGG(VggLike):
                 channels = out_channels
                 layer += 1
             self.add_sublayer(f"stage{index + 1}", nn.Sequential(*blocks))
-        self.add_head(channels, class_num)
+        self.add_head(class_num, features_only)
         self.set_outputs(**kwargs)
 
 

@@ -36,22 +36,40 @@ class VggBlock(RepConv):
 class VggLike(Backbone):
     """stage0 … stage4 → global pooling → linear classifier. Subclasses make the stages, then call `add_head`."""
 
-    @staticmethod
-    def stem_channels(width: float) -> int:
-        """Output channels of stage0, from the width multiplier of the first stage."""
-        return min(64, int(64 * width))
+    def set_widths(self, widths: Sequence[float]) -> None:
+        """Sets the channels of the stem and of the four stages, from the stages' width multipliers."""
+        self.stem_channels = min(64, int(64 * widths[0]))
+        self.channels = tuple(int(channels * width) for channels, width in zip(STAGE_CHANNELS, widths))
+        self.num_features = self.channels[-1]
 
-    def add_head(self, channels: int, class_num: int) -> None:
-        """Adds pooling and the classifier, which starts from N(0, 0.01²)."""
+    def add_head(self, class_num: int, features_only: bool) -> None:
+        """Adds pooling and the classifier, which starts from N(0, 0.01²); the classifier only for any classes."""
+        self.leave_out_head(class_num, features_only)
+        if features_only:
+            return
         self.gap = nn.AdaptiveAvgPool2D(1)
         self.flatten = nn.Flatten()
-        self.linear = nn.Linear(channels, class_num, weight_attr=nn.initializer.Normal(std=0.01))
+        if class_num:
+            self.linear = nn.Linear(self.num_features, class_num, weight_attr=nn.initializer.Normal(std=0.01))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`x: (N, 3, H, W)` → logits (N, class_num)."""
+    def features(self, x: Tensor, stem: bool = False) -> list[Tensor]:
+        """See `Backbone.features`."""
+        maps = []
         for stage in (self.stage0, self.stage1, self.stage2, self.stage3, self.stage4):
             x = stage(x)
-        return self.linear(self.flatten(self.gap(x)))
+            maps.append(x)
+        return maps if stem else maps[1:]
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """See `Backbone.forward_features`."""
+        for stage in (self.stage0, self.stage1, self.stage2, self.stage3, self.stage4):
+            x = stage(x)
+        return x
+
+    def forward_head(self, x: Tensor) -> Tensor:
+        """See `Backbone.forward_head`."""
+        x = self.flatten(self.gap(x))
+        return self.linear(x) if self.class_num else x
 
 
 def timm_names(branches: Sequence[tuple[str, str]], se_names: tuple[str, str]) -> Renaming:

@@ -175,7 +175,9 @@ def test_deep_copies_are_independent(name):
         ({"stop_after": "nowhere"}, "stop_after is 'nowhere'"),
         ({"freeze_befor": "nowhere"}, "freeze_befor is 'nowhere'"),
         ({"widht": 2}, "unknown arguments"),
-        ({"class_num": 0}, "class_num"),
+        ({"class_num": -1}, "class_num"),
+        ({"features_only": True, "return_stages": True}, "features_only gives the maps"),
+        ({"features_only": True, "stop_after": "stage1"}, "features_only gives the maps"),
         ({"class_num": "ten"}, "class_num"),
     ],
 )
