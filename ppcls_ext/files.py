@@ -1,9 +1,10 @@
-"""Writing files so that a reader never sees half of one."""
+"""Files written so that a reader never sees half of one, and read so that none is endless."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,12 +12,22 @@ from typing import IO
 
 from ppcls_ext.errors import PpclsExtError
 
+KINDS = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFLNK: "a symbolic link",
+}
+
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike, mode: str = "wb", **open_kwargs) -> Iterator[IO]:
     """Opens a temporary file beside `path`; on success it is flushed to disk and renamed to `path`.
 
-    On any exception the temporary file is removed and an existing `path` is left as it was.
+    On any exception the temporary file is removed and an existing `path` is left as it was. Where `path` is a symbolic
+    link, the file that it leads to is written and the link stays.
 
     Args:
         path: the final name. Missing parent folders are made.
@@ -24,23 +35,23 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb", **open_kwargs) -> It
         **open_kwargs: passed to `open` (encoding, newline).
 
     Raises:
-        PpclsExtError: the folder cannot be made or written, or the disk is full.
+        PpclsExtError: the folder cannot be made or written, the disk is full, or `path` is there and no regular file
+            (a FIFO, a device, a folder) or one that may not be written.
     """
     path = Path(path)
     temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        target = Path(os.path.realpath(path))
+        permissions = _permissions(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
         temporary = Path(name)
         with os.fdopen(handle, mode, **open_kwargs) as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        # mkstemp makes private files; give the result the permissions that open() would have given it
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        os.replace(temporary, path)
+        temporary.chmod(permissions)
+        os.replace(temporary, target)
         temporary = None
     except OSError as error:
         raise PpclsExtError(
@@ -49,3 +60,52 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb", **open_kwargs) -> It
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def require_plain(path: Path) -> None:
+    """Raises PpclsExtError where `path` is there and anything but a regular file, which renaming would replace."""
+    with contextlib.suppress(FileNotFoundError):
+        mode = path.lstat().st_mode
+        if not stat.S_ISREG(mode):
+            raise PpclsExtError(f"cannot write {path}: it is {_kind(mode)}; remove it or choose another folder")
+
+
+def read_regular(path: str | os.PathLike, limit: int) -> bytes:
+    """The bytes of a regular file; a FIFO or device, which may never end, and a larger file are refused.
+
+    Args:
+        path: the file, or a link to it.
+        limit: bytes.
+
+    Raises:
+        OSError: it cannot be opened or read.
+        PpclsExtError: it is no regular file, or larger.
+    """
+    # without O_NONBLOCK, opening a FIFO waits for a writer
+    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb") as stream:
+        mode = os.fstat(stream.fileno()).st_mode
+        if not stat.S_ISREG(mode):
+            raise PpclsExtError(f"{path} is {_kind(mode)}: expected a regular file")
+        data = stream.read(limit + 1)
+    if len(data) > limit:
+        raise PpclsExtError(f"{path} is larger than the {limit:,} bytes that are read of such a file")
+    return data
+
+
+def _permissions(target: Path) -> int:
+    """Those of the file that is there, else those that open() would give a new one (mkstemp makes private ones)."""
+    try:
+        mode = os.stat(target).st_mode
+    except FileNotFoundError:
+        umask = os.umask(0)
+        os.umask(umask)
+        return 0o666 & ~umask
+    if not stat.S_ISREG(mode):
+        raise PpclsExtError(f"cannot write {target}: it is {_kind(mode)}; expected a regular file or a new name")
+    if not os.access(target, os.W_OK):
+        raise PpclsExtError(f"cannot write {target}: it is write-protected; change that or choose a new name")
+    return stat.S_IMODE(mode)
+
+
+def _kind(mode: int) -> str:
+    return KINDS.get(stat.S_IFMT(mode), "no regular file")

@@ -9,7 +9,8 @@ A set is a manifest, PREFIX.json, and the files that it lists with their SHA-256
 A reader takes, of NAME and NAME.new, the one that has the listed SHA-256. Up to the renaming of step 2 that is NAME, as
 step 1 leaves the old files alone; from then on NAME.new or, once step 3 has come to it, NAME. So a process may be
 killed, or the disk be full, at any moment: what the manifest lists is there, whole. `finish` does what is left of
-step 3, and has to before the next step 1 may write over a NAME.new.
+step 3, and has to before the next step 1 may write over a NAME.new. Nothing but the manifest on the disk says whether
+the new set counts: a signal may come between any two instructions.
 """
 
 from __future__ import annotations
@@ -17,17 +18,15 @@ from __future__ import annotations
 import contextlib
 import glob
 import hashlib
-import json
 import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ppcls_ext.checkpoints.manifest import NEW, WHAT_TO_DO, belongs, dump_manifest, manifest_path, read_manifest
 from ppcls_ext.errors import PpclsExtError
-
-NEW = ".new"
-WHAT_TO_DO = "use another checkpoint"
+from ppcls_ext.files import require_plain
 
 
 class CheckpointSet(NamedTuple):
@@ -58,27 +57,32 @@ class CheckpointSet(NamedTuple):
 
 
 class SetWriter:
-    """Writes one set: `add` its files, then `commit`; or `abandon` it, which leaves the set before.
+    """Writes one set: `add` its files, then `commit`; then, or after any failure, `close`.
 
     Args:
         prefix: the set's path without suffix. What an interrupted save of it left is put in order first.
 
     Raises:
-        PpclsExtError: (all methods) the folder cannot be written or the disk is full.
+        PpclsExtError: (all methods) the folder cannot be written, the disk is full, or something that is no plain file
+            has a name of the set.
     """
 
     def __init__(self, prefix: Path) -> None:
         self._prefix = prefix
         self._listed: dict[str, dict[str, Any]] = {}
-        self._committed = False
+        self._folder_is_new = not prefix.is_dir()  # PaddleClas develop's best_model/
         with _explained(prefix):
+            require_plain(manifest_path(prefix))
             finish(prefix)
 
     def add(self, path: Path, content: bytes | memoryview) -> None:
         """Writes a file of the set beside its final place, which is the prefix's folder or below."""
         name = path.relative_to(self._prefix.parent).as_posix()
-        self._listed[name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        if not belongs(self._prefix, name):
+            raise PpclsExtError(f"cannot write checkpoint {path}: that is no name for a file of {self._prefix}")
         with _explained(path):
+            require_plain(path)
+            self._listed[name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
             _write_new(path, content)
 
     def commit(self, state: Mapping[str, Any]) -> None:
@@ -87,15 +91,12 @@ class SetWriter:
         Args:
             state: anything else to keep, as JSON can hold it.
         """
-        listed = {"written": time.time_ns(), "state": dict(state), "files": self._listed}
-        manifest = {"set": listed, "sha256": _digest(listed)}
-        path = _manifest(self._prefix)
+        path = manifest_path(self._prefix)
         with _explained(path):
-            before = _files_before(path)
-            _write_new(path, json.dumps(manifest, indent=1).encode())
+            before = _files_before(self._prefix)
+            _write_new(path, dump_manifest(state, self._listed, time.time_ns()))
             _flush_folder(path.parent)
             os.replace(_new(path), path)
-            self._committed = True
             _flush_folder(path.parent)
             for name in self._listed:
                 os.replace(_new(path.parent / name), path.parent / name)
@@ -103,17 +104,18 @@ class SetWriter:
             for name in before.difference(self._listed):
                 (path.parent / name).unlink(missing_ok=True)
 
-    def abandon(self) -> None:
-        """Removes what `add` wrote, unless it is committed."""
-        if not self._committed:
-            for path in (_manifest(self._prefix), *(self._prefix.parent / name for name in self._listed)):
-                with contextlib.suppress(OSError):
-                    _new(path).unlink()
+    def close(self) -> None:
+        """Removes what `add` wrote unless it is committed; puts it in place where it is."""
+        with contextlib.suppress(OSError):
+            finish(self._prefix)
+        if self._folder_is_new:
+            with contextlib.suppress(OSError):
+                self._prefix.rmdir()  # only an empty one
 
 
 def has_manifest(prefix: Path) -> bool:
     """Whether there is a set of this path without suffix; plain PaddleClas writes none."""
-    return _manifest(prefix).is_file()
+    return manifest_path(prefix).is_file()
 
 
 def read_set(prefix: Path) -> CheckpointSet:
@@ -122,9 +124,9 @@ def read_set(prefix: Path) -> CheckpointSet:
     Raises:
         PpclsExtError: a file is missing, truncated or changed; the message names it.
     """
-    listed = _read_manifest(_manifest(prefix))
-    files = {name: _find_intact(prefix.parent / name, facts) for name, facts in listed["files"].items()}
-    return CheckpointSet(prefix, listed["written"], listed["state"], files)
+    manifest = read_manifest(prefix)
+    files = {name: _find_intact(prefix.parent / name, facts) for name, facts in manifest.files.items()}
+    return CheckpointSet(prefix, manifest.written, manifest.state, files)
 
 
 def intact(path: Path) -> Path:
@@ -133,10 +135,10 @@ def intact(path: Path) -> Path:
     Raises:
         PpclsExtError: the set's manifest lists the file with another content.
     """
-    manifest = _manifest_of(path)
-    if not manifest.is_file():
+    prefix = path.with_name(path.name.split(".")[0])
+    if not has_manifest(prefix):
         return path
-    facts = _read_manifest(manifest)["files"].get(path.name)
+    facts = read_manifest(prefix).files.get(path.name)
     return path if facts is None else _find_intact(path, facts)
 
 
@@ -155,7 +157,7 @@ def find_newest(folder: Path) -> tuple[CheckpointSet | None, list[str]]:
         if not [*prefix.parent.glob(f"{glob.escape(prefix.name)}.pd*")]:
             continue  # some other JSON file
         try:
-            candidates.append((prefix.name == "latest", _read_manifest(manifest)["written"], prefix))
+            candidates.append((prefix.name == "latest", read_manifest(prefix).written, prefix))
         except PpclsExtError as error:
             faults.append(str(error))
     for _, _, prefix in sorted(candidates, reverse=True):
@@ -169,72 +171,52 @@ def find_newest(folder: Path) -> tuple[CheckpointSet | None, list[str]]:
     return None, faults
 
 
+def how_to_resume(folder: Path) -> str:
+    """What to tell the user whose training was stopped."""
+    found, _ = find_newest(folder)
+    if found is None:
+        return f"begin again: {folder} holds no checkpoint to resume from"
+    return f"resume with -o Global.checkpoints=latest: the checkpoint of epoch {found.state.get('epoch')} is whole"
+
+
 def finish(prefix: Path) -> None:
     """Does what is left of an interrupted save: puts in place what is committed, removes what is not."""
-    manifest = _manifest(prefix)
-    _new(manifest).unlink(missing_ok=True)
+    _new(manifest_path(prefix)).unlink(missing_ok=True)
     # PaddleClas develop writes the best weights once more, as best_model/model.pdparams
-    left = [
-        *prefix.parent.glob(f"{glob.escape(prefix.name)}.*{NEW}"),
-        *prefix.parent.glob(f"{prefix.name}/model.*{NEW}"),
-    ]
-    if not left:
+    left = [*prefix.parent.glob(f"{glob.escape(prefix.name)}*{NEW}"), *prefix.glob(f"model.*{NEW}")]
+    targets = [(path, path.with_name(path.name[: -len(NEW)])) for path in left]
+    names = {path: target.relative_to(prefix.parent).as_posix() for path, target in targets}
+    targets = [(path, target) for path, target in targets if belongs(prefix, names[path])]
+    if not targets:
         return
     try:
-        files = _read_manifest(manifest)["files"]
+        files = read_manifest(prefix).files
     except PpclsExtError:
         files = {}  # the first save of this set, or a manifest damaged later
-    for path in left:
-        target = path.with_name(path.name[: -len(NEW)])
-        facts = files.get(target.relative_to(prefix.parent).as_posix())
+    for path, target in targets:
+        facts = files.get(names[path])
         if facts is not None and not _has(target, facts) and _has(path, facts):
             os.replace(path, target)
         else:
-            path.unlink()
+            path.unlink(missing_ok=True)
     _flush_folder(prefix.parent)
-
-
-def _manifest(prefix: Path) -> Path:
-    return prefix.with_name(f"{prefix.name}.json")
-
-
-def _manifest_of(path: Path) -> Path:
-    return _manifest(path.with_name(path.name.split(".")[0]))
 
 
 def _new(path: Path) -> Path:
     return path.with_name(path.name + NEW)
 
 
-def _files_before(manifest: Path) -> set[str]:
+def _files_before(prefix: Path) -> set[str]:
     try:
-        return set(_read_manifest(manifest)["files"])
+        return set(read_manifest(prefix).files)
     except PpclsExtError:
         return set()
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    try:
-        manifest = json.loads(path.read_bytes())
-        listed = manifest["set"]
-        if manifest["sha256"] != _digest(listed):
-            raise ValueError("its checksum is wrong")
-    except OSError as error:
-        raise PpclsExtError(f"cannot read the checkpoint's manifest {path}: {error.strerror or error}") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise PpclsExtError(f"the checkpoint's manifest {path} is damaged: {error}; {WHAT_TO_DO}") from None
-    return listed
-
-
-def _digest(listed: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(listed, sort_keys=True).encode()).hexdigest()
 
 
 def _find_intact(path: Path, facts: Mapping[str, Any]) -> Path:
     for candidate in (path, _new(path), path):  # once more: another process may just have renamed it
         if _has(candidate, facts):
             return candidate
-    size = path.stat().st_size if path.is_file() else None
     size = path.stat().st_size if path.is_file() else None
     state = "missing" if size is None else f"{size:,} bytes long" if size != facts["size"] else "changed"
     raise PpclsExtError(
@@ -247,7 +229,7 @@ def _has(path: Path, facts: Mapping[str, Any]) -> bool:
     """Whether `path` is a file with the listed content."""
     digest = hashlib.sha256()
     try:
-        if path.stat().st_size != facts["size"]:
+        if not path.is_file() or path.stat().st_size != facts["size"]:
             return False
         with open(path, "rb") as stream:
             while block := stream.read(1 << 20):
@@ -285,7 +267,5 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise PpclsExtError(
-            f"cannot write checkpoint {path}: {error.strerror or error}; the checkpoints before it are whole: make "
-            "room, then resume with -o Global.checkpoints=latest"
-        ) from error
+        reason = f"{error.strerror or error}; make room, then {how_to_resume(path.parent)}"
+        raise PpclsExtError(f"cannot write checkpoint {path}: {reason}") from error

@@ -100,7 +100,7 @@ class Checkpoints:
                 writer.commit({"epoch": int(info["epoch"]), "resumable": resumable, **self._state()})
             finally:
                 paddle.save = save
-                writer.abandon()
+                writer.close()
 
         return save_set
 

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from ppcls_ext.configuration.image_lists import read_lists
 from ppcls_ext.data import decodable
 from ppcls_ext.data.lists import ListEntry
-from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.errors import PpclsExtError, one_line, printable
 
 
 def check_images(config: dict, mode: str) -> None:
@@ -33,7 +33,7 @@ def check_images(config: dict, mode: str) -> None:
         with tqdm(total=len(entries), desc=loader, unit=" images", file=sys.stderr) as bar:
             faults = decodable.check_images(entries, lambda done, total, bar=bar: bar.update(), _fault)
         for entry, fault in faults:
-            print(f"{path}:{entry.line}: {entry.path}: {fault}", file=sys.stderr)
+            print(printable(one_line(f"{path}:{entry.line}: {entry.path}: {fault}")), file=sys.stderr)
         print(f"{path}: {len(entries) - len(faults)} of {len(entries)} images can be read")
         unreadable += len(faults)
     if unreadable:

@@ -6,6 +6,7 @@ import argparse
 import copy
 from collections.abc import Sequence
 
+from ppcls_ext.commands.interruption import interrupt_on_sigterm
 from ppcls_ext.commands.options import add_config_arguments
 from ppcls_ext.configuration.load import load_config
 from ppcls_ext.engine.start import set_up
@@ -56,6 +57,7 @@ def _run(mode: str, argv: Sequence[str] | None) -> None:
     args = _parse(mode, argv)
     config = load_config(args.config, args.override)
     set_up()
+    interrupt_on_sigterm()
     from ppcls_ext.configuration.prepare import prepare
 
     config["profiler_options"] = getattr(args, "profiler_options", None)

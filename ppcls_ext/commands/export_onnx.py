@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ppcls_ext.commands.interruption import interrupt_on_sigterm
 from ppcls_ext.commands.options import add_config_arguments, positive
 from ppcls_ext.configuration.load import load_config
 from ppcls_ext.deploy.configured import build, describe, read_section
@@ -34,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     require("paddle2onnx", "onnx", "onnxslim", "onnxruntime")
     import paddle
 
+    interrupt_on_sigterm()
     from ppcls_ext.deploy.export import export_onnx
 
     paddle.set_device("cpu")  # what onnxruntime is compared with must not round differently on every machine

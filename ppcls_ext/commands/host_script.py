@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ppcls_ext.commands.interruption import interrupt_on_sigterm
 from ppcls_ext.configuration.load import load_config
 from ppcls_ext.engine.start import set_up
 from ppcls_ext.errors import PpclsExtError
@@ -44,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if (script.parents[1] / "ppcls").is_dir():
         os.environ[HOME] = str(script.parents[1])
     set_up()
+    interrupt_on_sigterm()
     if script.stem in MODES:
         give_scripts_our_engine(MODES[script.stem])
     sys.argv = [str(script), *args.arguments]

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from ppcls_ext.commands.options import positive
-from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.errors import PpclsExtError, one_line, printable
 from ppcls_ext.pictures.find import find_images
 from ppcls_ext.predict.classifier import Classifier, classify
 
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     for file, result in classify(classifier, files, classifier.batch or args.batch_size or 8, args.topk):
         if isinstance(result, PpclsExtError):
             failed += 1
-            print(f"error: {result}", file=sys.stderr)
+            print(f"error: {printable(one_line(result))}", file=sys.stderr)
         elif args.json:
             results.append({"file_name": str(file), **result})
         else:
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _print_table(file: Path, result: dict[str, list]) -> None:
-    print(file)
+    print(printable(str(file)))
     names = result["label_names"] or [""] * len(result["class_ids"])
     for index, score, name in zip(result["class_ids"], result["scores"], names):
-        print(f"  {score:7.5f}  {index:5d}  {name}".rstrip())
+        print(f"  {score:7.5f}  {index:5d}  {printable(name)}".rstrip())

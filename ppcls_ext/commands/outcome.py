@@ -9,7 +9,8 @@ import traceback
 import warnings
 from collections.abc import Callable
 
-from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.commands.interruption import interrupt_on_sigterm
+from ppcls_ext.errors import PpclsExtError, one_line, printable
 
 # Paddle says so at every import; it concerns people who compile operators
 warnings.filterwarnings("ignore", message="No ccache found")
@@ -26,19 +27,32 @@ def run(main: Callable[[], int | None]) -> int:
     logger = logging.getLogger("ppcls_ext")
     logger.propagate = False
     if not logger.handlers:
-        logger.addHandler(logging.StreamHandler(sys.stderr))
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(_Printable())
+        logger.addHandler(handler)
         logger.setLevel(logging.INFO)
+    interrupt_on_sigterm()
     try:
         return main() or 0
-    except KeyboardInterrupt:
-        message = "interrupted"
-    except PpclsExtError as error:
-        message = str(error)
-    except OSError as error:
-        message = f"{error.filename or 'system'}: {error.strerror or error}"
-    except Exception as error:
-        message = f"{type(error).__name__}: {error} (PPCLS_EXT_DEBUG=1 shows where)"
-    if os.environ.get("PPCLS_EXT_DEBUG") == "1":
-        traceback.print_exc()
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    except (Exception, KeyboardInterrupt) as error:
+        if os.environ.get("PPCLS_EXT_DEBUG") == "1":
+            traceback.print_exc()
+        print(f"error: {printable(one_line(_message(error)))}", file=sys.stderr)
     return 1
+
+
+class _Printable(logging.Formatter):
+    """Messages on one line, with nothing that the terminal would obey."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(one_line(super().format(record)))
+
+
+def _message(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return str(error) or "interrupted"
+    if isinstance(error, PpclsExtError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{error.filename or 'system'}: {error.strerror or error}"
+    return f"{type(error).__name__}: {error} (PPCLS_EXT_DEBUG=1 shows where)"

@@ -17,11 +17,12 @@ import numpy as np
 import paddle
 import paddle.distributed as dist
 
+from ppcls_ext.checkpoints.atomic_set import how_to_resume
 from ppcls_ext.checkpoints.in_host import Checkpoints, host_adds_architecture
 from ppcls_ext.configuration.fields import is_ours
 from ppcls_ext.data.lists import read_lines
 from ppcls_ext.engine.strict_data import StrictLoader, count_unreadable, is_image_list, read_first
-from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.errors import Interrupted, PpclsExtError, one_line, printable
 from ppcls_ext.files import atomic_write
 from ppcls_ext.host.locate import engine_class
 from ppcls_ext.pictures.decoding import decode
@@ -80,8 +81,11 @@ class Engine(engine_class()):
         """Trains, and says where the best weights are."""
         self.recipe.begin(self.config["Global"]["checkpoints"])
         checkpoints = Checkpoints(self, self.recipe.files, self.recipe.averages)
-        with checkpoints.in_host():
-            super().train()
+        try:
+            with checkpoints.in_host():
+                super().train()
+        except KeyboardInterrupt as interruption:
+            raise Interrupted(f"{interruption or 'interrupted'}; {how_to_resume(self.folder)}") from interruption
         for name, what in (("best_model.pdparams", "best"), ("latest.pdparams", "latest")):
             path = self.folder / name
             if path in checkpoints.saved:
@@ -123,7 +127,8 @@ class Engine(engine_class()):
                 images.append(self._preprocess(path))
                 names.append(path)
             except (OSError, PpclsExtError) as error:
-                print(f"error: {path}: {getattr(error, 'strerror', None) or error}", file=sys.stderr)
+                reason = getattr(error, "strerror", None) or error
+                print(f"error: {printable(one_line(f'{path}: {reason}'))}", file=sys.stderr)
                 unreadable += 1
             if images and (len(images) == settings["batch_size"] or index == len(paths) - 1):
                 result = self.postprocess_func(self._logits(np.stack(images)), names)

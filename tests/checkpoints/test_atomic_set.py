@@ -24,7 +24,7 @@ def write(prefix: Path, epoch: int, suffixes: tuple[str, ...] = SUFFIXES, resuma
             writer.add(Path(f"{prefix}{suffix}"), content(epoch, suffix))
         writer.commit({"epoch": epoch, "resumable": resumable})
     finally:
-        writer.abandon()
+        writer.close()
 
 
 def content(epoch: int, suffix: str) -> bytes:
@@ -266,12 +266,26 @@ def test_full_disk_keeps_the_set_before(small_disk):
         message = attempt(prefix)
         if message is None:
             break
-        assert "No space left on device; the checkpoints before it are whole" in message
+        assert "No space left on device; make room, then resume with -o Global.checkpoints=latest" in message
         assert epoch_of(prefix) == 1
         assert listing(small_disk) == sorted([*COMPLETE, "filler"]), "no partial file"
         failed = room
     assert failed > 0, "files of the set were written before there was no more room"
     assert epoch_of(prefix) == 2
+
+
+def test_a_failed_first_save_leaves_nothing(small_disk):
+    """Neither an empty best_model/, where PaddleClas develop writes, nor talk of checkpoints that are not there."""
+    writer = SetWriter(small_disk / "best_model")
+    (small_disk / "best_model").mkdir()  # PaddleClas's save_model does so
+    with pytest.raises(PpclsExtError, match=r"make room, then begin again: .* holds no checkpoint to resume from"):
+        writer.add(small_disk / "best_model" / "model.pdparams", bytes(1 << 20))
+    writer.close()
+    assert listing(small_disk) == []
+    (small_disk / "best_model").mkdir()
+    (small_disk / "best_model" / "notes").write_text("the user's")
+    SetWriter(small_disk / "best_model").close()
+    assert listing(small_disk) == ["best_model"]
 
 
 def test_manifest_is_readable_by_others(tmp_path):

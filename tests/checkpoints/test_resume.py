@@ -245,7 +245,10 @@ def test_full_disk_while_training(config_file, tmp_path, run_tool):
         (disk / "filler").write_bytes(bytes(stat.f_bavail * stat.f_bsize - (1 << 20)))
         second = run_tool("train", "-c", config_file, "-o", *options, "Global.checkpoints=latest", cwd=tmp_path)
         assert second.returncode == 1
-        assert "No space left on device; the checkpoints before it are whole" in second.stderr.splitlines()[-1]
+        assert (
+            "No space left on device; make room, then resume with -o Global.checkpoints=latest"
+            in second.stderr.splitlines()[-1]
+        )
         assert read_set(folder / "latest").state["epoch"] == 1
         assert not list(folder.glob("*.new"))
         (disk / "filler").unlink()

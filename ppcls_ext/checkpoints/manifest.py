@@ -1,0 +1,90 @@
+"""The manifest of a set: the names it lists, believed only where they are files of that set."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.files import read_regular
+
+NEW = ".new"
+WHAT_TO_DO = "use another checkpoint"
+LARGEST = 1 << 24  # bytes; a real one has a thousand
+
+
+class Manifest(NamedTuple):
+    """What a manifest says.
+
+    Attributes:
+        written: when, in nanoseconds since 1970.
+        state: what was handed to `SetWriter.commit`.
+        files: {"size", "sha256"} of each file, by its name relative to the folder.
+    """
+
+    written: int
+    state: dict[str, Any]
+    files: dict[str, dict[str, Any]]
+
+
+def manifest_path(prefix: Path) -> Path:
+    """Where the manifest of the set with this path without suffix is."""
+    return prefix.with_name(f"{prefix.name}.json")
+
+
+def belongs(prefix: Path, name: str) -> bool:
+    """Whether a file `name`, relative to the folder, can be one of the set; PaddleClas's `save_model` writes no others.
+
+    A manifest is nobody's signature: what it lists is renamed over and removed, so no name may lead elsewhere.
+    """
+    stem = re.escape(prefix.name)
+    if not re.fullmatch(rf"{stem}(_student)?\.\w[\w.]*|{stem}/model\.\w[\w.]*", name) or name.endswith(NEW):
+        return False
+    return name != manifest_path(prefix).name and not (prefix.parent / name).parent.is_symlink()
+
+
+def dump_manifest(state: Mapping[str, Any], files: Mapping[str, Any], written: int) -> bytes:
+    """The bytes of a manifest."""
+    listed = {"written": written, "state": dict(state), "files": dict(files)}
+    return json.dumps({"set": listed, "sha256": _digest(listed)}, indent=1).encode()
+
+
+def read_manifest(prefix: Path) -> Manifest:
+    """Reads and checks the manifest of a set.
+
+    Raises:
+        PpclsExtError: it is missing, no regular file, damaged, or lists what cannot be of this set.
+    """
+    path = manifest_path(prefix)
+    try:
+        manifest = json.loads(read_regular(path, LARGEST))
+        listed = manifest["set"]
+        if manifest["sha256"] != _digest(listed):
+            raise ValueError("its checksum is wrong")
+        return _checked(prefix, Manifest(listed["written"], listed["state"], listed["files"]))
+    except OSError as error:
+        raise PpclsExtError(f"cannot read the checkpoint's manifest {path}: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise PpclsExtError(f"the checkpoint's manifest {path} is damaged: {error}; {WHAT_TO_DO}") from None
+
+
+def _checked(prefix: Path, manifest: Manifest) -> Manifest:
+    kinds = zip(manifest, (int, dict, dict), Manifest._fields)
+    wrong = [field for value, kind, field in kinds if type(value) is not kind]
+    if wrong:
+        raise ValueError(f"its {wrong[0]} is no {Manifest.__annotations__[wrong[0]]}")
+    for name, facts in manifest.files.items():
+        if not belongs(prefix, name):
+            raise ValueError(f"it lists {name!r}, which is no file of {prefix.name}")
+        size, digest = facts["size"], facts["sha256"]
+        if type(size) is not int or not isinstance(digest, str):
+            raise ValueError(f"it lists no size and SHA-256 for {name}")
+    return manifest
+
+
+def _digest(listed: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(listed, sort_keys=True).encode()).hexdigest()

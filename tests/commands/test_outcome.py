@@ -1,0 +1,66 @@
+"""What the terminal shows when a command fails: one harmless line, and the traceback where it is asked for."""
+
+from __future__ import annotations
+
+import logging
+import signal
+
+import pytest
+
+from ppcls_ext.commands.outcome import run
+from ppcls_ext.errors import PpclsExtError, printable
+
+HOSTILE = "a\x1b[2Jb\x07\x9bc\u202egnp.exe\u2028\ud800\x7f"
+SHOWN = r"a\x1b[2Jb\x07\x9bc\u202egnp.exe\u2028\ud800\x7f"
+
+
+@pytest.fixture(autouse=True)
+def as_before():
+    before, logger = signal.getsignal(signal.SIGTERM), logging.getLogger("ppcls_ext")
+    handlers, propagate, level = logger.handlers[:], logger.propagate, logger.level
+    logger.handlers.clear()
+    yield
+    signal.signal(signal.SIGTERM, before)
+    logger.handlers[:], logger.propagate = handlers, propagate
+    logger.setLevel(level)
+
+
+def failing(error: BaseException):
+    def main():
+        raise error
+
+    return main
+
+
+def test_printable():
+    assert printable(HOSTILE) == SHOWN
+    assert printable("Räume 花 é") == "Räume 花 é"
+
+
+@pytest.mark.parametrize(
+    "error", [PpclsExtError(HOSTILE), ValueError(HOSTILE), OSError(2, "No such file", HOSTILE), KeyboardInterrupt()]
+)
+def test_nothing_that_a_terminal_obeys(capsys, error):
+    assert run(failing(error)) == 1
+    text = capsys.readouterr().err
+    assert text.startswith("error: ")
+    assert text.count("\n") == 1
+    assert text[:-1].isprintable()
+
+
+def test_warnings_are_harmless_too(capsys):
+    assert run(lambda: logging.getLogger("ppcls_ext").warning("%s is\nskipped", HOSTILE)) == 0
+    text = capsys.readouterr().err
+    assert text[:-1].isprintable()
+    assert "skipped" in text
+
+
+@pytest.mark.parametrize("error", [PpclsExtError("what"), ValueError("what"), KeyboardInterrupt("what")])
+def test_debug_shows_the_traceback(capsys, monkeypatch, error):
+    monkeypatch.setenv("PPCLS_EXT_DEBUG", "1")
+    assert run(failing(error)) == 1
+    text = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in text
+    assert "raise error" in text
+    assert "NoneType" not in text
+    assert text.splitlines()[-1].startswith("error: ")

@@ -1,0 +1,108 @@
+"""Writing through links, refusing what is no file, and leaving nothing behind."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+
+from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.files import atomic_write, read_regular
+
+
+def put(path: Path, text: str = "new") -> None:
+    with atomic_write(path, "w") as stream:
+        stream.write(text)
+
+
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("relative", [True, False])
+def test_writes_through_links(tmp_path, there, relative):
+    (tmp_path / "real").mkdir()
+    target, middle, link = tmp_path / "real" / "file", tmp_path / "real" / "middle", tmp_path / "link"
+    if there:
+        target.write_text("old")
+    middle.symlink_to("file")
+    link.symlink_to(Path("real/middle") if relative else middle)
+    put(link)
+    assert target.read_text() == "new"
+    assert link.is_symlink()
+    assert middle.is_symlink()
+    assert sorted(os.listdir(tmp_path)) == ["link", "real"]
+    assert sorted(os.listdir(tmp_path / "real")) == ["file", "middle"]
+
+
+def test_a_link_in_a_circle(tmp_path):
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(PpclsExtError, match="cannot write"):
+        put(tmp_path / "a")
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+
+
+def make_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(path))
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (os.mkfifo, "a FIFO"),
+        (os.mkdir, "a folder"),
+        (make_socket, "a socket"),
+        (lambda path: path.symlink_to("/dev/null"), "a device"),
+        (lambda path: path.symlink_to(path.parent), "a folder"),
+    ],
+)
+def test_what_is_no_file_is_refused_and_stays(tmp_path, monkeypatch, make, kind):
+    monkeypatch.chdir(tmp_path)  # the name of a socket has to be short
+    path = Path("out")
+    make(path)
+    before = os.lstat(path).st_mode
+    with pytest.raises(PpclsExtError, match=f"cannot write .*: it is {kind}; expected a regular file or a new name"):
+        put(path)
+    assert os.lstat(path).st_mode == before
+    assert os.listdir() == ["out"]
+
+
+def test_a_device_stays(tmp_path):
+    with pytest.raises(PpclsExtError, match="/dev/null: it is a device"):
+        put(Path("/dev/null"))
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+
+
+def test_permissions_stay(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    path.chmod(0o640)
+    put(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    put(tmp_path / "new")
+    umask = os.umask(0)
+    os.umask(umask)
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o666 & ~umask
+
+
+def test_failure_leaves_the_file_before(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    writing = atomic_write(path, "w")
+    writing.__enter__().write("half")
+    assert not writing.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_reading_ends(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", Path("/dev/zero")):
+        with pytest.raises(PpclsExtError, match="expected a regular file"):
+            read_regular(path, 10)
+    (tmp_path / "file").write_bytes(bytes(11))
+    assert read_regular(tmp_path / "file", 11) == bytes(11)
+    with pytest.raises(PpclsExtError, match="larger than the 10 bytes"):
+        read_regular(tmp_path / "file", 10)
