@@ -29,6 +29,13 @@ def tool(name, *arguments, folder, checkout=None):
     return done
 
 
+def sample_pictures(shared: Path) -> list[tuple[Path, int]]:
+    """The 20 ImageNet pictures of val_list.txt, each with its class."""
+    folder = shared / "imagenet_samples"
+    lines = (line.rsplit(" ", 1) for line in (folder / "val_list.txt").read_text().splitlines())
+    return [(folder / name, int(label)) for name, label in lines]
+
+
 def relative(got, expected) -> float:
     """Largest difference, relative to the largest expected value."""
     got, expected = np.asarray(got, "float64"), np.asarray(expected, "float64")

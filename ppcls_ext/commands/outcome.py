@@ -6,14 +6,10 @@ import logging
 import os
 import sys
 import traceback
-import warnings
 from collections.abc import Callable
 
 from ppcls_ext.commands.interruption import interrupt_on_sigterm
 from ppcls_ext.errors import PpclsExtError, one_line, printable
-
-# Paddle says so at every import; it concerns people who compile operators
-warnings.filterwarnings("ignore", message="No ccache found")
 
 
 def run(main: Callable[[], int | None]) -> int:

@@ -27,7 +27,7 @@ class VggBlock(RepConv):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x: (N, in_channels, H, W)` → (N, out_channels, H / stride, W / stride)."""
-        x = super().forward(x)
+        x = RepConv.forward(self, x)  # Paddle's tracer takes super() for the class below this one, again and again
         if self.se is not None:
             x = self.se(x)
         return elementwise(nn.functional.relu, x)

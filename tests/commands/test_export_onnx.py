@@ -15,11 +15,14 @@ from PIL import Image
 
 import ppcls_ext
 from ppcls_ext.commands import export_onnx as command
-from ppcls_ext.commands.engine import infer
+from ppcls_ext.commands import infer_onnx
 from ppcls_ext.commands.outcome import run
+from ppcls_ext.configuration.load import load_config
+from ppcls_ext.pictures.prepare import prepare
 from ppcls_ext.pictures.rule import Preprocessing
+from ppcls_ext.predict.classifier import softmax
 from ppcls_ext.predict.metadata import Metadata
-from tests.helpers import tool
+from tests.helpers import sample_pictures, tool
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -75,17 +78,17 @@ def test_from_configuration_to_classes(tmp_path, capsys):
     properties = {entry.key: entry.value for entry in onnx.load(output).metadata_props}
     assert Metadata.from_properties(properties) == Metadata("MobileOne_S0", rule, names)
 
-    assert run(lambda: infer.main(["--model", str(output), "--json", "--topk", "4", str(picture)])) == 0
+    assert run(lambda: infer_onnx.main(["--model", str(output), "--json", "--topk", "4", str(picture)])) == 0
     (result,) = json.loads(capsys.readouterr().out)
     with paddle.no_grad():
-        expected = infer.softmax(model(paddle.to_tensor(infer.prepare(picture, rule)[None])).numpy())[0]
+        expected = softmax(model(paddle.to_tensor(prepare(picture, rule)[None])).numpy())[0]
     assert result["class_ids"] == np.argsort(-expected).tolist()
     np.testing.assert_allclose(result["scores"], np.sort(expected)[::-1], atol=1.1e-5)
     assert sorted(result["label_names"]) == sorted(names)
 
 
 def test_what_is_missing_is_announced(tmp_path, caplog):
-    config = command.load_config(small_config(tmp_path), ["Infer.PostProcess.class_id_map_file=nowhere.txt"])
+    config = load_config(small_config(tmp_path), ["Infer.PostProcess.class_id_map_file=nowhere.txt"])
     logging.getLogger("ppcls_ext").addHandler(caplog.handler)
     try:
         command.build(config)
@@ -98,7 +101,7 @@ def test_what_is_missing_is_announced(tmp_path, caplog):
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.y*ml")), ids=lambda path: str(path.relative_to(CONFIGS)))
 def test_every_configuration_is_described(path):
-    config = command.load_config(path, ["Infer.PostProcess.class_id_map_file=null"])
+    config = load_config(path, ["Infer.PostProcess.class_id_map_file=null"])
     described = command.describe(config)
     assert described.architecture == config["Arch"]["name"]
     assert [3, *described.preprocessing.image_size[::-1]] == config["Global"]["image_shape"]
@@ -158,19 +161,23 @@ def test_opset_out_of_range(opset, tmp_path, capsys):
 @pytest.mark.slow
 def test_published_weights_classify_real_pictures(shared, tmp_path, capsys):
     """Apple's MobileOne_S0 through the whole way: 83 % top-1 on such pictures, and Paddle says what the file says."""
-    samples, output = shared / "imagenet_samples", tmp_path / "model.onnx"
+    labels, output = dict(sample_pictures(shared)), tmp_path / "model.onnx"
     weights = f"Global.pretrained_model={shared / 'weights' / 'mobileone_s0.pth.tar'}"
     overrides = (weights, "Arch.fused=True", "Infer.PostProcess.class_id_map_file=null")
     config = CONFIGS / "ImageNet" / "MobileOne" / "MobileOne_S0.yaml"
-    assert export("-c", config, "-o", *overrides, "--output", output, "--samples", samples) == 0
+    assert export("-c", config, "-o", *overrides, "--output", output, "--samples", *labels) == 0
     capsys.readouterr()
-    assert run(lambda: infer.main(["--model", str(output), "--json", "--topk", "1", str(samples)])) == 0
-    results = {Path(result["file_name"]).name: result["class_ids"][0] for result in json.loads(capsys.readouterr().out)}
-    labels = dict(line.rsplit(" ", 1) for line in (samples / "val_list.txt").read_text().splitlines())
-    right = [name for name, label in labels.items() if results[name] == int(label)]
+    assert run(lambda: infer_onnx.main(["--model", str(output), "--json", "--topk", "1", *map(str, labels)])) == 0
+    results = {Path(result["file_name"]): result["class_ids"][0] for result in json.loads(capsys.readouterr().out)}
+    right = [name for name, label in labels.items() if results[name] == label]
     assert len(labels) == 20
     assert len(right) >= 16
-    pictures = [f"Infer.infer_imgs={samples}", "Infer.save_dir=paddle.json"]
+    folder = shared / "imagenet_samples"
+    pictures = [
+        f"Infer.infer_imgs={folder}",
+        f"Infer.infer_list={folder / 'val_list.txt'}",
+        "Infer.save_dir=paddle.json",
+    ]
     tool("infer.py", "-c", config, "-o", *overrides, *pictures, folder=tmp_path)
     by_paddle = json.loads((tmp_path / "paddle.json").read_text())
-    assert {Path(result["file_name"]).name: result["class_ids"][0] for result in by_paddle} == results
+    assert {Path(result["file_name"]): result["class_ids"][0] for result in by_paddle} == results

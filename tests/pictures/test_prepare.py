@@ -16,6 +16,7 @@ from ppcls_ext.pictures.prepare import prepare
 from ppcls_ext.pictures.resizing import resize_and_crop, resize_as_opencv
 from ppcls_ext.pictures.rule import Preprocessing
 from ppcls_ext.pictures.transforms import rule_from_transforms
+from tests.helpers import sample_pictures
 
 cv2 = pytest.importorskip("cv2")
 
@@ -253,7 +254,7 @@ def test_agrees_with_paddleclas(name, size, tmp_path):
 
 @pytest.mark.parametrize("name", ["cv2", "pil"])
 def test_agrees_with_paddleclas_on_real_pictures(name, shared):
-    pictures = sorted((shared / "imagenet_samples").glob("*.JPEG"))
+    pictures = [path for path, _ in sample_pictures(shared)]
     assert len(pictures) == 20
     for path in pictures:
         assert_agrees_with_paddleclas(path, name)
