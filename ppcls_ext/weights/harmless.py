@@ -10,49 +10,18 @@ class Opaque:
 OPAQUE = Opaque()
 
 
-_HARMLESS = [
-    "argparse.Namespace",
-    "types.SimpleNamespace",
-    "typing.Any",
-    "builtins.bool",
-    "builtins.complex",
-    "builtins.dict",
-    "builtins.float",
-    "builtins.frozenset",
-    "builtins.int",
-    "builtins.list",
-    "builtins.long",
-    "builtins.set",
-    "builtins.str",
-    "collections.Counter",
-    "datetime.date",
-    "datetime.datetime",
-    "datetime.timedelta",
-    "datetime.timezone",
-    "pathlib.Path",
-    "pathlib.PosixPath",
-    "pathlib.WindowsPath",
-    "pathlib.PurePosixPath",
-    "pathlib.PureWindowsPath",
-    "pathlib._local.Path",
-    "pathlib._local.PosixPath",
-    "pathlib._local.WindowsPath",
-    "addict.addict.Dict",
-    "easydict.EasyDict",
-    "yacs.config.CfgNode",
-    "fvcore.common.config.CfgNode",
-    "mmcv.utils.config.ConfigDict",
-    "mmengine.config.config.ConfigDict",
-    "omegaconf.base.ContainerMetadata",
-    "omegaconf.base.Metadata",
-    "omegaconf.dictconfig.DictConfig",
-    "omegaconf.listconfig.ListConfig",
-    "omegaconf.nodes.AnyNode",
-    "lightning_fabric.utilities.data.AttributeDict",
-    "pytorch_lightning.utilities.parsing.AttributeDict",
-    "pytorch_lightning.callbacks.early_stopping.EarlyStopping",
-    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
-]
+_HARMLESS = """
+argparse.Namespace types.SimpleNamespace typing.Any builtins.bool builtins.complex builtins.dict builtins.float
+builtins.frozenset builtins.int builtins.list builtins.long builtins.set builtins.str collections.Counter
+datetime.date datetime.datetime datetime.timedelta datetime.timezone pathlib.Path pathlib.PosixPath
+pathlib.WindowsPath pathlib.PurePosixPath pathlib.PureWindowsPath pathlib._local.Path pathlib._local.PosixPath
+pathlib._local.WindowsPath addict.addict.Dict easydict.EasyDict yacs.config.CfgNode fvcore.common.config.CfgNode
+mmcv.utils.config.ConfigDict mmengine.config.config.ConfigDict omegaconf.base.ContainerMetadata
+omegaconf.base.Metadata omegaconf.dictconfig.DictConfig omegaconf.listconfig.ListConfig omegaconf.nodes.AnyNode
+lightning_fabric.utilities.data.AttributeDict pytorch_lightning.utilities.parsing.AttributeDict
+pytorch_lightning.callbacks.early_stopping.EarlyStopping
+pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint
+""".split()
 
 
 def _dict(pairs: object = ()) -> dict:
