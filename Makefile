@@ -4,6 +4,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
+# With `make … PYTHON=python3.12`, a .venv of another Python is not what was asked for.
+ifneq ($(origin PYTHON),file)
+ifneq ($(wildcard $(BIN)/python),)
+VERSION := import sys; print("%d.%d" % sys.version_info[:2])
+ASKED := $(shell $(PYTHON) -c '$(VERSION)')
+THERE := $(shell $(BIN)/python -c '$(VERSION)')
+ifneq ($(ASKED),$(THERE))
+ifneq ($(MAKECMDGOALS),clean)
+$(error $(VENV) has Python $(THERE), and PYTHON=$(PYTHON) is $(ASKED): run make clean first, or leave PYTHON out)
+endif
+endif
+endif
+endif
+
 .PHONY: help install demo test lint check configs clean
 
 help:
@@ -17,11 +31,15 @@ install: $(INSTALLED)
 
 # PaddleClas 2.4.2 is the last wheel with the training engine; its own pins cannot be installed on a current Python,
 # so it comes without dependencies and the [engine] extra brings what it imports.
+# An installation that broke off leaves .unfinished, and the next one starts afresh.
 $(INSTALLED): setup.py
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	if test -e $(VENV)/.unfinished; then echo "$(VENV) was left unfinished: it is made anew"; rm -rf $(VENV); fi
+	test -x $(BIN)/python || $(PYTHON) -m venv --clear $(VENV)
+	touch $(VENV)/.unfinished
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	$(BIN)/python -m pip install --quiet --no-deps "paddleclas==2.4.2"
+	rm $(VENV)/.unfinished
 	touch $@
 
 demo: $(INSTALLED)

@@ -12,6 +12,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (HERE / "ppcls_ext" / "__init__.py"
 ENGINE = [
     "opencv-python-headless>=4.5",
     "prettytable",
+    "requests",
     "ujson",
     "tqdm",
     "visualdl>=2.5",
@@ -21,7 +22,8 @@ ENGINE = [
     "faiss-cpu",
     "gast",
 ]
-ONNX = ["paddle2onnx>=2.1", "onnx>=1.16", "onnxslim>=0.1.50", "onnxruntime>=1.17"]
+# paddle2onnx has no wheel for Python 3.13: all but the export to ONNX works there, and the export says so.
+ONNX = ['paddle2onnx>=2.1; python_version < "3.13"', "onnx>=1.16", "onnxslim>=0.1.90", "onnxruntime>=1.17"]
 
 setup(
     name="ppcls-ext",

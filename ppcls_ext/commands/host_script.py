@@ -16,6 +16,8 @@ from ppcls_ext.engine.start import set_up
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.host.locate import HOME
 
+#: PaddleClas's option that changes a field.
+OVERRIDES = ("-o", "--override")
 #: What PaddleClas's scripts do, by name.
 MODES = {"train": "train", "eval": "eval", "infer": "infer", "export_model": "export"}
 
@@ -25,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     The PaddleClas that the script lies in is the one that is used. Its scripts that train, evaluate, infer and export
     get this project's reader of configurations and its engine, so that all works as with this project's own tools
-    (strict weights, section `Recipe`, whole checkpoints in `output_dir/ARCH`).
+    (strict weights, section `Recipe`, whole checkpoints in `output_dir/ARCH`). The command line stays the script's own;
+    its `-o`, which takes one value, may take several as ours does.
 
     Raises:
         PpclsExtError: there is no such script, or something is wrong with the configuration.
@@ -46,10 +49,25 @@ def main(argv: Sequence[str] | None = None) -> None:
         os.environ[HOME] = str(script.parents[1])
     set_up()
     interrupt_on_sigterm()
+    arguments = args.arguments
     if script.stem in MODES:
         give_scripts_our_engine(MODES[script.stem])
-    sys.argv = [str(script), *args.arguments]
+        arguments = one_value_each(arguments)
+    sys.argv = [str(script), *arguments]
     runpy.run_path(str(script), run_name="__main__")
+
+
+def one_value_each(arguments: Sequence[str]) -> list[str]:
+    """`-o a=1 b=2` as `-o a=1 -o b=2`, for PaddleClas's scripts; everything else stays as it is."""
+    expanded: list[str] = []
+    overriding = False
+    for argument in arguments:
+        is_option = argument.startswith("-")
+        if overriding and not is_option and expanded[-1] not in OVERRIDES:
+            expanded.append(OVERRIDES[0])
+        overriding = argument in OVERRIDES or (overriding and not is_option)
+        expanded.append(argument)
+    return expanded
 
 
 def give_scripts_our_engine(mode: str) -> None:

@@ -11,6 +11,7 @@ logger = logging.getLogger("ppcls_ext")
 
 #: PaddleClas's own factories of the names that `register` took over: name → original.
 replaced: dict[str, Callable] = {}
+_told: set[str] = set()
 
 
 def register(factories: Mapping[str, Callable]) -> None:
@@ -18,28 +19,30 @@ def register(factories: Mapping[str, Callable]) -> None:
 
     PaddleClas has no registry but the modules themselves: `build_model` takes `getattr(ppcls.arch, name)`, and
     `RecModel` and `DistillationModel` evaluate the name inside `ppcls.arch`; `ppcls.arch.backbone` is what lists the
-    architectures. Names that PaddleClas has too are taken over with one log line; `replaced` keeps the originals.
+    architectures. Names that PaddleClas has too are taken over; `replaced` keeps the originals, and `tell_replaced`
+    says so where one of them is built.
 
     Raises:
         PpclsExtError: there is no PaddleClas.
     """
-    paddleclas = activate()
+    activate()
     import ppcls.arch
 
-    taken_over = []
     for name, factory in factories.items():
         original = getattr(ppcls.arch, name, None)
         if original is factory:
             continue
         if original is not None:
             replaced.setdefault(name, original)
-            taken_over.append(name)
         for module in (ppcls.arch, ppcls.arch.backbone):
             setattr(module, name, factory)
-    if taken_over:
+
+
+def tell_replaced(name: str) -> None:
+    """Logs, in one line and once, that the model built under this name is not PaddleClas's own."""
+    if name in replaced and name not in _told:
+        _told.add(name)
         logger.warning(
-            "ppcls_ext replaces %s of PaddleClas %s, which fuse wrongly, in part or not at all "
-            "(the originals: ppcls_ext.host.replaced)",
-            ", ".join(taken_over),
-            paddleclas.version,
+            "%s is ppcls_ext's: PaddleClas's own fuses wrongly, in part or not at all (ppcls_ext.host.replaced has it)",
+            name,
         )

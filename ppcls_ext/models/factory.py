@@ -8,6 +8,7 @@ from typing import Any
 
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.host.download import download
+from ppcls_ext.host.registry import tell_replaced
 from ppcls_ext.models.backbone import Backbone
 from ppcls_ext.weights.loading import load_weights
 from ppcls_ext.weights.published import published_url
@@ -37,6 +38,7 @@ def _make_factory(net: type[Backbone], name: str, variant: Any) -> Factory:
             raise PpclsExtError(
                 f"class_num of {name} is {class_num!r}: expected a whole number of classes, 0 for no classifier"
             )
+        tell_replaced(name)
         model = net(variant, class_num=class_num, fused=bool(fused), **kwargs)
         model.arch = name
         model.blueprint = functools.partial(factory, class_num=class_num, **kwargs)

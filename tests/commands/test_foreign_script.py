@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from ppcls_ext.checkpoints.atomic_set import intact
+from ppcls_ext.commands.host_script import one_value_each
 
 CHECKOUT = os.environ.get("PADDLECLAS_HOME")
 # what tools/train.py of every PaddleClas does: the wheel has no tools
@@ -38,7 +39,8 @@ def script(tmp_path) -> Path:
 
 
 def test_train(script, run_tool, config_file, tmp_path):
-    options = ["-o", "Recipe.ema.decay=0.9", "-o", "Arch.name=FasterNet_T0"]
+    # PaddleClas's way, once a value, beside ours
+    options = ["-o", "Recipe.ema.decay=0.9", "-o", "Global.epochs=1", "Arch.name=FasterNet_T0"]
     result = run_tool("-m", script, "-c", config_file, *options, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "[Eval][Epoch 1][best metric:" in result.stdout
@@ -54,6 +56,28 @@ def test_paddleclas_own_configuration(script, run_tool, config, tmp_path):
     result = run_tool("-m", script, "-c", "config.yml", "-o", "Global.epochs=1", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "output" / "ResNet18" / "latest.pdparams").is_file()
+
+
+def test_the_scripts_own_command_line(tmp_path, run_tool):
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "tools" / "own.py").write_text("import sys; print(sys.argv)")
+    arguments = ["-o", "a", "b", "--help", "-c", "x", "train"]
+    result = run_tool("-m", tmp_path / "tools" / "own.py", *arguments, cwd=tmp_path)
+    assert result.stdout.splitlines()[-1] == str([str(tmp_path / "tools" / "own.py"), *arguments])
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("-c x.yml -o a=1 b=2 -p q=1", "-c x.yml -o a=1 -o b=2 -p q=1"),
+        ("-o a=1 -o b=2", "-o a=1 -o b=2"),
+        ("--override a=1 b=-1 c=2 -c x.yml", "--override a=1 -o b=-1 -o c=2 -c x.yml"),
+        ("-c x.yml y", "-c x.yml y"),
+        ("-o", "-o"),
+    ],
+)
+def test_overrides_of_both_kinds(given, expected):
+    assert one_value_each(given.split()) == expected.split()
 
 
 def test_bad_input(script, run_tool, config_file, tmp_path):

@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 SCRIPT = """
 import json
+import sys
 import ppcls_ext
 from ppcls_ext.host import adaptations
 from ppcls_ext.host.registry import replaced
@@ -27,12 +28,14 @@ own = {name: getattr(ppcls.arch, name, None) for name in ppcls_ext.list_models()
 ppcls_ext.register()
 first = dict(replaced)
 ppcls_ext.register()
+print("registered", file=sys.stderr)
 from ppcls_ext.models.factories import FACTORIES
 
 modules = ppcls.arch, ppcls.arch.backbone
 models = [
     ppcls.arch.build_model({"Arch": {"name": "MobileOne_S0", "class_num": 3}}),
     ppcls.arch.build_model({"Arch": {"name": "RepVGG_A0", "class_num": 3}}),
+    ppcls.arch.build_model({"Arch": {"name": "RepVGG_A0", "class_num": 4}}),
     replaced["RepVGG_A0"](class_num=3),
     ppcls.arch.RecModel(Backbone={"name": "MobileOne_S0"}).backbone,
 ]

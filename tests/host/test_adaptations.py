@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import re
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,18 +13,31 @@ import pytest
 from ppcls_ext.host import adaptations
 from ppcls_ext.host.locate import activate
 
+BATCH_OPERATORS = "data/preprocess/batch_ops/batch_operators.py"
+
 
 def test_each_paddleclas_gets_what_it_needs(fresh):
     root = activate(need_engine=True).path / "ppcls"
-    # what they answer, read from the source: newer versions take float(tensor)
-    files = [root / "engine/train/utils.py", root / "utils/misc.py"]
-    old = [bool(re.search(r"\.numpy\(\)\[0\]", file.read_text(encoding="utf-8"))) for file in files]
-    assert old in ([True, True], [False, False])
-    *names, device = [adaptation.name for adaptation in adaptations.ADAPTATIONS]
-    if sys.version_info < (3, 11):  # which had getargspec
-        names.remove("SGD")
-    newer = [] if paddle.is_compiled_with_cuda() else [device]
-    assert fresh.says["adaptations"] == [names if all(old) else newer, []], "and a second call does nothing"
+
+    def has(file: str, pattern: str) -> bool:
+        return bool(re.search(pattern, (root / file).read_text(encoding="utf-8")))
+
+    # what they answer, read from the source
+    needed = {
+        "one-element losses": has("engine/train/utils.py", r"\.numpy\(\)\[0\]"),
+        "one-element metrics": has("engine/train/utils.py", r"\.numpy\(\)\[0\]"),
+        "averages of floats": has("utils/misc.py", r"\.numpy\(\)\[0\]"),
+        "one-element means": has("metric/metrics.py", r"\.numpy\(\)\[0\]"),
+        "AutoAugment": has("data/preprocess/ops/autoaugment.py", r"np\.int\b"),
+        "MixupCutmixHybrid": has(BATCH_OPERATORS, r"np\.bool\b") and not hasattr(np, "bool"),
+        "SGD": has("optimizer/optimizer.py", "getargspec"),
+        "mixed labels": np.lib.NumpyVersion(np.__version__) >= "2.0.0",  # whose scalars keep their type
+        "label ratio": not has("data/dataloader/multilabel_dataset.py", r"self\.label_ratio = "),
+        "device of a CPU": has("engine/evaluation/classification.py", r"\.device_id")
+        and not paddle.is_compiled_with_cuda(),
+    }
+    assert list(needed) == [adaptation.name for adaptation in adaptations.ADAPTATIONS]
+    assert fresh.says["adaptations"] == [[name for name in needed if needed[name]], []], "a second call does nothing"
 
 
 def test_losses_metrics_and_averages_work_on_0_d_tensors():
@@ -68,3 +80,37 @@ def test_auto_augment_and_sgd_work():
     layer(paddle.ones([1, 1])).backward()
     optimizer.step()
     assert layer.weight.item() == pytest.approx(weight - 0.5)
+
+
+@pytest.mark.parametrize("lam", [0.25, np.float64(0.25), np.float32(0.25)])
+def test_mixed_labels_are_float32(lam):
+    adaptations.apply()
+    from ppcls.data.preprocess.batch_ops.batch_operators import CutmixOperator
+
+    mixed = CutmixOperator(class_num=3)._mix_target(np.array([0, 1]), np.array([2, 1]), lam)
+    assert mixed.dtype == np.float32
+    assert mixed.tolist() == [[0.25, 0, 0.75], [0, 1, 0]]
+
+
+def test_retrieval_metrics_work():
+    adaptations.apply()
+    from ppcls.metric.metrics import Recallk, mAP, mINP
+
+    # of the first query the first and third in the ranking are right, of the second the second
+    similarities = paddle.to_tensor([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0]])
+    queries, gallery = paddle.to_tensor([[0], [1]]), paddle.to_tensor([[0], [1], [0]])
+    keep = paddle.ones([2, 3], dtype="bool")
+    assert float(mAP()(similarities, queries, gallery, keep)["mAP"]) == pytest.approx((5 / 6 + 1 / 2) / 2)
+    assert float(Recallk(topk=[1, 2])(similarities, queries, gallery, keep)["recall1"]) == pytest.approx(0.5)
+    assert np.isfinite(float(mINP()(similarities, queries, gallery, keep)["mINP"]))
+
+
+def test_a_multi_label_dataset_reads_its_pictures(dataset, tmp_path):
+    adaptations.apply()
+    from ppcls.data import MultiLabelDataset
+
+    (tmp_path / "list.txt").write_text("png/00.png\t1,0,1\n")
+    decode = [{"DecodeImage": {"to_rgb": True, "channel_first": False}}]
+    image, label = MultiLabelDataset(str(dataset), str(tmp_path / "list.txt"), decode)[0]
+    assert image.shape == (3, 32, 32)
+    assert label.tolist() == [1, 0, 1]

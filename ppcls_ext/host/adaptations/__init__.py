@@ -1,0 +1,30 @@
+"""What PaddleClas needs to run on today's Python, Paddle and NumPy.
+
+Each adaptation says which file of PaddleClas it answers and is applied only where a probe shows that the file fails; a
+PaddleClas that needs none gets none.
+"""
+
+from __future__ import annotations
+
+from ppcls_ext.host.adaptations import devices, labels, removed_names, scalars
+from ppcls_ext.host.locate import activate
+
+ADAPTATIONS = (*scalars.ADAPTATIONS, *removed_names.ADAPTATIONS, *labels.ADAPTATIONS, *devices.ADAPTATIONS)
+
+
+def apply() -> list[str]:
+    """Applies what the PaddleClas in use needs; once applied, a second call finds nothing to do.
+
+    Returns:
+        The names of the adaptations applied by this call.
+
+    Raises:
+        PpclsExtError: there is no PaddleClas with an engine.
+    """
+    activate(need_engine=True)
+    applied = []
+    for adaptation in ADAPTATIONS:
+        if adaptation.is_needed():
+            adaptation.apply()
+            applied.append(adaptation.name)
+    return applied

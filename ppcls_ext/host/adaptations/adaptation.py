@@ -1,0 +1,43 @@
+"""What an adaptation is, and what its probes are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, NamedTuple
+
+
+class Adaptation(NamedTuple):
+    """One change to PaddleClas.
+
+    Attributes:
+        name: what `apply` reports.
+        answers: the file of PaddleClas that fails without it.
+        is_needed: the probe.
+        apply: makes the change.
+    """
+
+    name: str
+    answers: str
+    is_needed: Callable[[], bool]
+    apply: Callable[[], None]
+
+
+class Extended:
+    """A module with more in it, for one file of PaddleClas alone."""
+
+    def __init__(self, module: ModuleType, **names: Any) -> None:
+        self._module = module
+        vars(self).update(names)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
+def raises(errors: type[Exception] | tuple[type[Exception], ...], call: Callable, *args: Any) -> bool:
+    """Whether `call(*args)` raises one of `errors`; what else it raises passes through."""
+    try:
+        call(*args)
+    except errors:
+        return True
+    return False
