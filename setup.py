@@ -33,6 +33,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["ppcls_ext", "ppcls_ext.*"]),
+    entry_points={"console_scripts": ["ppcls-ext = ppcls_ext.commands.main:main"]},
     python_requires=">=3.9",
     install_requires=["paddlepaddle>=3.0,<4", "numpy>=1.26", "pyyaml>=6", "pillow>=9.1", "safetensors>=0.4"],
     extras_require={

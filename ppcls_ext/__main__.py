@@ -1,9 +1,8 @@
-"""`python -m ppcls_ext SCRIPT`: see `ppcls_ext.commands.host_script`."""
+"""`python -m ppcls_ext`, which is `ppcls-ext`."""
 
 import sys
 
-from ppcls_ext.commands.host_script import main
-from ppcls_ext.commands.outcome import run
+from ppcls_ext.commands.main import main
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(main())

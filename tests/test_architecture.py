@@ -29,7 +29,7 @@ ARROWS = {
     "config_table": "models",
     "checkpoints": "errors files weights",
     "training": "errors models reparam weights",
-    "configuration": "errors files host pictures data models checkpoints training weights",
+    "configuration": "errors files host pictures data models config_table checkpoints training weights",
     "engine": "errors files packages host pictures data reparam weights models checkpoints training configuration",
     "deploy": "errors files packages host pictures predict reparam weights models",
 }
@@ -105,7 +105,7 @@ def test_the_page_shows_the_same_rooms_and_arrows():
         "import ppcls_ext.predict.classifier",
         "import ppcls_ext.pictures.prepare, ppcls_ext.pictures.transforms",
         "import ppcls_ext.config_table.recipes",
-        "import ppcls_ext.commands.infer_onnx",
+        "import ppcls_ext.commands.predict",
     ],
 )
 def test_no_paddle(statement):

@@ -1,14 +1,10 @@
-"""Converts weight files: published PyTorch or Paddle weights in, .pdparams, .npz or .safetensors out.
-
-Example: python tools/convert_weights.py mobileone_s0_unfused.pth.tar MobileOne_S0.pdparams --arch MobileOne_S0
-"""
+"""`ppcls-ext convert-weights` from a checkout. Example: python tools/convert_weights.py --help."""
 
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from ppcls_ext.commands.convert_weights import main
-from ppcls_ext.commands.outcome import run
+from ppcls_ext.commands.main import main
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(main(["convert-weights", *sys.argv[1:]]))

@@ -1,14 +1,10 @@
-"""Evaluates a model with PaddleClas's engine.
-
-Example: python tools/eval.py -c configs/MobileOne_S0.yml -o Global.pretrained_model=best_model.pdparams
-"""
+"""`ppcls-ext eval` from a checkout. Example: python tools/eval.py --help."""
 
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from ppcls_ext.commands.engine import evaluate
-from ppcls_ext.commands.outcome import run
+from ppcls_ext.commands.main import main
 
 if __name__ == "__main__":
-    sys.exit(run(evaluate))
+    sys.exit(main(["eval", *sys.argv[1:]]))

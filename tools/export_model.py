@@ -1,14 +1,10 @@
-"""Fuses a model and writes it for Paddle Inference.
-
-Example: python tools/export_model.py -c configs/MobileOne_S0.yml -o Global.save_inference_dir=inference
-"""
+"""`ppcls-ext export-model` from a checkout. Example: python tools/export_model.py --help."""
 
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from ppcls_ext.commands.engine import export
-from ppcls_ext.commands.outcome import run
+from ppcls_ext.commands.main import main
 
 if __name__ == "__main__":
-    sys.exit(run(export))
+    sys.exit(main(["export-model", *sys.argv[1:]]))

@@ -1,14 +1,10 @@
-"""Classifies images with an exported ONNX file, without Paddle.
-
-Example: python tools/infer_onnx.py --model MobileOne_S0.onnx flower.jpg
-"""
+"""`ppcls-ext predict`, by its first name. Example: python tools/infer_onnx.py --model MobileOne_S0.onnx a.jpg."""
 
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from ppcls_ext.commands.infer_onnx import main
-from ppcls_ext.commands.outcome import run
+from ppcls_ext.commands.main import main
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(main(["predict", *sys.argv[1:]]))

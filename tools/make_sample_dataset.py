@@ -1,12 +1,10 @@
-"""Makes a small dataset of handwritten digits, without a network. Example: python tools/make_sample_dataset.py."""
+"""`ppcls-ext make-sample-dataset` from a checkout. Example: python tools/make_sample_dataset.py --help."""
 
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from ppcls_ext.commands.make_sample_dataset import main
-from ppcls_ext.commands.outcome import run
+from ppcls_ext.commands.main import main
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(main(["make-sample-dataset", *sys.argv[1:]]))

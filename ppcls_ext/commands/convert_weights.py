@@ -6,22 +6,19 @@ and layouts, which the official code reads too.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-from ppcls_ext.models.from_file import load_model
-from ppcls_ext.reparam.fuse import reparameterize
+from ppcls_ext.commands.options import command_parser
 from ppcls_ext.weights.saving import FORMATS, save_weights
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The command line of tools/convert_weights.py."""
-    parser = argparse.ArgumentParser(
-        description="Converts published or trained weights; names, layouts and form of the source are recognised.",
-        epilog="""examples:
-  python tools/convert_weights.py mobileone_s0_unfused.pth.tar MobileOne_S0.pdparams --arch MobileOne_S0
-  python tools/convert_weights.py output/RepVGG_A0/best_model.pdparams RepVGG_A0_fused.npz --arch RepVGG_A0 --fuse""",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    """`ppcls-ext convert-weights`."""
+    parser = command_parser(
+        "convert-weights",
+        "convert-weights mobileone_s0_unfused.pth.tar MobileOne_S0.pdparams --arch MobileOne_S0",
+        "convert-weights output/RepVGG_A0/best_model.pdparams RepVGG_A0_fused.npz --arch RepVGG_A0 --fuse",
+        description="Names, layouts and form of the source are recognised.",
     )
     parser.add_argument("source", help="a .pdparams, .pth, .pth.tar, .pt, .safetensors or .npz file")
     parser.add_argument("destination", help=f"the file to write: {', '.join(FORMATS)}")
@@ -30,7 +27,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--class-num", type=int, help="classes of the written file (default: the source's)")
     args = parser.parse_args(argv)
     if Path(args.destination).suffix not in FORMATS:
-        parser.error(f"DST must end in one of {', '.join(FORMATS)}")
+        parser.error(f"destination must end in one of {', '.join(FORMATS)}")
+    from ppcls_ext.models.from_file import load_model
+    from ppcls_ext.reparam.fuse import reparameterize
+
     model, _ = load_model(args.source, args.arch, args.class_num)
     if args.fuse:
         model = reparameterize(model)

@@ -1,4 +1,4 @@
-"""The command lines of tools/train.py, eval.py, infer.py and export_model.py; they are PaddleClas's."""
+"""The commands train, eval, infer and export-model; their options are PaddleClas's."""
 
 from __future__ import annotations
 
@@ -7,49 +7,43 @@ import copy
 from collections.abc import Sequence
 
 from ppcls_ext.commands.interruption import interrupt_on_sigterm
-from ppcls_ext.commands.options import add_config_arguments
+from ppcls_ext.commands.options import add_config_arguments, command_parser
 from ppcls_ext.configuration.load import load_config
 from ppcls_ext.engine.start import set_up
 
-DESCRIPTIONS = {
-    "train": "Trains a model with PaddleClas's engine.",
-    "eval": "Evaluates a model with PaddleClas's engine.",
-    "infer": "Prints the classes of pictures.",
-    "export": "Fuses a model and writes it for Paddle Inference.",
-}
-EXAMPLES = {
-    "train": "python tools/train.py -c configs/MobileOne_S0.yml -o Global.epochs=20",
-    "eval": (
-        "python tools/eval.py -c configs/MobileOne_S0.yml -o Global.pretrained_model=output/MobileOne_S0/best_model"
-    ),
+#: By mode: the command's name, and an example.
+COMMANDS = {
+    "train": ("train", "train -c MobileOne_S0 -o Global.epochs=20"),
+    "eval": ("eval", "eval -c MobileOne_S0 -o Global.pretrained_model=output/MobileOne_S0/best_model"),
     "infer": (
-        "python tools/infer.py -c configs/MobileOne_S0.yml "
-        "-o Global.pretrained_model=output/MobileOne_S0/best_model Infer.infer_imgs=flower.jpg"
+        "infer",
+        "infer -c MobileOne_S0 -o Global.pretrained_model=output/MobileOne_S0/best_model Infer.infer_imgs=flower.jpg",
     ),
     "export": (
-        "python tools/export_model.py -c configs/MobileOne_S0.yml "
-        "-o Global.pretrained_model=output/MobileOne_S0/best_model Global.save_inference_dir=inference"
+        "export-model",
+        "export-model -c MobileOne_S0 -o Global.pretrained_model=output/MobileOne_S0/best_model "
+        "Global.save_inference_dir=inference",
     ),
 }
 
 
 def train(argv: Sequence[str] | None = None) -> None:
-    """Trains; the command line of tools/train.py."""
+    """`ppcls-ext train`."""
     _run("train", argv)
 
 
 def evaluate(argv: Sequence[str] | None = None) -> None:
-    """Evaluates; the command line of tools/eval.py."""
+    """`ppcls-ext eval`."""
     _run("eval", argv)
 
 
 def infer(argv: Sequence[str] | None = None) -> None:
-    """Infers; the command line of tools/infer.py."""
+    """`ppcls-ext infer`."""
     _run("infer", argv)
 
 
 def export(argv: Sequence[str] | None = None) -> None:
-    """Exports; the command line of tools/export_model.py."""
+    """`ppcls-ext export-model`."""
     _run("export", argv)
 
 
@@ -74,11 +68,7 @@ def _run(mode: str, argv: Sequence[str] | None) -> None:
 
 
 def _parse(mode: str, argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=DESCRIPTIONS[mode],
-        epilog=f"example:\n  {EXAMPLES[mode]}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(*COMMANDS[mode])
     add_config_arguments(parser)
     if mode in ("train", "eval"):
         parser.add_argument(

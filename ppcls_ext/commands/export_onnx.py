@@ -1,25 +1,21 @@
-"""Command line of tools/export_onnx.py."""
+"""The command export-onnx."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ppcls_ext.commands.interruption import interrupt_on_sigterm
-from ppcls_ext.commands.options import add_config_arguments, positive
+from ppcls_ext.commands.options import add_config_arguments, command_parser, positive
 from ppcls_ext.configuration.load import load_config
 from ppcls_ext.deploy.configured import build, describe, read_section
 from ppcls_ext.engine.threads import use_all_cores
 from ppcls_ext.packages import require
 from ppcls_ext.pictures.find import find_images
 from ppcls_ext.pictures.prepare import prepare
-
-if TYPE_CHECKING:
-    pass
 
 logger = logging.getLogger("ppcls_ext")
 
@@ -54,11 +50,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Fuses a model, converts it to ONNX, proves the file equal to the model and writes it.",
-        epilog="example:\n  python tools/export_onnx.py -c configs/MobileOne_S0.yml "
-        "-o Global.pretrained_model=output/MobileOne_S0/best_model --output MobileOne_S0.onnx",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser(
+        "export-onnx",
+        "export-onnx -c MobileOne_S0 -o Global.pretrained_model=output/MobileOne_S0/best_model "
+        "--output MobileOne_S0.onnx",
     )
     add_config_arguments(parser)
     parser.add_argument("--output", metavar="FILE", help="file to write (default: the architecture's name + .onnx)")

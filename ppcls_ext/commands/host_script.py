@@ -34,9 +34,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         PpclsExtError: there is no such script, or something is wrong with the configuration.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m ppcls_ext",
+        prog="ppcls-ext",
         description=__doc__,
-        epilog="example:\n  python -m ppcls_ext ~/PaddleClas/tools/train.py -c configs/MobileOne_S0.yml",
+        epilog="example:\n  ppcls-ext ~/PaddleClas/tools/train.py -c MobileOne_S0",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("script", type=Path, help="a script of a PaddleClas checkout, such as tools/train.py")

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from ppcls_ext.commands.options import command_parser
 from ppcls_ext.data.digits import CLASSES, DEFAULT_OUTPUT, IMAGES, LISTS, make
 from ppcls_ext.data.lists import read_list
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Command line of tools/make_sample_dataset.py."""
-    parser = argparse.ArgumentParser(
-        description="Makes a small dataset of handwritten digits in PaddleClas's layout, without a network.",
-        epilog="example: python tools/make_sample_dataset.py --limit 200 --output dataset/digits200",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    """`ppcls-ext make-sample-dataset`."""
+    parser = command_parser(
+        "make-sample-dataset",
+        "make-sample-dataset --limit 200 --output dataset/digits200",
+        description="They come with scikit-learn; the layout is PaddleClas's.",
     )
     parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, metavar="DIR", help="default: %(default)s")
     parser.add_argument(

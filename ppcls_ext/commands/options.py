@@ -1,8 +1,28 @@
-"""Options that several commands have."""
+"""What the command lines of several commands share."""
 
 from __future__ import annotations
 
 import argparse
+import textwrap
+
+from ppcls_ext.commands.table import COMMANDS
+
+
+def command_parser(name: str, *examples: str, description: str = "") -> argparse.ArgumentParser:
+    """The parser of the sub-command `name`, without its arguments.
+
+    Args:
+        name: a key of `COMMANDS`.
+        examples: command lines, without "ppcls-ext".
+        description: what goes beyond the command's one line, as sentences.
+    """
+    line = COMMANDS[name].help
+    return argparse.ArgumentParser(
+        prog=f"ppcls-ext {name}",
+        description=textwrap.fill(f"{line[0].upper()}{line[1:]}. {description}", 79),  # epilogs must keep their lines
+        epilog="\n  ".join([f"example{'s' * (len(examples) > 1)}:", *(f"ppcls-ext {text}" for text in examples)]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
 def positive(text: str) -> int:
@@ -14,7 +34,13 @@ def positive(text: str) -> int:
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds PaddleClas's -c and -o, which `load_config` takes, to a tool's command line."""
-    parser.add_argument("-c", "--config", required=True, metavar="FILE", help="PaddleClas YAML file")
+    parser.add_argument(
+        "-c",
+        "--config",
+        required=True,
+        metavar="FILE",
+        help="PaddleClas YAML file, or the name of a shipped one: MobileOne_S0, ImageNet/RepVGG_A0, …",
+    )
     parser.add_argument(
         "-o",
         "--override",
@@ -22,5 +48,5 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="A.B=VALUE",
-        help="change a field of the YAML file; list items count from 0; may be given several times",
+        help="change a field of the configuration; list items count from 0; may be given several times",
     )

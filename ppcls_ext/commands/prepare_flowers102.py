@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from ppcls_ext.commands.options import command_parser
 from ppcls_ext.data.flowers102 import ARCHIVE, DEFAULT_OUTPUT, IMAGES, LABEL_LIST, LISTS, MD5, URL, origin_file, prepare
 from ppcls_ext.data.flowers102_names import NAMES
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Command line of tools/prepare_flowers102.py."""
-    parser = argparse.ArgumentParser(
-        description="Makes Oxford Flowers102 ready for training: jpg/, the lists and the class names.",
-        epilog="example: python tools/prepare_flowers102.py --download",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    """`ppcls-ext prepare-flowers102`."""
+    parser = command_parser(
+        "prepare-flowers102",
+        "prepare-flowers102 --download",
+        description="Writes jpg/, the lists and the class names.",
     )
     origin = parser.add_mutually_exclusive_group(required=True)
     origin.add_argument("--download", action="store_true", help=f"get the files (329 MiB) from {URL}")
@@ -38,4 +38,4 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{args.output / 'download'} is no longer needed")
     if args.output != DEFAULT_OUTPUT:
         print(f"in the YAML, image_root and cls_label_path must name {args.output}")
-    print("next: python tools/train.py -c configs/MobileOne_S0.yml")
+    print("next: ppcls-ext train -c MobileOne_S0")

@@ -1,4 +1,4 @@
-"""The options -c and -o: reads a PaddleClas YAML file and applies `-o` overrides to it."""
+"""The options -c and -o: reads a PaddleClas YAML file, or a shipped one, and applies `-o` overrides to it."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from ppcls_ext.config_table.shipped import shipped
 from ppcls_ext.configuration.overrides import apply_override
 from ppcls_ext.configuration.spelling import KNOWN, check_spelling
-from ppcls_ext.configuration.yaml_file import read_yaml
+from ppcls_ext.configuration.yaml_file import parse_yaml, read_yaml
 
 
 def load_config(path: str | os.PathLike, overrides: Iterable[str] = ()) -> dict:
-    """The configuration in the YAML file `path`, changed by `overrides`.
+    """The configuration `path`, changed by `overrides`.
 
     Args:
-        path: a YAML file in PaddleClas's layout.
+        path: a YAML file in PaddleClas's layout, or the name of a shipped one, such as "ImageNet/RepVGG_A0".
         overrides: `A.B.1.C=value` texts. A number in the path counts the items of a list from 0; missing sections are
             made. The value is a Python literal (`1e-3`, `[1, 5]`, `None`), `true`, `false` or `null`, a YAML list or
             mapping in brackets, plain arithmetic where a number stood before, and else a string; it may hold `=`.
@@ -24,7 +25,8 @@ def load_config(path: str | os.PathLike, overrides: Iterable[str] = ()) -> dict:
         PpclsExtError: the file is missing or no YAML mapping, an override fits nothing, or a section or field is
             misspelt. The message names the line of the file or the path in it.
     """
-    config = read_yaml(Path(path))
+    text = None if Path(path).is_file() else shipped(os.fspath(path))
+    config = read_yaml(Path(path)) if text is None else parse_yaml(text, Path(path))
     for text in overrides:
         apply_override(config, text)
     for section in KNOWN:

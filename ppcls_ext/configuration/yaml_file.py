@@ -7,9 +7,8 @@ from pathlib import Path
 
 import yaml
 
+from ppcls_ext.config_table.shipped import nearest
 from ppcls_ext.errors import PpclsExtError
-
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
 def read_yaml(path: Path) -> dict:
@@ -26,6 +25,15 @@ def read_yaml(path: Path) -> dict:
         raise PpclsExtError(f"cannot read configuration {path}: {error.strerror or error}") from error
     except UnicodeDecodeError:
         raise PpclsExtError(f"configuration {path} is not text in UTF-8") from None
+    return parse_yaml(text, path)
+
+
+def parse_yaml(text: str, path: Path) -> dict:
+    """The mapping in a text; `path` is what errors call it.
+
+    Raises:
+        PpclsExtError: it holds anything else; names the line.
+    """
     try:
         config = yaml.load(text, Loader=_StrictLoader)
     except yaml.MarkedYAMLError as error:
@@ -54,7 +62,9 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 def _suggest_file(path: Path) -> str:
-    folder = path.parent if path.parent.is_dir() else CONFIGS
+    folder = path.parent
     names = sorted(file.name for file in folder.glob("*.y*ml")) if folder.is_dir() else []
     near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5) or names[:5]
-    return f"near it: {', '.join(str(folder / name) for name in near)}" if near else f"{folder} holds no YAML file"
+    found = [str(folder / name) for name in near] or [f"no YAML file in {folder}"]
+    ours = nearest(path.as_posix()) or ["MobileOne_S0", "ImageNet/RepVGG_A0", "…"]
+    return f"near it: {', '.join(found)}; shipped ones go by name: {', '.join(f'-c {name}' for name in ours)}"

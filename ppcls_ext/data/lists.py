@@ -117,9 +117,9 @@ def _parse(line: str, where: str, class_num: int | None, delimiter: str) -> tupl
 def _how_to_make(path: Path) -> str:
     name = str(path).lower()
     if "flowers102" in name:
-        return "python tools/prepare_flowers102.py --download makes it"
+        return "ppcls-ext prepare-flowers102 --download makes it"
     if "digits" in name:
-        return "python tools/make_sample_dataset.py makes it"
+        return "ppcls-ext make-sample-dataset makes it"
     return (
         "a list is a text file with one image a line, the path from image_root, a delimiter and the class counted "
         "from 0: jpg/image_00001.jpg 76"

@@ -34,7 +34,7 @@ class Classifier:
         import onnxruntime
 
         if not Path(path).is_file():
-            raise PpclsExtError(f"{path}: there is no such file; export one with tools/export_onnx.py")
+            raise PpclsExtError(f"{path}: there is no such file; export one with ppcls-ext export-onnx")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
         options.log_severity_level = 4  # failures come as exceptions

@@ -53,7 +53,7 @@ class Metadata:
         """
         version = properties.get("schema_version")
         if version is None or "preprocessing" not in properties:
-            raise PpclsExtError("the file does not say how to prepare its images: export it with tools/export_onnx.py")
+            raise PpclsExtError("the file does not say how to prepare its images: export it with ppcls-ext export-onnx")
         if version != SCHEMA_VERSION:
             raise PpclsExtError(
                 f"the file's metadata have schema {version}, expected {SCHEMA_VERSION}: update ppcls_ext"

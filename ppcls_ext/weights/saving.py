@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import paddle
-from paddle import nn
 
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.files import atomic_write
 from ppcls_ext.weights.naming import to_torch_names
+
+if TYPE_CHECKING:
+    from paddle import nn
 
 FORMATS = (".pdparams", ".npz", ".safetensors")
 
@@ -32,6 +34,8 @@ def save_weights(model: nn.Layer, path: str | Path) -> None:
 
             stream.write(save(state))
         else:
+            import paddle
+
             buffer = io.BytesIO()  # paddle.save takes no other stream
             paddle.save(model.state_dict(), buffer)
             stream.write(buffer.getbuffer())

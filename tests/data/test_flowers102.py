@@ -184,7 +184,7 @@ def test_download_from_a_server(source, tmp_path, monkeypatch, capsys):
         httpd.shutdown()
     output = capsys.readouterr().out
     assert "train_list.txt         1020 images" in output
-    assert "next: python tools/train.py -c configs/MobileOne_S0.yml" in output
+    assert "next: ppcls-ext train -c MobileOne_S0" in output
     assert len(list(Path("dataset/flowers102/jpg").iterdir())) == 8189
     main(["--download"])  # the server is gone
     assert "nothing to do" in capsys.readouterr().out

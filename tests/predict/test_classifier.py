@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 import ppcls_ext
-from ppcls_ext.commands.infer_onnx import main
 from ppcls_ext.commands.outcome import run
+from ppcls_ext.commands.predict import main
 from ppcls_ext.deploy.export import export_onnx
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.pictures.find import find_images

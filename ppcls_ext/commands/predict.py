@@ -1,0 +1,64 @@
+"""The command predict: classifies pictures with an exported ONNX file, without Paddle."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ppcls_ext.commands.options import command_parser, positive
+from ppcls_ext.errors import PpclsExtError, one_line, printable
+from ppcls_ext.pictures.find import find_images
+from ppcls_ext.predict.classifier import Classifier, classify
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`ppcls-ext predict`."""
+    args = _parse(argv)
+    classifier = Classifier(args.model, args.threads)
+    if classifier.batch and args.batch_size not in (None, classifier.batch):
+        raise PpclsExtError(f"--batch-size is {args.batch_size}, but {args.model} was exported for {classifier.batch}")
+    files = find_images(args.images)
+
+    results, failed = [], 0
+    for file, result in classify(classifier, files, classifier.batch or args.batch_size or 8, args.topk):
+        if isinstance(result, PpclsExtError):
+            failed += 1
+            print(f"error: {printable(one_line(result))}", file=sys.stderr)
+        elif args.json:
+            results.append({"file_name": str(file), **result})
+        else:
+            _print_table(file, result)
+    if args.json:
+        print(json.dumps(results, indent=2))
+    return 1 if failed else 0
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = command_parser(
+        "predict",
+        "predict MobileOne_S0.onnx flower.jpg photos 'more/*.png'",
+        description="MODEL is a file that export-onnx wrote: size, preparation of pictures and class names are in it.",
+    )
+    parser.add_argument("images", nargs="+", metavar="PICTURE", help="picture, folder, or quoted pattern")
+    parser.add_argument("--model", metavar="MODEL", help="the ONNX file (default: the first argument)")
+    parser.add_argument("--topk", type=positive, default=5, metavar="K", help="classes to print a picture (default: 5)")
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
+    parser.add_argument("--batch-size", type=positive, metavar="N", help="pictures a run (default: the model's, or 8)")
+    parser.add_argument("--threads", type=positive, metavar="N", help="of onnxruntime (default: its own choice)")
+    parser.usage = "ppcls-ext predict MODEL PICTURE [PICTURE …] [options]"
+    args = parser.parse_args(argv)
+    if args.model is None:
+        args.model, *args.images = args.images
+        if not args.images:
+            parser.error(f"expected a model and pictures, got {args.model} alone")
+    return args
+
+
+def _print_table(file: Path, result: dict[str, list]) -> None:
+    print(printable(str(file)))
+    names = result["label_names"] or [""] * len(result["class_ids"])
+    for index, score, name in zip(result["class_ids"], result["scores"], names):
+        print(f"  {score:7.5f}  {index:5d}  {printable(name)}".rstrip())

@@ -1,0 +1,60 @@
+"""The sub-commands of `ppcls-ext`: where each one is, and what it does; nothing is loaded before its turn."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    """One sub-command.
+
+    Attributes:
+        module: of `ppcls_ext.commands`.
+        help: what it does, one line.
+        function: in `module`; takes the arguments behind the command's name and returns an exit code or None.
+    """
+
+    module: str
+    help: str
+    function: str = "main"
+
+
+#: In the order in which they are used. tools/NAME.py (with _ for -) are the same commands.
+COMMANDS = {
+    "train": Command("engine", "train a model with PaddleClas's engine", "train"),
+    "eval": Command("engine", "evaluate trained weights", "evaluate"),
+    "infer": Command("engine", "print the classes of pictures, from trained weights", "infer"),
+    "export-onnx": Command("export_onnx", "fuse a model and write it as an ONNX file that was proved equal"),
+    "predict": Command("predict", "classify pictures with an exported file; needs no Paddle"),
+    "export-model": Command("engine", "fuse a model and write it for Paddle Inference", "export"),
+    "convert-weights": Command("convert_weights", "convert published or trained weights between formats"),
+    "prepare-flowers102": Command("prepare_flowers102", "make Oxford Flowers102 ready for training"),
+    "make-sample-dataset": Command("make_sample_dataset", "make a small data set of handwritten digits, offline"),
+}
+
+EXAMPLES = """examples:
+  ppcls-ext make-sample-dataset
+  ppcls-ext train -c digits/MobileOne_S0
+  ppcls-ext export-onnx -c digits/MobileOne_S0 -o Global.pretrained_model=output/MobileOne_S0/best_model
+  ppcls-ext predict MobileOne_S0.onnx dataset/digits/images"""
+
+
+def overview() -> str:
+    """The text of `ppcls-ext --help`."""
+    width = max(map(len, COMMANDS))
+    return "\n".join(
+        [
+            "usage: ppcls-ext COMMAND …",
+            "",
+            "commands (ppcls-ext COMMAND --help says more):",
+            *(f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items()),
+            "",
+            "  PATH/tools/train.py …  run a script of PaddleClas's own with this project's models",
+            "",
+            "options:",
+            "  -h, --help   show this list",
+            "  --version    show the version",
+            "",
+            EXAMPLES,
+        ]
+    )
