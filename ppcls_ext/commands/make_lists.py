@@ -9,17 +9,16 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
+from ppcls_ext.commands.options import command_parser
 from ppcls_ext.data.make_lists import NAMES, TRAIN, VAL, make_lists
 
 
 def main(argv: list[str] | None = None) -> None:
     """`ppcls-ext make-lists`."""
-    parser = argparse.ArgumentParser(
-        prog="ppcls-ext make-lists",
-        description="Writes the image lists of a folder with one folder a class, or with these in train/ and val/. "
-        "`ppcls-ext train --data FOLDER` does it by itself.",
-        epilog="example:\n  ppcls-ext make-lists flowers/ --output lists",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser(
+        "make-lists",
+        "make-lists flowers/ --output lists",
+        description="Or of a folder with these in train/ and val/. `ppcls-ext train --data FOLDER` does it by itself.",
     )
     parser.add_argument("folder", metavar="FOLDER", help="the pictures, one folder a class")
     parser.add_argument("--output", metavar="FOLDER", default="lists", help="for the lists (default: lists)")

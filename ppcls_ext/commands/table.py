@@ -28,6 +28,7 @@ COMMANDS = {
     "predict": Command("predict", "classify pictures with an exported file; needs no Paddle"),
     "export-model": Command("engine", "fuse a model and write it for Paddle Inference", "export"),
     "convert-weights": Command("convert_weights", "convert published or trained weights between formats"),
+    "make-lists": Command("make_lists", "write the image lists of a folder of class folders"),
     "prepare-flowers102": Command("prepare_flowers102", "make Oxford Flowers102 ready for training"),
     "make-sample-dataset": Command("make_sample_dataset", "make a small data set of handwritten digits, offline"),
 }
