@@ -15,7 +15,7 @@ from PIL import Image
 
 import ppcls_ext
 from ppcls_ext.commands import export_onnx as command
-from ppcls_ext.commands import infer_onnx
+from ppcls_ext.commands import predict
 from ppcls_ext.commands.outcome import run
 from ppcls_ext.configuration.load import load_config
 from ppcls_ext.pictures.prepare import prepare
@@ -78,7 +78,7 @@ def test_from_configuration_to_classes(tmp_path, capsys):
     properties = {entry.key: entry.value for entry in onnx.load(output).metadata_props}
     assert Metadata.from_properties(properties) == Metadata("MobileOne_S0", rule, names)
 
-    assert run(lambda: infer_onnx.main(["--model", str(output), "--json", "--topk", "4", str(picture)])) == 0
+    assert run(lambda: predict.main(["--model", str(output), "--json", "--topk", "4", str(picture)])) == 0
     (result,) = json.loads(capsys.readouterr().out)
     with paddle.no_grad():
         expected = softmax(model(paddle.to_tensor(prepare(picture, rule)[None])).numpy())[0]
@@ -167,7 +167,7 @@ def test_published_weights_classify_real_pictures(shared, tmp_path, capsys):
     config = CONFIGS / "ImageNet" / "MobileOne" / "MobileOne_S0.yaml"
     assert export("-c", config, "-o", *overrides, "--output", output, "--samples", *labels) == 0
     capsys.readouterr()
-    assert run(lambda: infer_onnx.main(["--model", str(output), "--json", "--topk", "1", *map(str, labels)])) == 0
+    assert run(lambda: predict.main(["--model", str(output), "--json", "--topk", "1", *map(str, labels)])) == 0
     results = {Path(result["file_name"]): result["class_ids"][0] for result in json.loads(capsys.readouterr().out)}
     right = [name for name, label in labels.items() if results[name] == label]
     assert len(labels) == 20

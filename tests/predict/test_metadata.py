@@ -107,8 +107,8 @@ def test_wrong_scale(scale):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"schema_version": None}, "export_onnx"),
-        ({"preprocessing": None}, "export_onnx"),
+        ({"schema_version": None}, "export-onnx"),
+        ({"preprocessing": None}, "export-onnx"),
         ({"schema_version": "2"}, "schema 2"),
         ({"preprocessing": "{"}, "damaged"),
         ({"preprocessing": "[1]"}, "damaged"),
