@@ -30,7 +30,7 @@ help:
 install: $(INSTALLED)
 
 # PaddleClas 2.4.2 is the last wheel with the training engine; its own pins cannot be installed on a current Python,
-# so it comes without dependencies and the [engine] extra brings what it imports.
+# so it comes without dependencies and the [train] extra brings what it imports.
 # An installation that broke off leaves .unfinished, and the next one starts afresh.
 $(INSTALLED): setup.py
 	if test -e $(VENV)/.unfinished; then echo "$(VENV) was left unfinished: it is made anew"; rm -rf $(VENV); fi

@@ -24,26 +24,50 @@ ENGINE = [
 ]
 # paddle2onnx has no wheel for Python 3.13: all but the export to ONNX works there, and the export says so.
 ONNX = ['paddle2onnx>=2.1; python_version < "3.13"', "onnx>=1.16", "onnxslim>=0.1.90", "onnxruntime>=1.17"]
+# An extra, so that nothing replaces a paddlepaddle-gpu; tqdm is for downloads of weights.
+PADDLE = ["paddlepaddle>=3.0,<4", "tqdm"]
+EXTRAS = {
+    "predict": ["onnxruntime>=1.17"],
+    "train": ENGINE,
+    "paddle": PADDLE,
+    "onnx": ONNX,
+}
+ALL = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
+
+
+def read_me() -> str:
+    """The README for a package page: links to files and headings of this repository as plain text."""
+    text = (HERE / "README.md").read_text(encoding="utf-8")
+    text = re.sub(r"\[([^\]]+)\]\(#[^)]*\)", r"\1", text)
+    text = re.sub(
+        r"\[([^\]]+)\]\((?!\w+:)([^)]+)\)",
+        lambda link: link[1] if link[1] == link[2] else f"{link[1]} ({link[2]})",
+        text,
+    )
+    return re.sub(r"!([^\]]+) \(\S+\.(?:png|svg)\)\n?", "", text)
+
 
 setup(
     name="ppcls-ext",
     version=VERSION,
     description="MobileOne, RepVGG and FasterNet for PaddleClas: trained with branches, shipped as plain convolutions",
-    long_description=(HERE / "README.md").read_text(encoding="utf-8") if (HERE / "README.md").exists() else "",
+    long_description=read_me(),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
+    license_expression="Apache-2.0",
+    license_files=["LICENSE"],
     packages=find_packages(include=["ppcls_ext", "ppcls_ext.*"]),
+    package_data={"ppcls_ext": ["py.typed"]},
     entry_points={"console_scripts": ["ppcls-ext = ppcls_ext.commands.main:main"]},
     python_requires=">=3.9",
-    install_requires=["paddlepaddle>=3.0,<4", "numpy>=1.26", "pyyaml>=6", "pillow>=9.1", "safetensors>=0.4"],
+    install_requires=["numpy>=1.26", "pyyaml>=6", "pillow>=9.1", "safetensors>=0.4"],
     extras_require={
-        "engine": ENGINE,
-        "onnx": ONNX,
-        "dev": [*ENGINE, *ONNX, "pytest>=7", "pytest-xdist>=3", "ruff>=0.5", "hypothesis>=6"],
+        **EXTRAS,
+        "all": ALL,
+        "dev": [*ALL, "pytest>=7", "pytest-xdist>=3", "ruff>=0.5", "hypothesis>=6", "setuptools>=77"],
     },
     classifiers=[
-        "License :: OSI Approved :: Apache Software License",
         "Programming Language :: Python :: 3",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
     ],
 )

@@ -8,6 +8,15 @@ from types import ModuleType
 
 from ppcls_ext.errors import PpclsExtError, one_line
 
+_TRAIN = "cv2 prettytable requests ujson tqdm visualdl scipy sklearn easydict faiss gast"
+
+#: Package → the extra of setup.py that brings it.
+EXTRAS = {
+    **dict.fromkeys(_TRAIN.split(), "train"),
+    "paddle": "paddle",
+    "onnxruntime": "predict",
+    **dict.fromkeys(("paddle2onnx", "onnx", "onnxslim"), "onnx"),
+}
 #: The newest Python that a package has wheels for, where that is not the newest that this project runs on.
 NEWEST_PYTHON = {"paddle2onnx": (3, 12)}
 
@@ -19,37 +28,41 @@ def require(*names: str) -> None:
         PpclsExtError: a package is missing or does not load.
     """
     for name in names:
-        try:
-            importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            raise PpclsExtError(_missing(str(error.name))) from error
-        except Exception as error:
-            raise PpclsExtError(
-                f'the package {name} does not load ({one_line(error)}): reinstall it, pip install "ppcls-ext[onnx]"'
-            ) from error
-
-
-def _missing(package: str) -> str:
-    newest = NEWEST_PYTHON.get(package)
-    if newest is None or sys.version_info[:2] <= newest:
-        return f'the package {package} is missing: pip install "ppcls-ext[onnx]"'
-    python, last = (".".join(map(str, version)) for version in (sys.version_info[:2], newest))
-    return (
-        f"the package {package} is missing, and it has no wheel for Python {python}: export to ONNX with Python 3.9 to "
-        f"{last} (make install PYTHON=python{last}); all else works with Python {python}"
-    )
+        import_extra(name)
 
 
 def import_extra(module: str) -> ModuleType:
-    """Imports a module that the `engine` extra installs.
+    """Imports a module of an optional package.
 
     Raises:
-        PpclsExtError: it is not installed, or broken.
+        PpclsExtError: it is not installed, or broken; says which extra brings it.
     """
     try:
         return importlib.import_module(module)
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        raise PpclsExtError(missing(str(error.name).split(".")[0])) from error
+    except Exception as error:
+        package = module.split(".")[0]
         raise PpclsExtError(
-            f"cannot import {module} ({error}); the extra named engine installs it: pip install 'ppcls-ext[engine]', "
-            "or pip install '.[engine]' in a checkout"
+            f"the package {package} does not load ({one_line(error)}): reinstall it, {_command(package)}"
         ) from error
+
+
+def missing(package: str) -> str:
+    """What to tell about a package that is not there, and how to get it."""
+    newest = NEWEST_PYTHON.get(package)
+    if newest is not None and sys.version_info[:2] > newest:
+        python, last = (".".join(map(str, version)) for version in (sys.version_info[:2], newest))
+        return (
+            f"the package {package} is missing, and it has no wheel for Python {python}: export to ONNX with Python "
+            f"3.9 to {last} (make install PYTHON=python{last}); all else works with Python {python}"
+        )
+    text = f"the package {package} is missing: {_command(package)}"
+    if package == "paddle":
+        text += " (for CPUs; for a GPU install paddlepaddle-gpu as Paddle's installation page says)"
+    return text
+
+
+def _command(package: str) -> str:
+    extra = EXTRAS.get(package)
+    return f'pip install "ppcls-ext[{extra}]"' if extra else f"pip install {package}"

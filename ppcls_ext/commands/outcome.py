@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from ppcls_ext.commands.interruption import interrupt_on_sigterm
 from ppcls_ext.errors import PpclsExtError, one_line, printable
+from ppcls_ext.packages import EXTRAS, missing
 
 
 def run(main: Callable[[], int | None]) -> int:
@@ -49,6 +50,8 @@ def _message(error: BaseException) -> str:
         return str(error) or "interrupted"
     if isinstance(error, PpclsExtError):
         return str(error)
+    if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
+        return missing(error.name)
     if isinstance(error, OSError):
         return f"{error.filename or 'system'}: {error.strerror or error}"
     return f"{type(error).__name__}: {error} (PPCLS_EXT_DEBUG=1 shows where)"

@@ -21,7 +21,8 @@ from ppcls_ext.errors import PpclsExtError
 HOME = "PADDLECLAS_HOME"
 HOW_TO_GET_ONE = (
     'either pip install --no-deps "paddleclas==2.4.2" (the last wheel with the training engine), '
-    f"or set {HOME} to a git checkout of PaddleClas (release/2.6 or develop)"
+    f"or set {HOME} to a git checkout of PaddleClas (release/2.6 or develop); "
+    'pip install "ppcls-ext[train]" brings what it needs'
 )
 
 

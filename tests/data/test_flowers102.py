@@ -166,7 +166,7 @@ def test_source_with_a_wrong_mat(tmp_path):
 
 def test_missing_scipy_names_the_extra(source, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.io", None)
-    with pytest.raises(PpclsExtError, match=r"cannot import scipy.io .*ppcls-ext\[engine\]"):
+    with pytest.raises(PpclsExtError, match=r"the package scipy.* is missing: .*ppcls-ext\[train\]"):
         prepare(tmp_path / "out", source)
 
 

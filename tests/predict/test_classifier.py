@@ -197,7 +197,7 @@ def test_bad_usage(arguments, capsys):
 
 def test_missing_onnxruntime(exported, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(PpclsExtError, match=r'onnxruntime is missing: pip install "ppcls-ext\[onnx\]"'):
+    with pytest.raises(PpclsExtError, match=r'onnxruntime is missing: pip install "ppcls-ext\[predict\]"'):
         Classifier(exported[1])
 
 
