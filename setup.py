@@ -31,6 +31,7 @@ EXTRAS = {
     "train": ENGINE,
     "paddle": PADDLE,
     "onnx": ONNX,
+    "report": ["matplotlib>=3.7", "zhplot>=1.0"],  # zhplot for its font: names in Chinese and many other scripts
 }
 ALL = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 

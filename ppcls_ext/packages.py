@@ -16,6 +16,7 @@ EXTRAS = {
     "paddle": "paddle",
     "onnxruntime": "predict",
     **dict.fromkeys(("paddle2onnx", "onnx", "onnxslim"), "onnx"),
+    "matplotlib": "report",
 }
 #: The newest Python that a package has wheels for, where that is not the newest that this project runs on.
 NEWEST_PYTHON = {"paddle2onnx": (3, 12)}

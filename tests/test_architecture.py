@@ -22,6 +22,7 @@ ARROWS = {
     "host": "errors packages",
     "data": "errors files packages pictures",
     "predict": "errors files packages pictures",
+    "report": "errors files packages pictures predict",
     "reparam": "errors",
     "layers": "errors reparam",
     "weights": "errors files packages",

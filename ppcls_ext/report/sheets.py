@@ -1,0 +1,68 @@
+"""Sheets: many small pictures with captions on one."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from ppcls_ext.report.figures import RED, figure
+from ppcls_ext.report.fonts import drawable, shortened
+
+#: Pictures on one sheet.
+LARGEST = 64
+CELL = 150  # px
+
+
+def draw_sheet(
+    pictures: Sequence[np.ndarray],
+    captions: Sequence[str],
+    title: str,
+    path: str | os.PathLike,
+    marked: Sequence[bool] | None = None,
+) -> int:
+    """Draws up to `LARGEST` pictures in rows.
+
+    Args:
+        pictures: (H, W, 3) uint8 each, of any sizes.
+        captions: one each; lines are separated by a line feed.
+        title: of the sheet.
+        path: the PNG.
+        marked: whose captions are red.
+
+    Returns:
+        How many pictures are on it.
+    """
+    count = min(len(pictures), LARGEST)
+    columns = min(8, max(1, math.ceil(math.sqrt(count))))
+    rows = max(1, math.ceil(count / columns))
+    lines = max([caption.count("\n") + 1 for caption in captions[:count]], default=1)
+    with figure(path, max(360, columns * CELL), 40 + rows * (CELL + 14 * lines)) as drawn:
+        drawn.suptitle(drawable(title, "pictures"), fontsize=10)
+        cells = drawn.subplots(rows, columns, squeeze=False).ravel()
+        for axes in cells:
+            axes.axis("off")
+        for index, (axes, picture) in enumerate(zip(cells, pictures[:count])):
+            axes.imshow(picture)
+            text = "\n".join(shortened(drawable(line, "class"), 24) for line in captions[index].split("\n"))
+            axes.set_title(text, fontsize=7.5, color=RED if marked is not None and marked[index] else "black", pad=3)
+    return count
+
+
+def to_pixels(images: np.ndarray, mean: Sequence[float], std: Sequence[float], scale: float = 1 / 255) -> np.ndarray:
+    """Undoes the normalisation of network inputs.
+
+    Args:
+        images: (N, 3, H, W).
+        mean: see `Preprocessing`.
+        std: see `Preprocessing`.
+        scale: see `Preprocessing`.
+
+    Returns:
+        (N, H, W, 3) uint8.
+    """
+    values = images.transpose(0, 2, 3, 1).astype(np.float64)
+    levels = (values * np.asarray(std) + np.asarray(mean)) / scale
+    return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
