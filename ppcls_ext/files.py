@@ -81,15 +81,22 @@ def read_regular(path: str | os.PathLike, limit: int) -> bytes:
         OSError: it cannot be opened or read.
         PpclsExtError: it is no regular file, or larger.
     """
-    # without O_NONBLOCK, opening a FIFO waits for a writer
-    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb") as stream:
-        mode = os.fstat(stream.fileno()).st_mode
-        if not stat.S_ISREG(mode):
-            raise PpclsExtError(f"{path} is {_kind(mode)}: expected a regular file")
+    with open(open_regular(path), "rb") as stream:
         data = stream.read(limit + 1)
     if len(data) > limit:
         raise PpclsExtError(f"{path} is larger than the {limit:,} bytes that are read of such a file")
     return data
+
+
+def open_regular(path: str | os.PathLike) -> int:
+    """Opens a regular file for reading and returns its descriptor; see `read_regular`."""
+    # without O_NONBLOCK, opening a FIFO waits for a writer
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        raise PpclsExtError(f"{path} is {_kind(mode)}: expected a regular file")
+    return handle
 
 
 def _permissions(target: Path) -> int:

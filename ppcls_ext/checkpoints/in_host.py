@@ -21,7 +21,8 @@ import numpy as np
 
 from ppcls_ext.checkpoints.atomic_set import CheckpointSet, SetWriter, has_manifest, read_set
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.weights.files import read_paddle_file, read_weights
+from ppcls_ext.weights.files import read_weights
+from ppcls_ext.weights.paddle_content import read_paddle_file
 
 
 def host_adds_architecture() -> bool:

@@ -1,49 +1,54 @@
 """Everything in a configuration that PaddleClas hands to Python's `eval`, made harmless beforehand.
 
 PaddleClas evaluates the names of datasets, samplers, losses, metrics and a few more, and some numbers given as text
-(`scale: 1.0/255.0`). Here a name must be an identifier that PaddleClas defines, and a number plain arithmetic; anything
-else is an error with its place in the YAML file.
+(`scale: 1.0/255.0`). Here a name must be a class (or model) that the evaluating module offers, and a number plain
+arithmetic; anything else is an error with its place in the YAML file. `evaluation` guards what is not known here.
 """
 
 from __future__ import annotations
 
 import ast
+import builtins
 import difflib
 import importlib
-import inspect
 import re
+import sys
 from collections.abc import Iterator
-from types import ModuleType
 from typing import Any
 
 from ppcls_ext.configuration.arithmetic import evaluate
+from ppcls_ext.configuration.names import find, offered
 from ppcls_ext.errors import PpclsExtError
 
-#: Paths of values that name a class or function, and the module that must define it (None: known only at run time).
+#: Paths of values that name a class or model, and the module that evaluates them.
 NAMES = {
     r"Arch\.name": "ppcls.arch",
     r"Arch\.(.+\.)?(Backbone|models\.\d+\.\w+)\.name": "ppcls.arch",
     r"Arch\.(.+\.)?(Neck|Head)\.name": "ppcls.arch.gears",
+    r"Arch\..+\.initializer\.name": "paddle.nn.initializer",
+    r"Arch\..+\.regularizer\.name": "paddle.regularizer",
     r"DataLoader\.(.+\.)?dataset\.name": "ppcls.data",
     r"DataLoader\.(.+\.)?sampler\.name": "ppcls.data",
+    r"DataLoader\..+\.(datasets_config|sample_configs)\.\d+\.name": "ppcls.data.dataloader",
     r"Optimizer\.name": "ppcls.optimizer.optimizer",
     r"Optimizer\.(.+\.)?lr\.name": "ppcls.optimizer.learning_rate",
     r"Infer\.PostProcess\.(name|func)": "ppcls.data.postprocess",
-    r"(UnLabel)?Loss\..+\.base_loss_name": None,
+    r"(UnLabel)?Loss\..+\.base_loss_name": "ppcls.loss.distillationloss",
 }
-TRANSFORMS = r"(DataLoader\..+\.(batch_)?transform_ops|Infer\.transforms)\.\d+"
-#: Paths of mappings whose keys name classes.
+TRANSFORMS = r"(DataLoader\..+\.(batch_)?transform_ops(_\w+)?|Infer\.transforms)\.\d+"
+#: Paths of mappings whose keys name classes, and the module that evaluates them.
 KEYS = {
     r"(UnLabel)?Loss\.\w+\.\d+": "ppcls.loss",
     r"Metric\.\w+\.\d+": "ppcls.metric",
+    r"Optimizer\.\d+": "ppcls.optimizer.optimizer",
     TRANSFORMS: "ppcls.data.preprocess",
-    r"DataLoader\..+\.OpSampler": "ppcls.data.preprocess",
-    r"DataLoader\..+\.RandomApply\.transforms\.\d+": None,
+    r"(DataLoader|Infer)\..+\.OpSampler": "ppcls.data.preprocess.batch_ops.batch_operators",
+    r"(DataLoader|Infer)\..+\.RandomApply\.transforms\.\d+": "ppcls.data.preprocess.ops.randaugment",
 }
 #: Paths of texts that name something inside an architecture's module, such as nn.LayerNorm.
 DOTTED_NAMES = r"Arch\.(.+\.)?(norm_layer|sub_norm|block_unit|act)"
-#: Paths of numbers that may be given as text.
-NUMBERS = r".+\.(NormalizeImage\.scale|RandomErasing\.(EPSILON|sl|sh|r1))"
+#: Paths of numbers that may be given as text; DALI takes `scale` from any of the operators that it joins.
+NUMBERS = r"(DataLoader|Infer)\..+\.(scale|EPSILON|sl|sh|r1)"
 #: Paths of lists that may be given as text.
 LISTS = r"Arch\.(.+\.)?lr_mult_list"
 
@@ -58,7 +63,6 @@ def resolve(config: dict, sections: tuple[str, ...]) -> None:
     Raises:
         PpclsExtError: a name that PaddleClas does not define, or text that is no plain arithmetic.
     """
-    use_dali = bool(config["Global"].get("use_dali"))
     for path, parent, key in _walk({section: config[section] for section in sections if section in config}, ""):
         value = parent[key]
         for pattern, module in NAMES.items():
@@ -66,10 +70,9 @@ def resolve(config: dict, sections: tuple[str, ...]) -> None:
                 _check_name(path, value, module)
         for pattern, module in KEYS.items():
             if re.fullmatch(pattern, path):
-                # DALI has its own table of transforms
-                _check_keys(path, value, None if use_dali and pattern == TRANSFORMS else module)
+                _check_keys(path, value, module)
         if isinstance(value, str):
-            parent[key] = _resolve_text(path, value)
+            parent[key] = _resolve_text(path, value, parent)
 
 
 def _walk(node: Any, above: str) -> Iterator[tuple[str, dict | list, str | int]]:
@@ -81,7 +84,7 @@ def _walk(node: Any, above: str) -> Iterator[tuple[str, dict | list, str | int]]
         yield from _walk(value, path)
 
 
-def _resolve_text(path: str, value: str) -> Any:
+def _resolve_text(path: str, value: str, parent: dict | list) -> Any:
     if re.fullmatch(NUMBERS, path):
         try:
             number = evaluate(value)
@@ -92,33 +95,34 @@ def _resolve_text(path: str, value: str) -> Any:
     if re.fullmatch(LISTS, path):
         try:
             return list(ast.literal_eval(value))
-        except (ValueError, SyntaxError, TypeError):
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             raise PpclsExtError(f"{path} is {value!r}: expected a list such as [1.0, 0.5]") from None
-    if re.fullmatch(DOTTED_NAMES, path) and not all(part.isidentifier() for part in value.split(".")):
-        raise PpclsExtError(f"{path} is {value!r}: expected a name such as nn.LayerNorm")
+    if re.fullmatch(DOTTED_NAMES, path):
+        _check_dotted_name(path, value, parent)
     return value
 
 
-def _check_keys(path: str, value: Any, module: str | None) -> None:
+def _check_dotted_name(path: str, value: str, parent: dict | list) -> None:
+    """Names are looked up where the architecture beside them is defined; some take plain words, such as BN."""
+    arch = find(importlib.import_module("ppcls.arch"), str(parent.get("name"))) if isinstance(parent, dict) else None
+    module = sys.modules[arch.__module__] if arch is not None else builtins
+    is_word = value.isidentifier() and not hasattr(module, value) and not hasattr(builtins, value)
+    if not is_word and find(module, value) is None:
+        raise PpclsExtError(f"{path} is {value!r}: expected the name of a layer such as nn.LayerNorm")
+
+
+def _check_keys(path: str, value: Any, module: str) -> None:
     if not isinstance(value, dict):
         raise PpclsExtError(f"{path} is {value!r}: expected a mapping `Name:` to its parameters")
     for key in value:
         _check_name(path, key, module)
 
 
-def _check_name(path: str, name: Any, module: str | None) -> None:
+def _check_name(path: str, name: Any, module: str) -> None:
     if not isinstance(name, str) or not name.isidentifier():
         raise PpclsExtError(f"{path} is {name!r}: expected the name of a class of PaddleClas")
-    if module is None:
-        return
     host = importlib.import_module(module)
-    if not callable(getattr(host, name, None)):
-        near = difflib.get_close_matches(name, _defined(host), n=5, cutoff=0.4)
+    if find(host, name) is None:
+        near = difflib.get_close_matches(name, offered(host), n=5, cutoff=0.4)
         hint = f"near it: {', '.join(near)}" if near else f"see {module}"
         raise PpclsExtError(f"{path} is {name}, which PaddleClas does not have; {hint}")
-
-
-def _defined(module: ModuleType) -> list[str]:
-    """The classes and functions that `module` offers."""
-    wanted = (name for name, value in vars(module).items() if inspect.isclass(value) or inspect.isfunction(value))
-    return [name for name in wanted if not name.startswith("_")]

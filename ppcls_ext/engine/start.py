@@ -8,20 +8,25 @@ from ppcls_ext.engine.threads import use_all_cores
 
 
 def set_up() -> None:
-    """What has to happen before Paddle and PaddleClas are used: threads, adaptations, models.
+    """What has to happen before Paddle and PaddleClas are used: threads, adaptations, safe loading, models.
 
     Raises:
         PpclsExtError: there is no PaddleClas with an engine.
     """
     # Paddle's C++ notes on how it runs an exported model
     os.environ.setdefault("GLOG_minloglevel", "1")
-    from ppcls_ext.host.locate import activate
+    from ppcls_ext.host.locate import activate, engine_class
 
     activate(need_engine=True)
     use_all_cores()
+    from ppcls_ext.configuration.evaluation import guard
     from ppcls_ext.host import adaptations
     from ppcls_ext.host.registry import register
     from ppcls_ext.models.factories import FACTORIES
+    from ppcls_ext.weights.in_paddle import read_without_running
 
     adaptations.apply()
+    engine_class()  # imports what runs, which can be guarded then
+    read_without_running()
+    guard()
     register(FACTORIES)

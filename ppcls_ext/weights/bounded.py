@@ -6,6 +6,7 @@ import io
 import os
 
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.files import open_regular
 
 MIB = 1 << 20
 ALLOWED_GROWTH = 16
@@ -17,11 +18,19 @@ class BoundedFile(io.BufferedReader):
     """A file open for reading, with an allowance of memory for what is made of its content.
 
     The allowance is `ALLOWED_GROWTH` times the file's size, and 64 MiB for small files.
+
+    Args:
+        source: a path, or bytes in memory.
+
+    Raises:
+        OSError: the file cannot be opened.
+        PpclsExtError: it is a pipe or device.
     """
 
-    def __init__(self, path: str | os.PathLike) -> None:
-        super().__init__(io.FileIO(path))
-        self.size = os.fstat(self.fileno()).st_size
+    def __init__(self, source: str | os.PathLike | io.BytesIO) -> None:
+        in_memory = isinstance(source, io.BytesIO)
+        super().__init__(source if in_memory else io.FileIO(open_regular(source)))
+        self.size = source.getbuffer().nbytes if in_memory else os.fstat(self.fileno()).st_size
         self.allowance = max(64 * MIB, ALLOWED_GROWTH * self.size)
 
     def read(self, count: int | None = -1) -> bytes:

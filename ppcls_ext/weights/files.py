@@ -14,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.weights.arrays import Tensor
 from ppcls_ext.weights.bounded import BoundedFile
 from ppcls_ext.weights.npz_file import read_npz
 from ppcls_ext.weights.paddle_file import read_paddle
@@ -95,7 +94,7 @@ def read_weight_file(path: str | os.PathLike) -> WeightFile:
         path = find_file(path)
     except OSError as error:
         raise PpclsExtError(f"cannot look for {path}: {error.strerror or error}") from error
-    with _open(path) as file:
+    with opened(path) as file:
         kind, content = _read_content(file)
         keys, tensors = _find_weights(content)
         weights = {name: t if isinstance(t, np.ndarray) else t.read(file) for name, t in tensors.items()}
@@ -104,37 +103,21 @@ def read_weight_file(path: str | os.PathLike) -> WeightFile:
     return WeightFile(path, kind, keys, without_parallel_prefix(weights))
 
 
-def read_paddle_file(path: str | os.PathLike) -> object:
-    """Returns all that a file of `paddle.save` holds, such as an optimizer's state, without running any of it.
-
-    Returns:
-        Dicts, lists and tuples of numbers, texts and arrays (read-only; bfloat16 as float32).
-
-    Raises:
-        PpclsExtError: it cannot be read, is damaged, or holds anything else.
-    """
-    with _open(path) as file:
-        return _with_arrays(read_paddle(file), file)
-
-
-def _with_arrays(content: object, file: BoundedFile) -> object:
-    if isinstance(content, Tensor):
-        return content.read(file)
-    if isinstance(content, dict):
-        return {name: _with_arrays(value, file) for name, value in content.items()}
-    if isinstance(content, (list, tuple)):
-        return type(content)(_with_arrays(value, file) for value in content)
-    return content
+@contextlib.contextmanager
+def opened(path: str | os.PathLike) -> Iterator[BoundedFile]:
+    """The file `path`; whatever goes wrong inside becomes a PpclsExtError that names it."""
+    with explained(path), BoundedFile(path) as file:
+        yield file
 
 
 @contextlib.contextmanager
-def _open(path: str | os.PathLike) -> Iterator[BoundedFile]:
-    """The file `path`; whatever goes wrong inside becomes a PpclsExtError that names it."""
+def explained(path: str | os.PathLike) -> Iterator[None]:
+    """Whatever goes wrong inside with the file `path` becomes a PpclsExtError that names it."""
     try:
-        with BoundedFile(path) as file:
-            yield file
+        yield
     except PpclsExtError as error:
-        raise PpclsExtError(f"{path}: {error}") from error
+        named = str(error).startswith(f"{path} ")
+        raise PpclsExtError(str(error) if named else f"{path}: {error}") from error
     except OSError as error:
         raise PpclsExtError(f"cannot read {path}: {error.strerror or error}") from error
     except MemoryError as error:

@@ -71,6 +71,13 @@ def numpy_globals(array: type[PickledArray] = PickledArray) -> dict[str, object]
         made.set_state((1, shape, element, order == "F", content))
         return made
 
+    def scalar(element: object, content: object) -> object:
+        """A number of NumPy's; only in what is saved beside weights, so what is none is as good as nothing."""
+        bits = content.encode("latin-1") if isinstance(content, str) else content
+        if not isinstance(element, PickledType) or not isinstance(bits, bytes) or len(bits) > 8:
+            return OPAQUE
+        return np.frombuffer(bits, element.dtype())[0].item()
+
     known = {
         "numpy.ndarray": OPAQUE,
         "numpy.dtype": lambda *arguments: PickledType(*arguments),
@@ -80,6 +87,6 @@ def numpy_globals(array: type[PickledArray] = PickledArray) -> dict[str, object]
     }
     for core in ("core", "_core"):  # before and since NumPy 2
         known[f"numpy.{core}.multiarray._reconstruct"] = reconstruct
-        known[f"numpy.{core}.multiarray.scalar"] = OPAQUE
+        known[f"numpy.{core}.multiarray.scalar"] = scalar
         known[f"numpy.{core}.numeric._frombuffer"] = from_buffer
     return known

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from ppcls_ext.weights.arrays import Tensor, plain, sizes, widen_bfloat16
@@ -39,7 +41,17 @@ class JoinedArray(Tensor):
 
 def read_paddle(file: BoundedFile) -> object:
     """Returns what was saved: (nested) dicts whose tensors are `Tensor` objects. Names are structured names."""
-    content = Unpickler(file, {**COMMON, **numpy_globals(PaddleArray), "builtins.tuple": _tensor_in_a_tuple}).load()
+    return _read(file, PaddleArray, _tensor_in_a_tuple)
+
+
+def read_paddle_as_saved(file: BoundedFile) -> object:
+    """Returns what `pickle.load` would: as `read_paddle`, but bfloat16 stays uint16 and tensors (name, tensor)."""
+    return _read(file, PickledArray, _named_tensor)
+
+
+def _read(file: BoundedFile, array: type[PickledArray], in_a_tuple: Callable) -> object:
+    known = {**COMMON, **numpy_globals(array), "builtins.tuple": in_a_tuple}
+    content = Unpickler(file, known).load()
     if isinstance(content, dict) and _PARTS in content:
         for name, entry in content.pop(_PARTS).items():
             parts = [content[part] for part in entry["slices"]]
@@ -51,7 +63,11 @@ def read_paddle(file: BoundedFile) -> object:
 
 def _tensor_in_a_tuple(pair: object) -> Tensor:
     """Stands for `tuple((name, array))`, which is how Paddle pickles a tensor outside of a flat state dict."""
-    _name, array = pair
-    if not isinstance(array, PaddleArray):
+    return _named_tensor(pair)[1]
+
+
+def _named_tensor(pair: object) -> tuple[str, Tensor]:
+    name, array = pair
+    if not isinstance(name, str) or not isinstance(array, PickledArray):
         raise ValueError("a pair of name and array holds no array")
-    return array
+    return name, array

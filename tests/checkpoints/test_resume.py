@@ -19,7 +19,7 @@ import yaml
 from ppcls_ext.checkpoints.atomic_set import read_set
 from ppcls_ext.configuration.prepare import prepare
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.weights.files import read_paddle_file
+from ppcls_ext.weights.paddle_content import read_paddle_file
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = {"ema": {"decay": 0.9}, "weight_decay": {"start": 1e-2, "end": 1e-3}}

@@ -159,7 +159,7 @@ def test_known_globals_hold_no_function_of_others():
     from ppcls_ext.weights import numpy_pickles, paddle_file, torch_file
 
     known = [*torch_file._TorchFile(None)._globals().values(), *numpy_pickles.numpy_globals().values()]
-    known.append(paddle_file._tensor_in_a_tuple)
+    known += [paddle_file._tensor_in_a_tuple, paddle_file._named_tensor]
     for value in known:
         if isinstance(value, type(lambda: 0)):
             assert value.__module__.startswith("ppcls_ext.weights.")

@@ -1,0 +1,90 @@
+"""Weights that PaddleClas loads itself, whatever the architecture: nothing in them is run."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import paddle
+import pytest
+import yaml
+
+from ppcls_ext.configuration.prepare import prepare
+from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.weights.in_paddle import read_without_running
+
+pytestmark = pytest.mark.usefixtures("registered")
+
+RECOGNITION = {
+    "name": "RecModel",
+    "Backbone": {"name": "FasterNet_T0"},
+    "BackboneStopLayer": {"name": "flatten"},
+    "Neck": {"name": "FC", "embedding_size": 1280, "class_num": 8},
+    "Head": {"name": "ArcMargin", "embedding_size": 8, "class_num": 2, "margin": 0.15, "scale": 30},
+}
+TEACHER = {"name": "ResNet18", "class_num": 2, "pretrained": "w"}
+STUDENT = {"name": "FasterNet_T0", "class_num": 2}
+#: How weights reach PaddleClas: Arch, and Global.pretrained_model.
+WAYS = {
+    "foreign model, Global": ({"name": "ResNet18", "class_num": 2}, "w"),
+    "foreign model, Arch": (TEACHER, None),
+    "recognition": (RECOGNITION, "w"),
+    "recognition, foreign backbone": ({**RECOGNITION, "Backbone": {"name": "ResNet18", "pretrained": "w"}}, None),
+    "recognition, our backbone": ({**RECOGNITION, "Backbone": {"name": "FasterNet_T0", "pretrained": "w"}}, None),
+    "distillation": ({"name": "DistillationModel", "models": [{"Teacher": TEACHER}, {"Student": STUDENT}]}, None),
+    "distillation, list": (
+        {"name": "DistillationModel", "models": [{"Student": STUDENT}], "pretrained_list": ["w"]},
+        None,
+    ),
+    "distillation, Global": ({"name": "DistillationModel", "models": [{"Student": STUDENT}]}, "w"),
+}
+
+
+class Malicious:
+    def __reduce__(self):
+        return os.mkdir, ("executed",)
+
+
+@pytest.fixture
+def malicious(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("w.pdparams").write_bytes(pickle.dumps({"weight": Malicious()}, protocol=2))
+    read_without_running()
+
+
+@pytest.mark.parametrize(
+    ("way", "mode"),
+    [(way, "eval") for way in WAYS]
+    + [(way, mode) for way in ("recognition", "foreign model, Arch") for mode in ("train", "infer", "export")],
+)
+def test_no_weights_are_executed(malicious, config, way, mode):
+    from ppcls_ext.engine.engine import Engine
+
+    config["Arch"], config["Global"]["pretrained_model"] = WAYS[way]
+    with pytest.raises(PpclsExtError, match=r"w\.pdparams: .*mkdir.*could run code"):
+        Engine(prepare(config, mode), mode)
+    assert not Path("executed").exists()
+
+
+def test_the_tools_and_foreign_scripts_are_guarded(malicious, config, run_tool, tmp_path):
+    config["Arch"], config["Global"]["pretrained_model"] = WAYS["foreign model, Global"]
+    Path("tiny.yml").write_text(yaml.safe_dump(config))
+    Path("load.py").write_text("import paddle\npaddle.load('w.pdparams')\n")
+    for name, arguments in (("eval", ["-c", "tiny.yml"]), ("-m", ["load.py"])):
+        result = run_tool(name, *arguments, cwd=tmp_path)
+        assert result.returncode == 1
+        assert "w.pdparams: its pickle asks for the global" in result.stderr.splitlines()[-1]
+        assert not Path("executed").exists()
+
+
+def test_weights_of_foreign_models_are_loaded_as_before(malicious, config):
+    from ppcls.arch import ResNet18
+
+    from ppcls_ext.engine.engine import Engine
+
+    expected = ResNet18(class_num=2).state_dict()
+    paddle.save(expected, "w.pdparams")
+    config["Arch"], config["Global"]["pretrained_model"] = WAYS["foreign model, Global"]
+    loaded = Engine(prepare(config, "eval"), "eval").model.state_dict()
+    assert all((loaded[name].numpy() == tensor.numpy()).all() for name, tensor in expected.items())
