@@ -11,8 +11,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-from ppcls_ext.pictures.transforms import rule_from_transforms
-
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from ppcls_ext.engine.threads import use_all_cores
@@ -21,12 +19,13 @@ use_all_cores()
 import onnx
 import onnxruntime
 import paddle
-from paddle import nn
 
-from ppcls_ext import build, list_models, reparameterize
+from ppcls_ext import build, list_models
 from ppcls_ext.deploy.export import export_onnx
 from ppcls_ext.files import atomic_write
+from ppcls_ext.models.figures import FIGURES
 from ppcls_ext.models.table import MODELS
+from ppcls_ext.pictures.rule import Preprocessing
 from ppcls_ext.predict.metadata import Metadata
 from tests.helpers import randomise_norms
 
@@ -41,51 +40,13 @@ COLUMNS = (
 )
 
 
-def multiply_adds(model: nn.Layer, size: int) -> int:
-    """Multiply-adds of the convolutions and linear layers for one square image of `size` px."""
-    total = 0
-
-    def count(layer: nn.Layer, inputs: tuple, output: paddle.Tensor) -> None:
-        nonlocal total
-        weight = layer.weight
-        total += output.size * (weight.shape[0] if isinstance(layer, nn.Linear) else int(weight[0].size))
-
-    hooks = [
-        layer.register_forward_post_hook(count)
-        for layer in model.sublayers()
-        if isinstance(layer, (nn.Conv2D, nn.Linear))
-    ]
-    with paddle.no_grad():
-        model(paddle.zeros([1, 3, size, size]))
-    for hook in hooks:
-        hook.remove()
-    return total
-
-
 def describe(name: str) -> tuple[str, ...]:
     """One row of the table."""
     paddle.seed(0)
     model = build(name)
     randomise_norms(model, seed=0)
     model.eval()
-    fused = reparameterize(model)
-    unfused_count = sum(tensor.size for tensor in model.parameters() if tensor.trainable)
-    fused_count = sum(tensor.size for tensor in fused.parameters())
-    operators = [
-        {"DecodeImage": {"to_rgb": True, "channel_first": False}},
-        {"ResizeImage": {"resize_short": 256}},
-        {"CropImage": {"size": 224}},
-        {
-            "NormalizeImage": {
-                "scale": 1 / 255,
-                "mean": [0.485, 0.456, 0.406],
-                "std": [0.229, 0.224, 0.225],
-                "order": "",
-            }
-        },
-        {"ToCHWImage": None},
-    ]
-    metadata = Metadata(name, rule_from_transforms(operators), None).to_properties()
+    metadata = Metadata(name, Preprocessing(), None).to_properties()
     with tempfile.TemporaryDirectory() as folder:
         report = str(export_onnx(model, Path(folder) / "model.onnx", metadata=metadata))
     nodes = re.search(r"nodes +(\d+)", report).group(1)
@@ -93,9 +54,9 @@ def describe(name: str) -> tuple[str, ...]:
     top1 = MODELS[name].published_top1
     return (
         name,
-        f"{unfused_count / 1e6:.2f}",
-        f"{fused_count / 1e6:.2f}",
-        f"{multiply_adds(fused, 224) / 1e9:.2f}",
+        f"{FIGURES[name].unfused / 1e6:.2f}",
+        f"{FIGURES[name].fused / 1e6:.2f}",
+        f"{FIGURES[name].macs / 1e9:.2f}",
         nodes,
         f"{max(map(float, differences)):.1e}",
         f"{top1}" if top1 else "none",

@@ -21,6 +21,7 @@ class Command(NamedTuple):
 
 #: In the order in which they are used. tools/NAME.py (with _ for -) are the same commands.
 COMMANDS = {
+    "models": Command("models", "list the models: parameters, multiply-adds, published accuracy, weights"),
     "train": Command("engine", "train a model with PaddleClas's engine", "train"),
     "eval": Command("engine", "evaluate trained weights", "evaluate"),
     "infer": Command("engine", "print the classes of pictures, from trained weights", "infer"),

@@ -13,11 +13,9 @@ from ppcls_ext.configuration.host_copies import copy_class_names, host_reads_cla
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.host.locate import activate
 from ppcls_ext.pictures.class_names import read_class_names
+from ppcls_ext.weights.fetch import URLS
 
 logger = logging.getLogger("ppcls_ext")
-
-
-URLS = ("http://", "https://")
 
 
 def require_writable(field: str, value: Any) -> None:
@@ -57,7 +55,7 @@ def place_checkpoints(config: dict) -> None:
     if get_rank() == 0:
         finish(Path(stem))
     for suffix in (".pdparams", ".pdopt", ".pdstates"):
-        _existing("Global.checkpoints", stem, suffix)
+        existing_file("Global.checkpoints", stem, suffix)
     settings["checkpoints"] = stem
 
 
@@ -72,11 +70,11 @@ def place_weights(config: dict, mode: str) -> None:
         if mode != "train" and not _any_pretrained(arch):
             logger.warning("no Global.pretrained_model: the weights are random")
     elif is_ours(config):
-        arch["pretrained"] = str(intact(_existing("Global.pretrained_model", weights, ".pdparams")))
+        arch["pretrained"] = str(intact(existing_file("Global.pretrained_model", weights, ".pdparams")))
         settings["pretrained_model"] = None
     elif isinstance(weights, str) and not weights.startswith(URLS):
         # PaddleClas 2.4 appends the suffix itself
-        path = _existing("Global.pretrained_model", weights.removesuffix(".pdparams"), ".pdparams")
+        path = existing_file("Global.pretrained_model", weights.removesuffix(".pdparams"), ".pdparams")
         settings["pretrained_model"] = str(path).removesuffix(".pdparams")
 
 
@@ -86,12 +84,10 @@ def _any_pretrained(node: Any) -> bool:
     return isinstance(node, list) and any(_any_pretrained(value) for value in node)
 
 
-def _existing(field: str, value: Any, suffix: str) -> Path:
+def existing_file(field: str, value: Any, suffix: str) -> Path:
     """The file that `value` means, with or without `suffix`."""
     if not isinstance(value, str) or not value:
         raise PpclsExtError(f"{field} is {value!r}: expected a path")
-    if value.startswith(URLS):
-        raise PpclsExtError(f"{field} is {value}: download it and give its path")
     for path in (Path(value + suffix), Path(value)):
         if path.is_file():
             return path

@@ -13,6 +13,7 @@ from ppcls_ext.configuration.device import choose_device
 from ppcls_ext.configuration.fields import fill_in, is_ours, require_fields, warn_about_newer_fields
 from ppcls_ext.configuration.image_lists import give_host_a_list, read_lists, warn_about_overlap
 from ppcls_ext.configuration.places import find_class_names, place_checkpoints, place_weights, require_writable
+from ppcls_ext.configuration.starting_weights import fetch_weights, unfuse_where_needed
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.host.locate import activate
 from ppcls_ext.training.compatibility import check
@@ -52,6 +53,9 @@ def prepare(config: dict, mode: str) -> dict:
         require_writable(f"Global.{field}", config["Global"][field])
     if mode == "train":
         place_checkpoints(config)
+    fetch_weights(config)
+    if mode == "train":
+        unfuse_where_needed(config)
         check(read_settings(config), config, is_ours(config))
     place_weights(config, mode)
     if mode == "infer":

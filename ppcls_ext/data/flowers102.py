@@ -14,9 +14,9 @@ import tempfile
 import zlib
 from pathlib import Path, PurePosixPath
 
-from ppcls_ext.data.download import download, file_md5
 from ppcls_ext.data.flowers102_names import NAMES
 from ppcls_ext.data.lists import list_text, write_list
+from ppcls_ext.download import download, file_md5
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.packages import import_extra
 
@@ -41,6 +41,7 @@ LABEL_LIST = "flowers102_label_list.txt"
 DEFAULT_OUTPUT = Path("dataset", "flowers102")
 _JPEG_MAGIC = b"\xff\xd8\xff"
 _ASIDE = ".extracting."
+_INSTEAD = "get the files by other means and use --source"
 
 
 def prepare(output: Path, source: Path | None = None) -> bool:
@@ -63,7 +64,7 @@ def prepare(output: Path, source: Path | None = None) -> bool:
     if downloads:
         source = output / "download"
         for name in (LABELS, SPLIT):
-            download(URL + name, source / name, MD5[name])
+            download(URL + name, source / name, MD5[name], instead=_INSTEAD)
     else:
         _check_source(source)
     archive_md5 = MD5[ARCHIVE] if downloads else file_md5(source / ARCHIVE)
@@ -71,7 +72,7 @@ def prepare(output: Path, source: Path | None = None) -> bool:
     missing_images = not _images_are_there(output, archive_md5)
     if missing_images:
         if downloads:
-            download(URL + ARCHIVE, source / ARCHIVE, archive_md5)
+            download(URL + ARCHIVE, source / ARCHIVE, archive_md5, instead=_INSTEAD)
         extract(source / ARCHIVE, output, archive_md5)
     for name, text in missing_lists.items():
         write_list(output / name, text)

@@ -45,6 +45,7 @@ def build(config: dict) -> nn.Layer:
         PpclsExtError: the architecture is not this project's, or the weights do not fit it exactly.
     """
     from ppcls_ext.models.factories import build as build_model
+    from ppcls_ext.weights.fetch import fetch
     from ppcls_ext.weights.loading import load_weights
 
     settings = copy.deepcopy(read_section(config, "Arch"))
@@ -54,11 +55,9 @@ def build(config: dict) -> nn.Layer:
         settings.pop(field, None)
     pretrained = settings.pop("pretrained", None)
     weights = read_section(config, "Global").get("pretrained_model") or pretrained
-    if weights is True:
-        return build_model(name, pretrained=True, **settings)
     model = build_model(name, **settings)
     if weights:
-        load_weights(model, weights)
+        load_weights(model, fetch(weights, name))
     else:
         logger.warning("no Global.pretrained_model: the weights are random")
     return model

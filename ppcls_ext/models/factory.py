@@ -7,11 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.host.download import download
 from ppcls_ext.host.registry import tell_replaced
 from ppcls_ext.models.backbone import Backbone
+from ppcls_ext.weights.fetch import PUBLISHED, fetch
 from ppcls_ext.weights.loading import load_weights
-from ppcls_ext.weights.published import published_url
 
 Factory = Callable[..., Backbone]
 
@@ -42,11 +41,10 @@ def _make_factory(net: type[Backbone], name: str, variant: Any) -> Factory:
         model = net(variant, class_num=class_num, fused=bool(fused), **kwargs)
         model.arch = name
         model.blueprint = functools.partial(factory, class_num=class_num, **kwargs)
-        if pretrained is True and use_ssld:
+        if pretrained in (True, PUBLISHED) and use_ssld:
             raise PpclsExtError(f"no SSLD weights of {name} are published: leave use_ssld at False")
         if pretrained:
-            source = download(published_url(name)) if pretrained is True else pretrained
-            load_weights(model, source, allow_other_classes=True)
+            load_weights(model, fetch(pretrained, name), allow_other_classes=True)
         return model
 
     factory.__name__ = factory.__qualname__ = name
@@ -54,7 +52,8 @@ def _make_factory(net: type[Backbone], name: str, variant: Any) -> Factory:
     factory.__doc__ = f"""{name}, a `{net.__name__}`.
 
     Args:
-        pretrained: a weights file (see `ppcls_ext.load_weights`), or True for the published ones.
+        pretrained: a weights file (see `ppcls_ext.load_weights`) or its address, or True or "published" for the
+            published ones.
         use_ssld: with `pretrained=True`, the weights distilled by PaddleClas (none are published for this family).
         class_num: classes of the head; with another number than the weights' the head starts afresh; 0 leaves the
             classifier out, and the model returns its inputs.

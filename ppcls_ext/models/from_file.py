@@ -8,24 +8,26 @@ import numpy as np
 from paddle import nn
 
 from ppcls_ext.models.factories import build
+from ppcls_ext.weights.fetch import fetch
 from ppcls_ext.weights.files import read_weights
 from ppcls_ext.weights.loading import LoadReport, load_weights
-from ppcls_ext.weights.naming import to_model_names
+from ppcls_ext.weights.naming import are_fused, to_model_names
 
 
 def load_model(source: str | Path, arch: str, class_num: int | None = None) -> tuple[nn.Layer, LoadReport]:
     """The model that a weights file is for: fused or not, with the file's number of classes.
 
     Args:
-        source: see `load_weights`.
+        source: see `load_weights`; or "published", or an address.
         arch: the factory's name.
         class_num: classes of the model; the file's where None. Where the file's number differs, the head starts afresh.
 
     Raises:
         PpclsExtError: unknown architecture, or the file does not fit it.
     """
+    source = fetch(source, arch)
     arrays = read_weights(source)
-    fused = not any(name.endswith(("._variance", ".running_var")) for name in arrays)
+    fused = are_fused(arrays)
     model = build(arch, fused=fused)
     in_file = _classes(arrays, model)
     if (class_num or in_file or 1000) != 1000:

@@ -155,8 +155,8 @@ def _explain_form(model: nn.Layer, origin: str, tensors: Mapping[str, np.ndarray
     fused_file = not any(name.endswith("._mean") for name in tensors)
     if fused_file and not fused_model:
         raise PpclsExtError(
-            f"{origin} holds fused weights, and the model is unfused: build it with fused=True (YAML: Arch.fused: "
-            "True) to run or fine-tune the fused form, or use ppcls_ext.unfuse to train its branches again"
+            f"{origin} holds fused weights, and the model is unfused: run it as it is with fused=True (-o "
+            "Arch.fused=True), or train its branches again with ppcls_ext.unfuse (-o Recipe.unfuse.pictures=512)"
         )
     if fused_model and not fused_file:
         raise PpclsExtError(

@@ -8,7 +8,7 @@ timm's needs the table that each family keeps as `timm_names`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +20,11 @@ Renaming = Sequence[tuple[str, Any]]
 TORCH_SUFFIXES = {".running_mean": "._mean", ".running_var": "._variance"}
 #: Counts batches in PyTorch's batch normalisation; Paddle has no such tensor.
 TORCH_ONLY = ".num_batches_tracked"
+
+
+def are_fused(names: Iterable[str]) -> bool:
+    """Whether tensors of these names, of any naming, are a fused model's: without running statistics."""
+    return not any(name.endswith(("._variance", ".running_var")) for name in names)
 
 
 class Named(NamedTuple):

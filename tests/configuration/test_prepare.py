@@ -98,7 +98,11 @@ def test_device_may_be_left_out(config):
             "Global.pretrained_model is nowhere/best_model: no such file",
         ),
         ("Global.pretrained_model", "", "Global.pretrained_model is '': expected a path"),
-        ("Global.pretrained_model", "https://example.com/a.pdparams", "download it"),
+        (
+            "Global.pretrained_model",
+            "http://127.0.0.1:9/a.pdparams",
+            "or get a.pdparams by other means and give its path",
+        ),
     ],
 )
 def test_bad_values(config, path, value, message):

@@ -19,10 +19,10 @@ import pytest
 
 from ppcls_ext.commands.prepare_flowers102 import main
 from ppcls_ext.data import flowers102
-from ppcls_ext.data.download import file_md5
 from ppcls_ext.data.flowers102 import ARCHIVE, IMAGES, LABEL_LIST, LISTS, extract, prepare
 from ppcls_ext.data.flowers102_names import NAMES
 from ppcls_ext.data.lists import read_list
+from ppcls_ext.download import file_md5
 from ppcls_ext.errors import PpclsExtError
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "prepare_flowers102.py"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import random
 import re
@@ -11,9 +12,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from ppcls_ext.data.download import download, file_md5
+import ppcls_ext.download
+from ppcls_ext.download import file_md5
 from ppcls_ext.errors import PpclsExtError
 
+download = partial(ppcls_ext.download.download, instead="use --source")
 CONTENT = random.Random(0).randbytes(1_000_000)
 MD5 = hashlib.md5(CONTENT).hexdigest()
 
@@ -27,6 +30,7 @@ class Server:
         self.sends_length = True
         self.cuts = []  # bytes after which the next answers break
         self.refuses = False
+        self.headers = {}  # further ones of every answer
         self.ranges = []
         self.httpd = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, self))
         self.url = f"http://127.0.0.1:{self.httpd.server_port}/file.bin"
@@ -43,7 +47,8 @@ class Handler(BaseHTTPRequestHandler):
         if plan.refuses:
             return self.send_error(503)
         start = 0
-        if self.headers["Range"] and plan.knows_range:
+        same = self.headers["If-Range"] in (None, plan.headers.get("ETag"))
+        if self.headers["Range"] and plan.knows_range and same:
             start = int(re.fullmatch(r"bytes=(\d+)-", self.headers["Range"])[1])
             if start >= len(content):
                 return self.send_error(416)
@@ -51,6 +56,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         else:
             self.send_response(200)
+        for name, value in plan.headers.items():
+            self.send_header(name, value)
         if plan.sends_length:
             self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
@@ -154,7 +161,7 @@ def test_wrong_md5_removes_the_file(server, path):
     server.content = CONTENT[:-1] + b"x"
     with pytest.raises(PpclsExtError, match=f"got md5 [0-9a-f]{{32}}, expected {MD5}; the file was removed"):
         download(server.url, path, MD5)
-    assert list(path.parent.iterdir()) == []
+    assert not path.parent.exists()
     server.content = CONTENT
     download(server.url, path, MD5)
     assert_done(path)
@@ -162,7 +169,7 @@ def test_wrong_md5_removes_the_file(server, path):
 
 def test_refusing_server_leaves_nothing(server, path):
     server.refuses = True
-    with pytest.raises(PpclsExtError, match=r"after 0 bytes .*503.*--source"):
+    with pytest.raises(PpclsExtError, match=r"did not begin .*503.*--source"):
         download(server.url, path, MD5)
     assert not path.parent.exists()
 
@@ -174,6 +181,51 @@ def test_no_server_leaves_the_part(server, path):
     with pytest.raises(PpclsExtError, match="after 10 bytes"):
         download(server.url, path, MD5)
     assert part_of(path).read_bytes() == CONTENT[:10]
+
+
+def test_without_md5_the_server_s_version_decides_whether_to_go_on(server, path):
+    server.headers = {"ETag": '"1"'}
+    server.cuts = [500_000]
+    download(server.url, path)
+    assert_done(path)
+    assert server.ranges == [None, "bytes=500000-"]
+
+    path.unlink()
+    server.content, server.cuts = b"x" * 1_000_000, [500_000, 0]
+    with pytest.raises(PpclsExtError, match="stopped after 500000 bytes"):
+        download(server.url, path)
+    server.content, server.headers = CONTENT, {"ETag": '"2"'}
+    download(server.url, path)
+    assert_done(path)
+
+
+def test_without_md5_what_is_there_is_taken(server, path):
+    path.parent.mkdir()
+    path.write_bytes(CONTENT)
+    download(server.url, path)
+    assert server.ranges == []
+
+
+def test_md5_that_the_server_states(server, path):
+    server.headers = {"Content-MD5": base64.b64encode(hashlib.md5(CONTENT).digest()).decode()}
+    server.cuts = [500_000]
+    download(server.url, path)
+    assert_done(path)
+    path.unlink()
+    server.content = CONTENT[:-1] + b"x"
+    with pytest.raises(PpclsExtError, match=f"got md5 [0-9a-f]{{32}}, expected {MD5}"):
+        download(server.url, path)
+    assert list(path.parent.iterdir()) == []
+
+
+def test_two_at_a_time_make_one_download(server, path):
+    threads = [threading.Thread(target=download, args=(server.url, path)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert_done(path)
+    assert server.ranges == [None]
 
 
 def test_file_md5(tmp_path):

@@ -1,0 +1,55 @@
+"""The weights to begin with: downloaded where they are remote, unfused where training needs it."""
+
+from __future__ import annotations
+
+import logging
+
+from ppcls_ext.checkpoints.atomic_set import intact
+from ppcls_ext.configuration.fields import is_ours
+from ppcls_ext.configuration.places import existing_file
+from ppcls_ext.weights.fetch import fetch, is_remote
+from ppcls_ext.weights.files import read_weights
+from ppcls_ext.weights.naming import are_fused
+
+logger = logging.getLogger("ppcls_ext")
+
+#: Pictures to calibrate on where the configuration does not say.
+CALIBRATION_PICTURES = 512
+
+
+def fetch_weights(config: dict) -> None:
+    """Puts local files in the place of `published` and of addresses, in Global.pretrained_model and Arch.pretrained.
+
+    Raises:
+        PpclsExtError: none are published, or they cannot be downloaded.
+    """
+    settings, arch = config["Global"], config["Arch"]
+    if not is_ours(config):
+        return  # PaddleClas downloads its own
+    for section, field in ((settings, "pretrained_model"), (arch, "pretrained")):
+        if is_remote(section.get(field)):
+            section[field] = fetch(section[field], arch["name"])
+
+
+def unfuse_where_needed(config: dict) -> None:
+    """Asks for `Recipe.unfuse` where a training of the unfused form is to begin with fused weights.
+
+    Raises:
+        PpclsExtError: there is no such file, or it cannot be read.
+    """
+    settings, arch = config["Global"], config["Arch"]
+    recipe = config.get("Recipe") or {}
+    weights = settings["pretrained_model"]
+    if not is_ours(config) or settings["checkpoints"] or arch.get("fused") or not isinstance(weights, str):
+        return
+    if not isinstance(recipe, dict) or recipe.get("unfuse") is not None:
+        return
+    if not are_fused(read_weights(intact(existing_file("Global.pretrained_model", weights, ".pdparams")))):
+        return
+    config["Recipe"] = {**recipe, "unfuse": {"pictures": CALIBRATION_PICTURES}}
+    logger.info(
+        "%s holds fused weights: they get their branches back, calibrated on %d training pictures "
+        "(Recipe.unfuse.pictures says another number, Arch.fused=True trains the fused form instead)",
+        weights,
+        CALIBRATION_PICTURES,
+    )
