@@ -55,6 +55,10 @@ class Backbone(theseus_layer() if is_there() else StandaloneLayer):
         """`channels`, under the name that detectors use."""
         return self.channels
 
+    def parts(self) -> list[list[nn.Layer]]:
+        """The layers that run, in order: the stem, then those that lead to each of the four maps."""
+        raise NotImplementedError
+
     def features(self, x: Tensor, stem: bool = False) -> list[Tensor]:
         """`x: (N, 3, H, W)` → the maps of the four stages, (N, channels[i], H / strides[i], W / strides[i]).
 
@@ -65,11 +69,23 @@ class Backbone(theseus_layer() if is_there() else StandaloneLayer):
         Raises:
             PpclsExtError: `stem` and a family without such a map.
         """
-        raise NotImplementedError
+        if stem and not self.stem_channels:
+            raise PpclsExtError(
+                f"{type(self).__name__} has no map at stride 2: its first convolution goes to stride 4 at once"
+            )
+        maps = []
+        for part in self.parts():
+            for layer in part:
+                x = layer(x)
+            maps.append(x)
+        return maps if stem else maps[1:]
 
     def forward_features(self, x: Tensor) -> Tensor:
         """`x: (N, 3, H, W)` → the last map, (N, channels[-1], H / 32, W / 32)."""
-        raise NotImplementedError
+        for part in self.parts():
+            for layer in part:
+                x = layer(x)
+        return x
 
     def forward_head(self, x: Tensor) -> Tensor:
         """The last map → logits (N, class_num), or without a classifier its inputs (N, num_features)."""

@@ -49,6 +49,7 @@ def _make_factory(net: type[Backbone], name: str, variant: Any) -> Factory:
 
     factory.__name__ = factory.__qualname__ = name
     factory.__module__ = net.__module__
+    factory.net = net
     factory.__doc__ = f"""{name}, a `{net.__name__}`.
 
     Args:

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import paddle
 from paddle import Tensor, nn
 
-from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.layers.conv_norm import ConvNorm
 from ppcls_ext.layers.drop_path import DropPath
 from ppcls_ext.models.backbone import Backbone
@@ -174,17 +173,17 @@ class FasterNet(Backbone):
         if self.class_num:
             self.head = nn.Linear(self.num_features, self.class_num)
 
+    def parts(self) -> list[list[nn.Layer]]:
+        """See `Backbone.parts`."""
+        stages = list(self.stages)
+        return [[self.patch_embed], stages[:1], *(stages[index : index + 2] for index in (1, 3, 5))]
+
     def features(self, x: Tensor, stem: bool = False) -> list[Tensor]:
         """See `Backbone.features`; with `fork_feat` each map through its normalisation."""
-        if stem:
-            raise PpclsExtError("FasterNet has no map at stride 2: its first convolution goes to stride 4 at once")
-        x = self.patch_embed(x)
-        maps = []
-        for index, stage in enumerate(self.stages):
-            x = stage(x)
-            if isinstance(stage, Stage):
-                maps.append(self._sub_layers[f"norm{index}"](x) if self.fork_feat else x)
-        return maps
+        maps = super().features(x, stem)
+        if not self.fork_feat:
+            return maps
+        return [self._sub_layers[f"norm{2 * index}"](map_) for index, map_ in enumerate(maps)]
 
     def forward_features(self, x: Tensor) -> Tensor:
         """See `Backbone.forward_features`."""

@@ -52,19 +52,9 @@ class VggLike(Backbone):
         if class_num:
             self.linear = nn.Linear(self.num_features, class_num, weight_attr=nn.initializer.Normal(std=0.01))
 
-    def features(self, x: Tensor, stem: bool = False) -> list[Tensor]:
-        """See `Backbone.features`."""
-        maps = []
-        for stage in (self.stage0, self.stage1, self.stage2, self.stage3, self.stage4):
-            x = stage(x)
-            maps.append(x)
-        return maps if stem else maps[1:]
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """See `Backbone.forward_features`."""
-        for stage in (self.stage0, self.stage1, self.stage2, self.stage3, self.stage4):
-            x = stage(x)
-        return x
+    def parts(self) -> list[list[nn.Layer]]:
+        """See `Backbone.parts`."""
+        return [[stage] for stage in (self.stage0, self.stage1, self.stage2, self.stage3, self.stage4)]
 
     def forward_head(self, x: Tensor) -> Tensor:
         """See `Backbone.forward_head`."""
