@@ -15,7 +15,15 @@ if TYPE_CHECKING:
     from ppcls_ext.weights.loading import LoadReport, Source
 
 __version__ = "0.1.0"
-__all__ = ["build", "list_models", "load_weights", "register", "reparameterize"]
+__all__ = [
+    "build",
+    "list_models",
+    "load_weights",
+    "register",
+    "register_in_paddledet",
+    "register_in_paddleseg",
+    "reparameterize",
+]
 
 
 def register() -> None:
@@ -28,6 +36,26 @@ def register() -> None:
     from ppcls_ext.models.factories import FACTORIES
 
     publish(FACTORIES)
+
+
+def register_in_paddledet() -> None:
+    """Publishes every model as a backbone of PaddleDetection; calling it again changes nothing.
+
+    Also adapts PaddleDetection to this Paddle and NumPy where it fails, and makes its export fuse with proof.
+
+    Raises:
+        PpclsExtError: no PaddleDetection is found, or a wheel that does not train on Paddle 3.
+    """
+    from ppcls_ext.downstream.paddledet import register as publish
+
+    publish()
+
+
+def register_in_paddleseg() -> None:
+    """Publishes every model as a backbone of PaddleSeg; see `register_in_paddledet`."""
+    from ppcls_ext.downstream.paddleseg import register as publish
+
+    publish()
 
 
 def list_models() -> list[str]:

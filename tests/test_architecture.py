@@ -34,6 +34,7 @@ ARROWS = {
     "configuration": "errors files host pictures data models config_table checkpoints training weights",
     "engine": "errors files packages host pictures data reparam weights models checkpoints training configuration",
     "deploy": "errors files packages host pictures predict reparam weights models",
+    "downstream": "errors files packages host pictures reparam weights models deploy",
 }
 #: These call all the others: the public face, and the command lines.
 ON_TOP = {"__init__", "__main__", "commands"}
@@ -41,7 +42,9 @@ ON_TOP = {"__init__", "__main__", "commands"}
 ONLY_IN = {
     "ppcls": {"host", "checkpoints", "training", "configuration", "engine", "commands"},
     "paddle": {"__init__", "host", "reparam", "layers", "weights", "models", "checkpoints", "training"}
-    | {"configuration", "engine", "deploy", "commands"},
+    | {"configuration", "engine", "deploy", "downstream", "commands"},
+    "ppdet": {"downstream"},
+    "paddleseg": {"downstream"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

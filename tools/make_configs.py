@@ -1,4 +1,4 @@
-"""Writes the files of configs/ from the table in ppcls_ext/recipes.py.
+"""Writes the files of configs/ from the table in ppcls_ext/config_table.
 
 Example: python tools/make_configs.py
          python tools/make_configs.py --check   # say which files differ, write none
@@ -10,8 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from ppcls_ext.commands.outcome import run
-from ppcls_ext.config_table.recipes import RECIPES
-from ppcls_ext.config_table.render import render
+from ppcls_ext.config_table.files import config_files
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.files import atomic_write
 
@@ -25,8 +24,9 @@ def main() -> None:
     check = parser.parse_args().check
     folder = ROOT / "configs"
     different = []
-    for name, recipe in RECIPES.items():
-        path, text = folder / name, render(recipe)
+    files = config_files()
+    for name, text in files.items():
+        path = folder / name
         if path.exists() and path.read_text(encoding="utf-8") == text:
             continue
         different.append(name)
@@ -34,10 +34,10 @@ def main() -> None:
             with atomic_write(path, "w", encoding="utf-8") as stream:
                 stream.write(text)
     extra = [str(path.relative_to(folder)) for path in folder.rglob("*.y*ml")]
-    extra = sorted(set(extra) - set(RECIPES))
+    extra = sorted(set(extra) - set(files))
     if check and (different or extra):
         raise PpclsExtError(f"configs/ differs from the table: {different + extra}; run tools/make_configs.py")
-    print(f"{len(RECIPES)} files, {len(different)} {'different' if check else 'written'}")
+    print(f"{len(files)} files, {len(different)} {'different' if check else 'written'}")
     if extra:
         raise PpclsExtError(
             f"configs/ holds files that the table does not: {extra}; remove them or add them to the table"

@@ -1,4 +1,4 @@
-"""The command that runs one of PaddleClas's own scripts, unmodified, with this project's models in its registry."""
+"""The command that runs a script of PaddleClas, PaddleDetection or PaddleSeg, unmodified, with our models in it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import ppcls_ext
 from ppcls_ext.commands.interruption import interrupt_on_sigterm
 from ppcls_ext.configuration.load import load_config
+from ppcls_ext.downstream import checkouts
 from ppcls_ext.engine.start import set_up
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.host.locate import HOME
 
+REGISTER = {"ppdet": ppcls_ext.register_in_paddledet, "paddleseg": ppcls_ext.register_in_paddleseg}
 #: PaddleClas's option that changes a field.
 OVERRIDES = ("-o", "--override")
 #: What PaddleClas's scripts do, by name.
@@ -30,31 +33,45 @@ def main(argv: Sequence[str] | None = None) -> None:
     (strict weights, section `Recipe`, whole checkpoints in `output_dir/ARCH`). The command line stays the script's own;
     its `-o`, which takes one value, may take several as ours does.
 
+    A script of a PaddleDetection, PaddleYOLO or PaddleSeg checkout finds our models among the backbones.
+
     Raises:
         PpclsExtError: there is no such script, or something is wrong with the configuration.
     """
     parser = argparse.ArgumentParser(
         prog="ppcls-ext",
         description=__doc__,
-        epilog="example:\n  ppcls-ext ~/PaddleClas/tools/train.py -c MobileOne_S0",
+        epilog="example:\n  ppcls-ext ~/PaddleClas/tools/train.py -c MobileOne_S0\n"
+        "  ppcls-ext ~/PaddleDetection/tools/train.py -c configs/detection/picodet_mobileone_s0.yml --eval",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("script", type=Path, help="a script of a PaddleClas checkout, such as tools/train.py")
+    parser.add_argument("script", type=Path, help="a script of a checkout, such as tools/train.py")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="for the script")
     args = parser.parse_args(argv)
     script = args.script.resolve()
     if not script.is_file():
         raise PpclsExtError(f"no script {args.script}: expected one of PaddleClas's, such as tools/train.py")
+    downstream = checkouts.of_script(script)
+    if downstream is not None:
+        checkouts.activate(downstream, script.parents[1])
+        REGISTER[downstream.package]()
+        arguments = args.arguments
+    else:
+        arguments = prepare_paddleclas(script, args.arguments)
+    sys.argv = [str(script), *arguments]
+    runpy.run_path(str(script), run_name="__main__")
+
+
+def prepare_paddleclas(script: Path, arguments: list[str]) -> list[str]:
+    """Registers our models in a script's PaddleClas and gives the script our engine; its arguments as it takes them."""
     if (script.parents[1] / "ppcls").is_dir():
         os.environ[HOME] = str(script.parents[1])
     set_up()
     interrupt_on_sigterm()
-    arguments = args.arguments
-    if script.stem in MODES:
-        give_scripts_our_engine(MODES[script.stem])
-        arguments = one_value_each(arguments)
-    sys.argv = [str(script), *arguments]
-    runpy.run_path(str(script), run_name="__main__")
+    if script.stem not in MODES:
+        return arguments
+    give_scripts_our_engine(MODES[script.stem])
+    return one_value_each(arguments)
 
 
 def one_value_each(arguments: Sequence[str]) -> list[str]:

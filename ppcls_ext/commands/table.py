@@ -32,6 +32,8 @@ COMMANDS = {
     "make-lists": Command("make_lists", "write the image lists of a folder of class folders"),
     "prepare-flowers102": Command("prepare_flowers102", "make Oxford Flowers102 ready for training"),
     "make-sample-dataset": Command("make_sample_dataset", "make a small data set of handwritten digits, offline"),
+    "make-shapes-dataset": Command("make_shapes_dataset", "make a data set of shapes for detectors and segmenters"),
+    "program-to-onnx": Command("program_to_onnx", "an ONNX file of what PaddleDetection or PaddleSeg exported, proved"),
 }
 
 EXAMPLES = """examples:
@@ -51,7 +53,7 @@ def overview() -> str:
             "commands (ppcls-ext COMMAND --help says more):",
             *(f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items()),
             "",
-            "  PATH/tools/train.py …  run a script of PaddleClas's own with this project's models",
+            "  PATH/tools/train.py …  run a script of PaddleClas, PaddleDetection or PaddleSeg with our models",
             "",
             "options:",
             "  -h, --help   show this list",

@@ -115,9 +115,16 @@ _Dumper.add_representer(type(None), _Dumper.represent_nothing)
 
 def render(recipe: Recipe) -> str:
     """The YAML file of one recipe."""
-    comment = "\n".join(f"# {line}".rstrip() for line in recipe.header.strip().split("\n"))
-    sections = [
-        yaml.dump({name: section}, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
-        for name, section in to_config(recipe).items()
-    ]
-    return comment + "\n" + "\n".join(sections)
+    return render_sections(recipe.header, to_config(recipe))
+
+
+def render_sections(header: str, config: Config) -> str:
+    """A YAML file: the header as a comment, then the sections, with a blank line around each that has parts."""
+    text = "".join(f"# {line}".rstrip() + "\n" for line in header.strip().split("\n"))
+    before: Any = {}
+    for number, (name, section) in enumerate(config.items()):
+        if number and (isinstance(section, dict) or isinstance(before, dict)):
+            text += "\n"
+        text += yaml.dump({name: section}, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
+        before = section
+    return text

@@ -32,3 +32,13 @@ IMAGENET = Task(
     size=224,
     resize_short=256,
 )
+
+
+SHAPES = Task(
+    root="dataset/shapes/",
+    example="images/val/00000.png",
+    label_list="dataset/shapes/label_list.txt",
+    classes=3,
+    size=96,
+    resize_short=96,
+)

@@ -67,22 +67,30 @@ def convert(network: Network, input_shape: tuple[int | None, int, int, int], ops
     Raises:
         PpclsExtError: Paddle cannot make the model static, or paddle2onnx cannot convert it; says why.
     """
+    with tempfile.TemporaryDirectory(prefix="ppcls_ext_") as folder:
+        program, parameters = _save_static(network, input_shape, Path(folder))
+        try:
+            return convert_program(program, parameters, opset)
+        except PpclsExtError as error:
+            raise PpclsExtError(f"{error}{_unknown_operators(network)}") from error
+
+
+def convert_program(program: Path, parameters: Path, opset: int) -> onnx.ModelProto:
+    """Converts a program that Paddle saved, in a process of its own.
+
+    Args:
+        program: .json or .pdmodel.
+        parameters: .pdiparams.
+        opset: of ONNX's standard operators.
+
+    Raises:
+        PpclsExtError: paddle2onnx cannot convert it; says why.
+    """
     import onnx
 
     with tempfile.TemporaryDirectory(prefix="ppcls_ext_") as folder:
-        program, parameters = _save_static(network, input_shape, Path(folder))
         output = Path(folder, "raw.onnx")
-        # the child finds the packages of this process; polygraphy, should anything load it, must install none
-        search_path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path if entry)
-        child = subprocess.run(
-            [sys.executable, "-c", _CHILD, program, parameters, str(opset), output],
-            cwd=folder,
-            env={**os.environ, "PYTHONPATH": search_path, "POLYGRAPHY_AUTOINSTALL_DEPS": "0"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
+        child = run_apart(_CHILD, folder, program.resolve(), parameters.resolve(), str(opset), output)
         if child.returncode == 0 and output.exists() and output.stat().st_size:
             model = onnx.load(output)
             if [entry.version for entry in model.opset_import if not entry.domain] == [opset]:
@@ -90,9 +98,22 @@ def convert(network: Network, input_shape: tuple[int | None, int, int, int], ops
             reason = "it chose another opset"
         else:
             reason = _reason(child.stdout.decode(errors="replace")) or f"exit code {child.returncode}, no message"
-        raise PpclsExtError(
-            f"paddle2onnx cannot convert the model at opset {opset}: {reason}{_unknown_operators(network)}"
-        )
+    raise PpclsExtError(f"paddle2onnx cannot convert the model at opset {opset}: {reason}")
+
+
+def run_apart(code: str, folder: str | Path, *arguments: str | Path) -> subprocess.CompletedProcess[bytes]:
+    """Runs Python code in a process of its own, in `folder`; what it prints is in `stdout`."""
+    # it finds the packages of this process; polygraphy, should anything load it, must install none
+    search_path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path if entry)
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": search_path, "POLYGRAPHY_AUTOINSTALL_DEPS": "0"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
 
 
 def _save_static(network: Network, input_shape: tuple[int | None, ...], folder: Path) -> tuple[Path, Path]:

@@ -7,6 +7,7 @@ PaddleClas that needs none gets none.
 from __future__ import annotations
 
 from ppcls_ext.host.adaptations import devices, labels, removed_names, scalars
+from ppcls_ext.host.adaptations.adaptation import apply_needed
 from ppcls_ext.host.locate import activate
 
 ADAPTATIONS = (*scalars.ADAPTATIONS, *removed_names.ADAPTATIONS, *labels.ADAPTATIONS, *devices.ADAPTATIONS)
@@ -22,9 +23,4 @@ def apply() -> list[str]:
         PpclsExtError: there is no PaddleClas with an engine.
     """
     activate(need_engine=True)
-    applied = []
-    for adaptation in ADAPTATIONS:
-        if adaptation.is_needed():
-            adaptation.apply()
-            applied.append(adaptation.name)
-    return applied
+    return apply_needed(ADAPTATIONS)

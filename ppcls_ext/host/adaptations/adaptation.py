@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any, NamedTuple
 
 
 class Adaptation(NamedTuple):
-    """One change to PaddleClas.
+    """One change to a host: PaddleClas, or one of those that `ppcls_ext.downstream` knows.
 
     Attributes:
-        name: what `apply` reports.
-        answers: the file of PaddleClas that fails without it.
+        name: what `apply_needed` reports.
+        answers: the file of the host that fails without it.
         is_needed: the probe.
         apply: makes the change.
     """
@@ -23,10 +23,20 @@ class Adaptation(NamedTuple):
     apply: Callable[[], None]
 
 
-class Extended:
-    """A module with more in it, for one file of PaddleClas alone."""
+def apply_needed(adaptations: Iterable[Adaptation]) -> list[str]:
+    """Applies those whose probe says so, in order; gives their names."""
+    applied = []
+    for adaptation in adaptations:
+        if adaptation.is_needed():
+            adaptation.apply()
+            applied.append(adaptation.name)
+    return applied
 
-    def __init__(self, module: ModuleType, **names: Any) -> None:
+
+class Extended:
+    """A module with more in it, for one file of a host alone."""
+
+    def __init__(self, module: ModuleType | Extended, **names: Any) -> None:
         self._module = module
         vars(self).update(names)
 

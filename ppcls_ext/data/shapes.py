@@ -1,0 +1,176 @@
+"""A synthetic data set of coloured shapes, for detection (COCO's layout) and for segmentation (PaddleSeg's).
+
+Circles, squares and triangles of random colours, sizes and turns lie on a noisy background; nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from ppcls_ext.errors import PpclsExtError
+
+NAMES = ("circle", "square", "triangle")
+PARTS = ("train", "val")
+SETTINGS = "shapes_settings.json"
+CONTENTS = {SETTINGS, "annotations", "images", "labels", "label_list.txt", "train.txt", "val.txt"}
+DEFAULT_OUTPUT = Path("dataset", "shapes")
+LARGEST = 4  # shapes in a picture
+POINTS = {"circle": 32, "square": 4, "triangle": 3}
+
+
+class Shape(NamedTuple):
+    """One shape of a picture; `polygon` holds (x, y) in px."""
+
+    kind: str
+    polygon: list[tuple[float, float]]
+    colour: tuple[int, int, int]
+
+
+def make(output: Path, size: int = 96, train: int = 160, val: int = 40, seed: int = 0, force: bool = False) -> bool:
+    """Makes the data set in `output`, which appears as a whole.
+
+    Args:
+        output: the folder: images/, annotations/{train,val}.json (COCO), labels/ (index pictures, 0 is background) and
+            {train,val}.txt (PaddleSeg).
+        size: side of the pictures, px.
+        train: pictures to train on.
+        val: pictures to evaluate on.
+        seed: of everything that is random; the pictures of a seed are always the same.
+        force: replaces a data set of this tool with other settings.
+
+    Returns:
+        False where the same data set is there already.
+
+    Raises:
+        PpclsExtError: a setting is out of range, or `output` holds something else.
+    """
+    for name, value, low, high in (
+        ("size", size, 32, 1024),
+        ("train", train, 1, 100_000),
+        ("val", val, 1, 100_000),
+        ("seed", seed, 0, 2**32 - 1),
+    ):
+        if not low <= value <= high:
+            raise PpclsExtError(f"{name} {value}: expected {low}..{high}")
+    settings = {"size": size, "train": train, "val": val, "seed": seed}
+    output = Path(os.path.realpath(output))  # a linked folder is replaced, not its link
+    occupied = output.is_dir() and any(output.iterdir())
+    if occupied and _is_there(output, settings, force):
+        return False
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as aside:
+            made = Path(aside, "made")
+            made.mkdir()
+            _write(made, settings)
+            if occupied:
+                output.rename(Path(aside, "replaced"))
+            elif output.is_dir():
+                output.rmdir()
+            made.rename(output)
+    except OSError as error:
+        raise PpclsExtError(f"cannot write {output}: {error.strerror or error}; choose another --output") from error
+    return True
+
+
+def _is_there(output: Path, settings: dict[str, int], force: bool) -> bool:
+    """Whether `output` is this data set, complete; False if it may be replaced."""
+    foreign = {file.name for file in output.iterdir()} - CONTENTS
+    if foreign or not (output / SETTINGS).is_file():
+        raise PpclsExtError(
+            f"{output} holds files that this tool did not make ({min(foreign, default='no settings')}); "
+            "choose another --output"
+        )
+    try:
+        found = json.loads((output / SETTINGS).read_text(encoding="utf-8"))
+    except ValueError:
+        found = "unreadable settings"
+    counts = {part: len(list((output / "labels" / part).glob("*.png"))) for part in PARTS}
+    complete = counts == {part: settings[part] for part in PARTS}
+    if found == settings and complete:
+        return True
+    if not force:
+        fault = "it is not complete" if found == settings else f"it was made with {found}, now {settings} is asked for"
+        raise PpclsExtError(
+            f"{output} is there, but {fault}; use --force to replace the folder or choose another --output"
+        )
+    return False
+
+
+def _write(folder: Path, settings: dict[str, int]) -> None:
+    (folder / "annotations").mkdir()
+    for number, part in enumerate(PARTS):
+        random = np.random.default_rng([settings["seed"], number])
+        pictures, annotations, rows = [], [], []
+        for kind in ("images", "labels"):
+            (folder / kind / part).mkdir(parents=True)
+        for index in range(settings[part]):
+            shapes = list(_shapes(random, settings["size"]))
+            picture, label = _draw(random, settings["size"], shapes)
+            name = f"{part}/{index:05d}.png"
+            picture.save(folder / "images" / name)
+            label.save(folder / "labels" / name)
+            rows.append(f"images/{name} labels/{name}\n")
+            pictures.append({"id": index, "file_name": name, "width": settings["size"], "height": settings["size"]})
+            annotations += [_annotation(len(annotations) + place, index, s) for place, s in enumerate(shapes)]
+        categories = [{"id": number, "name": name} for number, name in enumerate(NAMES, 1)]
+        coco = {"images": pictures, "annotations": annotations, "categories": categories}
+        (folder / "annotations" / f"{part}.json").write_text(json.dumps(coco), encoding="utf-8")
+        (folder / f"{part}.txt").write_text("".join(rows), encoding="utf-8")
+    (folder / "label_list.txt").write_text("".join(f"{name}\n" for name in NAMES), encoding="utf-8")
+    (folder / SETTINGS).write_text(json.dumps(settings) + "\n", encoding="utf-8")
+
+
+def _shapes(random: np.random.Generator, size: int) -> Iterator[Shape]:
+    """One to four shapes that do not touch each other, wholly inside the picture."""
+    taken: list[tuple[float, float, float]] = []
+    wanted = int(random.integers(1, LARGEST + 1))
+    for _ in range(50):
+        radius = size * random.uniform(0.1, 0.22)
+        x, y = random.uniform(radius + 1, size - radius - 1, 2)
+        if all(math.hypot(x - other[0], y - other[1]) > radius + other[2] for other in taken):
+            taken.append((x, y, radius))
+            kind = NAMES[int(random.integers(len(NAMES)))]
+            turn = random.uniform(0, 2 * math.pi)
+            angles = [turn + 2 * math.pi * corner / POINTS[kind] for corner in range(POINTS[kind])]
+            polygon = [(float(x + radius * math.cos(a)), float(y + radius * math.sin(a))) for a in angles]
+            colour = random.integers(0, 256, 3)
+            colour[random.permutation(3)[:2]] = (255, 0)  # saturated, so that it stands out from the grey
+            yield Shape(kind, polygon, tuple(int(level) for level in colour))
+        if len(taken) == wanted:
+            return
+
+
+def _draw(random: np.random.Generator, size: int, shapes: list[Shape]) -> tuple[Image.Image, Image.Image]:
+    grey = random.integers(60, 190) + random.normal(0, 12, (size, size, 1))
+    picture = Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8).repeat(3, axis=2))
+    label = Image.new("L", (size, size))
+    for shape in shapes:
+        ImageDraw.Draw(picture).polygon(shape.polygon, fill=shape.colour)
+        ImageDraw.Draw(label).polygon(shape.polygon, fill=1 + NAMES.index(shape.kind))
+    return picture, label
+
+
+def _annotation(number: int, picture: int, shape: Shape) -> dict[str, Any]:
+    xs, ys = zip(*shape.polygon)
+    left, top, width, height = min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)
+    corners = zip(shape.polygon, [*shape.polygon[1:], shape.polygon[0]])
+    area = abs(sum(a[0] * b[1] - b[0] * a[1] for a, b in corners)) / 2
+    return {
+        "id": number + 1,
+        "image_id": picture,
+        "category_id": 1 + NAMES.index(shape.kind),
+        "bbox": [round(value, 2) for value in (left, top, width, height)],
+        "area": round(area, 2),
+        "iscrowd": 0,
+        "segmentation": [[round(value, 2) for point in shape.polygon for value in point]],
+    }

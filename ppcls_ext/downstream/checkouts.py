@@ -1,0 +1,101 @@
+"""Finds the checkout of PaddleDetection or PaddleSeg, and refuses what does not train on today's Paddle."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from ppcls_ext.errors import PpclsExtError
+
+
+class Host(NamedTuple):
+    """One of the two.
+
+    Attributes:
+        title: its name.
+        package: what it is imported as.
+        home: the environment variable that names a checkout.
+        wheel: its distribution in package indexes.
+        last_wheel: the newest one there, which does not train on Paddle 3.
+        fails: the file of that wheel that fails.
+    """
+
+    title: str
+    package: str
+    home: str
+    wheel: str
+    last_wheel: str
+    fails: str
+
+
+PADDLEDET = Host(
+    "PaddleDetection", "ppdet", "PADDLEDET_HOME", "paddledet", "2.6.0", "ppdet/modeling/assigners/atss_assigner.py"
+)
+PADDLESEG = Host(
+    "PaddleSeg", "paddleseg", "PADDLESEG_HOME", "paddleseg", "2.8.0", "paddleseg/models/losses/cross_entropy_loss.py"
+)
+
+
+def of_script(script: Path) -> Host | None:
+    """The host in whose checkout a script such as tools/train.py lies; PaddleYOLO has PaddleDetection's package."""
+    root = script.parents[1]
+    return next((host for host in (PADDLEDET, PADDLESEG) if (root / host.package / "__init__.py").is_file()), None)
+
+
+def activate(host: Host, root: Path | None = None) -> Path:
+    """Makes the host importable and returns the folder that holds its package.
+
+    Args:
+        host: which one.
+        root: a checkout; else what the program imported already, the checkout that `host.home` names, or an importable
+            package.
+
+    Raises:
+        PpclsExtError: there is none, or it is a wheel that does not train on Paddle 3.
+    """
+    imported = sys.modules.get(host.package)
+    home = os.environ.get(host.home)
+    if imported is not None:
+        found = Path(next(iter(imported.__path__))).parent
+        if root is not None and root.resolve() != found.resolve():
+            raise PpclsExtError(f"{host.package} is already imported from {found}: it cannot come from {root} as well")
+    elif root is not None or home:
+        found = root or Path(home).expanduser()
+        if not (found / host.package / "__init__.py").is_file():
+            raise PpclsExtError(
+                f"{host.home} is {found}, which is no {host.title}: expected a checkout, a folder that holds "
+                f"{host.package}; correct it or unset it"
+            )
+        if str(found) not in sys.path:
+            sys.path.insert(0, str(found))
+            importlib.invalidate_caches()
+    else:
+        spec = importlib.util.find_spec(host.package)
+        if spec is None or not spec.submodule_search_locations:
+            raise PpclsExtError(
+                f"no {host.title}: no module {host.package} can be imported and {host.home} is not set; "
+                f"set {host.home} to a git checkout (develop)"
+            )
+        found = Path(next(iter(spec.submodule_search_locations))).parent
+    _refuse_wheel(host, found.resolve())
+    return found
+
+
+def _refuse_wheel(host: Host, found: Path) -> None:
+    try:
+        installed = importlib.metadata.distribution(host.wheel)
+    except importlib.metadata.PackageNotFoundError:
+        return
+    is_it = Path(installed.locate_file(host.package)).resolve() == found / host.package
+    # develop calls itself 0.0.0
+    numbers = [int(part) for part in installed.version.split(".")[:2] if part.isdigit()]
+    if is_it and [0, 0] < numbers <= [int(part) for part in host.last_wheel.split(".")[:2]]:
+        raise PpclsExtError(
+            f"{host.title} {installed.version} at {found} is the wheel, which does not train on Paddle 3 "
+            f"({host.fails} mixes types): set {host.home} to a git checkout (develop)"
+        )

@@ -1,0 +1,207 @@
+"""From a program that PaddleDetection or PaddleSeg exported to an ONNX file, compared on all outputs first."""
+
+from __future__ import annotations
+
+import json
+import signal
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ppcls_ext.deploy.verification import require_small
+from ppcls_ext.downstream.differences import largest_difference
+from ppcls_ext.downstream.program import Inputs, Program, comparison_inputs, operators
+from ppcls_ext.errors import PpclsExtError, one_line
+from ppcls_ext.files import atomic_write
+from ppcls_ext.packages import require
+
+if TYPE_CHECKING:
+    import onnx
+
+#: Paddle 3.3 keeps these operators' numbers as float64, which paddle2onnx 2.1 refuses (pir_parser.cc, interpolation
+#: scales) or reads wrongly (Paddle2ONNX issue 1646, epsilons).
+FLOAT32 = ("_interp", "layer_norm", "group_norm")
+
+
+_SIMPLIFY = """
+import sys
+import onnx, onnxslim
+model = onnxslim.slim(onnx.load(sys.argv[1]))
+onnx.checker.check_model(model, full_check=True)
+onnx.save(model, sys.argv[2])
+"""
+
+
+@dataclass(frozen=True)
+class ProgramReport:
+    """What was written, and how equal it is.
+
+    Args:
+        path: the file.
+        opset: of the file.
+        inputs: names and shapes.
+        outputs: names and shapes.
+        nodes: number of nodes by operator.
+        size: MiB.
+        difference: between onnxruntime's and Paddle's outputs, the largest of all kinds of input, relative.
+    """
+
+    path: Path
+    opset: int
+    inputs: list[str]
+    outputs: list[str]
+    nodes: dict[str, int]
+    size: float
+    difference: float
+
+    def __str__(self) -> str:
+        return "\n".join(
+            [
+                f"{self.path}: {self.size:.2f} MiB, opset {self.opset}",
+                f"inputs   {', '.join(self.inputs)}",
+                f"outputs  {', '.join(self.outputs)}",
+                f"nodes    {sum(self.nodes.values())}: {', '.join(f'{n} {name}' for name, n in self.nodes.items())}",
+                f"largest difference of all outputs, onnxruntime from Paddle, relative: {self.difference:.1e}",
+            ]
+        )
+
+
+def program_to_onnx(
+    program: str | Path, output: str | Path, *, opset: int = 17, pictures: Sequence[np.ndarray] = ()
+) -> ProgramReport:
+    """Converts an exported program and writes the file once onnxruntime answers as Paddle does.
+
+    Args:
+        program: path of the exported files without suffixes, such as inference/model, or of one of them, or a folder
+            that holds one program.
+        output: the file to write.
+        opset: of ONNX's standard operators.
+        pictures: real ones to compare on, uint8 (H, W, 3) of any size.
+
+    Raises:
+        PpclsExtError: there is no program, paddle2onnx cannot convert it, or the answers differ.
+    """
+    require("paddle2onnx", "onnx", "onnxslim", "onnxruntime")
+    from ppcls_ext.deploy import convert, graph
+
+    paddle_program = Program(find_prefix(Path(program)))
+    with tempfile.TemporaryDirectory(prefix="ppcls_ext_") as folder:
+        file = with_float32_numbers(paddle_program.file, Path(folder))
+        try:
+            raw = convert.convert_program(file, paddle_program.parameters, opset)
+        except PpclsExtError as error:
+            raise PpclsExtError(f"{error}{_advice(paddle_program)}; nothing was written") from error
+    model = simplify(raw)
+    largest = 0.0
+    session = _session(model)
+    for kind, inputs in comparison_inputs(paddle_program, pictures).items():
+        difference = largest_difference(_run(session, inputs), paddle_program(inputs))
+        require_small(f"onnxruntime's and Paddle's outputs on {kind}", difference)
+        largest = max(largest, difference)
+    content = model.SerializeToString(deterministic=True)
+    with atomic_write(output) as stream:
+        stream.write(content)
+    return ProgramReport(
+        path=Path(output),
+        opset=graph.opset(model),
+        inputs=[graph.shape_text(value) for value in model.graph.input],
+        outputs=[graph.shape_text(value) for value in model.graph.output],
+        nodes=graph.count_nodes(model),
+        size=len(content) / 2**20,
+        difference=largest,
+    )
+
+
+def find_prefix(path: Path) -> Path:
+    """The path without suffixes of the program at, or in the folder, `path`."""
+    if path.is_dir():
+        found = sorted(path.glob("*.pdiparams"))
+        if len(found) != 1:
+            raise PpclsExtError(f"{path} holds {len(found)} programs (*.pdiparams): name one of them")
+        path = found[0]
+    return path.with_suffix("") if path.suffix in (".json", ".pdmodel", ".pdiparams") else path
+
+
+def with_float32_numbers(program: Path, folder: Path) -> Path:
+    """A copy in `folder` of a program whose interpolations and normalisations hold float32 numbers."""
+    copy = folder / program.name
+    if program.suffix != ".json":
+        copy.write_bytes(program.read_bytes())
+        return copy
+    content = json.loads(program.read_text(encoding="utf-8"))
+    for operator in operators(content):
+        if any(name in operator["#"] for name in FLOAT32):
+            _narrow(operator.get("A", []))
+    copy.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
+    return copy
+
+
+def _narrow(node: Any) -> None:
+    """Makes every float64 attribute below `node` float32, in place."""
+    if isinstance(node, list):
+        for item in node:
+            _narrow(item)
+    elif isinstance(node, dict):
+        if node.get("#") == "0.a_f64":
+            node["#"] = "0.a_f32"
+        for value in node.values():
+            _narrow(value)
+
+
+def _advice(program: Program) -> str:
+    if program.free_size:
+        return (
+            "; the picture's size is free, and adaptive pooling and others need it: export with a fixed one "
+            "(PaddleSeg: --input_shape 1 3 H W; PaddleDetection: TestReader.inputs_def.image_shape)"
+        )
+    return ""
+
+
+def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Without the nodes for constants, identities and reshapes that the conversion leaves; checked.
+
+    Raises:
+        PpclsExtError: the graph is not valid. ONNX's inference of shapes ends the whole process on some (a pooling of
+            stride 0, which paddle2onnx makes of adaptive pooling into more bins than pixels), so it runs in another.
+    """
+    import onnx
+
+    from ppcls_ext.deploy.convert import run_apart
+
+    with tempfile.TemporaryDirectory(prefix="ppcls_ext_") as folder:
+        raw, slim = Path(folder, "raw.onnx"), Path(folder, "slim.onnx")
+        onnx.save(model, raw)
+        child = run_apart(_SIMPLIFY, folder, raw, slim)
+        if child.returncode == 0:
+            return onnx.load(slim)
+        text = one_line(child.stdout.decode(errors="replace"))
+    if child.returncode < 0:
+        reason = (
+            f"{signal.Signals(-child.returncode).name} in ONNX's inference of shapes; adaptive pooling into more bins "
+            "than pixels does that, so take a larger picture or fewer bins"
+        )
+    else:
+        reason = text[-300:]
+    raise PpclsExtError(f"the converted graph is not valid ONNX ({reason}); nothing was written")
+
+
+def _session(model: onnx.ModelProto) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # failures come as exceptions
+    try:
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's kinds have no common base
+        raise PpclsExtError(f"onnxruntime does not take the graph ({one_line(error)}); nothing was written") from error
+
+
+def _run(session: Any, inputs: Inputs) -> list[np.ndarray]:
+    try:
+        return session.run(None, {value.name: inputs[value.name] for value in session.get_inputs()})
+    except Exception as error:
+        raise PpclsExtError(f"onnxruntime cannot run the graph ({one_line(error)}); nothing was written") from error

@@ -1,0 +1,268 @@
+"""What both hosts share, without either: nets, frozen parts, fusing with proof, programs, differences, checkouts."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import paddle
+import pytest
+from paddle import nn
+
+import ppcls_ext
+from ppcls_ext.downstream import adaptations, checkouts
+from ppcls_ext.downstream.differences import largest_difference
+from ppcls_ext.downstream.export import fuse_with_proof, prove_exports, require_no_branches
+from ppcls_ext.downstream.maps import build_net, freeze_norms, freeze_parameters
+from ppcls_ext.downstream.onnx import find_prefix, program_to_onnx, with_float32_numbers
+from ppcls_ext.downstream.program import Program, comparison_inputs
+from ppcls_ext.errors import PpclsExtError
+from tests.helpers import randomise_norms, relative
+from tests.models.test_models import SMALL
+
+
+def trained(name: str):
+    paddle.seed(0)
+    net = build_net(name, None, fused=False)
+    randomise_norms(net, seed=1)
+    return net
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_fuse_with_proof(name):
+    net = trained(name)
+    net.eval()
+    x = paddle.randn([1, 3, 64, 64])
+    before = net(x)
+    fuse_with_proof(net)
+    require_no_branches(net)
+    for got, expected in zip(net(x), before):
+        assert relative(got, expected) < 1e-5
+    # FasterNet's normalisations of the maps stay
+    left = [layer for layer in net.sublayers() if isinstance(layer, nn.BatchNorm2D)]
+    assert len(left) == (4 if name.startswith("FasterNet") else 0)
+    fuse_with_proof(net)  # a second call does nothing
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_wrong_fusion_is_noticed(name, monkeypatch):
+    net = trained(name)
+    layer = next(layer for layer in net.sublayers() if hasattr(layer, "is_repped"))
+    right = type(layer).re_parameterize
+
+    def wrong(self):
+        right(self)
+        self.fused_conv.bias.set_value(self.fused_conv.bias + 0.1)
+
+    monkeypatch.setattr(type(layer), "re_parameterize", wrong)
+    with pytest.raises(PpclsExtError, match="differ by"):
+        fuse_with_proof(net)
+
+
+def test_branches_left_are_noticed():
+    net = trained("RepVGG_A0")
+    with pytest.raises(PpclsExtError, match="training branches"):
+        require_no_branches(net)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_frozen_parts_keep_weights_and_statistics(name):
+    net = trained(name)
+    frozen = [layer for part in net.parts()[:2] for layer in part]
+    freeze_parameters(frozen)
+    freeze_norms(frozen)
+    kept = {id(tensor): tensor.numpy() for layer in frozen for tensor in layer.state_dict().values()}
+    optimizer = paddle.optimizer.SGD(0.1, parameters=[p for p in net.parameters() if not p.stop_gradient])
+    net.train()
+    before = net.state_dict()
+    moved = {key: tensor.numpy() for key, tensor in before.items()}
+    sum(map_.square().mean() for map_ in net(paddle.randn([2, 3, 64, 64]))).backward()
+    optimizer.step()
+    changed = 0
+    for key, tensor in net.state_dict().items():
+        if id(tensor) in kept:
+            np.testing.assert_array_equal(tensor.numpy(), kept[id(tensor)], err_msg=key)
+        else:
+            changed += not np.array_equal(tensor.numpy(), moved[key])
+    assert changed > 10
+
+
+def test_fused_weights_need_fused_true(tmp_path):
+    paddle.save(ppcls_ext.build("MobileOne_S0", fused=True).state_dict(), str(tmp_path / "fused.pdparams"))
+    with pytest.raises(PpclsExtError, match="fused: True"):
+        build_net("MobileOne_S0", str(tmp_path / "fused.pdparams"), fused=False)
+    assert build_net("MobileOne_S0", str(tmp_path / "fused.pdparams"), fused=True).arch == "MobileOne_S0"
+
+
+class Segmenter(nn.Layer):
+    """A host's model in small: a net, an interpolation with float64 scales, class indices."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = trained("RepVGG_A0")
+        self.head = nn.Conv2D(48, 4, 1)
+
+    def forward(self, x):
+        x = nn.functional.interpolate(self.head(self.backbone(x)[0]), scale_factor=4, mode="bilinear")
+        return [x, paddle.argmax(x, axis=1, dtype="int32")]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """What a host's export writes, through the wrapped `paddle.jit`."""
+    folder = tmp_path_factory.mktemp("exported")
+    module = type(sys)("host")
+    module.paddle = paddle
+    prove_exports(module, arguments=lambda inputs: inputs["x"])
+    prove_exports(module, arguments=lambda inputs: inputs["x"])
+    paddle.seed(0)
+    model = Segmenter()
+    model.eval()
+    spec = [paddle.static.InputSpec([1, 3, 64, 64], "float32", name="x")]
+    static = module.paddle.jit.to_static(model, input_spec=spec, full_graph=True)
+    module.paddle.jit.save(static, str(folder / "model"))
+    return folder, module, static
+
+
+def test_the_export_fuses_and_leaves_two_files(exported):
+    folder, _, static = exported
+    require_no_branches(static.backbone)
+    assert sorted(path.name for path in folder.iterdir()) == ["model.json", "model.pdiparams"]
+    program = Program(folder / "model")
+    assert program.picture == ("x", (1, 3, 64, 64))
+    assert not program.free_size
+    assert set(comparison_inputs(program)) == {"noise", "levels", "normalised levels"}
+
+
+def test_a_program_that_differs_is_not_written(exported, tmp_path, monkeypatch):
+    _, module, static = exported
+    monkeypatch.setattr(
+        "ppcls_ext.downstream.export.eager_outputs", lambda layer, x: [(o + 1).numpy() for o in layer(x)]
+    )
+    with pytest.raises(PpclsExtError, match="nothing was written"):
+        module.paddle.jit.save(static, str(tmp_path / "model"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_eager_answer_is_the_layers_own(exported, tmp_path):
+    """The comparison is with the operations one by one, not with the program itself."""
+    _, module, static = exported
+    ran = []
+    hook = static.head.register_forward_post_hook(lambda *_: ran.append(paddle.in_dynamic_mode()))
+    module.paddle.jit.save(static, str(tmp_path / "model"))
+    hook.remove()
+    assert ran.count(True) == 3  # one for each kind of input
+
+
+def test_onnx(exported, tmp_path):
+    folder, _, _ = exported
+    picture = np.random.default_rng(0).integers(0, 256, (40, 50, 3)).astype(np.uint8)
+    report = program_to_onnx(folder, tmp_path / "model.onnx", pictures=[picture])
+    assert report.difference < 1e-5
+    assert report.nodes["Conv"] == 23  # 22 blocks and the head
+    assert "BatchNormalization" not in report.nodes
+    assert report.inputs == ["x (1, 3, 64, 64)"]
+    assert report.path.stat().st_size > 1_000_000
+    assert "onnxruntime from Paddle" in str(report)
+
+
+def test_onnx_that_differs_is_not_written(exported, tmp_path, monkeypatch):
+    folder, _, _ = exported
+    monkeypatch.setattr(
+        "ppcls_ext.downstream.onnx._run", lambda session, inputs: [o + 1 for o in session.run(None, dict(inputs))]
+    )
+    monkeypatch.setattr(
+        "ppcls_ext.downstream.onnx.comparison_inputs",
+        lambda *_: {"noise": {"x": np.ones((1, 3, 64, 64), np.float32)}},
+    )
+    with pytest.raises(PpclsExtError, match="nothing was written"):
+        program_to_onnx(folder, tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_float64_scales_are_narrowed(exported, tmp_path):
+    folder, _, _ = exported
+    text = (folder / "model.json").read_text()
+    assert '"#":"0.a_f64"' in text, "Paddle keeps them so"
+    narrowed = with_float32_numbers(folder / "model.json", tmp_path).read_text()
+    assert '"#":"0.a_f64"' not in narrowed
+    assert json.loads(narrowed).keys() == json.loads(text).keys()
+
+
+def test_which_program(exported, tmp_path):
+    folder, _, _ = exported
+    expected = folder / "model"
+    assert {find_prefix(path) for path in (folder, folder / "model.json", expected)} == {expected}
+    with pytest.raises(PpclsExtError, match="holds 0 programs"):
+        find_prefix(tmp_path)
+    with pytest.raises(PpclsExtError, match="no exported program"):
+        Program(tmp_path / "model")
+
+
+def test_differences():
+    a = [np.float32([[1, 2], [3, 4]]), np.int64([[0, 1], [2, 3]])]
+    assert largest_difference(a, a) == 0
+    assert largest_difference([a[0] + 1, a[1]], a) == pytest.approx(0.25)
+    assert largest_difference([a[0], a[1] * 0], a) == 0.75  # indices: the share that differs
+    assert np.isnan(largest_difference([a[0] * np.nan, a[1]], a))
+    with pytest.raises(PpclsExtError, match="shapes differ"):
+        largest_difference([a[0][:1], a[1]], a)
+    with pytest.raises(PpclsExtError, match="shapes differ"):
+        largest_difference(a[:1], a)
+
+
+@pytest.mark.parametrize("host", [checkouts.PADDLEDET, checkouts.PADDLESEG], ids=lambda host: host.title)
+def test_checkouts(host, tmp_path, monkeypatch):
+    monkeypatch.delenv(host.home, raising=False)
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "site"), *sys.path])
+    for name in [name for name in sys.modules if name.split(".")[0] == host.package]:
+        monkeypatch.delitem(sys.modules, name)
+    if not checkouts.importlib.util.find_spec(host.package):
+        with pytest.raises(PpclsExtError, match=f"no {host.title}"):
+            checkouts.activate(host)
+    script = tmp_path / "checkout" / "tools" / "train.py"
+    assert checkouts.of_script(script) is None
+    for folder in ("checkout", "site"):
+        package = tmp_path / folder / host.package
+        package.mkdir(parents=True)
+        (package / "__init__.py").write_text("")
+    assert checkouts.of_script(script) is host
+    monkeypatch.setenv(host.home, str(tmp_path / "checkout"))
+    assert checkouts.activate(host) == tmp_path / "checkout"
+    monkeypatch.setenv(host.home, str(tmp_path))
+    with pytest.raises(PpclsExtError, match="expected a checkout"):
+        checkouts.activate(host)
+    # the wheel
+    monkeypatch.delenv(host.home)
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "site"), *sys.path])
+    checkouts.importlib.invalidate_caches()
+    info = tmp_path / "site" / f"{host.wheel}-{host.last_wheel}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {host.wheel}\nVersion: {host.last_wheel}\n")
+    with pytest.raises(PpclsExtError, match="is the wheel, which does not train"):
+        checkouts.activate(host)
+
+
+def test_scalars_of_tensors():
+    needed = adaptations._tensors_are_no_scalars()
+    assert needed == bool(np.lib.NumpyVersion(np.__version__) >= "2.4.0")
+    kept = {name: getattr(paddle.Tensor, name) for name in ("__int__", "__long__", "__float__", "__index__")}
+    try:
+        adaptations._scalars_of_tensors()
+        assert not adaptations._tensors_are_no_scalars()
+        assert int(paddle.to_tensor([3])) == int(paddle.to_tensor(3)) == range(9)[paddle.to_tensor([3])] == 3
+        assert float(paddle.to_tensor([[0.5]])) == 0.5
+        with pytest.raises(Exception, match="only one element"):
+            int(paddle.to_tensor([1, 2]))
+    finally:
+        for name, method in kept.items():
+            setattr(paddle.Tensor, name, method)
+
+
+def test_int_of_arrays():
+    assert adaptations._Int(np.array([7])) == 7
+    assert adaptations._Int("12") == 12
+    assert isinstance(3, adaptations._Int)
+    with pytest.raises(TypeError):
+        adaptations._Int(np.array([1, 2]))
