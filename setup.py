@@ -10,29 +10,30 @@ VERSION = re.search(r'__version__ = "(.+)"', (HERE / "ppcls_ext" / "__init__.py"
 
 # What PaddleClas 2.4.2's engine imports, without its pins of 2021 that no current Python can install.
 ENGINE = [
-    "opencv-python-headless>=4.5",
+    "opencv-python-headless>=4.5.5.64",
     "prettytable",
     "requests",
     "ujson",
     "tqdm",
-    "visualdl>=2.5",
+    "visualdl>=2.5.0",
     "scipy",
-    "scikit-learn>=1.0",
+    "scikit-learn>=1.2.0",
     "easydict",
     "faiss-cpu",
     "gast",
 ]
 # paddle2onnx has no wheel for Python 3.13: all but the export to ONNX works there, and the export says so.
-ONNX = ['paddle2onnx>=2.1; python_version < "3.13"', "onnx>=1.16", "onnxslim>=0.1.90", "onnxruntime>=1.17"]
+ONNX = ['paddle2onnx>=2.1.0; python_version < "3.13"', "onnx>=1.16.1", "onnxslim>=0.1.90", "onnxruntime>=1.17.0"]
 # An extra, so that nothing replaces a paddlepaddle-gpu; tqdm is for downloads of weights.
-PADDLE = ["paddlepaddle>=3.0,<4", "tqdm"]
+PADDLE = ["paddlepaddle>=3.0.0,<4", "tqdm"]
 EXTRAS = {
-    "predict": ["onnxruntime>=1.17"],
+    "predict": ["onnxruntime>=1.17.0"],
     "train": ENGINE,
     "paddle": PADDLE,
     "onnx": ONNX,
-    "report": ["matplotlib>=3.7", "zhplot>=1.0"],  # zhplot for its font: names in Chinese and many other scripts
+    "report": ["matplotlib>=3.7.0", "zhplot>=1.0.0"],  # zhplot for its font: names in Chinese and many other scripts
 }
+DEV = ["pytest>=7.0.0", "pytest-xdist>=3.0.2", "ruff>=0.5.0", "hypothesis>=6.75.0", "setuptools>=77.0.3"]
 ALL = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 
 
@@ -60,11 +61,18 @@ setup(
     package_data={"ppcls_ext": ["py.typed"]},
     entry_points={"console_scripts": ["ppcls-ext = ppcls_ext.commands.main:main"]},
     python_requires=">=3.9",
-    install_requires=["numpy>=1.26", "pyyaml>=6", "pillow>=9.1", "safetensors>=0.4"],
+    install_requires=["numpy>=1.26.0", "pyyaml>=6.0", "pillow>=9.1.0", "safetensors>=0.4.0"],
     extras_require={
         **EXTRAS,
         "all": ALL,
-        "dev": [*ALL, "pytest>=7", "pytest-xdist>=3", "ruff>=0.5", "hypothesis>=6", "setuptools>=77"],
+        "dev": [
+            *ALL,
+            "pytest>=7.0.0",
+            "pytest-xdist>=3.0.2",
+            "ruff>=0.5.0",
+            "hypothesis>=6.75.0",
+            "setuptools>=77.0.3",
+        ],
     },
     classifiers=[
         "Programming Language :: Python :: 3",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -10,11 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import paddle
+import pytest
 from paddle import nn
 
 from ppcls_ext.layers.rep_conv import RepConv
 
 ROOT = Path(__file__).resolve().parents[1]
+
+#: For tests that convert to ONNX.
+needs_converter = pytest.mark.skipif(
+    importlib.util.find_spec("paddle2onnx") is None, reason="needs paddle2onnx, which has no wheel for Python 3.13"
+)
 
 
 def tool(name, *arguments, folder, checkout=None):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
 import os
 import re
@@ -63,6 +64,11 @@ def test_every_tool(model, tools, folder):
     tools("export_model.py", *trained, f"Global.save_inference_dir={model}")
     assert {"inference.json", "inference.pdiparams"} <= {path.name for path in (folder / model).iterdir()}
 
+    if importlib.util.find_spec("paddle2onnx") is None:
+        with pytest.raises(AssertionError, match="error: the package paddle2onnx is missing, and it has no wheel for"):
+            tools("export_onnx.py", *trained, "--output", f"{model}.onnx")
+        assert not (folder / f"{model}.onnx").exists()
+        return
     exported = tools("export_onnx.py", *trained, "--output", f"{model}.onnx").stdout
     assert "BatchNormalization" not in exported
     done = tools("infer_onnx.py", "--model", f"{model}.onnx", "--json", picture)

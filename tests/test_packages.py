@@ -54,6 +54,11 @@ def test_messages(monkeypatch):
     assert missing("scipy") == 'the package scipy is missing: pip install "ppcls-ext[train]"'
     assert "paddlepaddle-gpu" in missing("paddle")
     assert missing("something") == "the package something is missing: pip install something"
+    monkeypatch.setattr("sys.version_info", (3, 12, 1))
+    assert missing("paddle2onnx") == 'the package paddle2onnx is missing: pip install "ppcls-ext[onnx]"'
+    monkeypatch.setattr("sys.version_info", (3, 13, 0))
+    assert "no wheel for Python 3.13: export to ONNX with Python 3.9 to 3.12 (make install" in missing("paddle2onnx")
+    monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(PpclsExtError, match=r'onnxruntime is missing: pip install "ppcls-ext\[predict\]"'):
         import_extra("onnxruntime")

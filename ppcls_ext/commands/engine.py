@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import os
 from collections.abc import Sequence
 
 from ppcls_ext.commands.interruption import interrupt_on_sigterm
@@ -25,6 +26,10 @@ COMMANDS = {
         "Global.save_inference_dir=inference",
     ),
 }
+
+
+#: Paddle's switch between the two formats of a program.
+PIR = "FLAGS_enable_pir_api"
 
 
 def train(argv: Sequence[str] | None = None) -> None:
@@ -49,6 +54,8 @@ def export(argv: Sequence[str] | None = None) -> None:
 
 def _run(mode: str, argv: Sequence[str] | None) -> None:
     args = _parse(mode, argv)
+    if getattr(args, "format", None):
+        os.environ[PIR] = "1" if args.format == "json" else "0"  # read when Paddle is loaded
     config = load_config(args.config, args.override)
     set_up()
     interrupt_on_sigterm()
@@ -77,4 +84,11 @@ def _parse(mode: str, argv: Sequence[str] | None) -> argparse.Namespace:
     if mode == "train":
         profiler = 'PaddleClas\'s profiler, e.g. "batch_range=[10, 20]"'
         parser.add_argument("-p", "--profiler_options", metavar="KEY=VALUE;…", help=profiler)
+    if mode == "export":
+        parser.add_argument(
+            "--format",
+            choices=("json", "pdmodel"),
+            help="of the program: Paddle 3's inference.json, or the older inference.pdmodel, which PaddleClas's "
+            "predict_cls.py and the paddleclas package read (default: Paddle's own, json)",
+        )
     return parser.parse_args(argv)

@@ -11,6 +11,7 @@ import logging
 from ppcls_ext.configuration import expressions
 from ppcls_ext.configuration.device import choose_device
 from ppcls_ext.configuration.fields import fill_in, is_ours, require_fields, warn_about_newer_fields
+from ppcls_ext.configuration.host_options import check_options, describes_export
 from ppcls_ext.configuration.image_lists import give_host_a_list, read_lists, warn_about_overlap
 from ppcls_ext.configuration.places import find_class_names, place_checkpoints, place_weights, require_writable
 from ppcls_ext.configuration.starting_weights import fetch_weights, unfuse_where_needed
@@ -49,6 +50,7 @@ def prepare(config: dict, mode: str) -> dict:
         warn_about_newer_fields(config)
         _check_profiler(config)
     config["Global"]["device"] = choose_device(config["Global"].get("device"))
+    check_options(config, mode)
     for field in ("output_dir", *(("save_inference_dir",) if mode == "export" else ())):
         require_writable(f"Global.{field}", config["Global"][field])
     if mode == "train":
@@ -58,7 +60,7 @@ def prepare(config: dict, mode: str) -> dict:
         unfuse_where_needed(config)
         check(read_settings(config), config, is_ours(config))
     place_weights(config, mode)
-    if mode == "infer":
+    if mode == "infer" or describes_export(config, mode):
         find_class_names(config["Infer"]["PostProcess"])
     lists = read_lists(config, mode)
     if {"Train", "Eval"} <= set(lists):

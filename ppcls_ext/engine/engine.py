@@ -21,6 +21,7 @@ from ppcls_ext.checkpoints.atomic_set import how_to_resume
 from ppcls_ext.checkpoints.in_host import Checkpoints, host_adds_architecture
 from ppcls_ext.configuration.fields import is_ours
 from ppcls_ext.data.lists import read_lines
+from ppcls_ext.engine.quantised import without_training_only
 from ppcls_ext.engine.strict_data import StrictLoader, count_unreadable, is_image_list, read_first
 from ppcls_ext.errors import Interrupted, PpclsExtError, one_line, printable
 from ppcls_ext.files import atomic_write
@@ -57,7 +58,8 @@ class Engine(engine_class()):
         recipe = self._read_recipe(config) if mode == "train" else None
         super().__init__(config, mode)
         if strict:
-            load_weights(self._network(), weights)
+            drop = config.get("Slim") and mode != "eval"
+            load_weights(self._network(), without_training_only(weights) if drop else weights)
         for loader in ("train_dataloader", "eval_dataloader"):
             dataset = getattr(getattr(self, loader, None), "dataset", None)
             if is_image_list(dataset):

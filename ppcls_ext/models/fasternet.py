@@ -19,6 +19,7 @@ from paddle import Tensor, nn
 
 from ppcls_ext.layers.conv_norm import ConvNorm
 from ppcls_ext.layers.drop_path import DropPath
+from ppcls_ext.layers.gelu import GELU
 from ppcls_ext.models.backbone import Backbone
 from ppcls_ext.models.factory import make_factories
 
@@ -33,8 +34,8 @@ class Variant(NamedTuple):
 
 
 VARIANTS = {
-    "FasterNet_T0": Variant(40, (1, 2, 8, 2), nn.GELU, 0.0),
-    "FasterNet_T1": Variant(64, (1, 2, 8, 2), nn.GELU, 0.02),
+    "FasterNet_T0": Variant(40, (1, 2, 8, 2), GELU, 0.0),
+    "FasterNet_T1": Variant(64, (1, 2, 8, 2), GELU, 0.02),
     "FasterNet_T2": Variant(96, (1, 2, 8, 2), nn.ReLU, 0.05),
     "FasterNet_S": Variant(128, (1, 2, 13, 2), nn.ReLU, 0.1),
     "FasterNet_M": Variant(144, (3, 4, 18, 3), nn.ReLU, 0.2),

@@ -22,7 +22,7 @@ from ppcls_ext.pictures.prepare import prepare
 from ppcls_ext.pictures.rule import Preprocessing
 from ppcls_ext.predict.classifier import softmax
 from ppcls_ext.predict.metadata import Metadata
-from tests.helpers import sample_pictures, tool
+from tests.helpers import needs_converter, sample_pictures, tool
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -55,6 +55,7 @@ def export(*arguments) -> int:
     return run(lambda: command.main([str(argument) for argument in arguments]))
 
 
+@needs_converter
 def test_from_configuration_to_classes(tmp_path, capsys):
     paddle.seed(0)
     model = ppcls_ext.build("MobileOne_S0", class_num=4, fused=True)
@@ -87,6 +88,7 @@ def test_from_configuration_to_classes(tmp_path, capsys):
     assert sorted(result["label_names"]) == sorted(names)
 
 
+@needs_converter
 def test_what_is_missing_is_announced(tmp_path, caplog):
     config = load_config(small_config(tmp_path), ["Infer.PostProcess.class_id_map_file=nowhere.txt"])
     logging.getLogger("ppcls_ext").addHandler(caplog.handler)
@@ -136,6 +138,7 @@ def test_wrong_configurations(override, said, tmp_path, capsys):
     assert sorted(tmp_path.iterdir()) == before
 
 
+@needs_converter
 def test_bad_samples_are_refused(tmp_path, capsys):
     config = small_config(tmp_path)
     assert export("-c", config, "--output", tmp_path / "model.onnx", "--samples", config) == 1
@@ -150,6 +153,7 @@ def test_bad_usage(arguments, tmp_path):
     assert caught.value.code == 2
 
 
+@needs_converter
 @pytest.mark.parametrize("opset", [10, 21])
 def test_opset_out_of_range(opset, tmp_path, capsys):
     assert export("-c", small_config(tmp_path), "--output", tmp_path / "model.onnx", "--opset", opset) == 1
@@ -159,6 +163,7 @@ def test_opset_out_of_range(opset, tmp_path, capsys):
 
 
 @pytest.mark.slow
+@needs_converter
 def test_published_weights_classify_real_pictures(shared, tmp_path, capsys):
     """Apple's MobileOne_S0 through the whole way: 83 % top-1 on such pictures, and Paddle says what the file says."""
     labels, output = dict(sample_pictures(shared)), tmp_path / "model.onnx"

@@ -13,7 +13,9 @@ from ppcls_ext import build, list_models, reparameterize
 from ppcls_ext.deploy.export import export_onnx
 from ppcls_ext.pictures.transforms import rule_from_transforms
 from ppcls_ext.predict.metadata import Metadata
-from tests.helpers import randomise_norms
+from tests.helpers import needs_converter, randomise_norms
+
+pytestmark = needs_converter
 
 TRANSFORMS = [
     {"DecodeImage": {"to_rgb": True, "channel_first": False}},

@@ -25,9 +25,10 @@ from ppcls_ext.deploy.export import export_onnx
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.pictures.rule import Preprocessing
 from ppcls_ext.predict.metadata import Metadata
-from tests.helpers import randomise_norms
+from tests.helpers import needs_converter, randomise_norms
 from tests.tiny_net import CLASSES, METADATA, PIXELS, make_net
 
+pytestmark = needs_converter
 SHAPE = (3, PIXELS, PIXELS)
 FINAL_OPERATORS = {
     *("Conv", "Relu", "GlobalAveragePool", "Flatten", "Gemm", "Softmax"),

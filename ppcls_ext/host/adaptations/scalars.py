@@ -91,7 +91,9 @@ def _with_one_element_results(method: Callable) -> Callable:
 
 
 def _one_element(value: Any) -> Any:
-    return value.reshape([1]) if getattr(value, "ndim", 1) == 0 else value
+    import paddle
+
+    return value.reshape([1]) if isinstance(value, paddle.Tensor) and value.ndim == 0 else value
 
 
 def _logits_and_labels() -> tuple:

@@ -1,0 +1,58 @@
+"""PaddleClas's options of training, with a network of each family.
+
+Options that have nothing to do with each other share a run, an optimizer, a schedule and what is done to the pictures:
+each is met with every network.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from tests.options.table import AMP, ENGINE, MODELS, NEWER_SCHEDULES, OPTIMIZERS, PICTURES, SCHEDULES, setting
+
+pytestmark = pytest.mark.slow
+EVERY_SCHEDULE = {**SCHEDULES, **NEWER_SCHEDULES}
+RUNS = list(zip(EVERY_SCHEDULE, itertools.cycle(OPTIMIZERS), itertools.cycle(PICTURES)))
+
+
+def test_every_option_is_in_a_run():
+    assert {option for run in RUNS for option in run} == {*EVERY_SCHEDULE, *OPTIMIZERS, *PICTURES}
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(("schedule", "optimizer", "pictures"), RUNS)
+def test_recipes(run, config, is_old, model, schedule, optimizer, pictures):
+    config["Arch"]["name"] = model
+    config["Global"]["eval_during_train"] = False
+    # 2.4 refuses the newer ones: see test_refused
+    EVERY_SCHEDULE["Constant" if is_old and schedule in NEWER_SCHEDULES else schedule](config)
+    OPTIMIZERS[optimizer](config)
+    PICTURES[pictures](config)
+    run(config)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_engine(run, config, is_old, tmp_path, caplog, model):
+    """All at once: synchronised normalisation, AMP, VisualDL, and where PaddleClas has them EMA and update_freq."""
+    config["Arch"]["name"] = model
+    for name in ("sync BN", "AMP O1", "VisualDL", "EMA", "update_freq"):
+        ENGINE[name](config)
+    run(config)
+    assert list((tmp_path / "output").rglob("vdlrecords.*"))
+    assert bool(list((tmp_path / "output").rglob("*.pdema"))) != is_old
+    said = [record.getMessage() for record in caplog.records if record.name == "ppcls_ext"]
+    assert [line for line in said if "AMP" in line] == [
+        "AMP is given, and cpu has no mixed precision in Paddle: all is computed in float32"
+    ]
+    assert [line for line in said if "use_sync_bn" in line]
+    left_out = [line.split(" is left out")[0] for line in said if "is left out" in line]
+    assert left_out == (["EMA", "Global.update_freq"] if is_old else [])
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_amp_o2(run, config, model):
+    config["Arch"]["name"] = model
+    setting("AMP", {**AMP, "level": "O2"})(config)
+    run(config)
