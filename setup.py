@@ -23,7 +23,13 @@ ENGINE = [
     "gast",
 ]
 # paddle2onnx has no wheel for Python 3.13: all but the export to ONNX works there, and the export says so.
-ONNX = ['paddle2onnx>=2.1.0; python_version < "3.13"', "onnx>=1.16.1", "onnxslim>=0.1.90", "onnxruntime>=1.17.0"]
+ONNX = [
+    'paddle2onnx>=2.1.0; python_version < "3.13"',
+    "onnx>=1.16.1",
+    "onnxslim>=0.1.90",
+    "onnxruntime>=1.17.0",
+    "tqdm",
+]
 # An extra, so that nothing replaces a paddlepaddle-gpu; tqdm is for downloads of weights.
 PADDLE = ["paddlepaddle>=3.0.0,<4", "tqdm"]
 EXTRAS = {

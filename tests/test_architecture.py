@@ -33,6 +33,7 @@ ARROWS = {
     "training": "errors models reparam weights",
     "configuration": "errors files host pictures data models config_table checkpoints training weights",
     "engine": "errors files packages host pictures data reparam weights models checkpoints training configuration",
+    "quantize": "errors files packages pictures predict",
     "deploy": "errors files packages host pictures predict reparam weights models",
     "downstream": "errors files packages host pictures reparam weights models deploy",
 }

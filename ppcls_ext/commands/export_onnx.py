@@ -10,6 +10,7 @@ import numpy as np
 
 from ppcls_ext.commands.interruption import interrupt_on_sigterm
 from ppcls_ext.commands.options import add_config_arguments, command_parser, positive
+from ppcls_ext.commands.reduced import INT8_OPSET, add_reduced_arguments, reduction
 from ppcls_ext.configuration.load import load_config
 from ppcls_ext.deploy.configured import build, describe, read_section
 from ppcls_ext.engine.threads import use_all_cores
@@ -29,10 +30,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     rule = metadata.preprocessing
     samples = np.stack([prepare(path, rule) for path in find_images(args.samples)]) if args.samples else None
     require("paddle2onnx", "onnx", "onnxslim", "onnxruntime")
+    reduce = reduction(args, config, rule)
     import paddle
 
     interrupt_on_sigterm()
-    from ppcls_ext.deploy.export import export_onnx
+    from ppcls_ext.deploy.export import DEFAULT_OPSET, export_onnx
 
     paddle.set_device("cpu")  # what onnxruntime is compared with must not round differently on every machine
     width, height = rule.image_size
@@ -40,11 +42,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         build(config),
         args.output or f"{metadata.architecture}.onnx",
         image_shape=read_section(config, "Global").get("image_shape") or (3, height, width),
-        opset=args.opset,
+        opset=args.opset or (INT8_OPSET if args.int8 else DEFAULT_OPSET),
         batch=args.batch,
         softmax=not args.no_softmax,
         metadata=metadata.to_properties(),
         samples=samples,
+        reduce=reduce,
     )
     print(report)
 
@@ -57,10 +60,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add_config_arguments(parser)
     parser.add_argument("--output", metavar="FILE", help="file to write (default: the architecture's name + .onnx)")
-    parser.add_argument("--opset", type=int, default=17, metavar="N", help="ONNX opset, 11 to 20 (default: 17)")
+    parser.add_argument("--opset", type=int, metavar="N", help="ONNX opset, 11 to 20 (default: 17; 20 for int8)")
     parser.add_argument("--batch", type=positive, metavar="N", help="fix the batch size (default: any)")
     parser.add_argument("--no-softmax", action="store_true", help="end in logits instead of probabilities")
     parser.add_argument(
         "--samples", nargs="+", metavar="IMAGE", help="images, folders or patterns to compare on, beside random input"
     )
-    return parser.parse_args(argv)
+    add_reduced_arguments(parser)
+    args = parser.parse_args(argv)
+    if not args.int8 and (args.calibration or args.allow):
+        parser.error("--calibration and --allow belong to --int8")
+    return args

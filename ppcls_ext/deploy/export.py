@@ -7,7 +7,7 @@ was.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +30,9 @@ from ppcls_ext.reparam.fuse import reparameterize
 if TYPE_CHECKING:
     import onnx
 
+#: From the proved fp32 graph to what is written instead of it, and what to report of that.
+Reduce = Callable[["onnx.ModelProto"], "tuple[onnx.ModelProto, object]"]
+
 OPSETS = range(11, 21)
 DEFAULT_OPSET = 17
 
@@ -49,6 +52,7 @@ class ExportReport:
         fused_difference: between the fused and the unfused model's logits; None where the model came fused.
         onnx_differences: between onnxruntime's and Paddle's logits, by batch.
         noise: how far the logits move when the input moves by 1e-6; rounding errors do about as much.
+        reduced: the report of `reduce`; None where the file is fp32.
     """
 
     path: Path
@@ -61,6 +65,7 @@ class ExportReport:
     fused_difference: float | None
     onnx_differences: Mapping[int, float]
     noise: float
+    reduced: object | None = None
 
     def __str__(self) -> str:
         differences = {
@@ -79,6 +84,8 @@ class ExportReport:
         ]
         if self.noise * verification.NOISE_FACTOR > verification.TOLERANCE:
             lines.append("note: this model magnifies rounding errors; only its layers and parameters compare sharply")
+        if self.reduced is not None:
+            lines.append(str(self.reduced))
         return "\n".join(lines)
 
 
@@ -92,6 +99,7 @@ def export_onnx(
     softmax: bool = True,
     metadata: Mapping[str, str],
     samples: np.ndarray | None = None,
+    reduce: Reduce | None = None,
 ) -> ExportReport:
     """Writes the fused form of a classifier as an ONNX file that has been proved equal to the model.
 
@@ -104,6 +112,7 @@ def export_onnx(
         softmax: end in "probabilities"; otherwise in "logits".
         metadata: `Metadata(…).to_properties()`; versions and opset are added.
         samples: real images, prepared, (N, C, H, W) float32, to compare on beside random ones.
+        reduce: makes int8 or fp16 of the proved fp32 graph (`ppcls_ext.quantize`); that is written then.
 
     Raises:
         PpclsExtError: an argument out of range, a package missing, a conversion that fails, forms that differ, or a
@@ -146,6 +155,7 @@ def export_onnx(
     onnx_differences = {
         n: _compare_with_paddle(onnx_model, inputs, logits, n, softmax, allowed) for n in ([batch] if batch else [1, 3])
     }
+    onnx_model, reduced = reduce(onnx_model) if reduce else (onnx_model, None)
     content = onnx_model.SerializeToString(deterministic=True)
     with atomic_write(output) as file:
         file.write(content)
@@ -160,6 +170,7 @@ def export_onnx(
         fused_difference=fused_difference if comparisons else None,
         onnx_differences=onnx_differences,
         noise=noise,
+        reduced=reduced,
     )
 
 

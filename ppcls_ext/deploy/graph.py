@@ -11,6 +11,7 @@ import onnxslim
 from onnx import helper, numpy_helper, shape_inference
 
 import ppcls_ext
+from ppcls_ext.deploy import gelu
 from ppcls_ext.errors import PpclsExtError, one_line
 
 INPUT = "image"
@@ -39,6 +40,8 @@ def simplify(raw: onnx.ModelProto, name: str, parameter_names: Mapping[str, str]
     graph.reshape_to_flatten()
     graph.matmul_to_gemm()
     graph.restore_zero_biases()
+    if opset(model) >= gelu.FIRST_OPSET:
+        graph.nodes = gelu.fuse_gelu(graph.nodes, graph.constants)
     graph.rename(output)
     opsets = [helper.make_opsetid("", opset(model))]
     clean = helper.make_model(

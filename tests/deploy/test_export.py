@@ -34,7 +34,7 @@ FINAL_OPERATORS = {
     *("Conv", "Relu", "GlobalAveragePool", "Flatten", "Gemm", "Softmax"),
     *("Sigmoid", "Mul"),  # squeeze-and-excitation
     *("Split", "Concat", "Add"),  # FasterNet, its Add being the residual
-    *("Div", "Erf"),  # GELU
+    *("Div", "Erf", "Gelu"),  # GELU, before opset 20 and from there on
 }
 
 

@@ -1,0 +1,49 @@
+"""Is a quantized file good: does it name the same classes, and does it really run in integers?"""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from ppcls_ext.quantize.network import session
+
+#: What onnxruntime runs in floats; none of it may be left.
+FLOAT_OPERATORS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
+#: Linux's names of the instructions that multiply and sum bytes.
+INTEGER_INSTRUCTIONS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
+
+
+def classes_of(model: onnx.ModelProto, pictures: np.ndarray) -> Iterator[int]:
+    """The class that the network names for each of `pictures` (N, 3, H, W)."""
+    running = session(model)
+    (value,) = running.get_inputs()
+    batch = value.shape[0] if isinstance(value.shape[0], int) else 1
+    for start in range(0, len(pictures), batch):
+        images = pictures[start : start + batch]
+        filled = np.resize(images, (batch, *images.shape[1:]))
+        yield from running.run(None, {value.name: filled})[0][: len(images)].argmax(axis=1).tolist()
+
+
+def running_operators(model: onnx.ModelProto) -> Counter[str]:
+    """The operators of the graph that onnxruntime makes of a model on this machine, counted."""
+    with tempfile.TemporaryDirectory(prefix="ppcls_ext_") as folder:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        options.optimized_model_filepath = str(Path(folder, "optimized.onnx"))
+        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
+
+
+def multiplies_bytes() -> bool | None:
+    """Whether this CPU has instructions for int8, without which int8 is about size; None where it can't be told."""
+    if os.path.exists("/proc/cpuinfo"):
+        return bool(INTEGER_INSTRUCTIONS & set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split()))
+    return True if platform.machine() == "arm64" else None  # every Mac with Apple's chips has them
