@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import operator
 
+from ppcls_ext.configuration.literals import parse
+
 OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 
 
@@ -18,8 +20,8 @@ def evaluate(text: str) -> int | float:
         ValueError: `text` is anything else, or divides by zero.
     """
     try:
-        return _value(ast.parse(text.strip(), mode="eval").body)
-    except (SyntaxError, RecursionError, MemoryError, ZeroDivisionError, OverflowError) as error:
+        return _value(parse(text))
+    except (RecursionError, MemoryError, ZeroDivisionError, OverflowError) as error:
         raise ValueError(str(error)) from error
 
 

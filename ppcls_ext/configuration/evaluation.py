@@ -6,19 +6,16 @@ for the others: another version's, or those of a script that reads its configura
 
 from __future__ import annotations
 
-import ast
+import contextlib
 import sys
 from types import ModuleType
 from typing import Any
 
 from ppcls_ext.configuration.arithmetic import evaluate
+from ppcls_ext.configuration.literals import read_literal
 from ppcls_ext.configuration.names import find
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.weights.pickles import shown
-
-LONGEST = 10_000
-"""Characters of a text that is looked at."""
-
 
 class Evaluator:
     """`eval` for one module.
@@ -36,12 +33,10 @@ class Evaluator:
         Raises:
             PpclsExtError: the text is anything else.
         """
-        if isinstance(text, str) and len(text) <= LONGEST and not scopes:
-            for read in (ast.literal_eval, evaluate):
-                try:
+        if isinstance(text, str) and not scopes:
+            for read in (read_literal, evaluate):
+                with contextlib.suppress(ValueError):
                     return read(text)
-                except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-                    continue
             data = vars(self.module).get(text)
             if isinstance(data, (bool, int, float, str, tuple, list, dict)) and text.isidentifier():
                 return data

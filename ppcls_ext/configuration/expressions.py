@@ -7,7 +7,6 @@ arithmetic; anything else is an error with its place in the YAML file. `evaluati
 
 from __future__ import annotations
 
-import ast
 import builtins
 import difflib
 import importlib
@@ -17,6 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ppcls_ext.configuration.arithmetic import evaluate
+from ppcls_ext.configuration.literals import read_literal
 from ppcls_ext.configuration.names import find, offered
 from ppcls_ext.errors import PpclsExtError
 
@@ -94,8 +94,8 @@ def _resolve_text(path: str, value: str, parent: dict | list) -> Any:
         return value if re.fullmatch(r"[\d.]+/[\d.]+", value) else number
     if re.fullmatch(LISTS, path):
         try:
-            return list(ast.literal_eval(value))
-        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            return list(read_literal(value))
+        except (ValueError, TypeError):
             raise PpclsExtError(f"{path} is {value!r}: expected a list such as [1.0, 0.5]") from None
     if re.fullmatch(DOTTED_NAMES, path):
         _check_dotted_name(path, value, parent)

@@ -8,7 +8,12 @@ from pathlib import Path
 import yaml
 
 from ppcls_ext.config_table.shipped import nearest
+from ppcls_ext.configuration.bounded_yaml import BoundedLoader, load_yaml
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.files import read_regular
+
+LARGEST = 1 << 18
+"""Bytes of a file. PaddleClas's own have up to 10,000."""
 
 
 def read_yaml(path: Path) -> dict:
@@ -18,13 +23,15 @@ def read_yaml(path: Path) -> dict:
         PpclsExtError: there is no such file, or it holds anything else; names the line.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_regular(path, LARGEST).decode("utf-8")
     except (FileNotFoundError, NotADirectoryError):
         raise PpclsExtError(f"no configuration {path}; {_suggest_file(path)}") from None
     except OSError as error:
         raise PpclsExtError(f"cannot read configuration {path}: {error.strerror or error}") from error
     except UnicodeDecodeError:
         raise PpclsExtError(f"configuration {path} is not text in UTF-8") from None
+    except PpclsExtError as error:
+        raise PpclsExtError(f"cannot read configuration {error}") from None
     return parse_yaml(text, path)
 
 
@@ -35,12 +42,12 @@ def parse_yaml(text: str, path: Path) -> dict:
         PpclsExtError: it holds anything else; names the line.
     """
     try:
-        config = yaml.load(text, Loader=_StrictLoader)
+        config = load_yaml(text, _StrictLoader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise PpclsExtError(f"{path}:{line}: not YAML: {error.problem}") from None
-    except Exception as error:  # PyYAML raises many kinds for impossible dates, endless nesting and the like
-        raise PpclsExtError(f"{path}: not YAML: {error}") from None
+    except PpclsExtError as error:
+        raise PpclsExtError(f"{path}: {error}") from None
     if not isinstance(config, dict):
         raise PpclsExtError(
             f"{path}:1: expected sections (Global:, Arch:, …), got {type(config).__name__}: no PaddleClas configuration"
@@ -48,8 +55,8 @@ def parse_yaml(text: str, path: Path) -> dict:
     return config
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice instead of dropping the first."""
+class _StrictLoader(BoundedLoader):
+    """A loader that refuses a key given twice instead of dropping the first."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()

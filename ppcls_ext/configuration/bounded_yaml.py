@@ -1,0 +1,88 @@
+"""YAML whose aliases, merge keys and numbers cost no more than its length explains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from ppcls_ext.errors import PpclsExtError
+
+MAX_DEPTH = 32
+"""Lists and mappings within each other; PaddleClas's own files have up to 10."""
+MAX_VALUES = 50_000
+"""Values after every alias and merge key is written out; PaddleClas's own files have up to 500."""
+LONGEST_NUMBER = 100
+"""Characters of a number. YAML's sexagesimal 1:59:59… takes time that grows with the square of its length."""
+_TOO_DEEP = f"nested more than {MAX_DEPTH} deep"
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+
+
+class BoundedLoader(yaml.SafeLoader):
+    """SafeLoader that gives up at `MAX_DEPTH`; by itself it goes as deep as Python does, in quadratic time."""
+
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        """Makes the node of the next event, and those below it."""
+        if self._depth > MAX_DEPTH:
+            raise PpclsExtError(f"line {self.peek_event().start_mark.line + 1}: refused: it is {_TOO_DEEP}")
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+
+def load_yaml(text: str, loader_class: type[BoundedLoader] = BoundedLoader) -> Any:
+    """What a text holds, in bounded time and memory.
+
+    Aliases let a few lines stand for more than any memory holds, and merge keys copy them. So the nodes are counted
+    as if each alias were written out, before anything is made of them.
+
+    Raises:
+        yaml.MarkedYAMLError: it is no YAML.
+        PpclsExtError: it is no YAML that can be made into values, or beyond the limits; tells the line.
+    """
+    try:
+        loader = loader_class(text)
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return None
+            _measure(node, {}, [])
+            return loader.construct_document(node)
+        finally:
+            loader.dispose()
+    except (yaml.MarkedYAMLError, PpclsExtError):
+        raise
+    except Exception as error:  # PyYAML raises many kinds for impossible dates and the like
+        raise PpclsExtError(f"not YAML: {error}") from None
+
+
+def _measure(node: yaml.Node, known: dict[int, tuple[int, int]], above: list[yaml.Node]) -> tuple[int, int]:
+    """How many values `node` stands for, and how deep they go; `known` are those of nodes that were met before."""
+    if any(node is other for other in above):
+        raise _refused(node, "it holds itself through an alias")
+    if id(node) not in known:
+        if isinstance(node, yaml.ScalarNode):
+            if node.tag in _NUMBERS and len(node.value) > LONGEST_NUMBER:
+                raise _refused(node, f"a number has more than {LONGEST_NUMBER} characters")
+            known[id(node)] = (1, 0)
+        else:
+            children = [
+                child for item in node.value for child in (item if isinstance(node, yaml.MappingNode) else [item])
+            ]
+            if len(above) > MAX_DEPTH:
+                raise _refused(node, f"it is {_TOO_DEEP}")
+            sizes = [_measure(child, known, [*above, node]) for child in children]
+            known[id(node)] = (1 + sum(size for size, _ in sizes), 1 + max((depth for _, depth in sizes), default=0))
+    size, depth = known[id(node)]
+    if size > MAX_VALUES:
+        raise _refused(node, f"its aliases unfold to more than {MAX_VALUES:,} values")
+    if len(above) + depth > MAX_DEPTH:
+        raise _refused(node, f"it is {_TOO_DEEP}")
+    return size, depth
+
+
+def _refused(node: yaml.Node, why: str) -> PpclsExtError:
+    return PpclsExtError(f"line {node.start_mark.line + 1}: refused: {why}")
