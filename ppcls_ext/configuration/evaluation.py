@@ -17,6 +17,7 @@ from ppcls_ext.configuration.names import find
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.weights.pickles import shown
 
+
 class Evaluator:
     """`eval` for one module.
 

@@ -22,7 +22,9 @@ def apply_override(config: dict, text: str) -> None:
         PpclsExtError: it fits nothing.
     """
     if len(text) > LONGEST:
-        raise PpclsExtError(f"override {_short(text)!r}: it is longer than {LONGEST:,} characters: put it into the file")
+        raise PpclsExtError(
+            f"override {_short(text)!r}: it is longer than {LONGEST:,} characters: put it into the file"
+        )
     path, equals, value = text.partition("=")
     parts = path.strip().split(".")
     text = _short(text)
@@ -71,7 +73,9 @@ def _parse_value(value: str, old: Any, text: str) -> Any:
         try:
             return load_yaml(value)
         except yaml.YAMLError:
-            raise PpclsExtError(f"override {text!r}: {_short(value)} is neither a Python nor a YAML list or mapping") from None
+            raise PpclsExtError(
+                f"override {text!r}: {_short(value)} is neither a Python nor a YAML list or mapping"
+            ) from None
         except PpclsExtError as error:
             raise PpclsExtError(f"override {text!r}: {error}") from None
     if isinstance(old, (int, float)) and not isinstance(old, bool):

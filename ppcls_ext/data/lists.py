@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.files import atomic_write
+from ppcls_ext.files import atomic_write, read_regular
 
+LARGEST = 1 << 30
+"""Bytes of a list. One of ImageNet-21k's 14 million pictures has half of that."""
 _LABEL = re.compile(r"-?[0-9]{1,18}")  # 18 digits always fit PaddleClas's int64
 
 
@@ -83,9 +85,11 @@ def read_lines(path: Path) -> list[str]:
     """
     try:
         # universal newlines, as PaddleClas has them; str.splitlines would split at more characters
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = read_regular(path, LARGEST).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except (FileNotFoundError, NotADirectoryError):
         raise PpclsExtError(f"no list {path}; {_how_to_make(path)}") from None
+    except PpclsExtError as error:
+        raise PpclsExtError(f"cannot read list {error}") from None
     except OSError as error:
         raise PpclsExtError(f"cannot read list {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:

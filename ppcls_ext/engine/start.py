@@ -20,6 +20,7 @@ def set_up() -> None:
     activate(need_engine=True)
     use_all_cores()
     from ppcls_ext.configuration.evaluation import guard
+    from ppcls_ext.engine.bounded_resizing import bound_resizing
     from ppcls_ext.host import adaptations
     from ppcls_ext.host.registry import register
     from ppcls_ext.models.factories import FACTORIES
@@ -29,4 +30,5 @@ def set_up() -> None:
     engine_class()  # imports what runs, which can be guarded then
     read_without_running()
     guard()
+    bound_resizing()
     register(FACTORIES)

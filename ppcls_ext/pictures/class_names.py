@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
 
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.files import read_regular
+
+LARGEST = 1 << 26
+"""Bytes of a file of names; indices have up to six digits."""
 
 
 def read_class_names(path: str | os.PathLike, delimiter: str = " ") -> tuple[str, ...]:
@@ -20,9 +23,11 @@ def read_class_names(path: str | os.PathLike, delimiter: str = " ") -> tuple[str
     """
     names = {}
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8"
+        lines = read_regular(path, LARGEST).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    except (OSError, UnicodeDecodeError, PpclsExtError) as error:
+        reason = (
+            str(error) if isinstance(error, PpclsExtError) else getattr(error, "strerror", None) or "it is not UTF-8"
+        )
         raise PpclsExtError(
             f"cannot read the class names {path}: {reason}; mend Infer.PostProcess.class_id_map_file, or set it to null"
         ) from error

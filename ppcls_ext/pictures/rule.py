@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import reprlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,10 @@ INTERPOLATIONS = {
 
 
 Pair = tuple[int, int]
+LARGEST_NUMBER = 1e30
+LARGEST_SIDE = 1 << 16
+LARGEST_AREA = 1 << 24
+"""Pixels of the network's input, which is four times as many bytes in each of three channels."""
 
 
 @dataclass(frozen=True)
@@ -63,36 +67,52 @@ class Preprocessing:
         return self.crop or self.resize
 
 
+_shown = reprlib.repr  # a number from a file may have thousands of digits
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
+    # a comparison takes any whole number, math.isfinite only those that a float can hold
+    return isinstance(value, (int, float)) and abs(value) <= LARGEST_NUMBER
 
 
 def _check_words(rule: Preprocessing) -> None:
     if rule.decode not in INTERPOLATIONS or rule.backend not in INTERPOLATIONS:
-        raise PpclsExtError(f"image libraries are {rule.decode!r} and {rule.backend!r}: expected 'cv2' or 'pil'")
+        raise PpclsExtError(f"image libraries are {_shown((rule.decode, rule.backend))}: expected 'cv2' or 'pil'")
     if rule.channel_order not in ("RGB", "BGR"):
-        raise PpclsExtError(f"channel order is {rule.channel_order!r}: expected 'RGB' or 'BGR'")
+        raise PpclsExtError(f"channel order is {_shown(rule.channel_order)}: expected 'RGB' or 'BGR'")
     known = INTERPOLATIONS[rule.backend]
     if rule.interpolation not in known:
-        raise PpclsExtError(f"interpolation is {rule.interpolation!r}: {rule.backend} has {', '.join(known)}")
+        raise PpclsExtError(f"interpolation is {_shown(rule.interpolation)}: {rule.backend} has {', '.join(known)}")
 
 
 def _check_sizes(rule: Preprocessing) -> None:
     if (rule.resize_short is None) == (rule.resize is None):
-        raise PpclsExtError(f"got resize_short={rule.resize_short} and resize={rule.resize}: expected one of them")
-    sizes = [rule.resize_short] if rule.resize is None else list(rule.resize)
-    for size in [*sizes, *(rule.crop or ())]:
-        if type(size) is not int or size < 1:
-            raise PpclsExtError(f"an image size is {size!r}: expected a whole number of px")
+        raise PpclsExtError(
+            f"got resize_short={_shown(rule.resize_short)} and resize={_shown(rule.resize)}: expected one of them"
+        )
     if rule.crop is None and rule.resize is None:
         raise PpclsExtError("resize_short without a crop leaves images of many sizes: crop them, or give both sides")
-    if rule.crop and any(crop > side for crop, side in zip(rule.crop, rule.resize or [rule.resize_short] * 2)):
-        raise PpclsExtError(f"the crop {rule.crop} px is larger than the resized image, {rule.resize or sizes} px")
+    for pair in (rule.resize, rule.crop, (rule.resize_short, rule.resize_short)):
+        if pair not in (None, (None, None)):
+            _check_pair(pair)
+    before = rule.resize or (rule.resize_short, rule.resize_short)
+    if rule.crop and any(crop > side for crop, side in zip(rule.crop, before)):
+        raise PpclsExtError(f"the crop {rule.crop} px is larger than the resized image, {before} px")
+    width, height = rule.image_size
+    if width * height > LARGEST_AREA:
+        raise PpclsExtError(f"the network's input is {width} × {height} px: expected at most {LARGEST_AREA:,} px")
+
+
+def _check_pair(pair: Any) -> None:
+    if len(pair) != 2 or not all(type(side) is int and 1 <= side <= LARGEST_SIDE for side in pair):
+        raise PpclsExtError(f"an image size is {_shown(pair)}: expected whole numbers of px, 1 to {LARGEST_SIDE:,}")
 
 
 def _check_numbers(rule: Preprocessing) -> None:
     numbers = (*rule.mean, *rule.std, rule.scale)
     if len(rule.mean) != 3 or len(rule.std) != 3 or not all(map(_is_number, numbers)):
-        raise PpclsExtError(f"mean {rule.mean}, std {rule.std}, scale {rule.scale}: expected 3, 3 and 1 numbers")
+        raise PpclsExtError(
+            f"mean {_shown(rule.mean)}, std {_shown(rule.std)}, scale {_shown(rule.scale)}: expected 3, 3 and 1 numbers"
+        )
     if 0 in rule.std:
         raise PpclsExtError(f"std is {rule.std}: expected numbers other than 0")

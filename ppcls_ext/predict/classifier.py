@@ -13,9 +13,12 @@ from typing import Any
 import numpy as np
 
 from ppcls_ext.errors import PpclsExtError, one_line
+from ppcls_ext.files import open_regular
 from ppcls_ext.packages import require
 from ppcls_ext.pictures.prepare import prepare
 from ppcls_ext.predict.metadata import Metadata
+
+LARGEST_BATCH = 4096
 
 
 class Classifier:
@@ -33,8 +36,11 @@ class Classifier:
         require("onnxruntime")
         import onnxruntime
 
-        if not Path(path).is_file():
-            raise PpclsExtError(f"{path}: there is no such file; export one with ppcls-ext export-onnx")
+        try:
+            os.close(open_regular(path))
+        except OSError as error:
+            what = "there is no such file" if isinstance(error, FileNotFoundError) else error.strerror or str(error)
+            raise PpclsExtError(f"{path}: {what}; export one with ppcls-ext export-onnx") from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
         options.log_severity_level = 4  # failures come as exceptions
@@ -52,6 +58,10 @@ class Classifier:
         batch, *image_shape = self.input.shape
         #: The batch that the file demands; None where any will do.
         self.batch = batch if isinstance(batch, int) else None
+        if self.batch is not None and not 1 <= self.batch <= LARGEST_BATCH:
+            raise PpclsExtError(
+                f"{path}: the network reads {self.batch:,} images at once: expected 1 to {LARGEST_BATCH:,}"
+            )
         width, height = self.metadata.preprocessing.image_size
         if image_shape != [3, height, width]:
             raise PpclsExtError(

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.errors import PpclsExtError, printable
 from ppcls_ext.pictures.rule import Preprocessing
 
 SCHEMA_VERSION = "1"
@@ -56,7 +56,7 @@ class Metadata:
             raise PpclsExtError("the file does not say how to prepare its images: export it with ppcls-ext export-onnx")
         if version != SCHEMA_VERSION:
             raise PpclsExtError(
-                f"the file's metadata have schema {version}, expected {SCHEMA_VERSION}: update ppcls_ext"
+                f"the file's metadata have schema {printable(version[:20])}, expected {SCHEMA_VERSION}: update ppcls_ext"
             )
         try:
             fields = {
@@ -71,5 +71,7 @@ class Metadata:
                 preprocessing=Preprocessing(**fields),
                 class_names=None if names is None else tuple(names),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise PpclsExtError(f"the file's metadata are damaged ({error}): export it again") from error
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
+            raise PpclsExtError(
+                f"the file's metadata are damaged ({printable(str(error)[:100])}): export it again"
+            ) from error

@@ -61,6 +61,40 @@ def test_any_override(tmp_path, path, value, whole):
     load(file, [whole if whole is not None else f"{'.'.join(path)}={value}"])
 
 
+FLOW = [
+    "{",
+    "}",
+    "[",
+    "]",
+    ", ",
+    ": ",
+    "&a ",
+    "*a",
+    "<<: ",
+    "k",
+    "1",
+    "1:59:59",
+    "!!int ",
+    "!!binary ",
+    "'",
+    '"',
+    "?",
+    "-",
+]
+
+
+@QUICK
+@given(
+    path=st.lists(st.sampled_from([*NAMES, "-1", "1" * 30, "٣", ""]), min_size=1, max_size=40),
+    pieces=st.lists(st.sampled_from(FLOW) | st.text(max_size=3), max_size=30),
+)
+def test_any_override_in_brackets(tmp_path, path, pieces):
+    file = tmp_path / "good.yml"
+    file.write_bytes(GOOD)
+    load(file, [f"{'.'.join(path)}={opening}{''.join(pieces)}" for opening in ("[", "{")])
+    load(file, [f"{'.'.join(path)}={''.join(pieces)}"])
+
+
 @QUICK
 @given(text=st.text(max_size=40) | st.text(alphabet="0123456789.+-*/()e ", max_size=40))
 def test_any_arithmetic(text):

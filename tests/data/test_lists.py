@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from ppcls_ext.data import lists
 from ppcls_ext.data.decodable import check_images
 from ppcls_ext.data.lists import ListEntry, read_list
 from ppcls_ext.data.overlap import overlap
@@ -122,7 +126,7 @@ def test_missing_list_or_root_says_what_makes_it(tmp_path, folder, hint):
 
 
 def test_list_that_is_a_folder(tmp_path):
-    with pytest.raises(PpclsExtError, match=r"cannot read list .*: Is a directory"):
+    with pytest.raises(PpclsExtError, match=r"cannot read list .* is a folder"):
         read_list(tmp_path, tmp_path, 10)
 
 
@@ -198,3 +202,19 @@ def test_check_images(tmp_path):
     assert "truncated" in bad[0][1]
     assert all(reason for _, reason in bad)
     assert seen == [(done, 7) for done in range(1, 8)]
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "endless device"])
+def test_list_that_has_no_end(tmp_path, kind):
+    path = tmp_path / "list.txt" if kind == "FIFO" else Path("/dev/zero")
+    if kind == "FIFO":
+        os.mkfifo(path)
+    with pytest.raises(PpclsExtError, match=r"cannot read list .* is a (FIFO|device)"):
+        read_list(path, tmp_path, None)
+
+
+def test_list_that_is_too_large(tmp_path, monkeypatch):
+    monkeypatch.setattr(lists, "LARGEST", 10)
+    (tmp_path / "list.txt").write_text("picture.png 0\n")
+    with pytest.raises(PpclsExtError, match="larger than the 10 bytes"):
+        read_list(tmp_path / "list.txt", tmp_path, None)
