@@ -36,6 +36,7 @@ ARROWS = {
     "quantize": "errors files packages pictures predict",
     "deploy": "errors files packages host pictures predict reparam weights models",
     "downstream": "errors files packages host pictures reparam weights models deploy",
+    "doctor": "errors packages host configuration engine",
 }
 #: These call all the others: the public face, and the command lines.
 ON_TOP = {"__init__", "__main__", "commands"}
@@ -43,7 +44,7 @@ ON_TOP = {"__init__", "__main__", "commands"}
 ONLY_IN = {
     "ppcls": {"host", "checkpoints", "training", "configuration", "engine", "commands"},
     "paddle": {"__init__", "host", "reparam", "layers", "weights", "models", "checkpoints", "training"}
-    | {"configuration", "engine", "deploy", "downstream", "commands"},
+    | {"configuration", "engine", "deploy", "downstream", "doctor", "commands"},
     "ppdet": {"downstream"},
     "paddleseg": {"downstream"},
 }

@@ -32,12 +32,12 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+def add_config_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """Adds PaddleClas's -c and -o, which `load_config` takes, to a tool's command line."""
     parser.add_argument(
         "-c",
         "--config",
-        required=True,
+        required=required,
         metavar="FILE",
         help="PaddleClas YAML file, or the name of a shipped one: MobileOne_S0, ImageNet/RepVGG_A0, …",
     )

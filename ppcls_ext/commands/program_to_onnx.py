@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from ppcls_ext.commands.options import command_parser
-from ppcls_ext.downstream.onnx import find_prefix, program_to_onnx
 from ppcls_ext.pictures.decoding import decode
 from ppcls_ext.pictures.find import find_images
 
@@ -24,6 +23,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--opset", type=int, default=17, help="default: %(default)s")
     parser.add_argument("--samples", type=Path, metavar="DIR", help=f"pictures to compare on, {SAMPLES} at most")
     args = parser.parse_args(argv)
+    from ppcls_ext.downstream.onnx import find_prefix, program_to_onnx  # loads Paddle
+
     prefix = find_prefix(args.program)
     output = args.output or prefix.with_suffix(".onnx")
     files = find_images([str(args.samples)])[:SAMPLES] if args.samples else []

@@ -54,7 +54,7 @@ def threads_to_use() -> int | None:
     if _set_by_user():
         return None
     processes = int(os.environ.get("PADDLE_LOCAL_SIZE", "1"))
-    return max(1, _usable_cores() // max(1, processes))
+    return max(1, usable_cores() // max(1, processes))
 
 
 def _keep_freed_memory() -> None:
@@ -75,7 +75,8 @@ def _is_amd_with_avx2() -> bool:
     return "AuthenticAMD" in text and " avx2 " in text
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
+    """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -24,7 +24,7 @@ def run(code: str, parent: dict[str, str], child: dict[str, str]) -> subprocess.
     )
 
 
-def test_all_usable_cores_without_paddles_advice():
+def test_allusable_cores_without_paddles_advice():
     code = (
         "import os; from ppcls_ext.engine import threads; threads.use_all_cores(); print(os.environ[threads.VARIABLE])"
     )
@@ -45,7 +45,7 @@ def test_all_usable_cores_without_paddles_advice():
     ],
 )
 def test_number_of_threads_on_8_cores(parent, child, expected):
-    code = "from ppcls_ext.engine import threads; threads._usable_cores = lambda: 8; print(threads.threads_to_use())"
+    code = "from ppcls_ext.engine import threads; threads.usable_cores = lambda: 8; print(threads.threads_to_use())"
     assert run(code, parent, child).stdout.strip() == str(expected)
 
 

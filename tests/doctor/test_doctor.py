@@ -1,0 +1,155 @@
+"""`ppcls-ext doctor`: what is well, what is a problem and what to do about it."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+
+import pytest
+import yaml
+
+from ppcls_ext.commands.doctor import CHECKS, main
+from ppcls_ext.commands.outcome import run
+from ppcls_ext.doctor import installation, machine
+from ppcls_ext.doctor.finding import Finding, look
+
+
+def lines(text: str) -> dict[str, tuple[str, str]]:
+    """Name → (status, text)."""
+    found = {}
+    for line in text.splitlines():
+        if line.startswith(("ok ", "problem ")):
+            status, rest = line[:8].strip(), line[9:]
+            found[rest[:12].strip()] = (status, rest[13:])
+    return found
+
+
+def test_everything_in_one_screen(capsys):
+    assert main([]) == 0, capsys.readouterr().out
+    output = capsys.readouterr().out
+    found = lines(output)
+    assert set(found) == set(CHECKS)
+    assert {status for status, _ in found.values()} == {"ok"}
+    assert len(output.splitlines()) < 24
+    assert output.splitlines()[-1] == "no problems"
+    assert found["Paddle"][1].startswith("3.")
+    assert "with the training engine" in found["PaddleClas"][1]
+    assert found["oneDNN"][1].split(",")[0].count(".") == 2
+
+
+@pytest.mark.parametrize(
+    ("package", "name", "advice"),
+    [
+        ("onnxslim", "paddle2onnx", 'the package onnxslim is missing: pip install "ppcls-ext[onnx]"'),
+        ("onnxruntime", "onnxruntime", 'the package onnxruntime is missing: pip install "ppcls-ext[predict]"'),
+        ("faiss", "its needs", 'without faiss: pip install "ppcls-ext[train]"'),
+    ],
+)
+def test_a_missing_package_is_a_problem(capsys, monkeypatch, package, name, advice):
+    there = installation.importlib.util.find_spec
+    monkeypatch.setattr(
+        installation.importlib.util, "find_spec", lambda wanted: (wanted != package and there(wanted)) or None
+    )
+    assert main(["-c", "MobileOne_S0"] if name == "its needs" else []) == 1
+    output = capsys.readouterr().out
+    status, text = lines(output)[name]
+    assert status == "problem"
+    assert advice in text
+    assert output.splitlines()[-1] == "1 problem"
+    assert ("MobileOne_S0 can be tried once training is possible" in output) == (name == "its needs")
+
+
+def test_paddleclas_without_engine(monkeypatch, tmp_path):
+    (tmp_path / "ppcls" / "arch").mkdir(parents=True)
+    (tmp_path / "ppcls" / "arch" / "__init__.py").touch()
+    for name in [name for name in sys.modules if name.split(".")[0] == "ppcls"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setenv("PADDLECLAS_HOME", str(tmp_path))
+    finding = installation.paddleclas()
+    assert "without the training engine" in finding.text
+    assert "paddleclas==2.4.2" in finding.advice
+    monkeypatch.setenv("PADDLECLAS_HOME", str(tmp_path / "nowhere"))
+    assert "which is no PaddleClas" in installation.paddleclas().advice
+
+
+def test_threads(monkeypatch):
+    monkeypatch.setattr(machine, "usable_cores", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert machine.threads().text.startswith("8, all cores")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert "unset OMP_NUM_THREADS to use all 8 cores" in machine.threads().text
+    monkeypatch.setenv("OMP_NUM_THREADS", "many")
+    assert machine.threads().advice
+
+
+def test_memory_of_a_container(monkeypatch):
+    files = {
+        "/proc/meminfo": "MemTotal:       33554432 kB\nMemAvailable:   16777216 kB\n",
+        "/sys/fs/cgroup/memory.max": "4294967296\n",
+        "/sys/fs/cgroup/memory.current": "3221225472\n",
+    }
+    monkeypatch.setattr(machine, "_read", lambda path: files.get(path, ""))
+    assert machine.memory() == Finding("memory", "1.0 of 4.0 GiB free", machine.memory().advice)
+    assert machine.memory().advice
+    files.pop("/sys/fs/cgroup/memory.max")
+    assert machine.memory() == Finding("memory", "16.0 of 32.0 GiB free")
+    files.clear()
+    assert machine.memory().text == "unknown on this system"
+
+
+def test_a_gpu_that_this_paddle_cannot_use(monkeypatch):
+    import paddle
+
+    monkeypatch.setattr(machine, "_nvidia", lambda: ["NVIDIA A1"])
+    monkeypatch.setattr(paddle.device, "is_compiled_with_cuda", lambda: False)
+    assert "install paddlepaddle-gpu" in machine.gpu().advice
+    monkeypatch.setattr(paddle.device, "is_compiled_with_cuda", lambda: True)
+    monkeypatch.setattr(paddle.device.cuda, "device_count", lambda: 0)
+    assert "check the driver" in machine.gpu().advice
+    monkeypatch.setattr(paddle.device.cuda, "device_count", lambda: 1)
+    assert machine.gpu() == Finding("GPU", "1 for Paddle: NVIDIA A1")
+
+
+def test_a_check_that_breaks_is_a_problem():
+    assert look("thing", lambda: 1 / 0) == Finding("thing", "ZeroDivisionError", "division by zero")
+    assert str(Finding("a", "b\nc", "d")) == "problem  a            b c: d"
+
+
+def test_a_configuration(config, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    config["Arch"]["name"] = "FasterNet_T0"
+    (tmp_path / "tiny.yml").write_text(yaml.safe_dump(config))
+    assert run(lambda: main(["-c", "tiny.yml"])) == 0
+    output = capfd.readouterr()
+    found = lines(output.out)
+    assert found["data"] == ("ok", "Train 24 pictures of 2 classes, Eval 20 pictures of 2 classes")
+    assert found["model"][1].startswith("FasterNet_T0, 2.63 M parameters, on the cpu")
+    assert found["one batch"][1].endswith(" s for 8 pictures of 32 × 32 px")
+    assert found["one step"][1].split("; ")[1].startswith("3 steps are an epoch, about ")
+    assert "ppcls INFO" not in output.out + output.err
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.yml"], "nothing is written"
+
+
+@pytest.mark.parametrize("fault", ["a picture is missing", "a picture is broken", "no batch"])
+def test_a_configuration_with_a_problem(config, dataset, tmp_path, monkeypatch, capfd, fault):
+    monkeypatch.chdir(tmp_path)
+    config["Arch"]["name"] = "FasterNet_T0"
+    shutil.copytree(dataset, "data")
+    for loader in ("Train", "Eval"):
+        config["DataLoader"][loader]["dataset"]["image_root"] = "data"
+    name, text = "data", "png/00.png"
+    if fault == "a picture is missing":
+        (tmp_path / "data" / "png" / "00.png").unlink()
+    elif fault == "a picture is broken":
+        for file in (tmp_path / "data" / "png").iterdir():
+            file.write_bytes(b"")
+        name, text = "model", "png"
+    else:
+        config["DataLoader"]["Train"]["sampler"].update(batch_size=100, drop_last=True)
+        name, text = "one batch", ""
+    (tmp_path / "tiny.yml").write_text(yaml.safe_dump(config))
+    assert run(lambda: main(["-c", "tiny.yml"])) == 1
+    found = lines(capfd.readouterr().out)
+    assert found[name][0] == "problem", found
+    assert text in found[name][1]
+    assert list(found)[-1] == name, "the rest needs it"
