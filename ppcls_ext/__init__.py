@@ -9,20 +9,31 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping, Sequence
+
     from paddle import nn
 
+    from ppcls_ext.deploy.export import ExportReport
     from ppcls_ext.models.backbone import Backbone
+    from ppcls_ext.pictures.prepare import Picture
+    from ppcls_ext.pictures.rule import Preprocessing
+    from ppcls_ext.predict.classifier import Classifier
+    from ppcls_ext.reparam.unfuse import Batches
     from ppcls_ext.weights.loading import LoadReport, Source
 
 __version__ = "0.1.0"
 __all__ = [
+    "Classifier",
     "build",
+    "export_onnx",
     "list_models",
     "load_weights",
     "register",
     "register_in_paddledet",
     "register_in_paddleseg",
     "reparameterize",
+    "unfuse",
 ]
 
 
@@ -32,6 +43,7 @@ def register() -> None:
     Raises:
         PpclsExtError: no PaddleClas is found.
     """
+    _require_paddle()
     from ppcls_ext.host.registry import register as publish
     from ppcls_ext.models.factories import FACTORIES
 
@@ -75,13 +87,24 @@ def build(name: str, **kwargs: Any) -> Backbone:
     Raises:
         PpclsExtError: unknown name (the nearest ones are suggested) or argument.
     """
+    _require_paddle()
     from ppcls_ext.models.factories import build as build_model
 
     return build_model(name, **kwargs)
 
 
+def __getattr__(name: str) -> Any:
+    """`Classifier` is loaded when it is used: a class cannot import its packages as late as a function."""
+    if name == "Classifier":
+        from ppcls_ext.predict.classifier import Classifier
+
+        return Classifier
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 def reparameterize(model: nn.Layer) -> nn.Layer:
     """A fused deep copy of `model` in eval mode; see `ppcls_ext.reparam.fuse.reparameterize`."""
+    _require_paddle()
     from ppcls_ext.reparam.fuse import reparameterize as fuse_copy
 
     return fuse_copy(model)
@@ -89,6 +112,72 @@ def reparameterize(model: nn.Layer) -> nn.Layer:
 
 def load_weights(model: nn.Layer, source: Source, *, allow_other_classes: bool = False) -> LoadReport:
     """Loads weights, all of them or none; see `ppcls_ext.weights.loading.load_weights`."""
+    _require_paddle()
     from ppcls_ext.weights.loading import load_weights as load
 
     return load(model, source, allow_other_classes=allow_other_classes)
+
+
+def unfuse(model: nn.Layer, batches: Batches) -> nn.Layer:
+    """A trainable form, with branches, of a fused model; see `ppcls_ext.reparam.unfuse.unfuse`."""
+    _require_paddle()
+    from ppcls_ext.reparam.unfuse import unfuse as give_branches
+
+    return give_branches(model, batches)
+
+
+def export_onnx(
+    model: nn.Layer,
+    path: str | os.PathLike,
+    *,
+    size: int | None = None,
+    class_names: Sequence[str] | None = None,
+    preprocessing: Preprocessing | Mapping[str, Any] | None = None,
+    samples: Sequence[Picture] = (),
+    opset: int = 17,
+    batch: int | None = None,
+    softmax: bool = True,
+) -> ExportReport:
+    """Fuses a classifier, converts it to ONNX and writes the file once it is proved equal to the model.
+
+    Args:
+        model: pictures (N, 3, H, W) in, logits (N, classes) out; left as it is.
+        path: the file to write; an older one stays until the new one is proved and complete.
+        size: side of the square that the model sees, px; 224 where None.
+        class_names: by class index, to be kept in the file.
+        preprocessing: how a picture becomes the input, kept in the file: fields of
+            `ppcls_ext.pictures.rule.Preprocessing`, such as `{"mean": (0.5, 0.5, 0.5)}`, in the place of ImageNet's
+            (short side resized to 256 / 224 of the size, centre crop, ImageNet's mean and std); or a whole
+            `Preprocessing`.
+        samples: pictures to compare on, beside random input: paths, Pillow images or uint8 arrays (H, W, 3).
+        opset: of ONNX's standard operators, 11 to 20.
+        batch: fixes N; None leaves it free.
+        softmax: end in "probabilities"; otherwise in "logits".
+
+    Returns:
+        What was written and how equal it is; `print` shows it.
+
+    Raises:
+        PpclsExtError: an argument out of range, a package missing, a conversion that fails, forms that differ, or a
+            file that cannot be written; nothing is left then.
+    """
+    _require_paddle()
+    from ppcls_ext.deploy.from_python import export_onnx as export
+
+    return export(
+        model,
+        path,
+        size=size,
+        class_names=class_names,
+        preprocessing=preprocessing,
+        samples=samples,
+        opset=opset,
+        batch=batch,
+        softmax=softmax,
+    )
+
+
+def _require_paddle() -> None:
+    from ppcls_ext.packages import require
+
+    require("paddle")

@@ -11,7 +11,7 @@ from pathlib import Path
 from ppcls_ext.commands.options import command_parser, positive
 from ppcls_ext.errors import PpclsExtError, one_line, printable
 from ppcls_ext.pictures.find import find_images
-from ppcls_ext.predict.classifier import Classifier, classify
+from ppcls_ext.predict.classifier import BATCH, Classifier, classify
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     files = find_images(args.images)
 
     results, failed = [], 0
-    for file, result in classify(classifier, files, classifier.batch or args.batch_size or 8, args.topk):
+    for file, result in classify(classifier, files, classifier.batch or args.batch_size or BATCH, args.topk):
         if isinstance(result, PpclsExtError):
             failed += 1
             print(f"error: {printable(one_line(result))}", file=sys.stderr)

@@ -34,8 +34,7 @@ def decode(data: bytes, library: str = "cv2") -> np.ndarray:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
-            image.load()
-            return np.asarray(image.convert("RGB") if library == "pil" else _as_opencv(image))
+            return pixels(image, library)
         except Image.UnidentifiedImageError as error:
             raise PpclsExtError(f"not an image of a known format: expected {', '.join(FORMATS)}") from error
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -44,6 +43,12 @@ def decode(data: bytes, library: str = "cv2") -> np.ndarray:
             raise
         except Exception as error:  # Pillow's readers raise many kinds on damaged files
             raise PpclsExtError(f"damaged image: {error or type(error).__name__}") from error
+
+
+def pixels(image: Image.Image, library: str = "cv2") -> np.ndarray:
+    """The pixels of a Pillow image, uint8 (H, W, 3), RGB; see `decode`."""
+    image.load()
+    return np.asarray(image.convert("RGB") if library == "pil" else _as_opencv(image))
 
 
 def _as_opencv(image: Image.Image) -> np.ndarray | Image.Image:

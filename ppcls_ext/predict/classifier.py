@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from ppcls_ext.errors import PpclsExtError, one_line
 from ppcls_ext.files import open_regular
 from ppcls_ext.packages import require
-from ppcls_ext.pictures.prepare import prepare
+from ppcls_ext.pictures.prepare import Picture, prepare, prepare_picture
 from ppcls_ext.predict.metadata import Metadata
 
 LARGEST_BATCH = 4096
+#: Pictures a run, where the file leaves it free.
+BATCH = 8
 
 
 class Classifier:
@@ -68,6 +71,30 @@ class Classifier:
                 f"{path}: the network reads images of shape {image_shape}, but its metadata make {[3, height, width]}: "
                 "export it again"
             )
+
+    def __call__(self, pictures: Picture | Sequence[Picture], topk: int = 5) -> list[dict[str, list]]:
+        """Classifies pictures.
+
+        Args:
+            pictures: one or several: paths, Pillow images, or uint8 arrays (H, W, 3), RGB.
+            topk: how many classes of each; all where there are fewer.
+
+        Returns:
+            One dict a picture, in order: `class_ids` and `scores`, best first, and `label_names`, empty where the file
+            holds none.
+
+        Raises:
+            PpclsExtError: a picture cannot be read, or is none; names it.
+        """
+        if isinstance(pictures, (str, os.PathLike, Image.Image, np.ndarray)):
+            pictures = [pictures]
+        if type(topk) is not int or topk < 1:
+            raise PpclsExtError(f"topk is {topk!r}: expected a whole number from 1")
+        results, size = [], self.batch or BATCH
+        for start in range(0, len(pictures), size):
+            images = [prepare_picture(one, self.metadata.preprocessing) for one in pictures[start : start + size]]
+            results += [self.top(row, topk) for row in self.probabilities(np.stack(images))]
+        return results
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Runs the network.

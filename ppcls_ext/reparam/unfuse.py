@@ -13,9 +13,10 @@ and the first branch's β makes up for all means.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Union
 
+import numpy as np
 import paddle
 from paddle import Tensor, nn
 
@@ -28,12 +29,16 @@ from ppcls_ext.reparam.reparameterizable import Reparameterizable
 SMALL = 0.01
 
 
-def unfuse(model: nn.Layer, batches: Iterable[Tensor]) -> nn.Layer:
+Batches = Union[Tensor, np.ndarray, Iterable[Union[Tensor, np.ndarray, Sequence[Tensor]]]]
+
+
+def unfuse(model: nn.Layer, batches: Batches) -> nn.Layer:
     """A training-form model with the function of a fused one.
 
     Args:
         model: fused, built by one of this project's factories; it is left as it was.
-        batches: calibration pictures, each (N, 3, H, W), prepared as for training; some hundred pictures are enough.
+        batches: calibration pictures, prepared as for training: tensors or arrays (N, 3, H, W), or a loader's lists
+            that begin with one; some hundred pictures are enough. One batch may come alone.
 
     Returns:
         The unfused model, in train mode. In eval mode its output equals the fused model's up to rounding.
@@ -116,13 +121,18 @@ class _Pair:
 
 
 @paddle.no_grad()
-def _calibrate(model: nn.Layer, pairs: list[_Pair], batches: Iterable[Tensor]) -> None:
+def _calibrate(model: nn.Layer, pairs: list[_Pair], batches: Batches) -> None:
+    if isinstance(batches, (Tensor, np.ndarray)):
+        batches = [batches]
     training = model.training
     model.eval()
     hooks = [pair.fused.register_forward_pre_hook(pair.observe) for pair in pairs]
     try:
         for batch in batches:
-            model(batch)
+            images = batch[0] if isinstance(batch, (list, tuple)) else batch
+            if images.ndim != 4 or images.shape[1] != 3:
+                raise PpclsExtError(f"a calibration batch is {list(images.shape)}: expected (N, 3, H, W)")
+            model(paddle.to_tensor(images) if isinstance(images, np.ndarray) else images)
     finally:
         for hook in hooks:
             hook.remove()
