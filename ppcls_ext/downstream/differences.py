@@ -10,6 +10,9 @@ from ppcls_ext.errors import PpclsExtError
 
 #: Share of the pixels of an index map that may differ: where two classes score the same but for rounding.
 TIES = 1e-3
+#: Columns of PaddleDetection's lists: class, score, left, top, right, bottom.
+DETECTION = 6
+TINY = float(np.finfo(np.float32).tiny)
 
 
 def largest_difference(got: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
@@ -31,4 +34,16 @@ def _difference(got: np.ndarray, expected: np.ndarray) -> float:
         share = float((got != expected).mean())
         return 0.0 if share <= TIES else share
     got, expected = got.astype(np.float64), expected.astype(np.float64)
-    return float(np.abs(got - expected).max() / max(np.abs(expected).max(), np.finfo(np.float32).tiny))
+    if expected.ndim == 2 and expected.shape[1] == DETECTION:
+        return _difference_of_rows(got, expected)
+    return float(np.abs(got - expected).max() / max(np.abs(expected).max(), TINY))
+
+
+def _difference_of_rows(got: np.ndarray, expected: np.ndarray) -> float:
+    """Of two lists of detections in any order, since rounding decides between equal scores: the worst row's distance.
+
+    Class and score are compared as they are, boxes as parts of the largest coordinate.
+    """
+    scale = np.float64([1, 1, *[max(np.abs(expected[:, 2:]).max(), TINY)] * 4])
+    distances = (np.abs(got[:, None] - expected[None]) / scale).max(axis=2)
+    return float(max(distances.min(axis=0).max(), distances.min(axis=1).max()))

@@ -215,6 +215,18 @@ def test_differences():
         largest_difference(a[:1], a)
 
 
+def test_differences_of_detections():
+    rows = np.float32([[0, 0.9, 1, 2, 30, 40], [2, 0.9, 5, 5, 90, 100], [1, 0.2, 0, 0, 9, 9]])
+    assert largest_difference([rows[[1, 0, 2]]], [rows]) == 0
+    for column, change, expected in ((0, 1, 1), (1, 0.01, 0.01), (4, 1, 0.01)):
+        other = rows.copy()
+        other[0, column] += change
+        assert largest_difference([other], [rows]) == pytest.approx(expected, rel=1e-4)
+    doubled = rows[[0, 0, 2]]  # a row instead of another
+    assert largest_difference([doubled], [rows]) > 0.1
+    assert np.isnan(largest_difference([rows * np.nan], [rows]))
+
+
 @pytest.mark.parametrize("host", [checkouts.PADDLEDET, checkouts.PADDLESEG], ids=lambda host: host.title)
 def test_checkouts(host, tmp_path, monkeypatch):
     monkeypatch.delenv(host.home, raising=False)
