@@ -17,6 +17,7 @@ from ppcls_ext.downstream import checkouts
 from ppcls_ext.engine.start import set_up
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.host.locate import HOME
+from ppcls_ext.weights.in_paddle import read_without_running
 
 REGISTER = {"ppdet": ppcls_ext.register_in_paddledet, "paddleseg": ppcls_ext.register_in_paddleseg}
 #: PaddleClas's option that changes a field.
@@ -55,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if downstream is not None:
         checkouts.activate(downstream, script.parents[1])
         REGISTER[downstream.package]()
+        read_without_running()
         arguments = args.arguments
     else:
         arguments = prepare_paddleclas(script, args.arguments)

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from ppcls_ext.configuration.literals import LONGEST
 from ppcls_ext.errors import PpclsExtError
 
 MAX_DEPTH = 32
@@ -65,8 +66,9 @@ def _measure(node: yaml.Node, known: dict[int, tuple[int, int]], above: list[yam
         raise _refused(node, "it holds itself through an alias")
     if id(node) not in known:
         if isinstance(node, yaml.ScalarNode):
-            if node.tag in _NUMBERS and len(node.value) > LONGEST_NUMBER:
-                raise _refused(node, f"a number has more than {LONGEST_NUMBER} characters")
+            longest = LONGEST_NUMBER if node.tag in _NUMBERS else LONGEST
+            if len(node.value) > longest:
+                raise _refused(node, f"a value has more than {longest:,} characters")
             known[id(node)] = (1, 0)
         else:
             children = [

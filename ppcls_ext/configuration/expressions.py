@@ -45,6 +45,8 @@ KEYS = {
     r"(DataLoader|Infer)\..+\.OpSampler": "ppcls.data.preprocess.batch_ops.batch_operators",
     r"(DataLoader|Infer)\..+\.RandomApply\.transforms\.\d+": "ppcls.data.preprocess.ops.randaugment",
 }
+#: Operators that only DALI has: PaddleClas's table in data/dataloader/dali.py.
+ONLY_IN_DALI = {"CropMirrorNormalize", "DecodeRandomResizedCrop"}
 #: Paths of texts that name something inside an architecture's module, such as nn.LayerNorm.
 DOTTED_NAMES = r"Arch\.(.+\.)?(norm_layer|sub_norm|block_unit|act)"
 #: Paths of numbers that may be given as text; DALI takes `scale` from any of the operators that it joins.
@@ -63,6 +65,7 @@ def resolve(config: dict, sections: tuple[str, ...]) -> None:
     Raises:
         PpclsExtError: a name that PaddleClas does not define, or text that is no plain arithmetic.
     """
+    use_dali = bool(config["Global"].get("use_dali"))
     for path, parent, key in _walk({section: config[section] for section in sections if section in config}, ""):
         value = parent[key]
         for pattern, module in NAMES.items():
@@ -70,7 +73,7 @@ def resolve(config: dict, sections: tuple[str, ...]) -> None:
                 _check_name(path, value, module)
         for pattern, module in KEYS.items():
             if re.fullmatch(pattern, path):
-                _check_keys(path, value, module)
+                _check_keys(path, value, module, ONLY_IN_DALI if use_dali and pattern == TRANSFORMS else set())
         if isinstance(value, str):
             parent[key] = _resolve_text(path, value, parent)
 
@@ -111,11 +114,12 @@ def _check_dotted_name(path: str, value: str, parent: dict | list) -> None:
         raise PpclsExtError(f"{path} is {value!r}: expected the name of a layer such as nn.LayerNorm")
 
 
-def _check_keys(path: str, value: Any, module: str) -> None:
+def _check_keys(path: str, value: Any, module: str, others: set[str]) -> None:
     if not isinstance(value, dict):
         raise PpclsExtError(f"{path} is {value!r}: expected a mapping `Name:` to its parameters")
     for key in value:
-        _check_name(path, key, module)
+        if key not in others:
+            _check_name(path, key, module)
 
 
 def _check_name(path: str, name: Any, module: str) -> None:

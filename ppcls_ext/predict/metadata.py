@@ -56,7 +56,7 @@ class Metadata:
             raise PpclsExtError("the file does not say how to prepare its images: export it with ppcls-ext export-onnx")
         if version != SCHEMA_VERSION:
             raise PpclsExtError(
-                f"the file's metadata have schema {printable(version[:20])}, expected {SCHEMA_VERSION}: update ppcls_ext"
+                f"the metadata have schema {printable(version[:20])}, expected {SCHEMA_VERSION}: update ppcls_ext"
             )
         try:
             fields = {

@@ -39,6 +39,7 @@ BOMBS = {
     "hexadecimal number": "Global: {epochs: 0x" + "f" * 20_000 + "}",
     "sexagesimal number": "Global: {epochs: 1" + ":59" * 6_000 + "}",
     "sexagesimal fraction": "Global: {epochs: 1" + ":59" * 6_000 + ".5}",
+    "sum": "Global: {x: " + "1+" * 100_000 + "1}",  # PaddleClas hands texts to Python's parser
     "long file": "Global: # " + "x" * MIB,
 }
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import paddle
@@ -13,6 +15,7 @@ import yaml
 from ppcls_ext.configuration.prepare import prepare
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.weights.in_paddle import read_without_running
+from tests.tiny_dataset import ROOT
 
 pytestmark = pytest.mark.usefixtures("registered")
 
@@ -76,6 +79,46 @@ def test_the_tools_and_foreign_scripts_are_guarded(malicious, config, run_tool, 
         assert result.returncode == 1
         assert "w.pdparams: its pickle asks for the global" in result.stderr.splitlines()[-1]
         assert not Path("executed").exists()
+
+
+#: What a script may do that reads its configuration with PaddleClas's own reader.
+OWN_READER = """
+from ppcls.utils.config import get_config
+code = "__import__('os').mkdir('executed')"
+config = get_config("tiny.yml", overrides=["Global.epochs=" + code, "Global.seed=[1, 2.5]", "Loss.Train.0=True"])
+assert (config["Global"]["epochs"], config["Global"]["seed"], config["Loss"]["Train"]) == (code, [1, 2.5], [True])
+"""
+#: A script in a checkout of PaddleSeg, which looks like this from outside.
+DOWNSTREAM = """
+import sys
+from ppcls_ext.commands import host_script
+host_script.REGISTER["paddleseg"] = lambda: __import__("paddle")
+host_script.main(["PaddleSeg/tools/load.py"])
+"""
+
+
+def test_scripts_with_their_own_reader(malicious, config, run_tool, tmp_path):
+    Path("tiny.yml").write_text(yaml.safe_dump(config))
+    Path("read.py").write_text(OWN_READER)
+    result = run_tool("-m", "read.py", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert not Path("executed").exists()
+
+
+def test_scripts_of_other_checkouts(malicious, tmp_path):
+    for folder in ("paddleseg", "tools"):
+        Path("PaddleSeg", folder).mkdir(parents=True)
+    Path("PaddleSeg", "paddleseg", "__init__.py").touch()
+    Path("PaddleSeg", "tools", "load.py").write_text("import paddle\npaddle.load('w.pdparams')\n")
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", DOWNSTREAM],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "w.pdparams: its pickle asks for the global" in result.stderr
+    assert not Path("executed").exists()
 
 
 def test_weights_of_foreign_models_are_loaded_as_before(malicious, config):
