@@ -61,6 +61,8 @@ def _run(mode: str, argv: Sequence[str] | None) -> None:
     interrupt_on_sigterm()
     from ppcls_ext.configuration.prepare import prepare
 
+    if getattr(args, "overwrite", False):
+        config.setdefault("Global", {})["overwrite"] = True
     config["profiler_options"] = getattr(args, "profiler_options", None)
     prepared = prepare(copy.deepcopy(config), mode)
     if getattr(args, "check_images", False):
@@ -82,6 +84,9 @@ def _parse(mode: str, argv: Sequence[str] | None) -> argparse.Namespace:
             "--check-images", action="store_true", help="only decode every image of the lists, and name unreadable ones"
         )
     if mode == "train":
+        parser.add_argument(
+            "--overwrite", action="store_true", help="train anew where an earlier training's checkpoints are"
+        )
         profiler = 'PaddleClas\'s profiler, e.g. "batch_range=[10, 20]"'
         parser.add_argument("-p", "--profiler_options", metavar="KEY=VALUE;…", help=profiler)
     if mode == "export":

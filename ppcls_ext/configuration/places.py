@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from pathlib import Path
 from typing import Any
 
-from ppcls_ext.checkpoints.atomic_set import find_newest, finish, intact
+from ppcls_ext.checkpoints.atomic_set import find_newest, finish, has_manifest, intact
+from ppcls_ext.checkpoints.folder_lock import hold, release
 from ppcls_ext.configuration.fields import is_ours
 from ppcls_ext.configuration.host_copies import copy_class_names, host_reads_class_names
 from ppcls_ext.errors import PpclsExtError
@@ -31,14 +33,46 @@ def require_writable(field: str, value: Any) -> None:
 
 
 def place_checkpoints(config: dict) -> None:
-    """Finds the checkpoint to resume from and puts in order what an interrupted save of it left."""
+    """Makes the output folder this training's own, and finds the checkpoint to resume from.
+
+    Puts in order what an interrupted save of it left.
+
+    Raises:
+        PpclsExtError: another process trains in the folder, an earlier training's checkpoints would be overwritten, or
+            there is no such checkpoint.
+    """
+    from paddle.distributed import get_rank
+
     settings = config["Global"]
-    given = settings["checkpoints"]
-    if not given:
-        settings["checkpoints"] = None
+    folder = output_folder(config)
+    if get_rank() == 0:
+        hold(folder)
+    given, overwrite = settings["checkpoints"] or None, settings.pop("overwrite", False)
+    settings["checkpoints"] = found = _find_checkpoint(given, folder)
+    if get_rank() != 0:
         return
+    is_within = found is not None and _is_within(found, folder)
+    if is_within:
+        finish(Path(found))
+    elif not overwrite:
+        _require_no_earlier_training(folder)
+    if found is not None and not is_within:
+        with contextlib.suppress(PpclsExtError):  # of a training that still runs, or where nothing can be written
+            hold(Path(found).parent)
+            finish(Path(found))
+            release(Path(found).parent)
+
+
+def output_folder(config: dict) -> Path:
+    """Where a training's checkpoints are."""
+    return Path(str(config["Global"]["output_dir"])) / str(config["Arch"]["name"])
+
+
+def _find_checkpoint(given: Any, folder: Path) -> str | None:
+    """The path without suffix of the checkpoint to resume from."""
+    if given is None:
+        return None
     if given == "latest":
-        folder = Path(settings["output_dir"]) / config["Arch"]["name"]
         found, faults = find_newest(folder)
         for fault in faults:
             logger.warning("%s is skipped", fault)
@@ -50,13 +84,28 @@ def place_checkpoints(config: dict) -> None:
         stem = str(found.prefix)
     else:
         stem = str(given).removesuffix(".pdparams")
-    from paddle.distributed import get_rank
+    if not has_manifest(Path(stem)):
+        for suffix in (".pdparams", ".pdopt", ".pdstates"):
+            existing_file("Global.checkpoints", stem, suffix)
+    return stem
 
-    if get_rank() == 0:
-        finish(Path(stem))
-    for suffix in (".pdparams", ".pdopt", ".pdstates"):
-        existing_file("Global.checkpoints", stem, suffix)
-    settings["checkpoints"] = stem
+
+def _is_within(prefix: str, folder: Path) -> bool:
+    """Whether a checkpoint is one of `folder`, or of a folder in it, where PaddleClas may write them."""
+    parent = Path(os.path.realpath(prefix)).parent
+    return Path(os.path.realpath(folder)) in (parent, parent.parent)
+
+
+def _require_no_earlier_training(folder: Path) -> None:
+    """A training that begins anew overwrites `latest` at the end of its first epoch, and mostly the best model too."""
+    for name, what in (("best_model", "the best model"), ("latest", "the checkpoints")):
+        there = [*folder.glob(f"{name}.pdparams"), *folder.glob(f"{name}/*.pdparams")]
+        if there:
+            raise PpclsExtError(
+                f"{there[0]} is of an earlier training, {what} of which this one would overwrite: resume it with -o "
+                "Global.checkpoints=latest, overwrite it with --overwrite (or -o Global.overwrite=true), or choose "
+                "another Global.output_dir"
+            )
 
 
 def place_weights(config: dict, mode: str) -> None:

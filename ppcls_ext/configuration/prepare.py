@@ -8,12 +8,19 @@ from __future__ import annotations
 import inspect
 import logging
 
+from ppcls_ext.checkpoints.folder_lock import release
 from ppcls_ext.configuration import expressions
 from ppcls_ext.configuration.device import choose_device
 from ppcls_ext.configuration.fields import fill_in, is_ours, require_fields, warn_about_newer_fields
 from ppcls_ext.configuration.host_options import check_options, describes_export
 from ppcls_ext.configuration.image_lists import give_host_a_list, read_lists, warn_about_overlap
-from ppcls_ext.configuration.places import find_class_names, place_checkpoints, place_weights, require_writable
+from ppcls_ext.configuration.places import (
+    find_class_names,
+    output_folder,
+    place_checkpoints,
+    place_weights,
+    require_writable,
+)
 from ppcls_ext.configuration.starting_weights import fetch_weights, unfuse_where_needed
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.host.locate import activate
@@ -44,6 +51,15 @@ def prepare(config: dict, mode: str) -> dict:
         PpclsExtError: with the path of the field that is missing or wrong.
     """
     require_fields(config, mode)
+    try:
+        return _prepare(config, mode)
+    except BaseException:
+        if mode == "train":
+            release(output_folder(config))
+        raise
+
+
+def _prepare(config: dict, mode: str) -> dict:
     fill_in(config, mode)
     expressions.resolve(config, SECTIONS[mode])
     if mode == "train":

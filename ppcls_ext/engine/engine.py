@@ -18,6 +18,7 @@ import paddle
 import paddle.distributed as dist
 
 from ppcls_ext.checkpoints.atomic_set import how_to_resume
+from ppcls_ext.checkpoints.folder_lock import hold, release
 from ppcls_ext.checkpoints.in_host import Checkpoints, host_adds_architecture
 from ppcls_ext.configuration.fields import is_ours
 from ppcls_ext.data.lists import read_lines
@@ -81,6 +82,14 @@ class Engine(engine_class()):
 
     def train(self) -> None:
         """Trains, and says where the best weights are."""
+        if dist.get_rank() == 0:
+            hold(self.folder)
+        try:
+            self._train()
+        finally:
+            release(self.folder)
+
+    def _train(self) -> None:
         self.recipe.begin(self.config["Global"]["checkpoints"])
         checkpoints = Checkpoints(self, self.recipe.files, self.recipe.averages)
         try:
