@@ -22,6 +22,7 @@ import numpy as np
 from ppcls_ext.checkpoints.atomic_set import CheckpointSet, SetWriter, has_manifest, read_set
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.weights.files import read_weights
+from ppcls_ext.weights.finite import require_finite
 from ppcls_ext.weights.paddle_content import read_paddle_file
 
 
@@ -89,6 +90,9 @@ class Checkpoints:
 
             def save_file(obj: Any, path: Any, *args: Any, **kwargs: Any) -> None:
                 for target, state in self._files(Path(path), obj):
+                    if target.suffix == ".pdparams":
+                        whose = f"epoch {info['epoch']}: the weights, which are not saved, are"
+                        require_finite(state, whose, "try a lower Optimizer.lr.learning_rate or clip gradients")
                     content = io.BytesIO()
                     save(state, content, *args, **kwargs)
                     writer.add(target, content.getbuffer())

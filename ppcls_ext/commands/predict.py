@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             _print_table(file, result)
     if args.json:
-        print(json.dumps(results, indent=2))
+        print(json.dumps(results, indent=2, allow_nan=False))
     return 1 if failed else 0
 
 

@@ -24,12 +24,14 @@ from ppcls_ext.configuration.fields import is_ours
 from ppcls_ext.data.lists import read_lines
 from ppcls_ext.engine.quantised import without_training_only
 from ppcls_ext.engine.strict_data import StrictLoader, count_unreadable, is_image_list, read_first
+from ppcls_ext.engine.watch import require_numbers, watch_evaluation, watch_training
 from ppcls_ext.errors import Interrupted, PpclsExtError, one_line, printable
 from ppcls_ext.files import atomic_write
 from ppcls_ext.host.locate import engine_class
 from ppcls_ext.pictures.decoding import decode
 from ppcls_ext.training.recipe import Training
 from ppcls_ext.training.settings import read_settings
+from ppcls_ext.weights.finite import require_finite
 from ppcls_ext.weights.loading import load_weights
 
 TOLERANCE = 1e-3  # of an export, relative to its largest output; float32 fusion stays far below
@@ -72,6 +74,11 @@ class Engine(engine_class()):
         self.recipe = recipe
         if recipe is not None:
             recipe.attach(self, self._network())
+            watch_training(self)
+        else:
+            require_finite(self._network().state_dict(), "the weights are", "use those of another epoch or file")
+        if self.eval_mode == "classification":
+            watch_evaluation(self)
 
     @staticmethod
     def _read_recipe(config: dict) -> Training:
@@ -107,6 +114,8 @@ class Engine(engine_class()):
         """Evaluates, and says over how many images; returns PaddleClas's first metric."""
         with self.recipe.evaluated() if self.recipe is not None else contextlib.nullcontext():
             first = super().eval(epoch_id)
+        if first is not None and not np.isfinite(float(first)):
+            raise PpclsExtError(f"epoch {epoch_id}: the metric is {float(first)}, which says nothing of the weights")
         from ppcls.utils import logger
 
         for metric in getattr(self.eval_metric_func, "metric_func_list", ()):
@@ -148,7 +157,7 @@ class Engine(engine_class()):
                 names, images = [], []
         if settings.get("save_dir"):
             with atomic_write(settings["save_dir"], "w", encoding="utf-8") as stream:
-                json.dump(results, stream)
+                json.dump(results, stream, allow_nan=False)
         if unreadable:
             raise PpclsExtError(f"{unreadable} of {len(paths)} pictures cannot be read; the others are above")
 
@@ -213,6 +222,7 @@ class Engine(engine_class()):
 
     def _logits(self, images: np.ndarray) -> paddle.Tensor:
         out = self.model(paddle.to_tensor(images))
+        require_numbers(out)
         if isinstance(out, list):
             out = out[0]
         for key in ("Student", "logits", "output"):

@@ -109,6 +109,8 @@ class Classifier:
         if self.batch:
             images = np.concatenate([images, np.zeros((self.batch - count, *images.shape[1:]), images.dtype)])
         (scores,) = self.session.run([self.output.name], {self.input.name: images})
+        if not np.isfinite(scores[:count]).all():
+            raise PpclsExtError("the network's outputs hold NaN or infinity: export it again from other weights")
         return softmax(scores[:count]) if self.output.name == "logits" else scores[:count]
 
     def top(self, probabilities: np.ndarray, count: int) -> dict[str, list]:

@@ -13,6 +13,7 @@ from paddle import nn
 
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.weights.files import read_weight_file
+from ppcls_ext.weights.finite import require_finite
 from ppcls_ext.weights.naming import to_model_names
 
 logger = logging.getLogger("ppcls_ext")
@@ -73,6 +74,7 @@ def load_weights(model: nn.Layer, source: Source, *, allow_other_classes: bool =
 
     wanted, fresh, unused, unexpected = _assign(model, tensors, expected, allow_other_classes)
     _check(model, origin, tensors, {name: expected[name] for name in wanted}, unexpected)
+    require_finite({name: tensors[name] for name in wanted}, f"{origin}: its weights are", "use another file")
     for name in wanted:
         state[name].set_value(paddle.to_tensor(tensors[name]).astype(state[name].dtype))
     report = LoadReport(wanted, naming, fresh, unused)
