@@ -14,6 +14,7 @@ from ppcls_ext.configuration.device import choose_device
 from ppcls_ext.configuration.fields import fill_in, is_ours, require_fields, warn_about_newer_fields
 from ppcls_ext.configuration.host_options import check_options, describes_export
 from ppcls_ext.configuration.image_lists import give_host_a_list, read_lists, warn_about_overlap
+from ppcls_ext.configuration.list_notices import say_what_is_left_out
 from ppcls_ext.configuration.places import (
     find_class_names,
     output_folder,
@@ -81,6 +82,7 @@ def _prepare(config: dict, mode: str) -> dict:
     lists = read_lists(config, mode)
     if {"Train", "Eval"} <= set(lists):
         warn_about_overlap(config, lists["Train"], lists["Eval"])
+    say_what_is_left_out(config, lists)
     for loader, entries in lists.items():
         give_host_a_list(config["DataLoader"][loader]["dataset"], entries)
 

@@ -97,6 +97,10 @@ class Engine(engine_class()):
             release(self.folder)
 
     def _train(self) -> None:
+        if len(self.train_dataloader) == 0:
+            raise PpclsExtError(
+                "DataLoader.Train makes no batch: lower sampler.batch_size, or set sampler.drop_last to false"
+            )
         self.recipe.begin(self.config["Global"]["checkpoints"])
         checkpoints = Checkpoints(self, self.recipe.files, self.recipe.averages)
         try:

@@ -70,6 +70,10 @@ class Training:
             used = start_unfused(network, self._fused, engine.train_dataloader, settings.unfuse)
             self._fused = None
             logger.info(f"[Recipe] unfused weights, calibrated on {used} pictures")
+            if used < settings.unfuse:
+                logger.warning(
+                    f"[Recipe] Recipe.unfuse asks for {settings.unfuse} pictures, and an epoch has only {used}"
+                )
         decayed_by_loss = set()
         if settings.custom_l2 is not None:
             engine.train_loss_func = LossWithCustomL2(engine.train_loss_func, network, settings.custom_l2)
