@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import sys
 
-import cv2
-import numpy as np
 from tqdm import tqdm
 
 from ppcls_ext.configuration.image_lists import read_lists
 from ppcls_ext.data import decodable
-from ppcls_ext.data.lists import ListEntry
 from ppcls_ext.errors import PpclsExtError, one_line, printable
 
 
@@ -31,18 +28,10 @@ def check_images(config: dict, mode: str) -> None:
     for loader, entries in found.items():
         path = config["DataLoader"][loader]["dataset"]["cls_label_path"]
         with tqdm(total=len(entries), desc=loader, unit=" images", file=sys.stderr) as bar:
-            faults = decodable.check_images(entries, lambda done, total, bar=bar: bar.update(), _fault)
+            faults = decodable.check_images(entries, lambda done, total, bar=bar: bar.update())
         for entry, fault in faults:
             print(printable(one_line(f"{path}:{entry.line}: {entry.path}: {fault}")), file=sys.stderr)
         print(f"{path}: {len(entries) - len(faults)} of {len(entries)} images can be read")
         unreadable += len(faults)
     if unreadable:
         raise PpclsExtError(f"{unreadable} images cannot be read; they are named above: replace them or take them out")
-
-
-def _fault(entry: ListEntry) -> str | None:
-    """Pillow sees where a file is cut off, OpenCV is what PaddleClas decodes with."""
-    fault = decodable.decode(entry)
-    if fault is None and cv2.imdecode(np.fromfile(entry.path, np.uint8), cv2.IMREAD_COLOR) is None:
-        return "OpenCV cannot decode it"
-    return fault

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import paddle
 import paddle.distributed as dist
@@ -22,13 +21,14 @@ from ppcls_ext.checkpoints.folder_lock import hold, release
 from ppcls_ext.checkpoints.in_host import Checkpoints, host_adds_architecture
 from ppcls_ext.configuration.fields import is_ours
 from ppcls_ext.data.lists import read_lines
+from ppcls_ext.engine.decode_image import give_host_our_reader
 from ppcls_ext.engine.quantised import without_training_only
 from ppcls_ext.engine.strict_data import StrictLoader, count_unreadable, is_image_list, read_first
 from ppcls_ext.engine.watch import require_numbers, watch_evaluation, watch_training
 from ppcls_ext.errors import Interrupted, PpclsExtError, one_line, printable
 from ppcls_ext.files import atomic_write
 from ppcls_ext.host.locate import engine_class
-from ppcls_ext.pictures.decoding import decode
+from ppcls_ext.pictures.decoding import read_picture
 from ppcls_ext.training.recipe import Training
 from ppcls_ext.training.settings import read_settings
 from ppcls_ext.weights.finite import require_finite
@@ -59,6 +59,7 @@ class Engine(engine_class()):
         if strict:
             del config["Arch"]["pretrained"]
         recipe = self._read_recipe(config) if mode == "train" else None
+        give_host_our_reader()
         super().__init__(config, mode)
         if strict:
             drop = config.get("Slim") and mode != "eval"
@@ -216,10 +217,7 @@ class Engine(engine_class()):
         return getattr(self.model, "_layers", self.model)  # DataParallel wraps it
 
     def _preprocess(self, path: str) -> np.ndarray:
-        data: Any = Path(path).read_bytes()
-        decode(data)  # OpenCV fills what is missing of a truncated picture with grey
-        if cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) is None:
-            raise PpclsExtError("OpenCV cannot decode it")
+        data: Any = read_picture(path)
         for operator in self.preprocess_func:
             data = operator(data)
         return data

@@ -1,18 +1,35 @@
-"""From the bytes of an image file to its pixels, as `cv2.imdecode` or Pillow gives them, with Pillow alone."""
+"""From the bytes of an image file to its pixels: the one reader of training, evaluation and prediction, with Pillow.
+
+It gives what `cv2.imdecode` gives, where that reads a whole picture of an ordinary kind. What is damaged or cut off, or
+holds floats, 32 bits or CIELAB colours, is refused; TIFF's 16 bits lose the lower 8.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import os
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.files import read_regular
 
-#: Formats that OpenCV reads as well; no others are tried.
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "JPEG2000")
+#: Formats that OpenCV reads as well; no others are tried. Pillow reads AVIF from 11.3.
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "JPEG2000", "PPM")
+FORMATS += ("AVIF",) if "avif" in features.modules and features.check("avif") else ()
+MAGIC = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"GIF8": "GIF", b"BM": "BMP"}
+ORIENTATION = 0x112  # EXIF's tag
+LARGEST = 1 << 30  # bytes of a file
+#: Pillow's modes of 8 or 16 bits a sample whose colours `convert` understands.
+MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "I", "I;16", "I;16B", "I;16L")
+
+
+def read_picture(path: str | os.PathLike) -> bytes:
+    """The bytes of an image file; raises OSError, or PpclsExtError where it is no file or far too large."""
+    return read_regular(path, LARGEST)
 
 
 def decode(data: bytes, library: str = "cv2") -> np.ndarray:
@@ -24,7 +41,7 @@ def decode(data: bytes, library: str = "cv2") -> np.ndarray:
             dropped, 16 bits become 8. "pil" gives what Pillow's `convert("RGB")` gives.
 
     Returns:
-        uint8 (H, W, 3), RGB.
+        uint8 (H, W, 3), RGB, free to be written.
 
     Raises:
         PpclsExtError: no image of a known format, truncated, damaged, or too large.
@@ -34,8 +51,14 @@ def decode(data: bytes, library: str = "cv2") -> np.ndarray:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
+            if image.format == "PNG":
+                image.verify()  # the checksums, which reading the pixels passes over
+                image = Image.open(io.BytesIO(data), formats=("PNG",))
             return pixels(image, library)
         except Image.UnidentifiedImageError as error:
+            for magic, name in MAGIC.items():
+                if data.startswith(magic):
+                    raise PpclsExtError(f"damaged {name} image, or of a kind that Pillow does not read") from error
             raise PpclsExtError(f"not an image of a known format: expected {', '.join(FORMATS)}") from error
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise PpclsExtError(f"the image is too large: expected at most {Image.MAX_IMAGE_PIXELS} px") from error
@@ -48,15 +71,22 @@ def decode(data: bytes, library: str = "cv2") -> np.ndarray:
 def pixels(image: Image.Image, library: str = "cv2") -> np.ndarray:
     """The pixels of a Pillow image, uint8 (H, W, 3), RGB; see `decode`."""
     image.load()
-    return np.asarray(image.convert("RGB") if library == "pil" else _as_opencv(image))
+    _require_known_samples(image)
+    return np.array(_as_rgb(image) if library == "pil" else _as_opencv(image))
+
+
+def _require_known_samples(image: Image.Image) -> None:
+    if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+        raise PpclsExtError("the image has 32-bit samples: expected 8 or 16 bits")
+    if image.mode not in MODES:
+        raise PpclsExtError(f"the image's colours are {image.mode}: save it as RGB")
 
 
 def _as_opencv(image: Image.Image) -> np.ndarray | Image.Image:
     file_format, info = image.format, image.info
     with contextlib.suppress(Exception):  # an orientation that cannot be read is none
-        image = ImageOps.exif_transpose(image)
-    if image.mode == "F" or (image.mode == "I" and file_format == "TIFF"):
-        raise PpclsExtError("the image has 32-bit samples: expected 8 or 16 bits")
+        if image.getexif().get(ORIENTATION, 1) != 1:  # else exif_transpose would copy the picture
+            image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
     if image.mode == "CMYK" and file_format != "TIFF":
@@ -70,4 +100,8 @@ def _as_opencv(image: Image.Image) -> np.ndarray | Image.Image:
         rgb = np.array(image.convert("RGB"))
         rgb[np.asarray(image) == info["transparency"]] = image.getpalette()[background : background + 3]
         return rgb
-    return image.convert("RGB")
+    return _as_rgb(image)
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it

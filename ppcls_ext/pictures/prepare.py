@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.pictures.decoding import decode, pixels
+from ppcls_ext.pictures.decoding import decode, pixels, read_picture
 from ppcls_ext.pictures.resizing import resize_and_crop
 from ppcls_ext.pictures.rule import Preprocessing
 
@@ -32,11 +32,9 @@ def prepare(path: Path, rule: Preprocessing) -> np.ndarray:
         PpclsExtError: the file cannot be read, or is no image; names the file.
     """
     try:
-        data = path.read_bytes()
+        return _to_input(decode(read_picture(path), rule.decode), rule)
     except OSError as error:
         raise PpclsExtError(f"{path}: {error.strerror or error}") from error
-    try:
-        return _to_input(decode(data, rule.decode), rule)
     except PpclsExtError as error:
         raise PpclsExtError(f"{path}: {error}") from error
 

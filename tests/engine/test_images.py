@@ -11,7 +11,9 @@ import pytest
 
 from ppcls_ext.configuration.prepare import prepare
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.pictures.decoding import decode
 from tests.pictures.test_prepare import BROKEN, IMAGES, opencv, png_header
+from tests.pictures.zoo import ZOO
 
 READABLE = {name: data for name, data in IMAGES.items() if opencv(data) is not None}
 UNREADABLE = {**BROKEN, "bomb": png_header(60_000, 60_000), "large": png_header(12_000, 12_000)}
@@ -32,6 +34,27 @@ def engine(config, tmp_path, monkeypatch, registered):
         return Engine(prepare(config, mode), mode)
 
     return build
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_evaluation_and_training_use_our_reader(engine, config, tmp_path, mode):
+    """Pictures that OpenCV alone reads otherwise, or not at all, among them."""
+    names = ["tiff 16 bits rgba", "tiff lab", "png without IEND", "ppm", "jpeg truncated to 99 %", "jpeg"]
+    write_pictures(tmp_path / "pictures", {name: ZOO[name] for name in names})
+    (tmp_path / "list.txt").write_text("".join(f"{name}.jpg\t0\n" for name in names))
+    loader = "Eval" if mode == "eval" else "Train"
+    config["Global"]["eval_during_train"] = False
+    config["DataLoader"][loader]["dataset"]["transform_ops"] = [config["Infer"]["transforms"][0]]
+    config["DataLoader"][loader]["dataset"].update(image_root="pictures", cls_label_path="list.txt", delimiter="\t")
+    built = engine(mode)
+    dataset = getattr(built, f"{loader.lower()}_dataloader").dataset
+    for index, name in enumerate(names):
+        readings = dataset.readings
+        image = dataset[index][0]
+        try:
+            np.testing.assert_array_equal(image.transpose(1, 2, 0), decode(ZOO[name]))
+        except PpclsExtError:
+            assert dataset.readings > readings + 1, "another one in its place: seen by StrictLoader and CountingLoader"
 
 
 def write_pictures(folder: Path, pictures: dict[str, bytes]) -> None:
