@@ -55,6 +55,10 @@ class Checkpoints:
         self._seed = int.from_bytes(os.urandom(4), "little") if seed in (None, False) else int(seed)
         self.saved: list[Path] = []
 
+    def is_best(self, prefix: Path) -> bool:
+        """Whether the set of this path holds the best model so far, of this run or, resumed, of one before."""
+        return self._best >= 0 and has_manifest(prefix) and read_set(prefix).state.get("best_metric") == self._best
+
     @contextlib.contextmanager
     def in_host(self) -> Iterator[None]:
         """Inside, PaddleClas's training writes and resumes through this object."""
@@ -158,6 +162,11 @@ class Checkpoints:
         from ppcls.utils import logger
 
         logger.info(f"resuming from {prefix}, epoch {found.state['epoch']}, best metric {self._best:.5f}")
+        if found.state["epoch"] >= self._engine.config["Global"]["epochs"]:
+            logger.warning(
+                f"{prefix} is of epoch {found.state['epoch']}, and Global.epochs is "
+                f"{self._engine.config['Global']['epochs']}: nothing is left to train; raise Global.epochs to go on"
+            )
         return {"metric": self._best, "epoch": found.state["epoch"]}
 
     def _restore_optimizers(self, found: CheckpointSet, optimizers: list) -> None:

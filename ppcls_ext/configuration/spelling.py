@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from typing import Any
 
 from ppcls_ext.errors import PpclsExtError
+
+logger = logging.getLogger("ppcls_ext")
 
 #: What PaddleClas and this project read, by section; a name that is nearly one of these is taken for a mistake.
 KNOWN = {
@@ -23,6 +26,8 @@ KNOWN = {
 }
 
 
+#: Sections whose fields are looked for where one stands in a wrong section; other sections' own are not all known.
+ELSEWHERE = {"": ("Global", "Arch", "Infer"), "Global": ("Arch", "Infer"), "Infer": ("Global",)}
 NEARLY = 0.8  # difflib's ratio from which two names count as one misspelt
 
 
@@ -34,3 +39,9 @@ def check_spelling(section: str, fields: Any) -> None:
         if near and field not in known:
             prefix = f"{section}." if section else ""
             raise PpclsExtError(f"{prefix}{field} is unknown: did you mean {prefix}{near[0]}?")
+        for other in ELSEWHERE.get(section, ()) if field not in known else ():
+            if field in KNOWN[other].split():
+                if section:
+                    raise PpclsExtError(f"{section}.{field} is unknown: it belongs in {other}")
+                # some of PaddleClas's own files have such a field
+                logger.warning("%s stands outside the sections and is left out: it belongs in %s", field, other)

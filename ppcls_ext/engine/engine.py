@@ -111,7 +111,8 @@ class Engine(engine_class()):
             raise Interrupted(f"{interruption or 'interrupted'}; {how_to_resume(self.folder)}") from interruption
         for name, what in (("best_model.pdparams", "best"), ("latest.pdparams", "latest")):
             path = self.folder / name
-            if path in checkpoints.saved:
+            # resumed, the best model may be of an epoch before
+            if path in checkpoints.saved or checkpoints.is_best(path.with_suffix("")):
                 print(f"{what} weights: {path}")
                 return
 

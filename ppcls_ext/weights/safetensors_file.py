@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 
 from ppcls_ext.errors import PpclsExtError
@@ -37,11 +39,27 @@ def read_safetensors(file: BoundedFile) -> dict[str, np.ndarray]:
     except ImportError:
         raise PpclsExtError("needs the safetensors package: pip install safetensors") from None
     # safetensors.numpy knows no bfloat16; deserialize() checks the header and leaves the types to us, in any order
-    arrays = {}
-    for name, entry in sorted(safetensors.deserialize(file.read()), key=lambda item: item[0]):
+    arrays, data = {}, file.read()
+    entries = safetensors.deserialize(data)
+    _refuse_duplicates(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    for name, entry in sorted(entries, key=lambda item: item[0]):
         kind = entry["dtype"]
         if kind not in _CODES:
             raise PpclsExtError(f"holds a tensor of type {kind}; expected one of {', '.join(_CODES)}")
         array = from_bytes(entry["data"], np.dtype(_CODES[kind]), entry["shape"], file)
         arrays[name] = widen_bfloat16(array, file) if kind == "BF16" else array
     return arrays
+
+
+def _refuse_duplicates(header: bytes) -> None:
+    """Its own library takes one of several tensors of the same name without a word."""
+
+    def pairs(items: list[tuple[str, object]]) -> dict[str, object]:
+        made = {}
+        for name, value in items:
+            if name in made:
+                raise PpclsExtError(f"gives {name!r} twice; save it again from its source")
+            made[name] = value
+        return made
+
+    json.loads(header, object_pairs_hook=pairs)

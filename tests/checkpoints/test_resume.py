@@ -283,3 +283,28 @@ def test_killed_process_resumes(base_config, tmp_path, run_tool, arch):
     assert_same_set(tmp_path / "whole" / arch / "latest", tmp_path / "parts" / arch / "latest")
     manifest = json.loads((tmp_path / "parts" / arch / "latest.json").read_text())
     assert manifest["set"]["state"]["epoch"] == 2
+
+
+def test_resuming_a_finished_training_says_so(train, config, caplog, capsys):
+    config["Arch"]["name"] = "FasterNet_T0"
+    folder = train("output", epochs=1)
+    before = {path.name: path.read_bytes() for path in folder.glob("*.pd*")}
+    capsys.readouterr()
+    train("output", epochs=1, checkpoints="latest")
+    assert "latest is of epoch 1, and Global.epochs is 1: nothing is left to train; raise Global.epochs" in caplog.text
+    assert {path.name: path.read_bytes() for path in folder.glob("*.pd*")} == before
+    assert f"best weights: {folder / 'best_model.pdparams'}" in capsys.readouterr().out
+
+
+def test_the_best_weights_are_named_though_an_earlier_run_saved_them(train, config, monkeypatch, capsys):
+    config["Arch"]["name"] = "FasterNet_T0"
+    from ppcls_ext.engine import engine as module
+
+    metrics = {1: 0.9, 2: 0.2}
+    monkeypatch.setattr(module.Engine, "eval", lambda self, epoch_id=0: metrics[epoch_id])
+    folder = train("output", epochs=1)
+    capsys.readouterr()
+    train("output", epochs=2, checkpoints="latest")
+    assert capsys.readouterr().out.splitlines()[-1] == f"best weights: {folder / 'best_model.pdparams'}"
+    train("other", epochs=3, checkpoints=str(folder / "latest"), eval_during_train=False)
+    assert "best weights" not in capsys.readouterr().out.splitlines()[-1], "another training's folder"

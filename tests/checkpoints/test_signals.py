@@ -70,7 +70,7 @@ from pathlib import Path
 from tests.checkpoints.test_atomic_set import write
 if sys.argv[2] == "SIGTERM":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-print("ready", flush=True)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored below a shell's background job
 for epoch in itertools.count(int(sys.argv[3])):
     write(Path(sys.argv[1]) / "latest", epoch)
     print(epoch, flush=True)
@@ -89,21 +89,15 @@ def test_signals_at_random_moments(tmp_path, name):
             stderr=subprocess.DEVNULL,
             text=True,
         )
-        assert process.stdout.readline() == "ready\n"
-        time.sleep(rng.uniform(0.02, 0.2))
+        said = [int(process.stdout.readline())]
+        time.sleep(rng.uniform(0, 0.1))
         process.send_signal(getattr(signal, name))
-        said = [int(line) for line in process.communicate(timeout=60)[0].split()]
-        if said or read_state(tmp_path):
-            found = epoch_of(tmp_path / "latest")
-            assert found >= max(said, default=epoch - 1), "nothing that was saved is lost"
-            epoch = found + 1
-    assert epoch > 6
+        said += map(int, process.communicate(timeout=60)[0].split())
+        found = epoch_of(tmp_path / "latest")
+        assert found >= max(said), "nothing that was saved is lost"
+        epoch = found + 1
     write(tmp_path / "latest", epoch)
     assert listing(tmp_path) == COMPLETE
-
-
-def read_state(folder: Path) -> bool:
-    return (folder / "latest.json").exists()
 
 
 def test_two_interrupts_in_a_row(tmp_path):
@@ -138,6 +132,7 @@ def test_a_stopped_training_says_how_to_go_on(tmp_path, config_file, name, worke
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     for line in process.stdout:

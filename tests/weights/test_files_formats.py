@@ -348,3 +348,11 @@ def test_truncated_at_any_place(saved, name):
 def test_checkpoint_without_tensors(saved):
     assert "its entries are: 'epoch', 'args'" in refusal(saved(pickle.dumps({"epoch": 3, "args": [1]})))
     assert "expected a dict" in refusal(saved(pickle.dumps([np.ones(2)])))
+
+
+def test_safetensors_with_a_name_twice(saved):
+    """The library takes one of the two without a word."""
+    entries = [f'"a": {{"dtype": "{kind}", "shape": [2], "data_offsets": [0, 8]}}' for kind in ("F32", "I32")]
+    header = "{" + ", ".join(entries) + "}"
+    with pytest.raises(PpclsExtError, match="gives 'a' twice"):
+        read_weight_file(saved(len(header).to_bytes(8, "little") + header.encode() + bytes(8)))
