@@ -61,7 +61,7 @@ def _run(mode: str, argv: Sequence[str] | None) -> None:
     interrupt_on_sigterm()
     from ppcls_ext.configuration.prepare import prepare
 
-    if getattr(args, "overwrite", False):
+    if getattr(args, "overwrite", False) or getattr(args, "check_images", False):
         config.setdefault("Global", {})["overwrite"] = True
     config["profiler_options"] = getattr(args, "profiler_options", None)
     prepared = prepare(copy.deepcopy(config), mode)
