@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
-from paddle import nn
+from paddle import Tensor, nn
 
 from ppcls_ext.layers.rep_conv import RepConv
 
@@ -68,7 +68,12 @@ def branch_by_branch():
     Without it, a fused layer would be compared with the equivalent convolution that unfused ones run in eval mode.
     """
     ours = RepConv.forward
-    RepConv.forward = lambda layer, x: layer.run_fused(x) if layer.is_repped else layer.sum_of_branches(x)
+
+    def by_definition(layer: RepConv, x: Tensor, activate: bool = False) -> Tensor:
+        y = layer.run_fused(x) if layer.is_repped else layer.sum_of_branches(x)
+        return nn.functional.relu(y) if activate else y
+
+    RepConv.forward = by_definition
     try:
         yield
     finally:

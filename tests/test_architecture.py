@@ -24,10 +24,11 @@ ARROWS = {
     "data": "errors files packages download pictures",
     "predict": "errors files packages pictures",
     "report": "errors files packages pictures predict",
-    "reparam": "errors",
-    "layers": "errors reparam",
+    "onednn": "errors",
+    "reparam": "errors onednn",
+    "layers": "errors onednn reparam",
     "weights": "errors files packages download",
-    "models": "errors host layers reparam weights",
+    "models": "errors host onednn layers reparam weights",
     "config_table": "models",
     "checkpoints": "errors files weights",
     "training": "errors models reparam weights",
@@ -43,7 +44,7 @@ ON_TOP = {"__init__", "__main__", "commands"}
 #: Packages that only these rooms may import.
 ONLY_IN = {
     "ppcls": {"host", "checkpoints", "training", "configuration", "engine", "commands"},
-    "paddle": {"__init__", "host", "reparam", "layers", "weights", "models", "checkpoints", "training"}
+    "paddle": {"__init__", "host", "onednn", "reparam", "layers", "weights", "models", "checkpoints", "training"}
     | {"configuration", "engine", "deploy", "downstream", "doctor", "commands"},
     "ppdet": {"downstream"},
     "paddleseg": {"downstream"},

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from paddle import Tensor, nn
 
+from ppcls_ext.layers.branch_sum import branch_sum, is_plain_norm
+from ppcls_ext.onednn.convolution import plain_geometry, run_conv
+from ppcls_ext.onednn.elementwise import relu
 from ppcls_ext.reparam.algebra import Branch
 from ppcls_ext.reparam.reparameterizable import Reparameterizable
 
@@ -45,9 +48,19 @@ class ConvNorm(Reparameterizable):
         conv, norm = (self._sub_layers[name] for name in self.branch_names)
         return [Branch(conv.weight, norm)]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`x: (N, in_channels, H, W)` → (N, out_channels, H / stride, W / stride)."""
+    def forward(self, x: Tensor, activate: bool = False) -> Tensor:
+        """`x: (N, in_channels, H, W)` → (N, out_channels, H / stride, W / stride), maybe through a ReLU."""
         if self.is_repped:
-            return self.fused_conv(x)
-        conv, norm = (self._sub_layers[name] for name in self.branch_names)
-        return norm(conv(x))
+            y = self.run_fused(x)
+        else:
+            conv, norm = (self._sub_layers[name] for name in self.branch_names)
+            geometry = plain_geometry(conv)
+            if geometry is not None and self.training and is_plain_norm(norm, training=True):
+                y = branch_sum(x, self.branches(), geometry, activate)
+                if y is not None:
+                    return y
+            if geometry is not None and not self.training and is_plain_norm(norm, training=False):
+                y = self.run_fused(x)
+            else:
+                y = norm(run_conv(conv, x))
+        return relu(y, self.training) if activate else y

@@ -5,6 +5,8 @@ from __future__ import annotations
 import paddle
 from paddle import Tensor, nn
 
+from ppcls_ext.onednn.maps import elementwise
+
 
 class DropPath(nn.Layer):
     """While training, zeroes a residual branch for a random share of the images and scales the others up.
@@ -24,4 +26,4 @@ class DropPath(nn.Layer):
         if not self.training or self.rate == 0:
             return x
         keep = paddle.full([x.shape[0], 1, 1, 1], 1 - self.rate, dtype="float32")
-        return x * (paddle.bernoulli(keep) / (1 - self.rate)).astype(x.dtype)
+        return elementwise(paddle.multiply, x, (paddle.bernoulli(keep) / (1 - self.rate)).astype(x.dtype))

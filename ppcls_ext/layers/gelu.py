@@ -1,10 +1,12 @@
-"""GELU that can be written in Paddle's old program format too."""
+"""GELU, by oneDNN where it can be used, that can be written in Paddle's old program format too."""
 
 from __future__ import annotations
 
 import paddle
 from paddle import Tensor, nn
 from paddle.base.layer_helper import LayerHelper
+
+from ppcls_ext.onednn.elementwise import gelu
 
 
 class GELU(nn.GELU):
@@ -16,7 +18,7 @@ class GELU(nn.GELU):
     def forward(self, x: Tensor) -> Tensor:
         """`x` of any shape → the same shape."""
         if paddle.in_dynamic_mode() or paddle.framework.in_pir_mode():
-            return super().forward(x)
+            return gelu(x, self.training)
         helper = LayerHelper("gelu")
         out = helper.create_variable_for_type_inference(x.dtype)
         helper.append_op(type="gelu", inputs={"X": x}, outputs={"Out": out}, attrs={"approximate": False})

@@ -6,8 +6,10 @@ from typing import NamedTuple
 
 from paddle import Tensor, nn
 
-from ppcls_ext.layers.branch_sum import branch_sum, can_sum
-from ppcls_ext.layers.channel_major import is_channel_major
+from ppcls_ext.layers.branch_sum import branch_sum
+from ppcls_ext.onednn.builders import Geometry
+from ppcls_ext.onednn.elementwise import relu
+from ppcls_ext.onednn.maps import is_channels_last
 from ppcls_ext.reparam.algebra import Branch
 from ppcls_ext.reparam.reparameterizable import Reparameterizable
 
@@ -107,21 +109,23 @@ class RepConv(Reparameterizable):
             for layer in self.branch_layers()
         ]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`x: (N, in_channels, H, W)` → (N, out_channels, H / stride, W / stride), before SE and activation."""
-        if self.is_repped:
-            return self.run_fused(x)
-        if not self._branches_are_as_built():
-            return self.sum_of_branches(x)
-        if not self.training:
-            return self.run_fused(x)
-        if can_sum(x, self.out_channels, self.groups, self.kernel_size, self.stride):
-            return branch_sum(x, self.branches(), self.groups, self.kernel_size, self.stride)
-        return self.sum_of_branches(x)
+    def forward(self, x: Tensor, activate: bool = False) -> Tensor:
+        """`x: (N, in_channels, H, W)` → (N, out_channels, H / stride, W / stride), before SE; maybe through a ReLU."""
+        y = None
+        if self.is_repped or (not self.training and self._branches_are_as_built()):
+            y = self.run_fused(x)
+        elif self.training and self._branches_are_as_built():
+            geometry = Geometry(self.stride, self.padding, self.groups)
+            y = branch_sum(x, self.branches(), geometry, activate)
+            if y is not None:
+                return y
+        if y is None:
+            y = self.sum_of_branches(x)
+        return relu(y, self.training) if activate else y
 
     def sum_of_branches(self, x: Tensor) -> Tensor:
         """The layer's definition, one operation per branch; `forward` computes the same faster."""
-        if is_channel_major(x):
+        if is_channels_last(x):
             x = x.contiguous()  # once, not in every branch
         outputs = [layer(x) for layer in self.branch_layers()]
         return sum(outputs[1:], outputs[0])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import paddle
 from paddle import Tensor, nn
 
-from ppcls_ext.layers.channel_major import elementwise
+from ppcls_ext.onednn.convolution import run_conv
+from ppcls_ext.onednn.maps import elementwise
 
 
 class SqueezeExcite(nn.Layer):
@@ -27,5 +28,5 @@ class SqueezeExcite(nn.Layer):
     def forward(self, x: Tensor) -> Tensor:
         """`x: (N, C, H, W)` → the same shape."""
         reduce, expand = (self._sub_layers[name] for name in self.names)
-        gate = nn.functional.sigmoid(expand(nn.functional.relu(reduce(self.pool(x)))))
+        gate = nn.functional.sigmoid(run_conv(expand, nn.functional.relu(run_conv(reduce, self.pool(x)))))
         return elementwise(paddle.multiply, x, gate)

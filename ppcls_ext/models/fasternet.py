@@ -20,8 +20,11 @@ from paddle import Tensor, nn
 from ppcls_ext.layers.conv_norm import ConvNorm
 from ppcls_ext.layers.drop_path import DropPath
 from ppcls_ext.layers.gelu import GELU
+from ppcls_ext.layers.partial_conv import PartialConv
 from ppcls_ext.models.backbone import Backbone
 from ppcls_ext.models.factory import make_factories
+from ppcls_ext.onednn.convolution import run_conv
+from ppcls_ext.onednn.elementwise import add, is_plain
 
 
 class Variant(NamedTuple):
@@ -47,25 +50,6 @@ MLP_RATIO = 2
 HEAD_CHANNELS = 1280
 
 
-class PartialConv(nn.Layer):
-    """A 3×3 convolution over the first quarter of the channels; the others pass.
-
-    Args:
-        channels: of the map.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        mixed = channels // PARTIAL
-        self.sections = [mixed, channels - mixed]
-        self.partial_conv3 = nn.Conv2D(mixed, mixed, 3, padding=1, bias_attr=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`x: (N, channels, H, W)` → the same shape."""
-        mixed, passed = paddle.split(x, self.sections, axis=1)
-        return paddle.concat([self.partial_conv3(mixed), passed], axis=1)
-
-
 class MLP(ConvNorm):
     """1×1 convolution to twice the channels → BN → activation → 1×1 convolution back."""
 
@@ -77,7 +61,10 @@ class MLP(ConvNorm):
     def forward(self, x: Tensor) -> Tensor:
         """`x: (N, channels, H, W)` → the same shape."""
         activation, project = self._sub_layers["2"], self._sub_layers["3"]
-        return project(activation(super().forward(x)))
+        # not super(): see models/vgg_like.py
+        if is_plain(activation, nn.ReLU):
+            return run_conv(project, ConvNorm.forward(self, x, activate=True))
+        return run_conv(project, activation(ConvNorm.forward(self, x)))
 
 
 class FasterNetBlock(nn.Layer):
@@ -87,11 +74,11 @@ class FasterNetBlock(nn.Layer):
         super().__init__()
         self.drop_path = DropPath(drop_path)
         self.mlp = MLP(channels, activation, fused)
-        self.spatial_mixing = PartialConv(channels)
+        self.spatial_mixing = PartialConv(channels, channels // PARTIAL)
 
     def forward(self, x: Tensor) -> Tensor:
         """`x: (N, channels, H, W)` → the same shape."""
-        return x + self.drop_path(self.mlp(self.spatial_mixing(x)))
+        return add(x, self.drop_path(self.mlp(self.spatial_mixing(x))), self.training)
 
 
 class Stage(nn.Layer):

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from paddle import Tensor, nn
 
-from ppcls_ext.layers.channel_major import elementwise
 from ppcls_ext.layers.rep_conv import RepConv
 from ppcls_ext.layers.squeeze_excite import SqueezeExcite
 from ppcls_ext.models.backbone import Backbone
+from ppcls_ext.onednn.elementwise import relu
 from ppcls_ext.weights.naming import Renaming
 
 STAGE_CHANNELS = (64, 128, 256, 512)  # at width 1
@@ -27,10 +27,10 @@ class VggBlock(RepConv):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x: (N, in_channels, H, W)` → (N, out_channels, H / stride, W / stride)."""
-        x = RepConv.forward(self, x)  # Paddle's tracer takes super() for the class below this one, again and again
-        if self.se is not None:
-            x = self.se(x)
-        return elementwise(nn.functional.relu, x)
+        # not super(): Paddle's tracer takes it for the class below this one, again and again
+        if self.se is None:
+            return RepConv.forward(self, x, activate=True)
+        return relu(self.se(RepConv.forward(self, x)), self.training)
 
 
 class VggLike(Backbone):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import paddle
 from paddle import Tensor, nn
 
+from ppcls_ext.onednn.convolution import conv2d, run_conv
 from ppcls_ext.reparam.algebra import Branch, equivalent_kernel
 
 
@@ -58,9 +59,9 @@ class Reparameterizable(nn.Layer):
     def run_fused(self, x: Tensor) -> Tensor:
         """Applies the equivalent convolution to `x: (N, in_channels, H, W)`."""
         if self.is_repped:
-            return self.fused_conv(x)
+            return run_conv(self.fused_conv, x)
         kernel, bias = (value.astype(x.dtype) for value in self.equivalent_kernel())
-        return nn.functional.conv2d(x, kernel, bias, self.stride, self.padding, groups=self.groups)
+        return conv2d(x, kernel, bias, self.stride, self.padding, self.groups)
 
     def start_fused(self) -> None:
         """Puts a fresh convolution in the branches' place (`fused=True` models start this way)."""

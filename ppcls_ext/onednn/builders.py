@@ -1,0 +1,183 @@
+"""Builds the primitives: what oneDNN's C API wants to know for each operation.
+
+Maps are given as (N, H, W, C), the order of their memory; oneDNN names the same memory (N, C, H, W) with strides.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ppcls_ext.onednn.library import Handle, Library, Primitive, dims
+
+# <dnnl_types.h>: kinds, algorithms, flags, and the indices of arguments
+_TRAINING, _BACKWARD, _DIRECT, _SCALE_AND_SHIFT = 64, 128, 1, 2 | 4
+RELU, GELU = 0x20, 0x31
+_RELU_FROM_OUTPUT, _ADD, _MULTIPLY = 0x100, 0x1FFF0, 0x1FFF1
+_SRC, _SRC_1, _DST, _WEIGHTS, _BIAS, _MEAN, _VARIANCE, _SCALE, _SHIFT = 1, 2, 17, 33, 41, 49, 50, 51, 52
+_DIFF_SRC, _DIFF_DST, _DIFF_WEIGHTS, _DIFF_SCALE, _DIFF_SHIFT, _POST_OP = 129, 145, 161, 255, 256, 0x8000
+_ZERO = ctypes.c_float(0)
+
+Shape = Sequence[int]
+
+
+class Geometry(NamedTuple):
+    """Of a convolution: stride and padding, px, and groups."""
+
+    stride: int = 1
+    padding: int = 0
+    groups: int = 1
+
+    def output_shape(self, shape: Shape, kernel: Shape) -> list[int]:
+        """(N, Ho, Wo, O) from (N, H, W, C) and (O, C / groups, k, k)."""
+        height, width = ((side + 2 * self.padding - kernel[2]) // self.stride + 1 for side in shape[1:3])
+        return [shape[0], height, width, kernel[0]]
+
+
+def convolution(library: Library, shape: Shape, kernel: Shape, geometry: Geometry, pitch: int, bias: bool) -> Primitive:
+    """(x, kernel, bias where there is one) → y; `pitch`: numbers from pixel to pixel in memory, of x and y alike."""
+    sides = _Convolution(library, shape, kernel, geometry, pitch)
+    inputs = [(_SRC, sides.x()), (_WEIGHTS, sides.kernel()), *([(_BIAS, sides.bias())] if bias else [])]
+    return Primitive(library, sides.forward(bias), inputs, [(_DST, sides.y())])
+
+
+def input_gradient(library: Library, shape: Shape, kernel: Shape, geometry: Geometry, pitch: int) -> Primitive:
+    """(gradient of y, kernel) → gradient of x."""
+    sides = _Convolution(library, shape, kernel, geometry, pitch)
+    descriptor = sides.backward("data", sides.any_x(), sides.any_kernel(), sides.any_y())
+    inputs = [(_DIFF_DST, sides.y()), (_WEIGHTS, sides.kernel())]
+    return Primitive(library, descriptor, inputs, [(_DIFF_SRC, sides.x())])
+
+
+def kernel_gradient(library: Library, shape: Shape, kernel: Shape, geometry: Geometry, pitch: int) -> Primitive:
+    """(x, gradient of y) → gradient of the kernel."""
+    sides = _Convolution(library, shape, kernel, geometry, pitch)
+    descriptor = sides.backward("weights", sides.any_x(), sides.any_kernel(), None, sides.any_y())
+    inputs = [(_SRC, sides.x()), (_DIFF_DST, sides.y())]
+    return Primitive(library, descriptor, inputs, [(_DIFF_WEIGHTS, sides.kernel())])
+
+
+class _Convolution:
+    """Descriptions of a convolution's tensors, as they are (`x`) and as oneDNN is to take them (`any_x`)."""
+
+    def __init__(self, library: Library, shape: Shape, kernel: Shape, geometry: Geometry, pitch: int) -> None:
+        self.library, self.shape, self.geometry, self.pitch = library, shape, geometry, pitch
+        self.out_shape, self.kernel_shape = geometry.output_shape(shape, kernel), list(kernel)
+        if geometry.groups > 1:
+            self.kernel_shape = [geometry.groups, kernel[0] // geometry.groups, *kernel[1:]]
+
+    def x(self) -> Handle:
+        return _map(self.library, self.shape, self.pitch)
+
+    def any_x(self) -> Handle:
+        return _map(self.library, self.shape)
+
+    def y(self) -> Handle:
+        return _map(self.library, self.out_shape, self.pitch)
+
+    def any_y(self) -> Handle:
+        return _map(self.library, self.out_shape)
+
+    def kernel(self) -> Handle:
+        return self.library.description(self.kernel_shape, _dense_strides(self.kernel_shape))
+
+    def any_kernel(self) -> Handle:
+        return self.library.description(self.kernel_shape)
+
+    def bias(self) -> Handle:
+        return _vector(self.library, self.out_shape[3])
+
+    def forward(self, bias: bool = False) -> Handle:
+        tensors = (self.any_x(), self.any_kernel(), self.bias() if bias else None, self.any_y())
+        return self.library.descriptor(
+            "convolution_forward", self.library.engine, _TRAINING, _DIRECT, *tensors, *self._sizes()
+        )
+
+    def backward(self, kind: str, *tensors: Handle | None) -> Handle:
+        sizes = (*self._sizes(), self.forward())
+        return self.library.descriptor(f"convolution_backward_{kind}", self.library.engine, _DIRECT, *tensors, *sizes)
+
+    def _sizes(self) -> tuple[ctypes.Array, ...]:
+        stride, padding = self.geometry.stride, dims(self.geometry.padding, self.geometry.padding)
+        return dims(stride, stride), dims(0, 0), padding, padding
+
+
+def normalisation(library: Library, shape: Shape, epsilon: float, gradient: bool) -> Primitive:
+    """(x, γ, β) → (y, mean, variance), or (x, mean, variance, gradient of y, γ) → (gradients of x, γ, β).
+
+    In one thread, as Paddle does it, but several times faster: oneDNN's threads wait for each other in a loop here,
+    which on a machine with more to do (the processes that load pictures) takes a hundred times the work itself.
+    """
+    channels, of_batch = shape[3], ctypes.c_float(epsilon)
+    x, vector = _map(library, shape), _vector(library, channels)
+    with library.one_thread():
+        forward = library.descriptor(
+            "batch_normalization_forward", library.engine, _TRAINING, x, x, of_batch, _SCALE_AND_SHIFT
+        )
+        if not gradient:
+            outputs = [(_DST, x), (_MEAN, vector), (_VARIANCE, vector)]
+            return Primitive(library, forward, [(_SRC, x), (_SCALE, vector), (_SHIFT, vector)], outputs)
+        backward = library.descriptor(
+            "batch_normalization_backward", library.engine, _BACKWARD, x, x, x, of_batch, _SCALE_AND_SHIFT, forward
+        )
+        inputs = [(_SRC, x), (_MEAN, vector), (_VARIANCE, vector), (_DIFF_DST, x), (_SCALE, vector)]
+        outputs = [(_DIFF_SRC, x), (_DIFF_SCALE, vector), (_DIFF_SHIFT, vector)]
+        return Primitive(library, backward, inputs, outputs)
+
+
+def weighted_sum(library: Library, shape: Shape, scaled: bool, vectors: Sequence[bool], relu: bool) -> Primitive:
+    """(x, factor of its channels or else another map, more maps or vectors) → the sum, maybe through a ReLU."""
+    x, vector = _map(library, shape), library.description([1, shape[3], 1, 1], [shape[3], 1, shape[3], shape[3]])
+    post_ops = library.make("post_ops", "post_ops_create")
+    inputs = [(_SRC, x), (_SRC_1, vector if scaled else x)]
+    for number, is_vector in enumerate(vectors):
+        other = vector if is_vector else x
+        library.call("post_ops_append_binary", post_ops, _ADD, other)
+        inputs.append((_POST_OP * (number + 1) | _SRC_1, other))
+    if relu:
+        library.call("post_ops_append_eltwise", post_ops, RELU, _ZERO, _ZERO)
+    tensors = (x, vector if scaled else x, x)
+    algorithm = _MULTIPLY if scaled else _ADD
+    descriptor = library.descriptor("binary", library.engine, algorithm, *tensors, post_ops=post_ops)
+    return Primitive(library, descriptor, inputs, [(_DST, x)])
+
+
+def activation(library: Library, shape: Shape, algorithm: int, gradient: bool) -> Primitive:
+    """X → y, or (x, gradient of y) → gradient of x; for the ReLU's gradient y takes the place of x."""
+    x = _map(library, shape)
+    algorithm = _RELU_FROM_OUTPUT if gradient and algorithm == RELU else algorithm
+    forward = library.descriptor("eltwise_forward", library.engine, _TRAINING, algorithm, x, x, _ZERO, _ZERO)
+    if not gradient:
+        return Primitive(library, forward, [(_SRC, x)], [(_DST, x)])
+    backward = library.descriptor("eltwise_backward", library.engine, algorithm, x, x, x, _ZERO, _ZERO, forward)
+    given = _DST if algorithm == _RELU_FROM_OUTPUT else _SRC
+    return Primitive(library, backward, [(given, x), (_DIFF_DST, x)], [(_DIFF_SRC, x)])
+
+
+def layout(library: Library, shape: Shape) -> Primitive:
+    """The memory (N, C, H, W) of a map → (N, H, W, C)."""
+    batch, height, width, channels = shape
+    sizes = [batch, channels, height, width]
+    source, target = library.description(sizes, _dense_strides(sizes)), _map(library, shape)
+    descriptor = library.make(
+        "primitive_desc", "reorder_primitive_desc_create", source, library.engine, target, library.engine, None
+    )
+    return Primitive(library, descriptor, [(_SRC, source)], [(_DST, target)])
+
+
+def _map(library: Library, shape: Shape, pitch: int = 0) -> Handle:
+    batch, height, width, channels = shape
+    pitch = pitch or channels
+    return library.description([batch, channels, height, width], [height * width * pitch, 1, width * pitch, pitch])
+
+
+def _vector(library: Library, length: int) -> Handle:
+    return library.description([length], [1])
+
+
+def _dense_strides(shape: Shape) -> list[int]:
+    strides = [1]
+    for size in reversed(shape[1:]):
+        strides.insert(0, strides[0] * size)
+    return strides

@@ -1,0 +1,232 @@
+"""The shared library, and *primitives*: operations of oneDNN for tensors of certain shapes.
+
+A primitive is built once for its shapes and number of threads, is kept, and runs on the tensors' own memory. Where it
+wants another layout (for kernels it does) it is reordered on the way. One call runs at a time: the primitives' memory
+handles and their scratch memory are shared.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import ctypes
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+#: Primitives that are kept; a model needs one or two hundred for each size of picture.
+CAPACITY = 1024
+
+# <dnnl_types.h>; the numbers are part of oneDNN's ABI
+_MAJOR, _OPENMP, _CPU, _IN_ORDER = 3, 2, 1, 1
+_FLOAT, _ANY = 3, 1
+_QUERY_NAME, _QUERY_ARGUMENT = 8, 255
+_FROM, _TO, _SCRATCHPAD = 1, 17, 80
+_USER = 1  # scratchpad mode
+_ALIGNMENT = 64  # bytes
+
+
+class UnsupportedError(Exception):
+    """oneDNN has no implementation, or no fast one, of what was asked."""
+
+
+class Handle:
+    """An object of oneDNN, destroyed with this one."""
+
+    def __init__(self, destroy: Callable, value: ctypes.c_void_p) -> None:
+        self._destroy, self._as_parameter_ = destroy, value
+
+    def __del__(self) -> None:
+        self._destroy(self._as_parameter_)
+
+
+class _Version(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int) for name in ("major", "minor", "patch")]
+    _fields_ += [("hash", ctypes.c_char_p), ("cpu_runtime", ctypes.c_uint), ("gpu_runtime", ctypes.c_uint)]
+
+
+class _Argument(ctypes.Structure):
+    _fields_ = [("index", ctypes.c_int), ("memory", ctypes.c_void_p)]
+
+
+class Library:
+    """The loaded library with an engine, a stream and the primitives built so far.
+
+    Args:
+        path: of the shared library.
+        openmp: path of the OpenMP runtime that it runs on.
+
+    Raises:
+        UnsupportedError: it is not the oneDNN that is expected.
+        OSError, AttributeError: it is missing, or misses a function.
+    """
+
+    def __init__(self, path: Path, openmp: Path) -> None:
+        self.functions = functions = ctypes.CDLL(str(path))
+        functions.dnnl_version.restype = ctypes.POINTER(_Version)
+        version = functions.dnnl_version().contents
+        if version.major != _MAJOR or version.cpu_runtime != _OPENMP:
+            raise UnsupportedError(f"oneDNN {version.major} with CPU runtime {version.cpu_runtime}")
+        functions.dnnl_primitive_desc_query_md.restype = ctypes.c_void_p
+        functions.dnnl_memory_desc_get_size.restype = ctypes.c_size_t
+        self.set_pointer = functions.dnnl_memory_set_data_handle
+        self.set_pointer.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+        self.execute = functions.dnnl_primitive_execute
+        self.execute.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
+        runtime = ctypes.CDLL(str(openmp))
+        self.threads, self.set_threads = runtime.omp_get_max_threads, runtime.omp_set_num_threads
+        self.engine = self.make("engine", "engine_create", _CPU, ctypes.c_size_t(0))
+        self.stream = self.make("stream", "stream_create", self.engine, _IN_ORDER)
+        self.lock = threading.RLock()
+        self.primitives: collections.OrderedDict[tuple, Primitive] = collections.OrderedDict()
+        self._scratch, self._scratch_start = np.empty(0, np.uint8), 0
+
+    def call(self, name: str, *arguments: Any) -> None:
+        """Calls `dnnl_NAME`; a status other than success raises `UnsupportedError`."""
+        status = getattr(self.functions, f"dnnl_{name}")(*arguments)
+        if status:
+            raise UnsupportedError(f"dnnl_{name} returned {status}")
+
+    def make(self, kind: str, name: str, *arguments: Any) -> Handle:
+        """Calls `dnnl_NAME`, whose first argument is where the new object, of that kind, goes."""
+        value = ctypes.c_void_p()
+        self.call(name, ctypes.byref(value), *arguments)
+        return Handle(getattr(self.functions, f"dnnl_{kind}_destroy"), value)
+
+    def description(self, shape: Sequence[int], strides: Sequence[int] | None = None) -> Handle:
+        """Of a float32 tensor in memory; without strides oneDNN is free to choose the layout."""
+        kind, sizes = "memory_desc", dims(*shape)
+        if strides is None:
+            return self.make(kind, "memory_desc_create_with_tag", len(shape), sizes, _FLOAT, _ANY)
+        return self.make(kind, "memory_desc_create_with_strides", len(shape), sizes, _FLOAT, dims(*strides))
+
+    def descriptor(self, operation: str, *arguments: Any, post_ops: Handle | None = None) -> Handle:
+        """A primitive descriptor; scratch memory is handed in at each call.
+
+        Raises:
+            UnsupportedError: there is none, or a slow reference implementation only.
+        """
+        attributes = self.make("primitive_attr", "primitive_attr_create")
+        self.call("primitive_attr_set_scratchpad_mode", attributes, _USER)
+        if post_ops is not None:
+            self.call("primitive_attr_set_post_ops", attributes, post_ops)
+        descriptor = self.make("primitive_desc", f"{operation}_primitive_desc_create", *arguments, attributes)
+        name = ctypes.c_char_p()
+        self.call("primitive_desc_query", descriptor, _QUERY_NAME, 0, ctypes.byref(name))
+        if name.value.startswith(b"ref"):
+            raise UnsupportedError(f"{operation} is slow")
+        return descriptor
+
+    def primitive(self, key: tuple, build: Callable[..., Primitive], *arguments: Any) -> Primitive:
+        """The kept primitive of that key, or a new one: `build(library, *arguments)`."""
+        key = (*key, self.threads())
+        with self.lock:
+            found = self.primitives.get(key)
+            if found is None:
+                found = self.primitives[key] = build(self, *arguments)
+                if len(self.primitives) > CAPACITY:
+                    self.primitives.popitem(last=False)
+            else:
+                self.primitives.move_to_end(key)
+            return found
+
+    @contextlib.contextmanager
+    def one_thread(self) -> Iterator[None]:
+        """Primitives that are built in this context run in the calling thread."""
+        threads = self.threads()
+        self.set_threads(1)
+        try:
+            yield
+        finally:
+            self.set_threads(threads)
+
+    def scratch(self, size: int) -> int:
+        """Address of `size` bytes that stay valid until the next call."""
+        if self._scratch.size < size + _ALIGNMENT:
+            self._scratch = np.empty(size + _ALIGNMENT, np.uint8)
+            self._scratch_start = -(-self._scratch.ctypes.data // _ALIGNMENT) * _ALIGNMENT
+        return self._scratch_start
+
+
+def dims(*sizes: int) -> ctypes.Array:
+    """The C array of sizes."""
+    return (ctypes.c_int64 * len(sizes))(*sizes)
+
+
+class Primitive:
+    """A primitive, its memory objects, and the reorders that it needs.
+
+    Args:
+        library: that it belongs to.
+        descriptor: of the primitive.
+        inputs: argument index and description of each tensor read, in the order of the call's addresses.
+        outputs: of each tensor written, following the inputs.
+    """
+
+    def __init__(
+        self, library: Library, descriptor: Handle, inputs: list[tuple[int, Handle]], outputs: list[tuple[int, Handle]]
+    ) -> None:
+        self.library, self._descriptor = library, descriptor
+        self._outer: list[Handle] = []
+        self._inner: list[tuple[Handle, int]] = []  # with offsets in the scratch memory
+        self._size = 0
+        before, after, arguments = [], [], []
+        for index, given in (*inputs, *outputs):
+            outer = memory = self._memory(given)
+            wanted = self._query(index)
+            if not library.functions.dnnl_memory_desc_equal(wanted, given):
+                memory = self._scratch_memory(wanted)
+                if len(self._outer) < len(inputs):
+                    before.append(self._reorder(given, wanted, outer, memory))
+                else:
+                    after.append(self._reorder(wanted, given, memory, outer))
+            arguments.append((index, memory))
+            self._outer.append(outer)
+        scratchpad = self._query(_SCRATCHPAD)
+        if library.functions.dnnl_memory_desc_get_size(scratchpad):
+            arguments.append((_SCRATCHPAD, self._scratch_memory(scratchpad)))
+        self._calls = [*before, self._call(descriptor, arguments), *after]
+
+    def __call__(self, *addresses: int) -> None:
+        """Runs on the memory of the inputs, then the outputs."""
+        library = self.library
+        with library.lock:
+            for memory, address in zip(self._outer, addresses):
+                library.set_pointer(memory, address)
+            if self._size:
+                start = library.scratch(self._size)
+                for memory, offset in self._inner:
+                    library.set_pointer(memory, start + offset)
+            for primitive, count, arguments in self._calls:
+                if library.execute(primitive, library.stream, count, arguments):
+                    raise RuntimeError("oneDNN could not execute a primitive that it has built")
+
+    def _query(self, index: int) -> ctypes.c_void_p:
+        query = self.library.functions.dnnl_primitive_desc_query_md
+        return ctypes.c_void_p(query(self._descriptor, _QUERY_ARGUMENT, index))
+
+    def _memory(self, description: Any) -> Handle:
+        return self.library.make("memory", "memory_create", description, self.library.engine, None)
+
+    def _scratch_memory(self, description: ctypes.c_void_p) -> Handle:
+        memory = self._memory(description)
+        self._inner.append((memory, self._size))
+        size = self.library.functions.dnnl_memory_desc_get_size(description)
+        self._size += -(-size // _ALIGNMENT) * _ALIGNMENT
+        return memory
+
+    def _reorder(self, source: Any, target: Any, source_memory: Handle, target_memory: Handle) -> tuple:
+        engine = self.library.engine
+        descriptor = self.library.make(
+            "primitive_desc", "reorder_primitive_desc_create", source, engine, target, engine, None
+        )
+        return self._call(descriptor, [(_FROM, source_memory), (_TO, target_memory)])
+
+    def _call(self, descriptor: Handle, arguments: list[tuple[int, Handle]]) -> tuple:
+        """What `dnnl_primitive_execute` takes beside the stream."""
+        primitive = self.library.make("primitive", "primitive_create", descriptor)
+        array = (_Argument * len(arguments))(*((index, memory._as_parameter_.value) for index, memory in arguments))
+        return primitive, len(arguments), array

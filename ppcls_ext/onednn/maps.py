@@ -1,0 +1,113 @@
+"""Maps between operations: the memory is (N, H, W, C), the tensor a view of the usual shape (N, C, H, W).
+
+Handing such a view on costs nothing; any other operation gets a contiguous copy from Paddle by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import paddle
+from paddle import Tensor
+from paddle.autograd import PyLayer
+from paddle.base.dygraph.base import in_sot_simulation_mode
+
+from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.onednn import operations
+from ppcls_ext.onednn.find import VARIABLE, library
+
+_TO_LAST, _FROM_LAST = [0, 2, 3, 1], [0, 3, 1, 2]
+
+
+def is_traced() -> bool:
+    """Whether operations are being recorded into a program, of Paddle's own operations only."""
+    return in_sot_simulation_mode() or not paddle.in_dynamic_mode()
+
+
+def usable(*tensors: Tensor, training: bool) -> bool:
+    """Whether oneDNN computes on these tensors: float32, on the CPU, in operations that run at once.
+
+    Gradients are recorded in train mode only: those of operations written in Python can't be differentiated again, nor
+    run through twice (Paddle ends with a segmentation fault), which eval mode may be used for.
+    """
+    if is_traced() or library() is None:
+        return False
+    if not training and paddle.is_grad_enabled() and not all(value.stop_gradient for value in tensors):
+        return False
+    return all(value.dtype == paddle.float32 and value.place.is_cpu_place() and value.size for value in tensors)
+
+
+def to_channels_last(x: Tensor) -> Tensor:
+    """(N, C, H, W) → contiguous (N, H, W, C); no copy where the memory is in that order already."""
+    rows = x.transpose(_TO_LAST)
+    if rows.is_contiguous():
+        return rows
+    return operations.channels_last(x.contiguous())
+
+
+def from_channels_last(rows: Tensor) -> Tensor:
+    """(N, H, W, C) → a view (N, C, H, W)."""
+    return rows.transpose(_FROM_LAST)
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether a map (N, C, H, W) is a view of a channels-last one."""
+    return not is_traced() and x.ndim == 4 and not x.is_contiguous() and x.transpose(_TO_LAST).is_contiguous()
+
+
+def elementwise(function: Callable[..., Tensor], x: Tensor, *others: Tensor) -> Tensor:
+    """`function(x, *others)`, elementwise and of tensors of four axes that broadcast, in `x`'s order of memory."""
+    if is_channels_last(x):
+        return from_channels_last(function(*(value.transpose(_TO_LAST) for value in (x, *others))))
+    return function(x, *others)
+
+
+class Operation:
+    """An operation on maps with a gradient. Subclasses compute with `operations`; one object serves one call."""
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The result (N, H, W, C), and what the gradient needs beside the inputs."""
+        raise NotImplementedError
+
+    def backward(self, grad: Tensor, inputs: list[Tensor], saved: list[Tensor], needed: list[bool]) -> list[Any]:
+        """The gradients of the inputs (maps as views), from that of the result (N, H, W, C)."""
+        raise NotImplementedError
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """The result as a view (N, C, H, W), recorded for gradients where any is wanted."""
+        start = next((number for number, value in enumerate(inputs) if not value.stop_gradient), None)
+        if start is None or not paddle.is_grad_enabled():
+            with paddle.no_grad() if paddle.is_grad_enabled() else contextlib.nullcontext():
+                return from_channels_last(self.forward(*inputs)[0])
+        return _Node.apply([*inputs[start:], *inputs[:start]], self, start)
+
+
+class _Node(PyLayer):
+    """Takes all inputs in one list, which starts with one that needs a gradient.
+
+    Paddle (fluid/eager/pylayer/py_layer_node.cc) refuses gradients of single arguments that `paddle.grad` doesn't ask
+    for, but looks at a list's first only.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rotated: Sequence[Tensor], operation: Operation, start: int) -> Tensor:
+        count = len(rotated)
+        inputs = [*rotated[count - start :], *rotated[: count - start]]
+        result, saved = operation.forward(*inputs)
+        ctx.save_for_backward(*inputs, *saved)
+        ctx.operation, ctx.start, ctx.count = operation, start, count
+        return from_channels_last(result)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> list[Tensor | None]:
+        values, start = ctx.saved_tensor(), ctx.start
+        inputs, saved = list(values[: ctx.count]), list(values[ctx.count :])
+        needed = [not value.stop_gradient for value in inputs]
+        if paddle.is_grad_enabled():
+            raise PpclsExtError(
+                f"oneDNN computes no gradients of gradients, which create_graph=True asks for: set {VARIABLE}=0"
+            )
+        grads = ctx.operation.backward(to_channels_last(grad), inputs, saved, needed)
+        return [*grads[start:], *grads[:start]]

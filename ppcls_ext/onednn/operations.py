@@ -1,0 +1,130 @@
+"""What oneDNN computes on channels-last maps: convolution, batch normalisation, sums and activations, with gradients.
+
+Plain functions from contiguous float32 tensors, maps (N, H, W, C), kernels and vectors of Paddle's shapes, to new
+tensors. No gradient is recorded. All raise `UnsupportedError` where oneDNN has no fast implementation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import paddle
+from paddle import Tensor
+
+from ppcls_ext.onednn import builders
+from ppcls_ext.onednn.builders import Geometry
+from ppcls_ext.onednn.find import library
+from ppcls_ext.onednn.library import Primitive, UnsupportedError
+
+
+def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    """`x: (N, H, W, C)`, `kernel: (O, C / groups, k, k)`, `bias: (O,)` → (N, Ho, Wo, O)."""
+    shape, kernel_shape = tuple(x.shape), tuple(kernel.shape)
+    y = paddle.empty(geometry.output_shape(shape, kernel_shape), "float32")
+    sizes = (shape, kernel_shape, geometry, 0, bias is not None)
+    inputs = (x, kernel) if bias is None else (x, kernel, bias)
+    _run(builders.convolution, sizes, *inputs, y)
+    return y
+
+
+def input_gradient(grad: Tensor, kernel: Tensor, shape: Sequence[int], geometry: Geometry) -> Tensor:
+    """Of `convolve`: `grad: (N, Ho, Wo, O)` → (N, H, W, C) = `shape`."""
+    result = paddle.empty(shape, "float32")
+    _run(builders.input_gradient, (tuple(shape), tuple(kernel.shape), geometry, 0), grad, kernel, result)
+    return result
+
+
+def kernel_gradient(x: Tensor, grad: Tensor, kernel_shape: Sequence[int], geometry: Geometry) -> Tensor:
+    """Of `convolve`: `x: (N, H, W, C)`, `grad: (N, Ho, Wo, O)` → the kernel's shape."""
+    result = paddle.empty(kernel_shape, "float32")
+    _run(builders.kernel_gradient, (tuple(x.shape), tuple(kernel_shape), geometry, 0), x, grad, result)
+    return result
+
+
+def normalise(x: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Batch normalisation by the batch's statistics; also returns these, (C,) each, the variance biased."""
+    results = paddle.empty_like(x), paddle.empty_like(gamma), paddle.empty_like(gamma)
+    _run(builders.normalisation, (tuple(x.shape), epsilon, False), x, gamma, beta, *results)
+    return results
+
+
+def normalise_gradient(
+    x: Tensor, mean: Tensor, variance: Tensor, gamma: Tensor, grad: Tensor, epsilon: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of `normalise`, for x, γ and β."""
+    results = paddle.empty_like(x), paddle.empty_like(gamma), paddle.empty_like(gamma)
+    _run(builders.normalisation, (tuple(x.shape), epsilon, True), x, mean, variance, grad, gamma, *results)
+    return results
+
+
+def weighted_sum(x: Tensor, others: Sequence[Tensor], factor: Tensor | None = None, relu: bool = False) -> Tensor:
+    """`x · factor + others[0] + …`, of maps of one shape and vectors (C,); without a factor others[0] is a map."""
+    tensors = others if factor is None else [factor, *others]
+    vectors = tuple(other.ndim == 1 for other in tensors[1:])
+    y = paddle.empty_like(x)
+    _run(builders.weighted_sum, (tuple(x.shape), factor is not None, vectors, relu), x, *tensors, y)
+    return y
+
+
+def activate(x: Tensor, algorithm: int) -> Tensor:
+    """`builders.RELU` or `builders.GELU` of every number."""
+    y = paddle.empty_like(x)
+    _run(builders.activation, (tuple(x.shape), algorithm, False), x, y)
+    return y
+
+
+def activate_gradient(x: Tensor, grad: Tensor, algorithm: int) -> Tensor:
+    """Of `activate`; for the ReLU `x` is its output."""
+    result = paddle.empty_like(x)
+    _run(builders.activation, (tuple(x.shape), algorithm, True), x, grad, result)
+    return result
+
+
+def convolve_first(x: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
+    """`x` with its first channels convolved; the kernel has as many outputs as inputs and keeps the map's size."""
+    y, shape = x.clone(), (*x.shape[:3], kernel.shape[1])
+    _run(builders.convolution, (shape, tuple(kernel.shape), geometry, x.shape[3], False), x, kernel, y)
+    return y
+
+
+def input_gradient_first(grad: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
+    """Of `convolve_first`, for `x`."""
+    result, shape = grad.clone(), (*grad.shape[:3], kernel.shape[1])
+    _run(builders.input_gradient, (shape, tuple(kernel.shape), geometry, grad.shape[3]), grad, kernel, result)
+    return result
+
+
+def kernel_gradient_first(x: Tensor, grad: Tensor, kernel_shape: Sequence[int], geometry: Geometry) -> Tensor:
+    """Of `convolve_first`, for the kernel."""
+    result = paddle.empty(kernel_shape, "float32")
+    sizes = ((*x.shape[:3], kernel_shape[1]), tuple(kernel_shape), geometry, x.shape[3])
+    _run(builders.kernel_gradient, sizes, x, grad, result)
+    return result
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """A contiguous (N, C, H, W) → (N, H, W, C)."""
+    batch, channels, height, width = x.shape
+    y = paddle.empty([batch, height, width, channels], "float32")
+    _run(builders.layout, ((batch, height, width, channels),), x, y)
+    return y
+
+
+def supports_convolution(shape: Sequence[int], kernel_shape: Sequence[int], geometry: Geometry) -> bool:
+    """Whether `convolve` and its gradients have a fast implementation for a map (N, H, W, C)."""
+    sizes, found = (tuple(shape), tuple(kernel_shape), geometry, 0), library()
+    try:
+        for build, more in (
+            (builders.convolution, (False,)),
+            (builders.input_gradient, ()),
+            (builders.kernel_gradient, ()),
+        ):
+            found.primitive((build, *sizes, *more), build, *sizes, *more)
+    except UnsupportedError:
+        return False
+    return True
+
+
+def _run(build: Callable[..., Primitive], sizes: tuple, *tensors: Tensor) -> None:
+    found = library()
+    found.primitive((build, *sizes), build, *sizes)(*[tensor.data_ptr() for tensor in tensors])
