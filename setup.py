@@ -79,6 +79,7 @@ setup(
             "hypothesis>=6.75.0",
             "setuptools>=77.0.3",
         ],
+        "peers": ["torch>=2", "timm>=1"],  # what benchmarks/train_step.py compares with
     },
     classifiers=[
         "Programming Language :: Python :: 3",

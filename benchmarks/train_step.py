@@ -1,17 +1,22 @@
-"""Times a train step of a model against the same model with one operation per branch.
+"""Times a train step of this project's nets against timm's on torch, and against other forms of their own.
 
-A step is forward, cross-entropy, backward and an SGD-with-momentum update on random pictures. The two forms run by
-turns in one process, over the same parameters, so that a busy machine slows both; medians and their ratio are printed.
+A step is forward, cross-entropy, backward and an SGD-with-momentum update on random pictures. Each form runs in a
+process of its own; they take steps by turns, so that a busy machine slows all, with a pause before each: the threads of
+the step before go on spinning for 0.2 s and would slow the next. What is printed are medians of seconds, medians of the
+ratios of paired steps, and each process's largest memory.
 
-Example:
-    python benchmarks/train_step.py --model MobileOne_S0 --batch 64 --size 32 --rounds 5 --threads 2
-    python benchmarks/train_step.py --model MobileOne_S0 --batch 16 --size 96 --timm mobileone_s0
+Forms: `ppcls_ext`; `paddle`, the same without oneDNN; `timm`; `timm-last`, in channels_last memory (it crashes for some
+nets: then its column says so). timm needs the extra [peers], or `--peer-python` of another environment that has it.
+
+Examples:
+    python benchmarks/train_step.py
+    python benchmarks/train_step.py --model MobileOne_S0 --batch 64 --size 32 --forms ppcls_ext paddle --json times.json
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
+import json
 import os
 import statistics
 import subprocess
@@ -19,17 +24,38 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from ppcls_ext.engine.threads import use_all_cores
+ROOT = Path(__file__).resolve().parents[1]
+MODELS = ["MobileOne_S0", "MobileOne_S4", "RepVGG_A0", "RepVGG_B1g4", "FasterNet_T0", "FasterNet_S"]
+SHAPES = [(64, 32), (16, 96), (8, 224)]  # pictures a step, their side in px
+PAUSE = 0.35  # seconds
 
-# A program that times one step of timm's model for each line it reads.
+PADDLE_STEP = """
+import sys, time
+name, batch, size = sys.argv[1], *map(int, sys.argv[2:4])
+from ppcls_ext.engine.threads import use_all_cores
+use_all_cores()
+import paddle, ppcls_ext
+paddle.seed(0)
+model = ppcls_ext.build(name)
+model.train()
+optimizer = paddle.optimizer.Momentum(0.01, 0.9, parameters=model.parameters())
+x, labels = paddle.randn([batch, 3, size, size]), paddle.randint(0, 1000, [batch])
+print(f"Paddle {paddle.__version__}", flush=True)
+for _ in sys.stdin:
+    start = time.perf_counter()
+    paddle.nn.functional.cross_entropy(model(x), labels).backward()
+    optimizer.step()
+    optimizer.clear_grad()
+    print(time.perf_counter() - start, flush=True)
+"""
 TIMM_STEP = """
 import sys, time, torch, timm
-name, batch, size, threads = sys.argv[1], *map(int, sys.argv[2:])
+name, batch, size, threads, layout = sys.argv[1], *map(int, sys.argv[2:5]), getattr(torch, sys.argv[5])
 torch.set_num_threads(threads)
-model = timm.create_model(name).train()
+torch.manual_seed(0)
+model = timm.create_model(name.lower()).train().to(memory_format=layout)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-x, labels = torch.randn(batch, 3, size, size), torch.randint(0, 1000, (batch,))
+x, labels = torch.randn(batch, 3, size, size).to(memory_format=layout), torch.randint(0, 1000, (batch,))
 print(f"timm {timm.__version__}, torch {torch.__version__}", flush=True)
 for _ in sys.stdin:
     start = time.perf_counter()
@@ -38,89 +64,133 @@ for _ in sys.stdin:
     optimizer.zero_grad()
     print(time.perf_counter() - start, flush=True)
 """
+FORMS = {
+    "ppcls_ext": (PADDLE_STEP, (), {}),
+    "paddle": (PADDLE_STEP, (), {"PPCLS_EXT_ONEDNN": "0"}),
+    "timm": (TIMM_STEP, ("contiguous_format",), {}),
+    "timm-last": (TIMM_STEP, ("channels_last",), {}),
+}
+
+
+class Form:
+    """A process that takes a step for each line it is sent.
+
+    Args:
+        name: of the form, a key of `FORMS`.
+        case: model, batch, side.
+        threads: of the process.
+        peer_python: the interpreter that has timm.
+    """
+
+    def __init__(self, name: str, case: tuple[str, int, int], threads: int, peer_python: str) -> None:
+        code, more, variables = FORMS[name]
+        python = peer_python if name.startswith("timm") else sys.executable
+        command = [python, "-c", code, *map(str, case), str(threads), *more]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), **variables}
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            env=environment, cwd=ROOT,
+        )  # fmt: skip
+        self.versions = self.process.stdout.readline().strip()
+        while self.versions and not self.versions.startswith(("Paddle", "timm")):
+            self.versions = self.process.stdout.readline().strip()
+        self.name, self.seconds = name, []
+
+    @property
+    def alive(self) -> bool:
+        """Whether it started and did not crash."""
+        return bool(self.versions) and self.process.poll() is None
+
+    def step(self) -> None:
+        """Takes a step and notes its seconds."""
+        time.sleep(PAUSE)
+        try:
+            print(file=self.process.stdin, flush=True)
+            self.seconds.append(float(self.process.stdout.readline()))
+        except (BrokenPipeError, ValueError):
+            self.versions = ""
+
+    def close(self) -> float:
+        """Ends the process; its largest memory, MiB."""
+        peak = 0.0
+        if self.alive and sys.platform == "linux":
+            status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="utf-8")
+            peak = int(status.split("VmHWM:")[1].split()[0]) / 1024
+        self.process.kill()
+        self.process.wait()
+        return peak
+
+
+def measure(case: tuple[str, int, int], arguments: argparse.Namespace) -> dict:
+    """Seconds, ratios and memory of all forms of one case; forms that do not run are left out."""
+    forms = [Form(name, case, arguments.threads, arguments.peer_python) for name in arguments.forms]
+    for form in forms:
+        for _ in range(2):  # the first builds what is kept
+            form.step() if form.alive else None
+        form.seconds.clear()
+    for _ in range(arguments.rounds):
+        for form in forms:
+            form.step() if form.alive else None
+    result = {"model": case[0], "batch": case[1], "size": case[2], "threads": arguments.threads, "forms": {}}
+    ours = forms[0].seconds
+    for form in forms:
+        versions, peak = form.versions, form.close()
+        if versions and len(form.seconds) == len(ours) and ours:
+            ratios = [one / other for one, other in zip(ours, form.seconds)]
+            result["forms"][form.name] = {
+                "versions": versions,
+                "seconds": form.seconds,
+                "median": statistics.median(form.seconds),
+                "ratio": statistics.median(ratios),
+                "peak_mib": round(peak),
+            }
+    return result
+
+
+def show(result: dict, names: list[str]) -> None:
+    """Prints one case as a line of the table."""
+    cells = []
+    for name in names:
+        form = result["forms"].get(name)
+        if form is None:
+            cells.append(f"{'does not run':>22}")
+        else:
+            ratio = "" if name == names[0] else f"{form['ratio']:5.2f}"
+            cells.append(f"{form['median']:7.3f} {ratio:5} {form['peak_mib']:6} MiB".rjust(22))
+    print(f"{result['model']:13} {result['batch']:3}x{result['size']:<4}", *cells, flush=True)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the benchmark and prints what it measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="MobileOne_S0")
-    parser.add_argument("--batch", type=int, default=64, help="pictures a step")
-    parser.add_argument("--size", type=int, default=32, help="their side, px")
-    parser.add_argument("--rounds", type=int, default=5, help="timed steps of each form, after one that is not counted")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--timm", metavar="NAME", help="also time this model of timm, if torch and timm are installed")
-    arguments = parser.parse_args(argv)
-    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
-    use_all_cores()
-
-    forms = paddle_forms(arguments)
-    with contextlib.ExitStack() as stack:
-        if arguments.timm:
-            forms["timm"] = stack.enter_context(timm_form(arguments))
-        seconds = {name: [] for name in forms}
-        for number in range(arguments.rounds + 1):
-            for name, step in forms.items():
-                taken = step()
-                if number:
-                    seconds[name].append(taken)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    print(
-        f"{arguments.model}, batch {arguments.batch}, {arguments.size} px, {arguments.threads} threads, seconds a step"
+    parser.add_argument("--model", nargs="+", default=MODELS, help="default: six nets")
+    parser.add_argument("--batch", type=int, help="pictures a step; default: 64, 16 and 8 with the sizes below")
+    parser.add_argument("--size", type=int, help="their side, px; default: 32, 96 and 224")
+    parser.add_argument("--forms", nargs="+", choices=list(FORMS), default=["ppcls_ext", "timm", "timm-last"])
+    parser.add_argument("--timm", action="store_true", help="the same as --forms ppcls_ext timm")
+    parser.add_argument(
+        "--rounds", type=int, default=7, help="timed steps of each form, after two that are not counted"
     )
-    for name, median in medians.items():
-        low, high = min(seconds[name]), max(seconds[name])
-        ratio = median / medians["one op per branch"]
-        print(f"  {name:20} median {median:.3f}  [{low:.3f}, {high:.3f}]  ratio {ratio:.3f}")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--peer-python", default=sys.executable, help="an interpreter that has torch and timm")
+    parser.add_argument("--json", type=Path, help="also write all numbers to this file")
+    arguments = parser.parse_args(argv)
+    if arguments.timm:
+        arguments.forms = ["ppcls_ext", "timm"]
+    if (arguments.batch is None) != (arguments.size is None):
+        parser.error("give --batch and --size together")
+    shapes = SHAPES if arguments.batch is None else [(arguments.batch, arguments.size)]
 
-
-def paddle_forms(arguments: argparse.Namespace) -> dict:
-    """Name → function that runs one step and returns its seconds."""
-    import numpy
-    import paddle
-
-    import ppcls_ext
-    from ppcls_ext.layers.rep_conv import RepConv
-
-    print(f"Python {sys.version.split()[0]}, Paddle {paddle.__version__}, NumPy {numpy.__version__}")
-    paddle.seed(0)
-    model = ppcls_ext.build(arguments.model)
-    model.train()
-    optimizer = paddle.optimizer.Momentum(0.01, 0.9, parameters=model.parameters())
-    x = paddle.randn([arguments.batch, 3, arguments.size, arguments.size])
-    labels = paddle.randint(0, 1000, [arguments.batch])
-    ours = RepConv.forward
-
-    def step_with(forward):
-        def step() -> float:
-            RepConv.forward = forward
-            start = time.perf_counter()
-            loss = paddle.nn.functional.cross_entropy(model(x), labels)
-            loss.backward()
-            optimizer.step()
-            optimizer.clear_grad()
-            taken = time.perf_counter() - start
-            RepConv.forward = ours
-            return taken
-
-        return step
-
-    return {"one op per branch": step_with(RepConv.sum_of_branches), "ppcls_ext": step_with(ours)}
-
-
-@contextlib.contextmanager
-def timm_form(arguments: argparse.Namespace):
-    """A function that runs one step of timm's model, in a process of its own, and returns its seconds."""
-    options = [str(value) for value in (arguments.batch, arguments.size, arguments.threads)]
-    command = [sys.executable, "-c", TIMM_STEP, arguments.timm, *options]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        print(process.stdout.readline().strip() or sys.exit("timm did not start: see its message above"))
-
-        def step() -> float:
-            print(file=process.stdin, flush=True)
-            return float(process.stdout.readline())
-
-        yield step
-        process.stdin.close()
+    print(f"seconds a step, {arguments.forms[0]}'s ratio to the form, largest memory; {arguments.threads} threads")
+    print(f"{'':22}", *(f"{name:>22}" for name in arguments.forms), flush=True)
+    results = []
+    for model in arguments.model:
+        for batch, size in shapes:
+            results.append(measure((model, batch, size), arguments))
+            show(results[-1], arguments.forms)
+    print(*sorted({form["versions"] for result in results for form in result["forms"].values()}), sep="; ")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def identity_kernel(channels: int, groups: int, size: int) -> Tensor:
     return pad_kernel(centre, size)
 
 
-def equivalent_kernel(branches: list[Branch], groups: int, size: int) -> tuple[Tensor, Tensor]:
+def fold_branches(branches: list[Branch], groups: int, size: int) -> tuple[Tensor, Tensor]:
     """Kernel and bias of the one convolution that equals the sum of all branches in eval mode.
 
     Args:

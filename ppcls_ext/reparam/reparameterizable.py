@@ -6,7 +6,7 @@ import paddle
 from paddle import Tensor, nn
 
 from ppcls_ext.onednn.convolution import conv2d, run_conv
-from ppcls_ext.reparam.algebra import Branch, equivalent_kernel
+from ppcls_ext.reparam.algebra import Branch, fold_branches
 
 
 class Reparameterizable(nn.Layer):
@@ -49,7 +49,7 @@ class Reparameterizable(nn.Layer):
         if self.is_repped:
             fused = self.fused_conv
             return fused.weight.astype("float64"), fused.bias.astype("float64")
-        return equivalent_kernel(self.branches(), self.groups, self.kernel_size)
+        return fold_branches(self.branches(), self.groups, self.kernel_size)
 
     @property
     def fused_conv(self) -> nn.Conv2D:

@@ -279,13 +279,13 @@ def expect_failure(tmp_path: Path, match: str, net, properties, **arguments) -> 
 def test_a_wrong_fusion_is_refused(tmp_path, monkeypatch):
     """Forgets the identity branch; the layers' own eval mode would forget it as well."""
     module = importlib.import_module("ppcls_ext.reparam.reparameterizable")
-    right = module.equivalent_kernel
+    right = module.fold_branches
 
     def wrong(branches, *others):
         kept = [branch for branch in branches if branch.kernel is not None]
         return right(kept, *others)
 
-    monkeypatch.setattr(module, "equivalent_kernel", wrong)
+    monkeypatch.setattr(module, "fold_branches", wrong)
     expect_failure(tmp_path, "the fused and the unfused layer depthwise differ", make_net(), METADATA.to_properties())
 
 

@@ -9,7 +9,7 @@ from paddle import nn
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.layers.rep_conv import BranchNames, RepConv
 from ppcls_ext.models.mobileone import MobileOneBlock
-from ppcls_ext.reparam.algebra import Branch, equivalent_kernel, fold_norm, identity_kernel, pad_kernel
+from ppcls_ext.reparam.algebra import Branch, fold_branches, fold_norm, identity_kernel, pad_kernel
 from tests.helpers import float64, randomise_norms, relative
 
 NAMES = BranchNames("conv", "scale", "identity", "fused")
@@ -43,7 +43,7 @@ def test_one_convolution_equals_the_sum_of_branches(size, stride, groups, count,
     expected = layer.sum_of_branches(x)
     assert ("identity" in layer._sub_layers) == (stride == 1 and out_channels == 4)
     assert ("scale" in layer._sub_layers) == (size > 1)
-    kernel, bias = equivalent_kernel(layer.branches(), groups, size)
+    kernel, bias = fold_branches(layer.branches(), groups, size)
     assert relative(run(kernel, bias, x, stride, groups), expected) < 1e-10
     layer.re_parameterize()
     assert relative(layer(x), expected) < 1e-10
@@ -55,7 +55,7 @@ def test_every_branch_counts(dropped):
     layer, x = random_layer(3, 1, 2, 2), random_map()
     branches = layer.branches()
     assert [branch.kernel is None for branch in branches] == [False, False, False, True]
-    kernel, bias = equivalent_kernel(branches[:dropped] + branches[dropped + 1 :], 2, 3)
+    kernel, bias = fold_branches(branches[:dropped] + branches[dropped + 1 :], 2, 3)
     assert relative(run(kernel, bias, x, 1, 2), layer.sum_of_branches(x)) > 1e-2
 
 
@@ -103,7 +103,7 @@ def test_folding_is_done_in_float64_and_is_differentiable():
 
 def test_epsilon_is_that_of_the_normalisation():
     norm = nn.BatchNorm2D(2, epsilon=3.0)
-    kernel, _ = equivalent_kernel([Branch(None, norm)], 1, 1)
+    kernel, _ = fold_branches([Branch(None, norm)], 1, 1)
     assert relative(kernel, 0.5 * identity_kernel(2, 1, 1)) < 1e-12
 
 
