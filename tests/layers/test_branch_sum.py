@@ -129,7 +129,7 @@ def test_float32_keeps_its_digits_where_means_are_large(shape, map_size):
     # activations after ReLU, with means up to a hundred deviations
     channel_means = paddle.linspace(0, 100, shape[3], dtype="float64").reshape([1, -1, 1, 1])
     x = paddle.nn.functional.relu(random_map(shape, map_size)) + channel_means
-    compare_single(shape, 2, x, tolerance=2e-5, of_parameters=1e-3)
+    compare_single(shape, 2, x, tolerance=5e-5, of_parameters=1e-3)
 
 
 @needs_onednn
