@@ -162,12 +162,13 @@ def check(model: onnx.ModelProto) -> None:
 
 
 def with_logits(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of a model that ends in Softmax, with the logits as its output."""
+    """A copy of a model that ends in Softmax, with the logits as its second output."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     softmax = _producer(copy.graph.node, copy.graph.output[0].name)
-    copy.graph.output[0].name = softmax.input[0]
-    copy.graph.node.remove(softmax)
+    logits = copy.graph.output.add()
+    logits.CopyFrom(copy.graph.output[0])
+    logits.name = softmax.input[0]
     return copy
 
 

@@ -40,10 +40,10 @@ def comparison_inputs(
         samples: (N, C, H, W), prepared; None where there are none.
     """
     random = np.random.default_rng(0)
-    levels = random.integers(0, 256, (3, *image_shape)).astype(np.float32)
+    levels = random.integers(0, 256, (1, *image_shape)).astype(np.float32)
     mean, std = (np.reshape(np.float32(values), (3, 1, 1)) for values in (rule.mean, rule.std))
     inputs = {
-        "noise": random.standard_normal((3, *image_shape), dtype=np.float32),
+        "noise": random.standard_normal((2, *image_shape), dtype=np.float32),
         "grey levels": (levels * np.float32(rule.scale) - mean) / std,
     }
     if samples is not None:
@@ -168,35 +168,53 @@ def rounding_noise(model: nn.Layer, inputs: ByKind, logits: ByKind) -> float:
     return largest_difference(paddle_logits(model, nudged), logits)
 
 
-def onnx_outputs(model: onnx.ModelProto, inputs: ByKind, batch: int) -> dict[str, np.ndarray]:
-    """Runs a model of one input and one output in onnxruntime.
+class OnnxSession:
+    """A model of one input in onnxruntime, loaded once for all comparisons.
 
     Args:
-        model: complete.
-        inputs: images; the last batch is filled up from the first ones.
-        batch: images per run.
+        model: complete; all its outputs are computed.
 
     Raises:
-        PpclsExtError: onnxruntime does not take the graph or fails on it.
+        PpclsExtError: onnxruntime does not take the graph.
     """
-    import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # failures come as exceptions
-    outputs = {}
-    try:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        name = session.get_inputs()[0].name
-        for kind, images in inputs.items():
-            count = -(-len(images) // batch) * batch
-            filled = np.resize(images, (count, *images.shape[1:]))
-            rows = [session.run(None, {name: filled[start : start + batch]})[0] for start in range(0, count, batch)]
-            outputs[kind] = np.concatenate(rows)[: len(images)]
-    except Exception as error:  # onnxruntime's kinds have no common base
-        raise PpclsExtError(
-            f"onnxruntime cannot run the graph at batch {batch} ({one_line(error)}); nothing was written"
-        ) from error
-    return outputs
+    def __init__(self, model: onnx.ModelProto) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # failures come as exceptions
+        content = model.SerializeToString()
+        try:
+            self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's kinds have no common base
+            raise PpclsExtError(f"onnxruntime cannot run the graph ({one_line(error)}); nothing was written") from error
+
+    def outputs(self, inputs: ByKind, batch: int) -> list[dict[str, np.ndarray]]:
+        """Each output by kind of input.
+
+        Args:
+            inputs: images; the last batch is filled up from the first ones.
+            batch: images per run.
+
+        Raises:
+            PpclsExtError: onnxruntime fails on it.
+        """
+        name = self.session.get_inputs()[0].name
+        outputs: list[dict[str, np.ndarray]] = [{} for _ in self.session.get_outputs()]
+        try:
+            for kind, images in inputs.items():
+                count = -(-len(images) // batch) * batch
+                filled = np.resize(images, (count, *images.shape[1:]))
+                runs = [
+                    self.session.run(None, {name: filled[start : start + batch]}) for start in range(0, count, batch)
+                ]
+                for found, rows in zip(outputs, zip(*runs)):
+                    found[kind] = np.concatenate(rows)[: len(images)]
+        except Exception as error:
+            raise PpclsExtError(
+                f"onnxruntime cannot run the graph at batch {batch} ({one_line(error)}); nothing was written"
+            ) from error
+        return outputs
 
 
 def require_same_parameters(model: onnx.ModelProto, parameters: Mapping[str, np.ndarray]) -> None:

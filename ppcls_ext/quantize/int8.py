@@ -51,7 +51,7 @@ class Int8Report:
     size: float
 
     def __str__(self) -> str:
-        integer = ", ".join(f"{n} {name}" for name, n in self.operators.most_common() if name.startswith("QL"))
+        integer = ", ".join(f"{n} {name}" for name, n in self.operators.most_common() if name.startswith(("QL", "QG")))
         lines = [
             f"int8    {self.size:.2f} of fp32's size, calibrated on {self.calibrated} pictures",
             f"        the same class as fp32 on {self.agreement:.1%} of {self.checked} other pictures",
