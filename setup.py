@@ -79,6 +79,9 @@ setup(
             "hypothesis>=6.75.0",
             "setuptools>=77.0.3",
         ],
+        "openvino": ["openvino>=2024.4.0", "onnx>=1.16.1"],
+        "ncnn": ["ncnn>=1.0.20240820", "pnnx", "onnx>=1.16.1"],  # pnnx brings torch
+        "paddlex": ["paddlex[cv]>=3.7.0"],
         "peers": ["torch>=2", "timm>=1"],  # what benchmarks/train_step.py compares with
     },
     classifiers=[

@@ -32,6 +32,7 @@ __all__ = [
     "register",
     "register_in_paddledet",
     "register_in_paddleseg",
+    "register_in_paddlex",
     "reparameterize",
     "unfuse",
 ]
@@ -68,6 +69,17 @@ def register_in_paddleseg() -> None:
     from ppcls_ext.downstream.paddleseg import register as publish
 
     publish()
+
+
+def register_in_paddlex() -> None:
+    """Lets `paddlex.create_model` open what `export-model` wrote; see `ppcls_ext.deploy.paddlex`.
+
+    Raises:
+        PpclsExtError: PaddleX is missing or too old.
+    """
+    from ppcls_ext.deploy.paddlex import register_in_paddlex as bind
+
+    bind()
 
 
 def list_models() -> list[str]:

@@ -72,8 +72,13 @@ def _run(mode: str, argv: Sequence[str] | None) -> None:
         return
     from ppcls_ext.engine.engine import Engine
 
+    target = prepared["Global"].get("save_inference_dir")
     engine = Engine(prepared, mode)
     getattr(engine, mode)()
+    if mode == "export":
+        from ppcls_ext.commands.inference_yml import write_inference_yml
+
+        write_inference_yml(config, target)
 
 
 def _parse(mode: str, argv: Sequence[str] | None) -> argparse.Namespace:

@@ -1,0 +1,46 @@
+"""PaddleX opens what export_model.py wrote, and names the same classes with the same scores."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import ppcls_ext
+from ppcls_ext.commands import engine, export_onnx
+from ppcls_ext.commands.outcome import run
+from ppcls_ext.errors import PpclsExtError
+
+
+def test_without_paddlex_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "paddlex", None)
+    with pytest.raises(PpclsExtError, match="paddlex"):
+        ppcls_ext.register_in_paddlex()
+
+
+def pictures_in(folder) -> list[str]:
+    rng = np.random.default_rng(0)
+    for index in range(20):
+        size = rng.integers(20, 60, 2)
+        coarse = Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8))
+        coarse.resize(tuple(map(int, size))).save(folder / f"{index}.png")
+    return [str(folder / f"{index}.png") for index in range(20)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["MobileOne_S0", "RepVGG_A0", "FasterNet_T0"])
+def test_the_same_classes_and_scores(name, config_file, tmp_path, monkeypatch):
+    pytest.importorskip("paddlex", reason="the package paddlex is not installed")
+    monkeypatch.chdir(tmp_path)
+    override = ["-c", str(config_file), "-o", f"Arch.name={name}", "Global.save_inference_dir=program"]
+    resize = "Infer.transforms=[{DecodeImage: {}}, {ResizeImage: {size: [32, 32]}}, {NormalizeImage: {order: ''}}, ToCHWImage]"
+    assert run(lambda: engine.export([*override, resize])) == 0
+    assert run(lambda: export_onnx.main([*override, resize, "--output", "net.onnx"])) == 0
+    ppcls_ext.register_in_paddlex()
+    import paddlex
+
+    theirs = paddlex.create_model(model_name=name.replace("FasterNet_", "FasterNet-"), model_dir="program")
+    files = pictures_in(tmp_path)
+    for ours, result in zip(ppcls_ext.Classifier("net.onnx")(files), theirs.predict(files, batch_size=1)):
+        assert list(result["class_ids"]) == ours["class_ids"]
+        np.testing.assert_allclose(result["scores"], ours["scores"], atol=1e-3)
