@@ -10,8 +10,10 @@ from pathlib import Path
 
 from ppcls_ext.commands.options import command_parser, positive
 from ppcls_ext.errors import PpclsExtError, one_line, printable
+from ppcls_ext.pictures.decoding import decode
 from ppcls_ext.pictures.find import find_images
 from ppcls_ext.predict.classifier import BATCH, Classifier, classify
+from ppcls_ext.report.saved_images import SavedImages
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,17 +24,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise PpclsExtError(f"--batch-size is {args.batch_size}, but {args.model} was exported for {classifier.batch}")
     files = find_images(args.images)
 
+    saved = SavedImages(args.save_image, len(files)) if args.save_image else None
     results, failed = [], 0
     for file, result in classify(classifier, files, classifier.batch or args.batch_size or BATCH, args.topk):
         if isinstance(result, PpclsExtError):
             failed += 1
             print(f"error: {printable(one_line(result))}", file=sys.stderr)
-        elif args.json:
+            continue
+        if saved is not None:
+            saved.add(file, decode(file.read_bytes()), result)
+        if args.json:
             results.append({"file_name": str(file), **result})
         else:
             _print_table(file, result)
     if args.json:
         print(json.dumps(results, indent=2, allow_nan=False))
+    if saved is not None:
+        saved.finish()
+        last = saved.written[-1:]
+        print(
+            *(f"{len(saved.written)} pictures written, the last {printable(str(path))}" for path in last),
+            file=sys.stderr,
+        )
     return 1 if failed else 0
 
 
@@ -46,6 +59,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", metavar="MODEL", help="the ONNX file (default: the first argument)")
     parser.add_argument("--topk", type=positive, default=5, metavar="K", help="classes to print a picture (default: 5)")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
+    parser.add_argument("--save-image", metavar="PNG|FOLDER", help="draw the pictures with their classes, and sheets")
     parser.add_argument("--batch-size", type=positive, metavar="N", help="pictures a run (default: the model's, or 8)")
     parser.add_argument("--threads", type=positive, metavar="N", help="of onnxruntime (default: its own choice)")
     parser.usage = "ppcls-ext predict MODEL PICTURE [PICTURE …] [options]"
