@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ppcls_ext.report.sheets import LARGEST, draw_sheet
 
 #: Longer side of a picture in a figure, px.
 SIDE = 400
+_SHEET = re.compile(r"sheet-\d+\.png")
 
 
 class SavedImages:
@@ -67,7 +69,7 @@ class SavedImages:
             self._draw_sheet()
 
     def _draw_sheet(self) -> None:
-        number = 1 + sum(path.name.startswith("sheet-") for path in self.written)
+        number = 1 + sum(bool(_SHEET.fullmatch(path.name)) for path in self.written)
         file = self._target / f"sheet-{number:02d}.png"
         draw_sheet(*zip(*self._sheet), "predictions", file)
         self.written.append(file)
@@ -77,5 +79,5 @@ class SavedImages:
         """A file in the folder that no earlier picture of this run has: two pictures may have one name."""
         stem = Path(name).stem
         names = itertools.chain([name], (f"{stem}-{number}.png" for number in itertools.count(2)))
-        paths = (self._target / name for name in names if not name.startswith("sheet-"))
+        paths = (self._target / name for name in names if not _SHEET.fullmatch(name))
         return next(path for path in paths if path not in self.written)
