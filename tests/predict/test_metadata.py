@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ppcls_ext.config_table.recipes import RECIPES
 from ppcls_ext.configuration.load import load_config
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.pictures.class_names import read_class_names
@@ -15,7 +16,7 @@ from ppcls_ext.pictures.transforms import parse_scale, rule_from_transforms
 from ppcls_ext.predict.metadata import Metadata
 from tests.tiny_net import METADATA
 
-CONFIGS = sorted(Path(__file__).resolve().parents[2].joinpath("configs").rglob("*.y*ml"))
+CONFIGS = [Path(__file__).resolve().parents[2] / "configs" / name for name in sorted(RECIPES)]
 TRANSFORMS = [
     {"DecodeImage": {"to_rgb": True, "channel_first": False}},
     {"ResizeImage": {"resize_short": 256}},
