@@ -33,7 +33,8 @@ def test_the_same_classes_and_scores(name, config_file, tmp_path, monkeypatch):
     pytest.importorskip("paddlex", reason="the package paddlex is not installed")
     monkeypatch.chdir(tmp_path)
     override = ["-c", str(config_file), "-o", f"Arch.name={name}", "Global.save_inference_dir=program"]
-    resize = "Infer.transforms=[{DecodeImage: {}}, {ResizeImage: {size: [32, 32]}}, {NormalizeImage: {order: ''}}, ToCHWImage]"
+    steps = "{DecodeImage: {}}, {ResizeImage: {size: [32, 32]}}, {NormalizeImage: {order: ''}}, ToCHWImage"
+    resize = f"Infer.transforms=[{steps}]"
     assert run(lambda: engine.export([*override, resize])) == 0
     assert run(lambda: export_onnx.main([*override, resize, "--output", "net.onnx"])) == 0
     ppcls_ext.register_in_paddlex()
