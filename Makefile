@@ -18,13 +18,14 @@ endif
 endif
 endif
 
-.PHONY: help install demo test lint check configs clean
+.PHONY: help install demo test lint check matrix configs clean
 
 help:
 	@echo "make demo     train, evaluate, fuse, export and verify MobileOne_S0 on sample pictures (3 minutes on 2 cores)"
 	@echo "make test     the tests but for the slow ones"
 	@echo "make check    what a commit must pass: lint, format, generated files, all tests"
 	@echo "make install  .venv with everything, PaddleClas included; does nothing when it is up to date"
+	@echo "make matrix   tests with each Python from 3.9 to 3.13 that is found, the oldest and the newest Paddle (hours)"
 	@echo "make configs  write configs/ anew from ppcls_ext/config_table"
 
 install: $(INSTALLED)
@@ -57,8 +58,12 @@ lint: $(INSTALLED)
 check: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "slow or not slow"
 
+# Each Python that is found: a fresh environment, the fast tests and a chain of tools. An hour and more; not part of CI.
+matrix:
+	$(PYTHON) tests/matrix.py --readme
+
 configs: $(INSTALLED)
 	$(BIN)/python tools/make_configs.py
 
 clean:
-	rm -rf $(VENV) *.egg-info
+	rm -rf $(VENV) .matrix *.egg-info

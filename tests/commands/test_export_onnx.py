@@ -112,6 +112,7 @@ def test_every_configuration_is_described(path):
     assert command.describe(config) == described
 
 
+@needs_converter
 @pytest.mark.parametrize(
     ("override", "said"),
     [
