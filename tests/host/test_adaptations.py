@@ -24,15 +24,17 @@ def test_each_paddleclas_gets_what_it_needs(fresh):
 
     # what they answer, read from the source
     needed = {
+        "AutoAugment": has("data/preprocess/ops/autoaugment.py", r"np\.int\b"),
+        "MixupCutmixHybrid": has(BATCH_OPERATORS, r"np\.bool\b") and not hasattr(np, "bool"),
+        "mINP": has("metric/metrics.py", "indechmx_sample"),
+        "SGD": has("optimizer/optimizer.py", "getargspec"),
         "one-element losses": has("engine/train/utils.py", r"\.numpy\(\)\[0\]"),
         "one-element metrics": has("engine/train/utils.py", r"\.numpy\(\)\[0\]"),
         "averages of floats": has("utils/misc.py", r"\.numpy\(\)\[0\]"),
         "one-element means": has("metric/metrics.py", r"\.numpy\(\)\[0\]"),
-        "AutoAugment": has("data/preprocess/ops/autoaugment.py", r"np\.int\b"),
-        "MixupCutmixHybrid": has(BATCH_OPERATORS, r"np\.bool\b") and not hasattr(np, "bool"),
-        "SGD": has("optimizer/optimizer.py", "getargspec"),
         "mixed labels": np.lib.NumpyVersion(np.__version__) >= "2.0.0",  # whose scalars keep their type
         "label ratio": not has("data/dataloader/multilabel_dataset.py", r"self\.label_ratio = "),
+        "no policy": not has("data/preprocess/ops/timm_autoaugment.py", r"config_str is None"),
         "device of a CPU": has("engine/evaluation/classification.py", r"\.device_id")
         and not paddle.is_compiled_with_cuda(),
     }
@@ -114,3 +116,13 @@ def test_a_multi_label_dataset_reads_its_pictures(dataset, tmp_path):
     image, label = MultiLabelDataset(str(dataset), str(tmp_path / "list.txt"), decode)[0]
     assert image.shape == (3, 32, 32)
     assert label.tolist() == [1, 0, 1]
+
+
+def test_augmentation_without_a_policy_changes_nothing():
+    adaptations.apply()
+    from ppcls.data.preprocess import TimmAutoAugment
+
+    picture = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+    assert (TimmAutoAugment(config_str=None)(picture) == picture).all()
+    augment = TimmAutoAugment(config_str="rand-m9-mstd0.5-inc1", img_size=32)
+    assert any((augment(picture) != picture).any() for _ in range(50)), "a policy still augments"

@@ -6,11 +6,13 @@ PaddleClas that needs none gets none.
 
 from __future__ import annotations
 
-from ppcls_ext.host.adaptations import devices, labels, removed_names, scalars
+from ppcls_ext.host.adaptations import devices, labels, pictures, removed_names, scalars
 from ppcls_ext.host.adaptations.adaptation import apply_needed
 from ppcls_ext.host.locate import activate
 
-ADAPTATIONS = (*scalars.ADAPTATIONS, *removed_names.ADAPTATIONS, *labels.ADAPTATIONS, *devices.ADAPTATIONS)
+ADAPTATIONS = tuple(
+    adaptation for module in (removed_names, scalars, labels, pictures, devices) for adaptation in module.ADAPTATIONS
+)
 
 
 def apply() -> list[str]:

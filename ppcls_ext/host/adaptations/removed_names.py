@@ -1,7 +1,7 @@
-"""Names that PaddleClas uses and newer packages no longer have.
+"""Names that PaddleClas uses and that newer packages, or all of them, do not have.
 
 `np.int` and `np.bool` are gone since NumPy 1.24 (`np.bool` came back in 2.0), `inspect.getargspec` since Python 3.11;
-before, it refused functions with annotations, which Paddle's optimizers have.
+before, it refused functions with annotations, which Paddle's optimizers have. mINP misspells `paddle.index_sample`.
 """
 
 from __future__ import annotations
@@ -49,9 +49,24 @@ def _sgd_with_getfullargspec() -> None:
     optimizer.inspect = Extended(optimizer.inspect, getargspec=inspect.getfullargspec)
 
 
+def _minp_fails() -> bool:
+    import paddle
+    from ppcls.metric.metrics import mINP
+
+    label = paddle.zeros([1, 1], dtype="int64")
+    return raises(AttributeError, mINP(), paddle.ones([1, 1]), label, label, paddle.ones([1, 1], dtype="bool"))
+
+
+def _minp_with_index_sample() -> None:
+    from ppcls.metric import metrics
+
+    metrics.paddle = Extended(metrics.paddle, indechmx_sample=metrics.paddle.index_sample)
+
+
 _BATCH = "ppcls/data/preprocess/batch_ops/batch_operators.py"
 ADAPTATIONS = (
     Adaptation("AutoAugment", "ppcls/data/preprocess/ops/autoaugment.py", _auto_augment_fails, _auto_augment_with_int),
     Adaptation("MixupCutmixHybrid", _BATCH, _hybrid_mixing_fails, _hybrid_mixing_with_bool),
+    Adaptation("mINP", "ppcls/metric/metrics.py, mINP", _minp_fails, _minp_with_index_sample),
     Adaptation("SGD", "ppcls/optimizer/optimizer.py, SGD", _sgd_fails, _sgd_with_getfullargspec),
 )

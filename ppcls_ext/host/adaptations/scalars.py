@@ -73,10 +73,9 @@ def _one_element_means() -> None:
     from ppcls.metric import metrics
 
     metrics.paddle = Extended(
-        paddle,
+        metrics.paddle,
         mean=lambda *args, **kwargs: _one_element(paddle.mean(*args, **kwargs)),
         to_tensor=lambda *args, **kwargs: _one_element(paddle.to_tensor(*args, **kwargs)),
-        indechmx_sample=paddle.index_sample,  # so mINP spells it
     )
 
 
