@@ -56,3 +56,10 @@ def test_amp_o2(run, config, model):
     config["Arch"]["name"] = model
     setting("AMP", {**AMP, "level": "O2"})(config)
     run(config)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_to_static(run, config, model):
+    config["Arch"]["name"] = model
+    config["Global"]["to_static"] = True
+    run(config)
