@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import socket
 import stat
@@ -106,3 +107,38 @@ def test_reading_ends(tmp_path):
     assert read_regular(tmp_path / "file", 11) == bytes(11)
     with pytest.raises(PpclsExtError, match="larger than the 10 bytes"):
         read_regular(tmp_path / "file", 10)
+
+
+#: Files of the package that read without `read_regular` or `open_regular`, and why no pipe can hold them up.
+READERS = {
+    "checkpoints/atomic_set.py": "is_file before",
+    "configuration/fields.py": "PaddleClas's own source",
+    "configuration/host_copies.py": "read_list and read_class_names have read it before",
+    "data/digits.py": "is_file before",
+    "data/flowers102.py": "is_file before; a download whose MD5 is known",
+    "data/overlap.py": "read_list has found that they are files",
+    "data/shapes.py": "is_file before",
+    "deploy/convert.py": "written by the conversion",
+    "doctor/machine.py": "of the system",
+    "download.py": "the package's own cache",
+    "downstream/onnx.py": "is_file before",
+    "downstream/program.py": "is_file before",
+    "engine/threads.py": "of the system",
+    "files.py": "open_regular itself",
+    "host/locate.py": "PaddleClas's own version",
+    "quantize/checks.py": "of the system",
+    "report/page.py": "pictures of the report's own",
+    "commands/prepare_flowers102.py": "written before",
+}
+
+
+def test_files_of_the_user_are_read_where_no_pipe_holds_the_reader_up():
+    package = Path(__file__).resolve().parents[1] / "ppcls_ext"
+    found = set()
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            function = node.func if isinstance(node, ast.Call) else None
+            reads = isinstance(function, ast.Attribute) and function.attr in ("read_bytes", "read_text")
+            if reads or (isinstance(function, ast.Name) and function.id == "open"):
+                found.add(path.relative_to(package).as_posix())
+    assert found - set(READERS) == set(), "use read_regular, or say here why it cannot be a pipe"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ppcls_ext.data.class_folders import LeftOut
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.pictures.decoding import decode
+from ppcls_ext.pictures.decoding import decode, read_picture
 from ppcls_ext.pictures.find import SUFFIXES
 
 
@@ -53,7 +53,7 @@ def usable(
 def _fault(path: Path) -> LeftOut | None:
     """What is wrong with a file: Pillow sees where one is cut off, OpenCV is what PaddleClas decodes with."""
     try:
-        data = path.read_bytes()
+        data = read_picture(path)
         decode(data)
         _decode_as_paddleclas(data)
     except (OSError, PpclsExtError) as error:
@@ -79,7 +79,7 @@ def _twins(pictures: Sequence[tuple[int, Path]]) -> list[LeftOut]:
     by_content = defaultdict(list)
     for group in by_size.values():
         for label, path in group if len(group) > 1 else ():
-            by_content[hashlib.sha256(path.read_bytes()).digest()].append((label, path))
+            by_content[hashlib.sha256(read_picture(path)).digest()].append((label, path))
     left_out = []
     for group in by_content.values():
         first_label, first = group[0]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.files import atomic_write
+from ppcls_ext.files import atomic_write, read_regular
 
+LARGEST = 1 << 26
+"""Bytes of a file; a row has about a hundred."""
 #: First columns; a training's own metrics follow, each as train_NAME or eval_NAME.
 COLUMNS = ("epoch", "step", "learning_rate", "images_per_second", "train_loss", "eval_loss")
 
@@ -23,8 +26,7 @@ def read_metrics(path: str | os.PathLike) -> list[dict[str, float | None]]:
     if not Path(path).exists():
         return []
     try:
-        with open(path, encoding="utf-8", newline="") as stream:
-            rows = list(csv.DictReader(stream))
+        rows = list(csv.DictReader(io.StringIO(read_regular(path, LARGEST).decode("utf-8"), newline="")))
         return [{name: float(cell) if cell else None for name, cell in row.items()} for row in rows]
     except (OSError, ValueError, TypeError, csv.Error) as error:
         raise PpclsExtError(f"cannot read {path}: {error}; move it away, and a new one is begun") from error
