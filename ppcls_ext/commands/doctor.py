@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 
 import ppcls_ext
@@ -55,5 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _printed(findings: Iterable[Finding]) -> Iterator[Finding]:
     for finding in findings:
-        print(printable(str(finding)), flush=True)
+        line = printable(str(finding))
+        if sys.stdout.isatty():
+            width = shutil.get_terminal_size().columns
+            line = textwrap.fill(line, width, subsequent_indent=" " * 22, break_on_hyphens=False)
+        print(line, flush=True)
         yield finding

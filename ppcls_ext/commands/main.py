@@ -32,11 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name.endswith(".py") or os.sep in name:
         return run(functools.partial(_load, "host_script", "main", [name, *arguments]))
     if name in ("-h", "--help"):
-        print(overview())
-        return 0
+        return run(lambda: print(overview()))
     if name == "--version":
-        print(f"ppcls-ext {ppcls_ext.__version__}")
-        return 0
+        return run(lambda: print(f"ppcls-ext {ppcls_ext.__version__}"))
     if not name:
         print(overview(), file=sys.stderr)
         return 2

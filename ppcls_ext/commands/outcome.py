@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import sys
 import traceback
 from collections.abc import Callable
@@ -30,12 +31,29 @@ def run(main: Callable[[], int | None]) -> int:
         logger.setLevel(logging.INFO)
     interrupt_on_sigterm()
     try:
-        return main() or 0
+        code = main() or 0
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError as error:
+        if not _reader_is_gone():
+            print(f"error: {printable(one_line(_message(error)))}", file=sys.stderr)
     except (Exception, KeyboardInterrupt) as error:
         if os.environ.get("PPCLS_EXT_DEBUG") == "1":
             traceback.print_exc()
         print(f"error: {printable(one_line(_message(error)))}", file=sys.stderr)
     return 1
+
+
+def _reader_is_gone() -> bool:
+    """Whether nobody reads stdout any more, as behind `| head`: no failure that anyone should hear of."""
+    if not hasattr(select, "poll"):  # Windows
+        return False
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    gone = any(event & select.POLLERR for _, event in poll.poll(0))
+    if gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
+    return gone
 
 
 class _Printable(logging.Formatter):

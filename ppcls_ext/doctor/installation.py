@@ -20,7 +20,7 @@ PADDLE = ((3, 0), (4, 0))
 def paddle() -> Finding:
     """Paddle, imported."""
     if _is_missing("paddle"):
-        return Finding("Paddle", "none, so nothing can be trained or exported", missing("paddle"))
+        return Finding("Paddle", "nothing can be trained or exported", missing("paddle"))
     use_all_cores()
     module = import_extra("paddle")
     kind = "for GPUs" if module.device.is_compiled_with_cuda() else "for CPUs"
@@ -36,7 +36,7 @@ def onednn() -> Finding:
     """The oneDNN in Paddle's wheel, which makes convolutions fast on CPUs."""
     spec = importlib.util.find_spec("paddle")
     if spec is None or spec.origin is None:
-        return Finding("oneDNN", "none (it comes with Paddle)", "install Paddle first")
+        return Finding("oneDNN", "none: it comes with Paddle")
     files = sorted(Path(spec.origin).parent.glob("libs/*dnnl*")) + sorted(Path(spec.origin).parent.glob("libs/mkldnn*"))
     if not files:
         return Finding("oneDNN", "not in this Paddle: convolutions on the CPU take Paddle's own, slower way")
@@ -50,7 +50,7 @@ def paddleclas() -> Finding:
     try:
         found = find()
     except PpclsExtError as error:
-        return Finding("PaddleClas", "none, so nothing can be trained", str(error))
+        return Finding("PaddleClas", "nothing can be trained", str(error))
     text = str(found).removeprefix("PaddleClas ")
     if not found.has_engine:
         return Finding("PaddleClas", f"{text}, without the training engine", HOW_TO_GET_ONE)

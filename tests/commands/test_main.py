@@ -74,3 +74,11 @@ def test_a_name_that_the_terminal_cannot_show_does_not_end_the_command():
     done = subprocess.run(command, cwd=ROOT, env={"PYTHONIOENCODING": "ascii"}, capture_output=True, text=True)
     assert done.returncode == 0
     assert "\\u2026" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["--help", "models"])
+def test_a_reader_that_has_enough_is_no_error(command):
+    shell = f"{sys.executable} -m ppcls_ext {command} | true"
+    for _ in range(3):
+        done = subprocess.run(["sh", "-c", shell], cwd=ROOT, capture_output=True, text=True)
+        assert done.stderr == ""
