@@ -23,7 +23,7 @@ from ppcls_ext.errors import PpclsExtError
 #: Paths of values that name a class or model, and the module that evaluates them.
 NAMES = {
     r"Arch\.name": "ppcls.arch",
-    r"Arch\.(.+\.)?(Backbone|models\.\d+\.\w+)\.name": "ppcls.arch",
+    r"Arch\.(.+\.)?(Backbone|models\.\d+\.[^.]+)\.name": "ppcls.arch",
     r"Arch\.(.+\.)?(Neck|Head)\.name": "ppcls.arch.gears",
     r"Arch\..+\.initializer\.name": "paddle.nn.initializer",
     r"Arch\..+\.regularizer\.name": "paddle.regularizer",
@@ -69,10 +69,10 @@ def resolve(config: dict, sections: tuple[str, ...]) -> None:
     for path, parent, key in _walk({section: config[section] for section in sections if section in config}, ""):
         value = parent[key]
         for pattern, module in NAMES.items():
-            if re.fullmatch(pattern, path):
+            if _matches(pattern, path):
                 _check_name(path, value, module)
         for pattern, module in KEYS.items():
-            if re.fullmatch(pattern, path):
+            if _matches(pattern, path):
                 _check_keys(path, value, module, ONLY_IN_DALI if use_dali and pattern == TRANSFORMS else set())
         if isinstance(value, str):
             parent[key] = _resolve_text(path, value, parent)
@@ -87,20 +87,24 @@ def _walk(node: Any, above: str) -> Iterator[tuple[str, dict | list, str | int]]
         yield from _walk(value, path)
 
 
+def _matches(pattern: str, path: str) -> bool:
+    return re.fullmatch(pattern, path, re.DOTALL) is not None  # fields may have any name, with line breaks too
+
+
 def _resolve_text(path: str, value: str, parent: dict | list) -> Any:
-    if re.fullmatch(NUMBERS, path):
+    if _matches(NUMBERS, path):
         try:
             number = evaluate(value)
         except ValueError as error:
             raise PpclsExtError(f"{path} is {value!r}: expected a number such as 1.0/255.0; {error}") from None
         # a quotient of two numbers stays: PaddleClas 2.6 splits it at the / where it writes inference.yml
         return value if re.fullmatch(r"[\d.]+/[\d.]+", value) else number
-    if re.fullmatch(LISTS, path):
+    if _matches(LISTS, path):
         try:
             return list(read_literal(value))
         except (ValueError, TypeError):
             raise PpclsExtError(f"{path} is {value!r}: expected a list such as [1.0, 0.5]") from None
-    if re.fullmatch(DOTTED_NAMES, path):
+    if _matches(DOTTED_NAMES, path):
         _check_dotted_name(path, value, parent)
     return value
 

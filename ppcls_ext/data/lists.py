@@ -108,14 +108,18 @@ def _parse(line: str, where: str, class_num: int | None, delimiter: str) -> tupl
     image, found, label = line.strip().rpartition(delimiter)
     if not found:
         raise PpclsExtError(
-            f"{where}: no label in {line!r}; expected path{delimiter}label with the delimiter {delimiter!r} "
+            f"{where}: no label in {_start(line)!r}; expected path{delimiter}label with the delimiter {delimiter!r} "
             "(`delimiter` in the YAML's dataset section sets another)"
         )
     if not _LABEL.fullmatch(label):
-        raise PpclsExtError(f"{where}: label {label!r} is not an integer")
+        raise PpclsExtError(f"{where}: label {_start(label)!r} is not an integer")
     if class_num is not None and not 0 <= int(label) < class_num:
         raise PpclsExtError(f"{where}: label {label} is outside 0..{class_num - 1} (class_num is {class_num})")
     return image, int(label)
+
+
+def _start(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:200]}…"
 
 
 def _how_to_make(path: Path) -> str:

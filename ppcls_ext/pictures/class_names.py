@@ -36,6 +36,8 @@ def read_class_names(path: str | os.PathLike, delimiter: str = " ") -> tuple[str
             continue
         index, _, name = line.partition(delimiter)
         if not re.fullmatch(r"\d{1,6}", index) or int(index) in names:
-            raise PpclsExtError(f"{path}:{number}: got {line!r}, expected a new class index, {delimiter!r} and a name")
+            raise PpclsExtError(
+                f"{path}:{number}: got {line[:99]!r}, expected a new class index, {delimiter!r} and a name"
+            )
         names[int(index)] = name.strip()
     return tuple(names.get(index, "") for index in range(max(names, default=-1) + 1))

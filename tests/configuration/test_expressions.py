@@ -122,7 +122,8 @@ FORBIDDEN += ["build_dataloader", "load_dygraph_pretrain", "to_static", "__class
 PLACES = {
     "Arch.name": lambda name: name,
     "Arch.Backbone": lambda name: {"name": name},
-    "Arch.models": lambda name: [{"Teacher": {"name": name}}],
+    "Arch.models": lambda name: [{"Teacher\nof mine": {"name": name}}],
+    "Arch.Neck": lambda name: {"any\nname": {"Head": {"name": name}}},
     "Arch.Head": lambda name: {"name": name},
     "Arch.weight_attr": lambda name: {"initializer": {"name": name}},
     "DataLoader.Train.dataset.name": lambda name: name,

@@ -85,7 +85,7 @@ def test_any_integer_without_class_num(root):
         ("jpg/a.jpg 1.0\n", ":1: label '1.0' is not"),
         ("jpg/a.jpg 1_0\n", ":1: label '1_0' is not"),
         ("jpg/a.jpg ٣\n", ":1: label '٣' is not"),
-        (f"jpg/a.jpg {'9' * 5000}\n", ":1: label '9+' is not"),
+        (f"jpg/a.jpg {'9' * 5000}\n", ":1: label '9+…?' is not"),
         ("jpg/a.jpg 9\njpg/a.jpg 10\n", r":2: label 10 is outside 0\.\.9 \(class_num is 10\)"),
         ("jpg/a.jpg -1\n", ":1: label -1 is outside"),
         ("jpg/a.jpg 0\njpg/x.jpg 0\njpg/y.jpg 0\n", ":2: no image file '.*/root/jpg/x.jpg' .2 of 3 are missing"),
@@ -111,8 +111,8 @@ def test_empty_delimiter(root):
 @pytest.mark.parametrize(
     ("folder", "hint"),
     [
-        ("dataset/flowers102", "prepare_flowers102.py --download"),
-        ("dataset/digits", "make_sample_dataset.py"),
+        ("dataset/flowers102", "prepare-flowers102 --download"),
+        ("dataset/digits", "make-sample-dataset"),
         ("mine", "one image a line"),
     ],
 )
@@ -218,3 +218,10 @@ def test_list_that_is_too_large(tmp_path, monkeypatch):
     (tmp_path / "list.txt").write_text("picture.png 0\n")
     with pytest.raises(PpclsExtError, match="larger than the 10 bytes"):
         read_list(tmp_path / "list.txt", tmp_path, None)
+
+
+def test_a_long_line_is_shown_in_part(tmp_path):
+    (tmp_path / "list.txt").write_text("x" * 1_000_000 + "\n")
+    with pytest.raises(PpclsExtError, match=r"no label in 'xxx.*…'") as caught:
+        read_list(tmp_path / "list.txt", tmp_path, None)
+    assert len(str(caught.value)) < 1000
