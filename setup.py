@@ -39,7 +39,14 @@ EXTRAS = {
     "onnx": ONNX,
     "report": ["matplotlib>=3.7.0", "zhplot>=1.0.0"],  # zhplot for its font: names in Chinese and many other scripts
 }
-DEV = ["pytest>=7.0.0", "pytest-xdist>=3.0.2", "ruff>=0.5.0", "hypothesis>=6.75.0", "setuptools>=77.0.3"]
+DEV = [
+    "pytest>=7.0.0",
+    "pytest-xdist>=3.0.2",
+    "ruff>=0.5.0",
+    "hypothesis>=6.75.0",
+    "setuptools>=77.0.3",
+    "openvino>=2024.4.0",
+]
 ALL = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 
 
@@ -78,6 +85,7 @@ setup(
             "ruff>=0.5.0",
             "hypothesis>=6.75.0",
             "setuptools>=77.0.3",
+            "openvino>=2024.4.0",
         ],
         "openvino": ["openvino>=2024.4.0", "onnx>=1.16.1"],
         "ncnn": ["ncnn>=1.0.20240820", "pnnx", "onnx>=1.16.1"],  # pnnx brings torch

@@ -17,6 +17,9 @@ EXTRAS = {
     "onnxruntime": "predict",
     **dict.fromkeys(("paddle2onnx", "onnx", "onnxslim"), "onnx"),
     "matplotlib": "report",
+    "openvino": "openvino",
+    **dict.fromkeys(("ncnn", "pnnx"), "ncnn"),
+    "paddlex": "paddlex",
 }
 #: The newest Python that a package has wheels for, where that is not the newest that this project runs on.
 NEWEST_PYTHON = {"paddle2onnx": (3, 12)}

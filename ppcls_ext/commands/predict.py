@@ -13,13 +13,14 @@ from ppcls_ext.errors import PpclsExtError, one_line, printable
 from ppcls_ext.pictures.decoding import decode
 from ppcls_ext.pictures.find import find_images
 from ppcls_ext.predict.classifier import BATCH, Classifier, classify
+from ppcls_ext.predict.runtimes import RUNTIMES
 from ppcls_ext.report.saved_images import SavedImages
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`ppcls-ext predict`."""
     args = _parse(argv)
-    classifier = Classifier(args.model, args.threads)
+    classifier = Classifier(args.model, args.threads, args.runtime, args.bf16)
     if classifier.batch and args.batch_size not in (None, classifier.batch):
         raise PpclsExtError(f"--batch-size is {args.batch_size}, but {args.model} was exported for {classifier.batch}")
     files = find_images(args.images)
@@ -61,9 +62,18 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     parser.add_argument("--save-image", metavar="PNG|FOLDER", help="draw the pictures with their classes, and sheets")
     parser.add_argument("--batch-size", type=positive, metavar="N", help="pictures a run (default: the model's, or 8)")
-    parser.add_argument("--threads", type=positive, metavar="N", help="of onnxruntime (default: its own choice)")
+    parser.add_argument("--threads", type=positive, metavar="N", help="of the runtime (default: its own choice)")
+    parser.add_argument(
+        "--runtime",
+        choices=RUNTIMES,
+        default="onnxruntime",
+        help="what runs it; paddle takes the folder of export-model for MODEL (default: onnxruntime)",
+    )
+    parser.add_argument("--bf16", action="store_true", help="with --runtime openvino: compute in bfloat16")
     parser.usage = "ppcls-ext predict MODEL PICTURE [PICTURE …] [options]"
     args = parser.parse_args(argv)
+    if args.bf16 and args.runtime != "openvino":
+        parser.error("--bf16 belongs to --runtime openvino")
     if args.model is None:
         args.model, *args.images = args.images
         if not args.images:

@@ -29,6 +29,7 @@ COMMANDS = {
     "export-onnx": Command("export_onnx", "fuse a model and write it as an ONNX file that was proved equal"),
     "predict": Command("predict", "classify pictures with an exported file; needs no Paddle"),
     "explain": Command("explain", "show where in a picture the evidence for a class lies"),
+    "verify": Command("verify", "run an exported file in every installed runtime and compare their answers"),
     "export-model": Command("engine", "fuse a model and write it for Paddle Inference", "export"),
     "convert-weights": Command("convert_weights", "convert published or trained weights between formats"),
     "make-lists": Command("make_lists", "write the image lists of a folder of class folders"),

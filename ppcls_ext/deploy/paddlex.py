@@ -6,6 +6,7 @@ import importlib
 
 from ppcls_ext.errors import PpclsExtError, one_line
 from ppcls_ext.models.table import MODELS
+from ppcls_ext.packages import missing
 from ppcls_ext.predict.inference_yml import paddlex_name
 
 ENGINES = ("paddle_static", "hpi", "onnxruntime")
@@ -25,7 +26,7 @@ def register_in_paddlex() -> None:
         predictor = importlib.import_module(f"{_PACKAGE}.image_classification").ClasRunnerPredictor
         known, bind = bindings.try_get_supported_engines, bindings.register_predictor_binding_map
     except ModuleNotFoundError as error:
-        raise PpclsExtError(f'the package {error.name} is missing: pip install "ppcls-ext[paddlex]"') from error
+        raise PpclsExtError(missing(str(error.name).split(".")[0])) from error
     except (ImportError, AttributeError) as error:
         raise PpclsExtError(
             f"this PaddleX has no bindings as 3.7 has ({one_line(error)}): pip install 'ppcls-ext[paddlex]'"

@@ -1,4 +1,4 @@
-"""Classifies images with an exported ONNX file; needs onnxruntime, NumPy and Pillow, and no Paddle.
+"""Classifies images with an exported file; needs onnxruntime (or another runtime), NumPy and Pillow, and no Paddle.
 
 How an image becomes the input, and the classes' names, are read from the file itself.
 """
@@ -13,11 +13,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ppcls_ext.errors import PpclsExtError, one_line
-from ppcls_ext.files import open_regular
-from ppcls_ext.packages import require
+from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.pictures.prepare import Picture, prepare, prepare_picture
-from ppcls_ext.predict.metadata import Metadata
+from ppcls_ext.predict.runtimes import load
 
 LARGEST_BATCH = 4096
 #: Pictures a run, where the file leaves it free.
@@ -25,50 +23,38 @@ BATCH = 8
 
 
 class Classifier:
-    """An exported ONNX file, ready to run.
+    """An exported file, ready to run.
 
     Args:
-        path: the file.
-        threads: of one operation; None leaves the choice to onnxruntime.
+        path: the ONNX file; for the runtime "paddle" the folder that export-model wrote.
+        threads: of one operation; None leaves the choice to the runtime.
+        runtime: "onnxruntime", "openvino", "ncnn" or "paddle".
+        bf16: let it compute in bfloat16; for "openvino".
 
     Raises:
         PpclsExtError: the file is missing, damaged, or not exported by this project.
     """
 
-    def __init__(self, path: str | os.PathLike, threads: int | None = None) -> None:
-        require("onnxruntime")
-        import onnxruntime
-
-        try:
-            os.close(open_regular(path))
-        except OSError as error:
-            what = "there is no such file" if isinstance(error, FileNotFoundError) else error.strerror or str(error)
-            raise PpclsExtError(f"{path}: {what}; export one with ppcls-ext export-onnx") from error
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or 0
-        options.log_severity_level = 4  # failures come as exceptions
-        try:
-            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's kinds have no common base
-            raise PpclsExtError(
-                f"{path}: onnxruntime cannot load it ({one_line(error)}); expected an ONNX file"
-            ) from error
-        try:
-            self.metadata = Metadata.from_properties(self.session.get_modelmeta().custom_metadata_map)
-        except PpclsExtError as error:
-            raise PpclsExtError(f"{path}: {error}") from error
-        (self.input,), (self.output,) = self.session.get_inputs(), self.session.get_outputs()
-        batch, *image_shape = self.input.shape
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        threads: int | None = None,
+        runtime: str = "onnxruntime",
+        bf16: bool = False,
+    ) -> None:
+        self.network = load(runtime, path, threads, bf16)
+        self.metadata = self.network.metadata
         #: The batch that the file demands; None where any will do.
-        self.batch = batch if isinstance(batch, int) else None
+        self.batch = self.network.batch
         if self.batch is not None and not 1 <= self.batch <= LARGEST_BATCH:
             raise PpclsExtError(
                 f"{path}: the network reads {self.batch:,} images at once: expected 1 to {LARGEST_BATCH:,}"
             )
         width, height = self.metadata.preprocessing.image_size
-        if image_shape != [3, height, width]:
+        if self.network.image_shape != [3, height, width]:
             raise PpclsExtError(
-                f"{path}: the network reads images of shape {image_shape}, but its metadata make {[3, height, width]}: "
+                f"{path}: the network reads images of shape {self.network.image_shape}, but its metadata make "
+                f"{[3, height, width]}: "
                 "export it again"
             )
 
@@ -108,10 +94,10 @@ class Classifier:
         count = len(images)
         if self.batch:
             images = np.concatenate([images, np.zeros((self.batch - count, *images.shape[1:]), images.dtype)])
-        (scores,) = self.session.run([self.output.name], {self.input.name: images})
+        scores = self.network.run(images)
         if not np.isfinite(scores[:count]).all():
             raise PpclsExtError("the network's outputs hold NaN or infinity: export it again from other weights")
-        return softmax(scores[:count]) if self.output.name == "logits" else scores[:count]
+        return softmax(scores[:count]) if self.network.ends_in_logits else scores[:count]
 
     def top(self, probabilities: np.ndarray, count: int) -> dict[str, list]:
         """The most probable classes of one image, best first, in the words of PaddleClas's inference.

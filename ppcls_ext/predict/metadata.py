@@ -25,14 +25,16 @@ class Metadata:
         architecture: the factory's name, such as "MobileOne_S0".
         preprocessing: from image file to input.
         class_names: by class index; None where unknown, "" for an index without a name.
+        quantization: "int8" or "fp16"; None for fp32.
     """
 
     architecture: str
     preprocessing: Preprocessing
     class_names: tuple[str, ...] | None = None
+    quantization: str | None = None
 
     def to_properties(self) -> dict[str, str]:
-        """As strings for `metadata_props`; `from_properties` is its inverse."""
+        """As strings for `metadata_props`; `from_properties` is its inverse, but for the quantization, added later."""
         width, height = self.preprocessing.image_size
         properties = {
             "schema_version": SCHEMA_VERSION,
@@ -70,6 +72,9 @@ class Metadata:
                 architecture=properties["architecture"],
                 preprocessing=Preprocessing(**fields),
                 class_names=None if names is None else tuple(names),
+                quantization=str(json.loads(properties["quantization"])["type"])
+                if "quantization" in properties
+                else None,
             )
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
             raise PpclsExtError(

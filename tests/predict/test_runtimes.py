@@ -1,0 +1,107 @@
+"""Every runtime that is installed gives the same answers, through `predict` and `verify`."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ppcls_ext.commands import engine, predict, verify
+from ppcls_ext.commands.outcome import run
+from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.predict.classifier import Classifier
+from ppcls_ext.predict.runtimes import RUNTIMES, installed, load
+from tests.tiny_net import PIXELS
+
+
+def needs(runtime):
+    if not installed(runtime):
+        pytest.skip(f"the runtime {runtime} is not installed")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for index in range(5):
+        coarse = Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8))
+        coarse.resize((40 + index, 30)).save(folder / f"{index}.png")
+    return folder
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "ncnn"])
+def test_the_same_answers(runtime, exported, pictures, capsys):
+    needs(runtime)
+    _, path, _ = exported
+    images = np.random.default_rng(1).standard_normal((3, 3, PIXELS, PIXELS)).astype(np.float32)
+    ours = Classifier(path).probabilities(images)
+    other = Classifier(path, threads=1, runtime=runtime)
+    theirs = np.concatenate([other.probabilities(image[None]) for image in images])
+    np.testing.assert_allclose(theirs, ours, atol=1e-5)
+    assert run(lambda: predict.main([str(path), str(pictures), "--json", "--runtime", runtime])) == 0
+    (got, *_) = json.loads(capsys.readouterr().out)
+    assert run(lambda: predict.main([str(path), str(pictures), "--json"])) == 0
+    (expected, *_) = json.loads(capsys.readouterr().out)
+    assert got["label_names"] == expected["label_names"]
+    np.testing.assert_allclose(got["scores"], expected["scores"], atol=2e-5)
+
+
+def test_openvino_in_bf16(exported):
+    needs("openvino")
+    _, path, _ = exported
+    images = np.random.default_rng(1).standard_normal((8, 3, PIXELS, PIXELS)).astype(np.float32)
+    ours = Classifier(path).probabilities(images)
+    theirs = Classifier(path, runtime="openvino", bf16=True).probabilities(images)
+    np.testing.assert_allclose(theirs, ours, atol=0.1)
+
+
+def test_paddle_reads_what_export_model_writes(config_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    steps = "{DecodeImage: {}}, {ResizeImage: {size: [32, 32]}}, {NormalizeImage: {order: ''}}, {ToCHWImage: null}"
+    override = [f"Infer.transforms=[{steps}]", "Global.save_inference_dir=program"]
+    assert run(lambda: engine.export(["-c", str(config_file), "-o", *override])) == 0
+    assert "program/inference.yml" in capsys.readouterr().out
+    picture = tmp_path / "picture.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 40, 3), dtype=np.uint8)).save(picture)
+    assert run(lambda: predict.main(["program", str(picture), "--json", "--runtime", "paddle"])) == 0
+    (result,) = json.loads(capsys.readouterr().out)
+    assert sorted(result["label_names"]) == ["green", "red"]
+    assert sum(result["scores"]) == pytest.approx(1, abs=1e-4)
+
+
+def test_verify_prints_a_line_for_each_runtime(exported, pictures, capsys):
+    _, path, _ = exported
+    assert run(lambda: verify.main([str(path), str(pictures)])) == 0
+    printed = capsys.readouterr().out
+    assert "5 pictures, compared with onnxruntime" in printed
+    for runtime in ("openvino", "ncnn"):
+        (line, *_) = (line for line in printed.splitlines() if line.startswith(f"{runtime} "))
+        assert ("100.0%" in line) if installed(runtime) else (f"ppcls-ext[{runtime}]" in line)
+
+
+def test_verify_fails_where_answers_differ(exported, pictures, tmp_path, capsys, config_file, monkeypatch):
+    """The program of another model."""
+    needs("paddle")
+    monkeypatch.chdir(tmp_path)
+    steps = "{DecodeImage: {}}, {ResizeImage: {size: [32, 32]}}, {NormalizeImage: {order: ''}}, {ToCHWImage: null}"
+    override = [f"Infer.transforms=[{steps}]", "Global.save_inference_dir=program", "Arch.class_num=5"]
+    override += ["Infer.PostProcess.class_id_map_file=null"]
+    assert run(lambda: engine.export(["-c", str(config_file), "-o", *override])) == 0
+    _, path, _ = exported
+    assert run(lambda: verify.main([str(path), str(pictures), "--program", "program"])) == 1
+    assert "error: " in capsys.readouterr().err
+
+
+def test_what_cannot_be_loaded_is_said(tmp_path, exported):
+    with pytest.raises(PpclsExtError, match="expected onnxruntime, openvino, ncnn, paddle"):
+        load("tflite", tmp_path)
+    with pytest.raises(PpclsExtError, match="bf16 is for the runtime openvino"):
+        load("onnxruntime", exported[1], bf16=True)
+    with pytest.raises(PpclsExtError, match=r"expected a folder with inference\.json"):
+        load("paddle", tmp_path)
+    for runtime in RUNTIMES:
+        if runtime != "paddle" and installed(runtime):
+            with pytest.raises(PpclsExtError, match="there is no such file"):
+                load(runtime, tmp_path / "none.onnx")
