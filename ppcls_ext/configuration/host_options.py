@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib.util
 import logging
+from collections.abc import Iterator
 
 from ppcls_ext.configuration.fields import is_ours
 from ppcls_ext.errors import PpclsExtError, one_line
@@ -114,9 +116,25 @@ def _check_schedules(config: dict) -> None:
         schedule = AttrDict(copy.deepcopy(fields["lr"]))
         create_attr_dict(schedule)  # to YAML, 1e-4 is a text
         try:
-            build_lr_scheduler(schedule, config["Global"]["epochs"], 1)
+            with _silent_host():
+                build_lr_scheduler(schedule, config["Global"]["epochs"], 1)
         except (AssertionError, TypeError, ValueError) as error:
             raise PpclsExtError(f"{path}.lr is refused by PaddleClas: {one_line(error)}") from error
+
+
+@contextlib.contextmanager
+def _silent_host() -> Iterator[None]:
+    """Inside, PaddleClas says nothing: it is only tried."""
+    from ppcls.utils import logger as host_logger
+
+    if host_logger._logger is None:
+        host_logger.init_logger()
+    level = host_logger._logger.level
+    host_logger._logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        host_logger._logger.setLevel(level)
 
 
 def _check_multi_scale(config: dict) -> None:

@@ -38,7 +38,7 @@ def test_schedules_that_2_4_lacks(config, is_old, name):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (schedule("Piecewise", learning_rate=0.1, decay_epochs=3, values=[0.1]), "Optimizer.lr is refused by PaddleCl"),
+        (schedule("Step", learning_rate=0.1, step_size="often"), "Optimizer.lr is refused by PaddleCl"),
         (schedule("MultiStepDecay", learning_rate="fast", milestones=[1]), "Optimizer.lr is refused by PaddleClas"),
         (setting("Slim.prune", {"name": "fpgm", "pruned_ratio": 0.3}), "paddleslim|belong together in blocks"),
         (setting("DataLoader.Train.dataset.name", "MultiScaleDataset"), "none of RandCropImage.*add RandCropImage"),

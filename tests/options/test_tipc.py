@@ -28,7 +28,16 @@ def test_train_export_predict(model, dataset, tmp_path):
     data = ["-o", f"DataLoader.Train.dataset.image_root={dataset}"]
     data += ["-o", f"DataLoader.Train.dataset.cls_label_path={dataset / 'train_list.txt'}"]
     data += ["-o", "DataLoader.Train.dataset.transform_ops.1.RandCropImage.size=32"]
-    chosen = ["-o", f"Arch.name={model}", "-o", "Global.device=cpu", "-o", f"Global.output_dir={tmp_path}"]
+    chosen = [
+        "-o",
+        f"Arch.name={model}",
+        "-o",
+        "Arch.pretrained=False",
+        "-o",
+        "Global.device=cpu",
+        "-o",
+        f"Global.output_dir={tmp_path}",
+    ]
     lite = ["-o", "Global.auto_cast=null", "-o", "Global.epochs=1", "-o", "DataLoader.Train.sampler.batch_size=8"]
     run("-m", "ppcls_ext", *command["norm_train"], *chosen, *lite, *data, "-o", "Global.pretrained_model=null")
     weights = tmp_path / model / "latest"
