@@ -57,6 +57,7 @@ def _run(mode: str, argv: Sequence[str] | None) -> None:
     if getattr(args, "format", None):
         os.environ[PIR] = "1" if args.format == "json" else "0"  # read when Paddle is loaded
     config = load_config(args.config, args.override)
+    print(f"{args.config}: loading Paddle and PaddleClas", flush=True)  # which takes some seconds
     set_up()
     interrupt_on_sigterm()
     from ppcls_ext.configuration.prepare import prepare

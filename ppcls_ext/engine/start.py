@@ -19,16 +19,19 @@ def set_up() -> None:
 
     activate(need_engine=True)
     use_all_cores()
-    from ppcls_ext.configuration.evaluation import guard
-    from ppcls_ext.engine.bounded_resizing import bound_resizing
-    from ppcls_ext.host import adaptations
-    from ppcls_ext.host.registry import register
-    from ppcls_ext.models.factories import FACTORIES
-    from ppcls_ext.weights.in_paddle import read_without_running
+    from ppcls_ext.host.late_imports import late_imports
 
-    adaptations.apply()
-    engine_class()  # imports what runs, which can be guarded then
-    read_without_running()
-    guard()
-    bound_resizing()
-    register(FACTORIES)
+    with late_imports():
+        from ppcls_ext.configuration.evaluation import guard
+        from ppcls_ext.engine.bounded_resizing import bound_resizing
+        from ppcls_ext.host import adaptations
+        from ppcls_ext.host.registry import register
+        from ppcls_ext.models.factories import FACTORIES
+        from ppcls_ext.weights.in_paddle import read_without_running
+
+        adaptations.apply()
+        engine_class()  # imports what runs, which can be guarded then
+        read_without_running()
+        guard()
+        bound_resizing()
+        register(FACTORIES)

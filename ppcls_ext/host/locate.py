@@ -13,10 +13,12 @@ import importlib.util
 import logging
 import os
 import sys
+import types
 from dataclasses import dataclass
 from pathlib import Path
 
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.host.late_imports import late_imports
 
 HOME = "PADDLECLAS_HOME"
 HOW_TO_GET_ONE = (
@@ -116,16 +118,22 @@ def theseus_layer() -> type:
     warnings only, where nobody has. PaddleClas's engine sets its own level later.
     """
     activate()
-    host_logger = importlib.import_module("ppcls.utils.logger")
+    host_logger = import_host("ppcls.utils.logger")
     if host_logger._logger is None:
         host_logger.init_logger(log_level=logging.WARNING)
-    return importlib.import_module("ppcls.arch.backbone.base.theseus_layer").TheseusLayer
+    return import_host("ppcls.arch.backbone.base.theseus_layer").TheseusLayer
 
 
 def engine_class() -> type:
     """PaddleClas's engine: one object that trains, evaluates, infers or exports."""
     activate(need_engine=True)
-    return importlib.import_module("ppcls.engine.engine").Engine
+    return import_host("ppcls.engine.engine").Engine
+
+
+def import_host(name: str) -> types.ModuleType:
+    """Imports a module of PaddleClas, without what it imports and few runs use (`late_imports`)."""
+    with late_imports():
+        return importlib.import_module(name)
 
 
 def _at_home() -> PaddleClas | None:
