@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import paddle
 import pytest
+from paddle import nn
 
 from ppcls_ext import build, load_weights, reparameterize
 from ppcls_ext.layers.drop_path import DropPath
@@ -16,8 +17,16 @@ HEAVY = {"MobileOne_S4", "RepVGG_B1g4", "RepVGG_D2se", "FasterNet_S"}
 NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in HEAVY else name for name in SHAPES]
 
 
+def normalise(norm, x):
+    """Batch normalisation in train mode; Paddle's own keeps ε as a float32, which a net in train mode magnifies."""
+    mean = x.mean([0, 2, 3], keepdim=True)
+    variance = ((x - mean) ** 2).mean([0, 2, 3], keepdim=True)
+    gamma, beta = (value.reshape([1, -1, 1, 1]) for value in (norm.weight, norm.bias))
+    return (x - mean) / paddle.sqrt(variance + norm._epsilon) * gamma + beta
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_official_numbers(name):
+def test_official_numbers(name, monkeypatch):
     expected = reference(name)
     with float64():
         model = build(name)
@@ -37,6 +46,7 @@ def test_official_numbers(name):
             assert sum(tensor.size for tensor in fused.parameters()) == expected["params_fused"]
 
         model.train()
+        monkeypatch.setattr(nn.BatchNorm2D, "forward", normalise)
         for layer in model.sublayers():
             if isinstance(layer, DropPath):
                 layer.rate = 0.0  # off in the references
