@@ -19,6 +19,13 @@ _TOO_DEEP = f"nested more than {MAX_DEPTH} deep"
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
+class Refused(yaml.MarkedYAMLError):
+    """Beyond the limits; `problem` says of which, `problem_mark` where."""
+
+    def __init__(self, why: str, mark: yaml.Mark) -> None:
+        super().__init__(problem=f"refused: {why}", problem_mark=mark)
+
+
 class BoundedLoader(yaml.SafeLoader):
     """SafeLoader that gives up at `MAX_DEPTH`; by itself it goes as deep as Python does, in quadratic time."""
 
@@ -27,7 +34,7 @@ class BoundedLoader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
         """Makes the node of the next event, and those below it."""
         if self._depth > MAX_DEPTH:
-            raise PpclsExtError(f"line {self.peek_event().start_mark.line + 1}: refused: it is {_TOO_DEEP}")
+            raise Refused(f"it is {_TOO_DEEP}", self.peek_event().start_mark)
         self._depth += 1
         node = super().compose_node(parent, index)
         self._depth -= 1
@@ -41,8 +48,9 @@ def load_yaml(text: str, loader_class: type[BoundedLoader] = BoundedLoader) -> A
     as if each alias were written out, before anything is made of them.
 
     Raises:
+        Refused: it is beyond the limits.
         yaml.MarkedYAMLError: it is no YAML.
-        PpclsExtError: it is no YAML that can be made into values, or beyond the limits; tells the line.
+        PpclsExtError: it is YAML that cannot be made into values.
     """
     try:
         loader = loader_class(text)
@@ -54,7 +62,7 @@ def load_yaml(text: str, loader_class: type[BoundedLoader] = BoundedLoader) -> A
             return loader.construct_document(node)
         finally:
             loader.dispose()
-    except (yaml.MarkedYAMLError, PpclsExtError):
+    except yaml.MarkedYAMLError:
         raise
     except Exception as error:  # PyYAML raises many kinds for impossible dates and the like
         raise PpclsExtError(f"not YAML: {error}") from None
@@ -63,28 +71,24 @@ def load_yaml(text: str, loader_class: type[BoundedLoader] = BoundedLoader) -> A
 def _measure(node: yaml.Node, known: dict[int, tuple[int, int]], above: list[yaml.Node]) -> tuple[int, int]:
     """How many values `node` stands for, and how deep they go; `known` are those of nodes that were met before."""
     if any(node is other for other in above):
-        raise _refused(node, "it holds itself through an alias")
+        raise Refused("it holds itself through an alias", node.start_mark)
     if id(node) not in known:
         if isinstance(node, yaml.ScalarNode):
             longest = LONGEST_NUMBER if node.tag in _NUMBERS else LONGEST
             if len(node.value) > longest:
-                raise _refused(node, f"a value has more than {longest:,} characters")
+                raise Refused(f"a value has more than {longest:,} characters", node.start_mark)
             known[id(node)] = (1, 0)
         else:
             children = [
                 child for item in node.value for child in (item if isinstance(node, yaml.MappingNode) else [item])
             ]
             if len(above) > MAX_DEPTH:
-                raise _refused(node, f"it is {_TOO_DEEP}")
+                raise Refused(f"it is {_TOO_DEEP}", node.start_mark)
             sizes = [_measure(child, known, [*above, node]) for child in children]
             known[id(node)] = (1 + sum(size for size, _ in sizes), 1 + max((depth for _, depth in sizes), default=0))
     size, depth = known[id(node)]
     if size > MAX_VALUES:
-        raise _refused(node, f"its aliases unfold to more than {MAX_VALUES:,} values")
+        raise Refused(f"its aliases unfold to more than {MAX_VALUES:,} values", node.start_mark)
     if len(above) + depth > MAX_DEPTH:
-        raise _refused(node, f"it is {_TOO_DEEP}")
+        raise Refused(f"it is {_TOO_DEEP}", node.start_mark)
     return size, depth
-
-
-def _refused(node: yaml.Node, why: str) -> PpclsExtError:
-    return PpclsExtError(f"line {node.start_mark.line + 1}: refused: {why}")

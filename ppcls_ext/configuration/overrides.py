@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from ppcls_ext.configuration.arithmetic import evaluate
-from ppcls_ext.configuration.bounded_yaml import MAX_DEPTH, load_yaml
+from ppcls_ext.configuration.bounded_yaml import MAX_DEPTH, Refused, load_yaml
 from ppcls_ext.configuration.literals import LONGEST, read_literal
 from ppcls_ext.errors import PpclsExtError
 
@@ -72,6 +72,8 @@ def _parse_value(value: str, old: Any, text: str) -> Any:
     if value[:1] in ("[", "{"):
         try:
             return load_yaml(value)
+        except Refused as error:
+            raise PpclsExtError(f"override {text!r}: {error.problem}") from None
         except yaml.YAMLError:
             raise PpclsExtError(
                 f"override {text!r}: {_short(value)} is neither a Python nor a YAML list or mapping"

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from ppcls_ext.config_table.shipped import nearest
-from ppcls_ext.configuration.bounded_yaml import BoundedLoader, load_yaml
+from ppcls_ext.configuration.bounded_yaml import BoundedLoader, Refused, load_yaml
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.files import read_regular
 
@@ -31,7 +31,7 @@ def read_yaml(path: Path) -> dict:
     except UnicodeDecodeError:
         raise PpclsExtError(f"configuration {path} is not text in UTF-8") from None
     except PpclsExtError as error:
-        raise PpclsExtError(f"cannot read configuration {error}") from None
+        raise PpclsExtError(f"cannot read the configuration: {error}") from None
     return parse_yaml(text, path)
 
 
@@ -45,7 +45,9 @@ def parse_yaml(text: str, path: Path) -> dict:
         config = load_yaml(text, _StrictLoader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise PpclsExtError(f"{path}:{line}: not YAML: {error.problem}") from None
+        raise PpclsExtError(
+            f"{path}:{line}: {'' if isinstance(error, Refused) else 'not YAML: '}{error.problem}"
+        ) from None
     except PpclsExtError as error:
         raise PpclsExtError(f"{path}: {error}") from None
     if not isinstance(config, dict):

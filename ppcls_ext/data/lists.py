@@ -89,7 +89,7 @@ def read_lines(path: Path) -> list[str]:
     except (FileNotFoundError, NotADirectoryError):
         raise PpclsExtError(f"no list {path}; {_how_to_make(path)}") from None
     except PpclsExtError as error:
-        raise PpclsExtError(f"cannot read list {error}") from None
+        raise PpclsExtError(f"cannot read the list: {error}") from None
     except OSError as error:
         raise PpclsExtError(f"cannot read list {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:

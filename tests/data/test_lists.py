@@ -126,7 +126,7 @@ def test_missing_list_or_root_says_what_makes_it(tmp_path, folder, hint):
 
 
 def test_list_that_is_a_folder(tmp_path):
-    with pytest.raises(PpclsExtError, match=r"cannot read list .* is a folder"):
+    with pytest.raises(PpclsExtError, match=r"cannot read the list: .* is a folder"):
         read_list(tmp_path, tmp_path, 10)
 
 
@@ -209,7 +209,7 @@ def test_list_that_has_no_end(tmp_path, kind):
     path = tmp_path / "list.txt" if kind == "FIFO" else Path("/dev/zero")
     if kind == "FIFO":
         os.mkfifo(path)
-    with pytest.raises(PpclsExtError, match=r"cannot read list .* is a (FIFO|device)"):
+    with pytest.raises(PpclsExtError, match=r"cannot read the list: .* is a (FIFO|device)"):
         read_list(path, tmp_path, None)
 
 
