@@ -66,7 +66,7 @@ def resolve(config: dict, sections: tuple[str, ...]) -> None:
         PpclsExtError: a name that PaddleClas does not define, or text that is no plain arithmetic.
     """
     use_dali = bool(config["Global"].get("use_dali"))
-    for path, parent, key in _walk({section: config[section] for section in sections if section in config}, ""):
+    for path, parent, key in walk({section: config[section] for section in sections if section in config}, ""):
         value = parent[key]
         for pattern, module in NAMES.items():
             if _matches(pattern, path):
@@ -78,13 +78,13 @@ def resolve(config: dict, sections: tuple[str, ...]) -> None:
             parent[key] = _resolve_text(path, value, parent)
 
 
-def _walk(node: Any, above: str) -> Iterator[tuple[str, dict | list, str | int]]:
+def walk(node: Any, above: str) -> Iterator[tuple[str, dict | list, str | int]]:
     """All (path, container, key) below `node`."""
     items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     for key, value in list(items):
         path = f"{above}.{key}" if above else str(key)
         yield path, node, key
-        yield from _walk(value, path)
+        yield from walk(value, path)
 
 
 def _matches(pattern: str, path: str) -> bool:

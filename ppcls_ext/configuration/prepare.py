@@ -22,6 +22,8 @@ from ppcls_ext.configuration.places import (
     place_weights,
     require_writable,
 )
+from ppcls_ext.configuration.ranges import check_numbers
+from ppcls_ext.configuration.signatures import check_arguments
 from ppcls_ext.configuration.starting_weights import fetch_weights, unfuse_where_needed
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.host.locate import activate
@@ -62,7 +64,9 @@ def prepare(config: dict, mode: str) -> dict:
 
 def _prepare(config: dict, mode: str) -> dict:
     fill_in(config, mode)
+    check_numbers(config, SECTIONS[mode])
     expressions.resolve(config, SECTIONS[mode])
+    check_arguments(config, SECTIONS[mode])
     if mode == "train":
         warn_about_newer_fields(config)
         _check_profiler(config)
