@@ -13,6 +13,7 @@ import inspect
 import io
 import os
 import random
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -240,15 +241,31 @@ def _check_names(path: Path, optimizer: Any, state: Mapping[str, Any]) -> None:
     groups = optimizer._parameter_list or ()
     parameters = [p for group in groups for p in (group["params"] if isinstance(group, dict) else [group])]
     names = {parameter.name for parameter in parameters}
+    found = set()
     for key in state:
         if key in ("LR_Scheduler", "master_weights"):
             continue
         parts = key.split("_")
-        if not any("_".join(parts[:length]) in names for length in range(1, len(parts))):
+        owned = [length for length in range(1, len(parts)) if "_".join(parts[:length]) in names]
+        found.update("_".join(parts[length:-1]) for length in owned[-1:])
+        if not owned:
             raise PpclsExtError(
                 f"{path} does not fit: it holds {key}, and the optimizer has no such parameter; resume with the "
                 "architecture and the optimizer of that training"
             )
+    _check_kinds(path, optimizer, found)
+
+
+def _check_kinds(path: Path, optimizer: Any, found: set[str]) -> None:
+    """Paddle fails in the first step, or starts some of an optimizer's memory from zero without a word."""
+    texts = [name for name in dir(type(optimizer)) if re.fullmatch(r"_\w*_acc_(\w+_)?str", name)]
+    kept = {getattr(optimizer, name) for name in texts}
+    if found - kept or (kept and not found):
+        raise PpclsExtError(
+            f"{path} is of another optimizer: it holds {', '.join(sorted(found)) or 'nothing'}, and "
+            f"{type(optimizer).__name__} keeps {', '.join(sorted(kept)) or 'nothing'}; resume with the optimizer of "
+            "that training"
+        )
 
 
 def _with_tensors(state: Mapping[str, Any]) -> dict[str, Any]:

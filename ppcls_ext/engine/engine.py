@@ -25,6 +25,7 @@ from ppcls_ext.engine.decode_image import give_host_our_reader
 from ppcls_ext.engine.quantised import without_training_only
 from ppcls_ext.engine.strict_data import StrictLoader, count_unreadable, is_image_list, read_first
 from ppcls_ext.engine.watch import require_numbers, watch_evaluation, watch_training
+from ppcls_ext.engine.workers import explained_workers
 from ppcls_ext.errors import Interrupted, PpclsExtError, one_line, printable
 from ppcls_ext.files import atomic_write
 from ppcls_ext.host.locate import engine_class
@@ -105,7 +106,7 @@ class Engine(engine_class()):
         self.recipe.begin(self.config["Global"]["checkpoints"])
         checkpoints = Checkpoints(self, self.recipe.files, self.recipe.averages)
         try:
-            with checkpoints.in_host():
+            with explained_workers(lambda: how_to_resume(self.folder)), checkpoints.in_host():
                 super().train()
         except KeyboardInterrupt as interruption:
             raise Interrupted(f"{interruption or 'interrupted'}; {how_to_resume(self.folder)}") from interruption
@@ -118,7 +119,8 @@ class Engine(engine_class()):
 
     def eval(self, epoch_id: int = 0) -> float:
         """Evaluates, and says over how many images; returns PaddleClas's first metric."""
-        with self.recipe.evaluated() if self.recipe is not None else contextlib.nullcontext():
+        evaluated = self.recipe.evaluated() if self.recipe is not None else contextlib.nullcontext()
+        with explained_workers(), evaluated:
             first = super().eval(epoch_id)
         if first is not None and not np.isfinite(float(first)):
             raise PpclsExtError(f"epoch {epoch_id}: the metric is {float(first)}, which says nothing of the weights")

@@ -308,3 +308,18 @@ def test_the_best_weights_are_named_though_an_earlier_run_saved_them(train, conf
     assert capsys.readouterr().out.splitlines()[-1] == f"best weights: {folder / 'best_model.pdparams'}"
     train("other", epochs=3, checkpoints=str(folder / "latest"), eval_during_train=False)
     assert "best weights" not in capsys.readouterr().out.splitlines()[-1], "another training's folder"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [("Momentum", "AdamW"), ("AdamW", "Momentum"), ("Momentum", "SGD"), ("SGD", "Momentum")]
+)
+def test_an_optimizer_of_another_kind_is_refused(train, config, before, after):
+    """Paddle would fail in the first step, or begin from zero without a word."""
+    config["Arch"]["name"] = "FasterNet_T0"
+    schedule = {"name": "Cosine", "learning_rate": 0.01}
+    extra = {"Momentum": {"momentum": 0.9}, "AdamW": {"weight_decay": 0.01}, "SGD": {}}
+    config["Optimizer"] = {"name": before, **extra[before], "lr": schedule}
+    train("output", epochs=1, eval_during_train=False)
+    config["Optimizer"] = {"name": after, **extra[after], "lr": schedule}
+    with pytest.raises(PpclsExtError, match=rf"latest\.pdopt is of another optimizer: it holds .*, and {after} keeps"):
+        train("output", epochs=2, checkpoints="latest")
