@@ -35,7 +35,7 @@ ARROWS = {
     "configuration": "errors files host pictures data models config_table checkpoints training weights",
     "engine": "errors files packages host pictures data reparam weights models checkpoints training configuration",
     "quantize": "errors files packages pictures predict",
-    "deploy": "errors files packages host pictures predict reparam weights models",
+    "deploy": "errors files packages host pictures predict quantize reparam weights models",
     "downstream": "errors files packages host pictures reparam weights models deploy",
     "doctor": "errors packages host configuration engine",
 }

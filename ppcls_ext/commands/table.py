@@ -30,6 +30,7 @@ COMMANDS = {
     "predict": Command("predict", "classify pictures with an exported file; needs no Paddle"),
     "explain": Command("explain", "show where in a picture the evidence for a class lies"),
     "verify": Command("verify", "run an exported file in every installed runtime and compare their answers"),
+    "bench": Command("bench", "time models or exported files by form, runtime, threads and picture size"),
     "export-model": Command("engine", "fuse a model and write it for Paddle Inference", "export"),
     "convert-weights": Command("convert_weights", "convert published or trained weights between formats"),
     "make-lists": Command("make_lists", "write the image lists of a folder of class folders"),

@@ -1,0 +1,56 @@
+"""bench: a row for each form, runtime and number of threads, in three files."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+from PIL import Image
+
+from ppcls_ext.commands import bench
+from ppcls_ext.commands.outcome import run
+from ppcls_ext.predict.latency import measure
+
+
+def test_files_take_turns(exported, tmp_path, capsys):
+    _, path, _ = exported
+    assert run(lambda: bench.main([str(path), "--threads", "1", "2", "--turns", "3", "--output", str(tmp_path)])) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].split()[:5] == ["model", "form", "runtime", "threads", "px"]
+    rows = list(csv.DictReader((tmp_path / "bench.csv").open()))
+    assert [(row["model"], row["form"], row["threads"], row["px"]) for row in rows] == [
+        ("tiny.onnx", "file", "1", "16"),
+        ("tiny.onnx", "file", "2", "16"),
+    ]
+    assert all(0 < float(row["low"]) <= float(row["median"]) <= float(row["high"]) for row in rows)
+    said = json.loads((tmp_path / "bench.json").read_text())
+    assert said["turns"] == 3
+    assert said["machine"]
+    assert len(said["rows"]) == 2
+    assert not (tmp_path / "bench.png").exists()  # no published accuracy to draw
+
+
+@pytest.mark.slow
+def test_the_forms_of_a_model(tmp_path, capsys):
+    options = ["--forms", "unfused", "fused", "int8", "fp16", "--px", "32", "--turns", "2", "--output", str(tmp_path)]
+    assert run(lambda: bench.main(["MobileOne_S0", *options])) == 0
+    rows = list(csv.DictReader((tmp_path / "bench.csv").open()))
+    assert [row["form"] for row in rows] == ["unfused", "fused", "int8", "fp16"]
+    assert float(rows[0]["ratio"]) == 1
+    assert float(rows[1]["ratio"]) < 0.8, "fusing pays"
+    with Image.open(tmp_path / "bench.png") as drawn:
+        assert drawn.size == (900, 520)
+
+
+def test_calls_take_turns_and_warm_up_does_not_count():
+    calls = []
+    found = measure({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, turns=4)
+    assert calls == ["a", "b"] * 9
+    assert found["a"].ratio == 1
+    assert set(found) == {"a", "b"}
+
+
+def test_what_is_neither_a_model_nor_a_file_is_refused(capsys):
+    assert run(lambda: bench.main(["MobileOne_S9"])) == 1
+    assert "MobileOne_S9: neither a model (ppcls-ext models lists them) nor a file" in capsys.readouterr().err
