@@ -81,7 +81,7 @@ def _write(folder: Path, rows: list[dict[str, Any]], turns: int) -> None:
     writer = csv.DictWriter(table, rows[0], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    about = {"date": datetime.date.today().isoformat(), "machine": _machine(), "turns": turns}
+    about = {"date": datetime.date.today().isoformat(), "machine": machine(), "turns": turns}
     for name, text in (("bench.json", json.dumps({**about, "rows": rows}, indent=2)), ("bench.csv", table.getvalue())):
         with atomic_write(folder / name, "w", encoding="utf-8") as file:
             file.write(text)
@@ -92,7 +92,7 @@ def _write(folder: Path, rows: list[dict[str, Any]], turns: int) -> None:
         print(folder / "bench.png")
 
 
-def _machine() -> str:
+def machine() -> str:
     """The processor's name, as far as the system tells it."""
     information = Path("/proc/cpuinfo")
     lines = information.read_text(encoding="utf-8").splitlines() if information.exists() else []
