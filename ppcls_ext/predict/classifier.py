@@ -95,6 +95,11 @@ class Classifier:
         if self.batch:
             images = np.concatenate([images, np.zeros((self.batch - count, *images.shape[1:]), images.dtype)])
         scores = self.network.run(images)
+        if scores.ndim != 2 or len(scores) != len(images) or not scores.shape[1]:
+            raise PpclsExtError(
+                f"the network gives {list(scores.shape)} numbers for {len(images)} images: expected a row of classes "
+                "for each; export it again"
+            )
         if not np.isfinite(scores[:count]).all():
             raise PpclsExtError("the network's outputs hold NaN or infinity: export it again from other weights")
         return softmax(scores[:count]) if self.network.ends_in_logits else scores[:count]

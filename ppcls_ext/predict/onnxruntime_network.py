@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import numpy as np
 
@@ -27,15 +28,30 @@ class OnnxRuntimeNetwork:
                 f"{path}: onnxruntime cannot load it ({one_line(error)}); expected an ONNX file"
             ) from error
         self.metadata = read_metadata(path, self.session.get_modelmeta().custom_metadata_map)
-        (self.input,), (self.output,) = self.session.get_inputs(), self.session.get_outputs()
+        self.input, self.output = self._only_ones(path)
         batch, *self.image_shape = self.input.shape
         self.batch = batch if isinstance(batch, int) else None
         self.ends_in_logits = self.output.name == "logits"
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """`images: (N, 3, H, W)` float32 → (N, classes) float32."""
-        (scores,) = self.session.run([self.output.name], {self.input.name: images})
+        try:
+            (scores,) = self.session.run([self.output.name], {self.input.name: images})
+        except Exception as error:  # as above
+            raise PpclsExtError(f"onnxruntime cannot run the network: {one_line(error)}; export it again") from error
         return scores
+
+    def _only_ones(self, path: str | os.PathLike) -> tuple[Any, Any]:
+        """The input and the output: of pictures in float32, and of one row of numbers a picture."""
+        found = []
+        for what, ends, axes in (("input", self.session.get_inputs(), 4), ("output", self.session.get_outputs(), 2)):
+            told = ", ".join(f"{end.type} {end.shape}" for end in ends[:3]) or "none"
+            if len(ends) != 1 or ends[0].type != "tensor(float)" or len(ends[0].shape) != axes:
+                raise PpclsExtError(
+                    f"{path}: the network has the {what}s {told}: expected one, of floats with {axes} axes"
+                )
+            found.append(ends[0])
+        return found[0], found[1]
 
 
 def load(path: str | os.PathLike, threads: int | None, bf16: bool) -> OnnxRuntimeNetwork:

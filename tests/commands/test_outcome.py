@@ -49,6 +49,7 @@ def test_nothing_that_a_terminal_obeys(capsys, error):
 
 
 def test_warnings_are_harmless_too(capsys):
+    logging.getLogger("ppcls_ext").handlers.clear()  # pytest's own, where an earlier test ran a command
     assert run(lambda: logging.getLogger("ppcls_ext").warning("%s is\nskipped", HOSTILE)) == 0
     text = capsys.readouterr().err
     assert text[:-1].isprintable()

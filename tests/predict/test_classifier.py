@@ -163,9 +163,42 @@ def with_other_size(path: Path) -> bytes:
     return model.SerializeToString()
 
 
+def with_two_inputs(path: Path) -> bytes:
+    model = onnx.load(path)
+    model.graph.input.append(onnx.helper.make_tensor_value_info("more", onnx.TensorProto.FLOAT, [1, 3, 16, 16]))
+    return model.SerializeToString()
+
+
+def with_two_outputs(path: Path) -> bytes:
+    model = onnx.load(path)
+    model.graph.output.append(model.graph.output[0].__class__.FromString(model.graph.output[0].SerializeToString()))
+    model.graph.output[1].name = model.graph.node[0].output[0]
+    model.graph.output[1].type.tensor_type.ClearField("shape")
+    return model.SerializeToString()
+
+
+def of_metadata(path: Path, input_type: int, input_shape: list, output_shape: list, operator: str = "") -> bytes:
+    """A network of one node with the metadata of a real one."""
+    make = onnx.helper.make_tensor_value_info
+    node = onnx.helper.make_node(operator or "Flatten", ["x"], ["logits"])
+    ends = [make("x", input_type, input_shape)], [make("logits", input_type, output_shape)]
+    graph = onnx.helper.make_graph([node], "g", *ends)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    model.metadata_props.extend(onnx.load(path).metadata_props)
+    return model.SerializeToString()
+
+
+FLOAT, INT64 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
+        (with_two_inputs, "the network has the inputs tensor"),
+        (with_two_outputs, "the network has the outputs tensor"),
+        (lambda path: of_metadata(path, INT64, ["n", 3, 16, 16], ["n", 768]), r"the inputs tensor\(int64\)"),
+        (lambda path: of_metadata(path, FLOAT, [], [1, 1], "Shape"), "cannot load it|the inputs"),
+        (lambda path: of_metadata(path, FLOAT, ["n", 3, 16, 16], ["n", 3, 16, 16], "Relu"), "the outputs tensor"),
         (lambda path: None, "no such file"),
         (lambda path: b"", "onnxruntime cannot load it"),
         (lambda path: b"no graph", "onnxruntime cannot load it"),
