@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -23,6 +23,17 @@ from ppcls_ext.errors import PpclsExtError
 
 if TYPE_CHECKING:
     import onnx
+
+#: Paddle's names that paddle2onnx lists under older ones.
+RENAMED = {
+    "multiply": "elementwise_mul",
+    "subtract": "elementwise_sub",
+    "divide": "elementwise_div",
+    "maximum": "elementwise_max",
+    "minimum": "elementwise_min",
+    "arange": "range",
+    "topk": "top_k",
+}
 
 _CHILD = """
 import sys
@@ -135,14 +146,18 @@ def _save_static(network: Network, input_shape: tuple[int | None, ...], folder: 
 
 
 def _unknown_operators(network: Network) -> str:
-    """A remark on the operators that paddle2onnx has none like; its names differ from Paddle's (elementwise_add)."""
+    program = network.forward.concrete_program.main_program
+    return unknown_operators(op.name().partition("pd_op.")[2] for op in program.global_block().ops)
+
+
+def unknown_operators(names: Iterable[str]) -> str:
+    """A remark on the operators that paddle2onnx has none like; its names differ from Paddle's."""
     from paddle2onnx import utils
 
     known = utils.get_all_supported_operators_pir()
-    program = network.forward.concrete_program.main_program
-    operators = {op.name().partition("pd_op.")[2].rstrip("_") for op in program.global_block().ops}
     # what carries tensors in and out is always converted
-    unknown = sorted(name for name in operators - {"data", "fetch"} if not any(name in like for like in known))
+    operators = {RENAMED.get(name.rstrip("_"), name.rstrip("_")) for name in names} - {"data", "fetch"}
+    unknown = sorted(name for name in operators if not any(name in like for like in known))
     return f"; it lists no operator like {', '.join(unknown)}" if unknown else ""
 
 

@@ -22,6 +22,8 @@ from ppcls_ext.packages import require
 if TYPE_CHECKING:
     import onnx
 
+#: How a .json writes Paddle's own dialect.
+OWN = "1."
 #: Paddle 3.3 keeps these operators' numbers as float64, which paddle2onnx 2.1 refuses (pir_parser.cc, interpolation
 #: scales) or reads wrongly (Paddle2ONNX issue 1646, epsilons).
 FLOAT32 = ("_interp", "layer_norm", "group_norm")
@@ -153,12 +155,18 @@ def _narrow(node: Any) -> None:
 
 
 def _advice(program: Program) -> str:
+    from ppcls_ext.deploy.convert import unknown_operators
+
     if program.free_size:
         return (
             "; the picture's size is free, and adaptive pooling and others need it: export with a fixed one "
             "(PaddleSeg: --input_shape 1 3 H W; PaddleDetection: TestReader.inputs_def.image_shape)"
         )
-    return ""
+    if program.file.suffix != ".json":
+        return ""
+    found = operators(json.loads(program.file.read_text(encoding="utf-8")))
+    names = [operator["#"].split(".", 1)[1] for operator in found if operator["#"].startswith(OWN)]
+    return unknown_operators(names)
 
 
 def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
