@@ -70,7 +70,7 @@ def detector(name: str, published: Path | None, trained: bool) -> tuple[str, flo
 
 
 def segmenter(name: str, trained: bool) -> tuple[str, float, Path]:
-    """As `detector`."""
+    """As `detector`; exported without argmax, so that logits are compared."""
     config, folder = ROOT / "configs" / "segmentation" / f"{name}.yml", Path("output", name)
     start, minutes = time.time(), float("nan")
     if not (trained and (folder / "best_model" / "model.pdparams").exists()):
@@ -80,7 +80,7 @@ def segmenter(name: str, trained: bool) -> tuple[str, float, Path]:
     weights = ["--config", config, "--model_path", folder / "best_model" / "model.pdparams"]
     printed = script("PADDLESEG_HOME", "val.py", *weights, "--device", "cpu", log=folder / "val.log")
     mean = re.findall(r"mIoU: ([\d.]+)", printed)[-1]
-    arguments = [*weights, "--save_dir", folder / "inference", "--input_shape", 1, 3, 96, 96]
+    arguments = [*weights, "--save_dir", folder / "inference", "--input_shape", 1, 3, 96, 96, "--output_op", "none"]
     script("PADDLESEG_HOME", "export.py", *arguments, log=folder / "export.log")
     return f"mIoU {mean}", minutes, folder / "inference"
 
@@ -109,12 +109,12 @@ def draw(picture: np.ndarray, outputs: list[np.ndarray]) -> Image.Image:
     """Boxes, or classes in colour, over a picture, twice its size."""
     height, width = picture.shape[:2]
     image = Image.fromarray(picture).resize((2 * width, 2 * height))
-    if outputs[0].ndim == 3:
-        colour = Image.fromarray(COLOURS[outputs[0][0]]).resize(image.size, Image.NEAREST)
+    if outputs[0].ndim == 4:
+        colour = Image.fromarray(COLOURS[outputs[0][0].argmax(axis=0)]).resize(image.size, Image.NEAREST)
         return Image.blend(image, colour, 0.6)
     pen = ImageDraw.Draw(image)
     for kind, score, *box in outputs[0]:
-        if score > 0.4:
+        if score > 0.5:
             pen.rectangle([2 * float(value) for value in box], outline=tuple(COLOURS[1 + int(kind)]), width=2)
             pen.text((2 * float(box[0]) + 3, 2 * float(box[1]) + 2), f"{NAMES[int(kind)]} {score:.2f}", fill="black")
     return image

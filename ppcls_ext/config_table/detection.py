@@ -191,7 +191,7 @@ def _entry(
 #: file → header and configuration.
 DETECTION: dict[str, tuple[str, Config]] = dict(
     [
-        _entry("picodet_mobileone_s0", "PicoDet", "MobileOne_S0", "PicoDet", 15, 0.002, PICODET),
+        _entry("picodet_mobileone_s0", "PicoDet", "MobileOne_S0", "PicoDet", 12, 0.002, PICODET),
         _entry("ppyoloe_repvgg_a0", "PP-YOLOE", "RepVGG_A0", "YOLOv3", 10, 0.001, PPYOLOE),
         _entry("yolox_fasternet_t0", "YOLOX", "FasterNet_T0", "YOLOX", 15, 0.001, YOLOX),
     ]
