@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from ppcls_ext.deploy.verification import NOISE_FACTOR, NUDGE, TOLERANCE, require_small
 from ppcls_ext.errors import PpclsExtError
 
 #: Share of the pixels of an index map that may differ: where two classes score the same but for rounding.
@@ -25,6 +26,42 @@ def largest_difference(got: Sequence[np.ndarray], expected: Sequence[np.ndarray]
     if shapes[0] != shapes[1]:
         raise PpclsExtError(f"the outputs' shapes differ: {shapes[0]}, expected {shapes[1]}; nothing was written")
     return float(np.max([_difference(*pair) for pair in zip(got, expected)]))
+
+
+def require_same(
+    what: str,
+    got: Sequence[np.ndarray],
+    run: Callable[[Mapping[str, np.ndarray]], Sequence[np.ndarray]],
+    inputs: Mapping,
+) -> float:
+    """Raises where `got` differs from `run(inputs)` by more than rounding explains; gives the largest difference.
+
+    Args:
+        what: the two forms, for the error.
+        got: one form's outputs.
+        run: the other form.
+        inputs: by name; those of four axes are pictures.
+
+    Raises:
+        PpclsExtError: they differ.
+    """
+    expected = run(inputs)
+    difference = largest_difference(got, expected)
+    allowed = TOLERANCE
+    if not difference <= allowed:
+        # pictures that a model was not trained on, levels instead of normalised ones, may magnify rounding errors
+        random = np.random.default_rng(1)
+        nudged = {
+            name: (value * (1 + NUDGE * random.uniform(-1, 1, value.shape))).astype(value.dtype)
+            if value.ndim == 4
+            else value
+            for name, value in inputs.items()
+        }
+        moved = run(nudged)
+        if [values.shape for values in moved] == [values.shape for values in expected]:
+            allowed = max(allowed, NOISE_FACTOR * largest_difference(moved, expected))
+    require_small(what, difference, allowed)
+    return difference
 
 
 def _difference(got: np.ndarray, expected: np.ndarray) -> float:

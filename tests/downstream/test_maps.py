@@ -12,7 +12,7 @@ from paddle import nn
 
 import ppcls_ext
 from ppcls_ext.downstream import adaptations, checkouts
-from ppcls_ext.downstream.differences import largest_difference
+from ppcls_ext.downstream.differences import largest_difference, require_same
 from ppcls_ext.downstream.export import fuse_with_proof, prove_exports, require_no_branches
 from ppcls_ext.downstream.maps import build_net, freeze_norms, freeze_parameters
 from ppcls_ext.downstream.onnx import find_prefix, program_to_onnx, with_float32_numbers
@@ -225,6 +225,22 @@ def test_differences_of_detections():
     doubled = rows[[0, 0, 2]]  # a row instead of another
     assert largest_difference([doubled], [rows]) > 0.1
     assert np.isnan(largest_difference([rows * np.nan], [rows]))
+
+
+def test_rounding_is_allowed_for_and_no_more():
+    inputs = {"x": np.ones((1, 3, 4, 4), np.float32), "scale_factor": np.ones((1, 2), np.float32)}
+
+    def magnifies(given):  # a change of 1e-6 moves the outputs by about 1e-3
+        return [np.float32([1 + 1e3 * (given["x"].astype("float64") - 1).max()]), given["scale_factor"]]
+
+    near = [magnifies(inputs)[0] + np.float32(5e-4), inputs["scale_factor"]]
+    assert require_same("forms", near, magnifies, inputs) == pytest.approx(5e-4, rel=1e-3)
+    with pytest.raises(PpclsExtError, match="forms differ by"):
+        require_same("forms", [near[0] + 0.1, near[1]], magnifies, inputs)
+    with pytest.raises(PpclsExtError, match="forms differ by"):
+        require_same("forms", [inputs["x"] + 5e-4], lambda given: [given["x"]], inputs)
+    with pytest.raises(PpclsExtError, match="differ by nan"):
+        require_same("forms", [inputs["x"] * np.nan], lambda given: [given["x"]], inputs)
 
 
 @pytest.mark.parametrize("host", [checkouts.PADDLEDET, checkouts.PADDLESEG], ids=lambda host: host.title)
