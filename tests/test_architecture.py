@@ -32,10 +32,12 @@ ARROWS = {
     "config_table": "models",
     "checkpoints": "errors files weights",
     "training": "errors models reparam weights",
-    "configuration": "errors files host pictures data models config_table checkpoints training weights",
-    "engine": "errors files packages host pictures data reparam weights models checkpoints training configuration",
+    "runs": "errors files pictures models config_table checkpoints",
+    "configuration": "errors files host pictures data models config_table checkpoints training runs weights",
+    "engine": "errors files packages host pictures data predict reparam weights models checkpoints training runs "
+    "configuration",
     "quantize": "errors files packages pictures predict",
-    "deploy": "errors files packages host pictures predict quantize reparam weights models",
+    "deploy": "errors files packages host pictures predict quantize reparam weights models runs",
     "downstream": "errors files packages host pictures reparam weights models deploy",
     "doctor": "errors packages host configuration engine",
 }

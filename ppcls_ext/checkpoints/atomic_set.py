@@ -154,7 +154,7 @@ def find_newest(folder: Path) -> tuple[CheckpointSet | None, list[str]]:
     candidates, faults = [], []
     for manifest in sorted({*folder.glob("*.json"), *folder.glob("*/*.json")}):
         prefix = manifest.with_suffix("")
-        if not [*prefix.parent.glob(f"{glob.escape(prefix.name)}.pd*")]:
+        if not [*prefix.parent.glob(f"{glob.escape(prefix.name)}.pdparams*")]:
             continue  # some other JSON file
         try:
             candidates.append((prefix.name == "latest", read_manifest(prefix).written, prefix))
@@ -176,7 +176,7 @@ def how_to_resume(folder: Path) -> str:
     found, _ = find_newest(folder)
     if found is None:
         return f"begin again: {folder} holds no checkpoint to resume from"
-    return f"resume with -o Global.checkpoints=latest: the checkpoint of epoch {found.state.get('epoch')} is whole"
+    return f"the same command with --resume goes on: the checkpoint of epoch {found.state.get('epoch')} is whole"
 
 
 def finish(prefix: Path) -> None:

@@ -44,16 +44,27 @@ class Checkpoints:
         engine: PaddleClas's, in its mode "train".
         files: the files (path, content) to write for one that PaddleClas saves.
         averages: whether the best model's weights are an average, from which no training can go on.
+        facts: to be kept in every manifest, as JSON can hold them.
+        on_saved: called, on every process, with the name of a checkpoint that is on the disk.
 
     Attributes:
         saved: the files written.
+        seed: from which the random numbers of every epoch are drawn.
     """
 
-    def __init__(self, engine: Any, files: Files, averages: bool = False) -> None:
+    def __init__(
+        self,
+        engine: Any,
+        files: Files,
+        averages: bool = False,
+        facts: Mapping[str, Any] | None = None,
+        on_saved: Callable[[str], None] = lambda name: None,
+    ) -> None:
         self._engine, self._files, self._averages = engine, files, averages
+        self._facts, self._on_saved = dict(facts or {}), on_saved
         self._best = -1.0
         seed = engine.config["Global"].get("seed")
-        self._seed = int.from_bytes(os.urandom(4), "little") if seed in (None, False) else int(seed)
+        self.seed = int.from_bytes(os.urandom(4), "little") if seed in (None, False) else int(seed)
         self.saved: list[Path] = []
 
     def is_best(self, prefix: Path) -> bool:
@@ -84,10 +95,15 @@ class Checkpoints:
         def save_set(*args: Any, **kwargs: Any) -> None:
             given = inspect.signature(save_model).bind(*args, **kwargs)
             given.apply_defaults()
-            if paddle.distributed.get_rank() != 0:
-                return  # as PaddleClas does
-            model_path, name, prefix = (given.arguments[field] for field in ("model_path", "model_name", "prefix"))
-            folder = Path(model_path, name) if host_adds_architecture() else Path(model_path)
+            prefix = given.arguments["prefix"]
+            if paddle.distributed.get_rank() != 0:  # PaddleClas writes nothing there, either
+                self._on_saved(prefix)
+                return
+            if host_adds_architecture():
+                folder = self._engine.folder
+                given.arguments.update(model_path=str(folder.parent), model_name=folder.name)
+            else:
+                folder = Path(given.arguments["model_path"])
             info = given.arguments["metric_info"]
             if prefix == "best_model":
                 self._best = float(info["metric"])
@@ -105,12 +121,13 @@ class Checkpoints:
 
             paddle.save = save_file
             try:
-                save_model(*args, **kwargs)
+                save_model(*given.args, **given.kwargs)
                 resumable = not (self._averages and prefix == "best_model")
-                writer.commit({"epoch": int(info["epoch"]), "resumable": resumable, **self._state()})
+                writer.commit({"epoch": int(info["epoch"]), "resumable": resumable, **self._state(), **self._facts})
             finally:
                 paddle.save = save
                 writer.close()
+            self._on_saved(prefix)
 
         return save_set
 
@@ -119,7 +136,7 @@ class Checkpoints:
         scaler = getattr(self._engine, "scaler", None)
         return {
             "best_metric": self._best,
-            "seed": self._seed,
+            "seed": self.seed,
             "learning_rate": [_plain(schedule.state_dict()) for schedule in self._engine.lr_sch],
             "loss_scaler": _plain(scaler.state_dict()) if hasattr(scaler, "state_dict") else {},
         }
@@ -132,7 +149,7 @@ class Checkpoints:
             sampler = getattr(engine.train_dataloader, "batch_sampler", None)
             if hasattr(sampler, "set_epoch"):
                 sampler.set_epoch(epoch_id - 1)
-            seed_epoch(self._seed, epoch_id)
+            seed_epoch(self.seed, epoch_id)
             train_epoch(engine, epoch_id, *args)
 
         return train_seeded_epoch
@@ -158,16 +175,11 @@ class Checkpoints:
             state = found.state["loss_scaler"]
             scaler.load_state_dict({**state, "scale": np.asarray(state["scale"], np.float32)})
         if self._engine.config["Global"].get("seed") in (None, False):
-            self._seed = found.state.get("seed", self._seed)
+            self.seed = found.state.get("seed", self.seed)
         self._best = found.state["best_metric"]
         from ppcls.utils import logger
 
         logger.info(f"resuming from {prefix}, epoch {found.state['epoch']}, best metric {self._best:.5f}")
-        if found.state["epoch"] >= self._engine.config["Global"]["epochs"]:
-            logger.warning(
-                f"{prefix} is of epoch {found.state['epoch']}, and Global.epochs is "
-                f"{self._engine.config['Global']['epochs']}: nothing is left to train; raise Global.epochs to go on"
-            )
         return {"metric": self._best, "epoch": found.state["epoch"]}
 
     def _restore_optimizers(self, found: CheckpointSet, optimizers: list) -> None:

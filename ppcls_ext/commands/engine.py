@@ -1,4 +1,4 @@
-"""The commands train, eval, infer and export-model; their options are PaddleClas's."""
+"""The commands eval, infer and export-model, on PaddleClas's engine."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ import os
 from collections.abc import Sequence
 
 from ppcls_ext.commands.interruption import interrupt_on_sigterm
-from ppcls_ext.commands.options import add_config_arguments, command_parser
-from ppcls_ext.configuration.load import load_config
+from ppcls_ext.commands.options import RESULTS_HELP, command_parser, results_file
+from ppcls_ext.commands.source import add_source_arguments, read_source
 from ppcls_ext.engine.start import set_up
 
-#: By mode: the command's name, and an example.
+#: By mode: the command's name, and examples.
 COMMANDS = {
-    "train": ("train", "train -c MobileOne_S0 -o Global.epochs=20"),
-    "eval": ("eval", "eval -c MobileOne_S0 -o Global.pretrained_model=output/MobileOne_S0/best_model"),
+    "eval": (
+        *("eval", "eval output/MobileOne_S0"),
+        "eval -c MobileOne_S0 -o Global.pretrained_model=output/MobileOne_S0/best_model",
+    ),
     "infer": (
-        "infer",
-        "infer -c MobileOne_S0 -o Global.pretrained_model=output/MobileOne_S0/best_model Infer.infer_imgs=flower.jpg",
+        *("infer", "infer output/MobileOne_S0 flower.jpg photos/"),
+        "infer -c MobileOne_S0 flower.jpg -o Global.pretrained_model=output/MobileOne_S0/best_model",
     ),
     "export": (
-        "export-model",
+        *("export-model", "export-model output/MobileOne_S0"),
         "export-model -c MobileOne_S0 -o Global.pretrained_model=output/MobileOne_S0/best_model "
         "Global.save_inference_dir=inference",
     ),
@@ -30,11 +32,6 @@ COMMANDS = {
 
 #: Paddle's switch between the two formats of a program.
 PIR = "FLAGS_enable_pir_api"
-
-
-def train(argv: Sequence[str] | None = None) -> None:
-    """`ppcls-ext train`."""
-    _run("train", argv)
 
 
 def evaluate(argv: Sequence[str] | None = None) -> None:
@@ -53,19 +50,23 @@ def export(argv: Sequence[str] | None = None) -> None:
 
 
 def _run(mode: str, argv: Sequence[str] | None) -> None:
-    args = _parse(mode, argv)
+    parser = _parser(mode)
+    args = parser.parse_args(argv)
+    source = read_source(parser, args)
+    config = source.config
+    if getattr(args, "out", None):
+        config.setdefault("Infer", {})["save_dir"] = args.out
     if getattr(args, "format", None):
         os.environ[PIR] = "1" if args.format == "json" else "0"  # read when Paddle is loaded
-    config = load_config(args.config, args.override)
-    print(f"{args.config}: loading Paddle and PaddleClas", flush=True)  # which takes some seconds
+    print(f"{args.config or source.folder}: loading Paddle and PaddleClas", flush=True)  # which takes some seconds
     set_up()
     interrupt_on_sigterm()
     from ppcls_ext.configuration.prepare import prepare
+    from ppcls_ext.engine.terminal import quiet_host
 
-    if getattr(args, "overwrite", False) or getattr(args, "check_images", False):
-        config.setdefault("Global", {})["overwrite"] = True
-    config["profiler_options"] = getattr(args, "profiler_options", None)
-    prepared = prepare(copy.deepcopy(config), mode)
+    if not args.verbose:
+        quiet_host()
+    prepared = prepare(copy.deepcopy(config), mode, source.folder)
     if getattr(args, "check_images", False):
         from ppcls_ext.commands.check_images import check_images
 
@@ -80,21 +81,20 @@ def _run(mode: str, argv: Sequence[str] | None) -> None:
         from ppcls_ext.commands.inference_yml import write_inference_yml
 
         write_inference_yml(config, target)
+    if mode == "eval" and not args.verbose:
+        for evaluation in engine.evaluations:
+            print(evaluation)
 
 
-def _parse(mode: str, argv: Sequence[str] | None) -> argparse.Namespace:
+def _parser(mode: str) -> argparse.ArgumentParser:
     parser = command_parser(*COMMANDS[mode])
-    add_config_arguments(parser)
-    if mode in ("train", "eval"):
+    add_source_arguments(parser, pictures=mode == "infer")
+    if mode == "eval":
         parser.add_argument(
             "--check-images", action="store_true", help="only decode every image of the lists, and name unreadable ones"
         )
-    if mode == "train":
-        parser.add_argument(
-            "--overwrite", action="store_true", help="train anew where an earlier training's checkpoints are"
-        )
-        profiler = 'PaddleClas\'s profiler, e.g. "batch_range=[10, 20]"'
-        parser.add_argument("-p", "--profiler_options", metavar="KEY=VALUE;…", help=profiler)
+    if mode == "infer":
+        parser.add_argument("--out", metavar="FILE", type=results_file, help=RESULTS_HELP)
     if mode == "export":
         parser.add_argument(
             "--format",
@@ -102,4 +102,5 @@ def _parse(mode: str, argv: Sequence[str] | None) -> argparse.Namespace:
             help="of the program: Paddle 3's inference.json, or the older inference.pdmodel, which PaddleClas's "
             "predict_cls.py and the paddleclas package read (default: Paddle's own, json)",
         )
-    return parser.parse_args(argv)
+    parser.add_argument("-v", "--verbose", action="store_true", help="show PaddleClas's own output")
+    return parser

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from ppcls_ext.commands.interruption import interrupt_on_sigterm
-from ppcls_ext.commands.options import add_config_arguments, command_parser, positive
+from ppcls_ext.commands.options import command_parser, positive
 from ppcls_ext.commands.reduced import INT8_OPSET, add_reduced_arguments, reduction
-from ppcls_ext.configuration.load import load_config
+from ppcls_ext.commands.source import add_source_arguments, read_source
 from ppcls_ext.deploy.configured import build, describe, read_section
 from ppcls_ext.engine.threads import use_all_cores
 from ppcls_ext.packages import require
@@ -23,8 +23,12 @@ logger = logging.getLogger("ppcls_ext")
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Exports the model of a configuration to ONNX and prints the report."""
-    args = _parse(argv)
-    config = load_config(args.config, args.override)
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if not args.int8 and (args.calibration or args.allow):
+        parser.error("--calibration and --allow belong to --int8")
+    source = read_source(parser, args)
+    config = source.config
     use_all_cores()  # before anything imports Paddle
     metadata = describe(config)
     rule = metadata.preprocessing
@@ -38,9 +42,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     paddle.set_device("cpu")  # what onnxruntime is compared with must not round differently on every machine
     width, height = rule.image_size
+    name = f"{metadata.architecture}.onnx"
+    output = args.output or (source.folder / name if source.folder else name)
     report = export_onnx(
         build(config),
-        args.output or f"{metadata.architecture}.onnx",
+        output,
         image_shape=read_section(config, "Global").get("image_shape") or (3, height, width),
         opset=args.opset or (INT8_OPSET if args.int8 else DEFAULT_OPSET),
         batch=args.batch,
@@ -50,16 +56,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         reduce=reduce,
     )
     print(report)
+    print(f"next:\n  ppcls-ext predict {output} PICTURE…")
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def _parser() -> argparse.ArgumentParser:
     parser = command_parser(
         "export-onnx",
+        "export-onnx output/MobileOne_S0",
         "export-onnx -c MobileOne_S0 -o Global.pretrained_model=output/MobileOne_S0/best_model "
         "--output MobileOne_S0.onnx",
     )
-    add_config_arguments(parser)
-    parser.add_argument("--output", metavar="FILE", help="file to write (default: the architecture's name + .onnx)")
+    add_source_arguments(parser)
+    parser.add_argument(
+        "--output", metavar="FILE", help="file to write (default: ARCH.onnx, in the run's folder where RUN is given)"
+    )
     parser.add_argument("--opset", type=int, metavar="N", help="ONNX opset, 11 to 20 (default: 17; 20 for int8)")
     parser.add_argument("--batch", type=positive, metavar="N", help="fix the batch size (default: any)")
     parser.add_argument("--no-softmax", action="store_true", help="end in logits instead of probabilities")
@@ -67,7 +77,4 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--samples", nargs="+", metavar="IMAGE", help="images, folders or patterns to compare on, beside random input"
     )
     add_reduced_arguments(parser)
-    args = parser.parse_args(argv)
-    if not args.int8 and (args.calibration or args.allow):
-        parser.error("--calibration and --allow belong to --int8")
-    return args
+    return parser

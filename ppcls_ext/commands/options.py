@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import textwrap
+from pathlib import Path
 
 from ppcls_ext.commands.table import COMMANDS
+from ppcls_ext.predict.results import SUFFIXES
 
 
 def command_parser(name: str, *examples: str, description: str = "") -> argparse.ArgumentParser:
@@ -30,6 +32,16 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number from 1")
     return int(text)
+
+
+RESULTS_HELP = "also write the results to a .csv file, one line a picture and class, or a .json file"
+
+
+def results_file(text: str) -> str:
+    """A type for argparse: the name of a file of results."""
+    if Path(text).suffix.lower() not in SUFFIXES:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a file name that ends in {' or '.join(SUFFIXES)}")
+    return text
 
 
 def add_config_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:

@@ -8,11 +8,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ppcls_ext.commands.options import command_parser, positive
+from ppcls_ext.commands.options import RESULTS_HELP, command_parser, positive, results_file
 from ppcls_ext.errors import PpclsExtError, one_line, printable
 from ppcls_ext.pictures.decoding import decode
 from ppcls_ext.pictures.find import find_images
 from ppcls_ext.predict.classifier import BATCH, Classifier, classify
+from ppcls_ext.predict.results import write_results
 from ppcls_ext.predict.runtimes import RUNTIMES
 from ppcls_ext.report.saved_images import SavedImages
 
@@ -34,9 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             continue
         if saved is not None:
             saved.add(file, decode(file.read_bytes()), result)
-        if args.json:
-            results.append({"file_name": str(file), **result})
-        else:
+        results.append({"file_name": str(file), **result})
+        if not args.json:
             _print_table(file, result)
     if args.json:
         print(json.dumps(results, indent=2, allow_nan=False))
@@ -47,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             *(f"{len(saved.written)} pictures written, the last {printable(str(path))}" for path in last),
             file=sys.stderr,
         )
+    if args.out:
+        write_results(args.out, results)
     return 1 if failed else 0
 
 
@@ -60,6 +62,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", metavar="MODEL", help="the ONNX file (default: the first argument)")
     parser.add_argument("--topk", type=positive, default=5, metavar="K", help="classes to print a picture (default: 5)")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
+    parser.add_argument("--out", metavar="FILE", type=results_file, help=RESULTS_HELP)
     parser.add_argument("--save-image", metavar="PNG|FOLDER", help="draw the pictures with their classes, and sheets")
     parser.add_argument("--batch-size", type=positive, metavar="N", help="pictures a run (default: the model's, or 8)")
     parser.add_argument("--threads", type=positive, metavar="N", help="of the runtime (default: its own choice)")

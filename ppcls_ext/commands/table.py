@@ -23,7 +23,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "doctor": Command("doctor", "say whether everything is there and works; with -c, try a configuration"),
     "models": Command("models", "list the models: parameters, multiply-adds, published accuracy, weights"),
-    "train": Command("engine", "train a model with PaddleClas's engine", "train"),
+    "train": Command("train", "train a model with PaddleClas's engine"),
     "eval": Command("engine", "evaluate trained weights", "evaluate"),
     "infer": Command("engine", "print the classes of pictures, from trained weights", "infer"),
     "export-onnx": Command("export_onnx", "fuse a model and write it as an ONNX file that was proved equal"),

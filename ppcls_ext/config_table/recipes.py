@@ -117,7 +117,6 @@ def _mobileone_imagenet(model: str) -> Recipe:
         augmentation=({"AutoAugment": None},) if large else (),
         sections={"Recipe": recipe},
         workers=4,
-        overrides={"save_interval": 1},
     )
 
 
@@ -138,7 +137,6 @@ def _repvgg_imagenet(model: str) -> Recipe:
         label_smoothing=0.1 if strong else 0.0,
         train_size=224,
         workers=4,
-        overrides={"save_interval": 1},
     )
 
 
@@ -180,7 +178,6 @@ The published learning rate, {rate} per {reference} images, is scaled: {batch_si
         batch_augmentation=_mixup_or_cutmix(mixup, 0.5, 0.5),
         sections={"Recipe": training},
         workers=4,
-        overrides={"save_interval": 1},
     )
 
 

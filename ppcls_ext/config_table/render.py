@@ -45,7 +45,7 @@ def to_config(recipe: Recipe) -> Config:
             "pretrained_model": None,
             "output_dir": "./output/",
             "device": "auto",
-            "save_interval": recipe.epochs,
+            "save_interval": 0,  # the best and the latest model are kept, no others
             "eval_during_train": True,
             "eval_interval": 1,
             "epochs": recipe.epochs,
@@ -95,22 +95,25 @@ def _loader(task: Task, file_list: str, ops: list[Config], batch_size: int, work
     }
 
 
-class _Dumper(yaml.SafeDumper):
+class Dumper(yaml.SafeDumper):
     """Writes lists of plain values on one line, and no anchors."""
 
     def ignore_aliases(self, data: Any) -> bool:
+        """No anchors."""
         return True
 
     def represent_list(self, data: list) -> yaml.Node:
+        """Plain values stand on one line."""
         plain = not any(isinstance(item, (list, dict)) for item in data)
         return self.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=plain)
 
     def represent_nothing(self, data: None) -> yaml.Node:
+        """A null that can be seen."""
         return self.represent_scalar("tag:yaml.org,2002:null", "null")
 
 
-_Dumper.add_representer(list, _Dumper.represent_list)
-_Dumper.add_representer(type(None), _Dumper.represent_nothing)
+Dumper.add_representer(list, Dumper.represent_list)
+Dumper.add_representer(type(None), Dumper.represent_nothing)
 
 
 def render(recipe: Recipe) -> str:
@@ -125,6 +128,6 @@ def render_sections(header: str, config: Config) -> str:
     for number, (name, section) in enumerate(config.items()):
         if number and (isinstance(section, dict) or isinstance(before, dict)):
             text += "\n"
-        text += yaml.dump({name: section}, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
+        text += yaml.dump({name: section}, Dumper=Dumper, sort_keys=False, width=120, allow_unicode=True)
         before = section
     return text

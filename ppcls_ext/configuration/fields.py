@@ -15,7 +15,7 @@ logger = logging.getLogger("ppcls_ext")
 #: Fields without which the engine fails somewhere inside.
 REQUIRED = {
     "train": (
-        *("Global.output_dir", "Global.epochs", "Global.print_batch_step", "Global.save_interval"),
+        *("Global.output_dir", "Global.epochs", "Global.print_batch_step"),
         *("Global.eval_during_train", "Global.eval_interval"),
         *("Arch.name", "Loss.Train", "Optimizer", "DataLoader.Train"),
     ),

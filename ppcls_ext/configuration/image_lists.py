@@ -59,7 +59,7 @@ def give_host_a_list(dataset: dict, entries: list[ListEntry]) -> None:
     if not host_reads_list(path, dataset["image_root"], delimiter, entries):
         copy, dataset["delimiter"] = copy_list(entries)
         dataset["cls_label_path"] = str(copy)
-        logger.info("%s has paths or lines that PaddleClas misreads: it gets the copy %s", path, copy)
+        logger.debug("%s has paths or lines that PaddleClas misreads: it gets the copy %s", path, copy)
 
 
 def _class_num(config: dict, dataset: dict) -> int | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ppcls_ext.config_table.shipped import shipped
 from ppcls_ext.configuration.overrides import apply_override
+from ppcls_ext.configuration.picture_size import set_picture_size
 from ppcls_ext.configuration.spelling import KNOWN, check_spelling
 from ppcls_ext.configuration.yaml_file import parse_yaml, read_yaml
 
@@ -27,8 +28,18 @@ def load_config(path: str | os.PathLike, overrides: Iterable[str] = ()) -> dict:
     """
     text = None if Path(path).is_file() else shipped(os.fspath(path))
     config = read_yaml(Path(path)) if text is None else parse_yaml(text, Path(path))
+    return override(config, overrides)
+
+
+def override(config: dict, overrides: Iterable[str]) -> dict:
+    """Applies `overrides` to `config`, in place, checks the spelling and does what `Global.image_size` asks for.
+
+    Raises:
+        PpclsExtError: see `load_config`.
+    """
     for text in overrides:
         apply_override(config, text)
     for section in KNOWN:
         check_spelling(section, config.get(section) if section else config)
+    set_picture_size(config)
     return config

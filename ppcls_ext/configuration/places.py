@@ -15,6 +15,7 @@ from ppcls_ext.configuration.host_copies import copy_class_names, host_reads_cla
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.host.locate import activate
 from ppcls_ext.pictures.class_names import read_class_names
+from ppcls_ext.runs.trained_with import check_weights
 from ppcls_ext.weights.fetch import URLS
 
 logger = logging.getLogger("ppcls_ext")
@@ -32,10 +33,14 @@ def require_writable(field: str, value: Any) -> None:
         raise PpclsExtError(f"{field} is {value}: {nearest} cannot be written; choose a folder that can")
 
 
-def place_checkpoints(config: dict) -> None:
+def place_checkpoints(config: dict, folder: Path) -> None:
     """Makes the output folder this training's own, and finds the checkpoint to resume from.
 
     Puts in order what an interrupted save of it left.
+
+    Args:
+        config: says which checkpoint: a path, or "latest" for that of the run.
+        folder: of the run.
 
     Raises:
         PpclsExtError: another process trains in the folder, an earlier training's checkpoints would be overwritten, or
@@ -44,7 +49,6 @@ def place_checkpoints(config: dict) -> None:
     from paddle.distributed import get_rank
 
     settings = config["Global"]
-    folder = output_folder(config)
     if get_rank() == 0:
         hold(folder)
     given, overwrite = settings["checkpoints"] or None, settings.pop("overwrite", False)
@@ -55,17 +59,12 @@ def place_checkpoints(config: dict) -> None:
     if is_within:
         finish(Path(found))
     elif not overwrite:
-        _require_no_earlier_training(folder)
+        require_no_earlier_training(folder)
     if found is not None and not is_within:
         with contextlib.suppress(PpclsExtError):  # of a training that still runs, or where nothing can be written
             hold(Path(found).parent)
             finish(Path(found))
             release(Path(found).parent)
-
-
-def output_folder(config: dict) -> Path:
-    """Where a training's checkpoints are."""
-    return Path(str(config["Global"]["output_dir"])) / str(config["Arch"]["name"])
 
 
 def _find_checkpoint(given: Any, folder: Path) -> str | None:
@@ -96,15 +95,18 @@ def _is_within(prefix: str, folder: Path) -> bool:
     return Path(os.path.realpath(folder)) in (parent, parent.parent)
 
 
-def _require_no_earlier_training(folder: Path) -> None:
-    """A training that begins anew overwrites `latest` at the end of its first epoch, and mostly the best model too."""
+def require_no_earlier_training(folder: Path) -> None:
+    """Raises PpclsExtError where a training that begins anew in `folder` would overwrite another's checkpoints.
+
+    It overwrites `latest` at the end of its first epoch, and mostly the best model too.
+    """
     for name, what in (("best_model", "the best model"), ("latest", "the checkpoints")):
         there = [*folder.glob(f"{name}.pdparams"), *folder.glob(f"{name}/*.pdparams")]
         if there:
             raise PpclsExtError(
-                f"{there[0]} is of an earlier training, {what} of which this one would overwrite: resume it with -o "
-                "Global.checkpoints=latest, overwrite it with --overwrite (or -o Global.overwrite=true), or choose "
-                "another Global.output_dir"
+                f"{there[0]} is of an earlier training, {what} of which this one would overwrite: resume it with "
+                "--resume, overwrite it with --overwrite (or -o Global.overwrite=true), or choose another "
+                "Global.output_dir"
             )
 
 
@@ -119,11 +121,14 @@ def place_weights(config: dict, mode: str) -> None:
         if mode != "train" and not _any_pretrained(arch):
             logger.warning("no Global.pretrained_model: the weights are random")
     elif is_ours(config):
-        arch["pretrained"] = str(intact(existing_file("Global.pretrained_model", weights, ".pdparams")))
+        path = existing_file("Global.pretrained_model", weights, ".pdparams")
+        check_weights(path, config, mode)
+        arch["pretrained"] = str(intact(path))
         settings["pretrained_model"] = None
     elif isinstance(weights, str) and not weights.startswith(URLS):
         # PaddleClas 2.4 appends the suffix itself
         path = existing_file("Global.pretrained_model", weights.removesuffix(".pdparams"), ".pdparams")
+        check_weights(path, config, mode)
         settings["pretrained_model"] = str(path).removesuffix(".pdparams")
 
 

@@ -5,8 +5,10 @@ Everything is checked before anything is built: fields, names, device, weights, 
 
 from __future__ import annotations
 
+import copy
 import inspect
 import logging
+from pathlib import Path
 
 from ppcls_ext.checkpoints.folder_lock import release
 from ppcls_ext.configuration import expressions
@@ -15,18 +17,15 @@ from ppcls_ext.configuration.fields import fill_in, is_ours, require_fields, war
 from ppcls_ext.configuration.host_options import check_options, describes_export
 from ppcls_ext.configuration.image_lists import give_host_a_list, read_lists, warn_about_overlap
 from ppcls_ext.configuration.list_notices import say_what_is_left_out
-from ppcls_ext.configuration.places import (
-    find_class_names,
-    output_folder,
-    place_checkpoints,
-    place_weights,
-    require_writable,
-)
+from ppcls_ext.configuration.places import find_class_names, place_checkpoints, place_weights, require_writable
 from ppcls_ext.configuration.ranges import check_numbers
+from ppcls_ext.configuration.resume import check_patience, leave_out_start, report_changes
 from ppcls_ext.configuration.signatures import check_arguments
 from ppcls_ext.configuration.starting_weights import fetch_weights, unfuse_where_needed
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.host.locate import activate
+from ppcls_ext.runs.folder import folder_of
+from ppcls_ext.runs.paths import make_absolute
 from ppcls_ext.training.compatibility import check
 from ppcls_ext.training.settings import read_settings
 
@@ -41,7 +40,7 @@ SECTIONS = {
 }
 
 
-def prepare(config: dict, mode: str) -> dict:
+def prepare(config: dict, mode: str, folder: Path | None = None) -> dict:
     """The configuration as PaddleClas's engine takes it (its AttrDict).
 
     Our models must be registered already.
@@ -49,20 +48,25 @@ def prepare(config: dict, mode: str) -> dict:
     Args:
         config: what `load_config` returned; changed in place.
         mode: "train", "eval", "infer" or "export".
+        folder: of the run; `output_dir/ARCH` where None.
+
+    Returns:
+        What PaddleClas takes, and under "Run", for our engine, the folder and the configuration as the user may read
+        and use it again, with absolute paths.
 
     Raises:
         PpclsExtError: with the path of the field that is missing or wrong.
     """
     require_fields(config, mode)
     try:
-        return _prepare(config, mode)
+        return _prepare(config, mode, folder)
     except BaseException:
         if mode == "train":
-            release(output_folder(config))
+            release(folder or folder_of(config))
         raise
 
 
-def _prepare(config: dict, mode: str) -> dict:
+def _prepare(config: dict, mode: str, folder: Path | None) -> dict:
     fill_in(config, mode)
     check_numbers(config, SECTIONS[mode])
     expressions.resolve(config, SECTIONS[mode])
@@ -70,12 +74,17 @@ def _prepare(config: dict, mode: str) -> dict:
     if mode == "train":
         warn_about_newer_fields(config)
         _check_profiler(config)
+    resolved = copy.deepcopy(config)
+    resolved["Global"]["checkpoints"] = None
+    resolved["Global"].pop("overwrite", None)
+    make_absolute(resolved, activate().path)
     config["Global"]["device"] = choose_device(config["Global"].get("device"))
     check_options(config, mode)
     for field in ("output_dir", *(("save_inference_dir",) if mode == "export" else ())):
         require_writable(f"Global.{field}", config["Global"][field])
+    folder = folder_of(config) if folder is None else folder
     if mode == "train":
-        place_checkpoints(config)
+        _prepare_training(config, resolved, folder)
     fetch_weights(config)
     if mode == "train":
         unfuse_where_needed(config)
@@ -94,7 +103,20 @@ def _prepare(config: dict, mode: str) -> dict:
 
     prepared = AttrDict(config)
     create_attr_dict(prepared)
+    prepared["Run"] = {"folder": folder, "config": resolved}
     return prepared
+
+
+def _prepare_training(config: dict, resolved: dict, folder: Path) -> None:
+    """What a training resumes from, and what it keeps."""
+    check_patience(config)
+    settings = config["Global"]
+    place_checkpoints(config, folder)
+    if settings["checkpoints"]:
+        leave_out_start(config)
+        report_changes(resolved, folder)
+    if settings.get("save_interval") in (None, False, 0, -1):
+        settings["save_interval"] = settings["epochs"] + 1  # PaddleClas 2.4 divides by it
 
 
 def _check_profiler(config: dict) -> None:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ppcls_ext.data.class_folders import LeftOut, find_class_folders
-from ppcls_ext.data.lists import list_text, write_list
+from ppcls_ext.data.lists import list_text, read_list, write_list
 from ppcls_ext.data.usable import usable
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.pictures.class_names import read_class_names
 
 TRAIN, VAL, NAMES, LEFT_OUT = "train_list.txt", "val_list.txt", "label_list.txt", "left_out.txt"
 
@@ -106,6 +107,20 @@ def make_lists(
         raise PpclsExtError(f"{root} leaves no picture to evaluate on: every class needs two at least")
     _write(made, split)
     return made
+
+
+def kept_lists(root: Path, folder: Path) -> Made:
+    """The lists that `make_lists` wrote to `folder` before, as they are.
+
+    Raises:
+        PpclsExtError: they are damaged, or a picture is gone.
+    """
+    names = read_class_names(folder / NAMES)
+    counts = []
+    for name in (TRAIN, VAL):
+        labels = Counter(entry.label for entry in read_list(folder / name, root, len(names)))
+        counts.append([labels[index] for index in range(len(names))])
+    return Made(root.resolve(), folder, names, *counts, [])
 
 
 def _split(paths: Sequence[Path], val_share: float, seed: str) -> tuple[list[Path], list[Path]]:

@@ -12,6 +12,7 @@ from ppcls_ext.models.table import MODELS
 from ppcls_ext.pictures.class_names import read_class_names
 from ppcls_ext.pictures.transforms import rule_from_transforms
 from ppcls_ext.predict.metadata import Metadata
+from ppcls_ext.runs.trained_with import check_weights
 
 if TYPE_CHECKING:
     from paddle import nn
@@ -57,7 +58,9 @@ def build(config: dict) -> nn.Layer:
     weights = read_section(config, "Global").get("pretrained_model") or pretrained
     model = build_model(name, **settings)
     if weights:
-        load_weights(model, fetch(weights, name))
+        path = fetch(weights, name)
+        check_weights(Path(path), config, "infer")
+        load_weights(model, path)
     else:
         logger.warning("no Global.pretrained_model: the weights are random")
     return model

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +19,26 @@ from ppcls_ext.checkpoints.atomic_set import how_to_resume
 from ppcls_ext.checkpoints.folder_lock import hold, release
 from ppcls_ext.checkpoints.in_host import Checkpoints, host_adds_architecture
 from ppcls_ext.configuration.fields import is_ours
-from ppcls_ext.data.lists import read_lines
 from ppcls_ext.engine.decode_image import give_host_our_reader
+from ppcls_ext.engine.epochs import AveragedLoss, Epochs, TrainingEnds
+from ppcls_ext.engine.evaluation import read_evaluation
+from ppcls_ext.engine.inference_pictures import find_pictures
+from ppcls_ext.engine.log_file import log_in
 from ppcls_ext.engine.quantised import without_training_only
 from ppcls_ext.engine.strict_data import StrictLoader, count_unreadable, is_image_list, read_first
+from ppcls_ext.engine.training_run import TrainingRun
 from ppcls_ext.engine.watch import require_numbers, watch_evaluation, watch_training
 from ppcls_ext.engine.workers import explained_workers
 from ppcls_ext.errors import Interrupted, PpclsExtError, one_line, printable
-from ppcls_ext.files import atomic_write
 from ppcls_ext.host.locate import engine_class
 from ppcls_ext.pictures.decoding import read_picture
+from ppcls_ext.predict.results import write_results
 from ppcls_ext.training.recipe import Training
 from ppcls_ext.training.settings import read_settings
 from ppcls_ext.weights.finite import require_finite
 from ppcls_ext.weights.loading import load_weights
 
 TOLERANCE = 1e-3  # of an export, relative to its largest output; float32 fusion stays far below
-IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
 class Engine(engine_class()):
@@ -48,7 +50,8 @@ class Engine(engine_class()):
     """
 
     def __init__(self, config: dict, mode: str) -> None:
-        self.folder = Path(config["Global"]["output_dir"]) / config["Arch"]["name"]
+        run = config.pop("Run")
+        self.folder, self.resolved = run["folder"], run["config"]
         if not host_adds_architecture():
             config["Global"]["output_dir"] = str(self.folder)
         if mode == "infer":
@@ -61,10 +64,17 @@ class Engine(engine_class()):
             del config["Arch"]["pretrained"]
         recipe = self._read_recipe(config) if mode == "train" else None
         give_host_our_reader()
-        super().__init__(config, mode)
+        with log_in(self.folder):
+            super().__init__(config, mode)
         if strict:
             drop = config.get("Slim") and mode != "eval"
-            load_weights(self._network(), without_training_only(weights) if drop else weights)
+            load_weights(self.network, without_training_only(weights) if drop else weights)
+        self.recipe = recipe
+        self._guard_lists()
+        self._follow()
+
+    def _guard_lists(self) -> None:
+        """Makes the loaders of plain image lists raise or count where a picture cannot be read."""
         for loader in ("train_dataloader", "eval_dataloader"):
             dataset = getattr(getattr(self, loader, None), "dataset", None)
             if is_image_list(dataset):
@@ -73,14 +83,20 @@ class Engine(engine_class()):
                     self.eval_dataloader = StrictLoader(self.eval_dataloader)
                 else:
                     count_unreadable(self)
-        self.recipe = recipe
-        if recipe is not None:
-            recipe.attach(self, self._network())
+
+    def _follow(self) -> None:
+        """Attaches the recipe, and what looks at losses, outputs and epochs."""
+        if self.recipe is not None:
+            self.recipe.attach(self, self.network)
             watch_training(self)
+            #: Takes observers of the training's epochs.
+            self.epochs = Epochs(self)
         else:
-            require_finite(self._network().state_dict(), "the weights are", "use those of another epoch or file")
+            require_finite(self.network.state_dict(), "the weights are", "use those of another epoch or file")
         if self.eval_mode == "classification":
             watch_evaluation(self)
+        if getattr(self, "eval_loss_func", None) is not None:
+            self.eval_loss_func = AveragedLoss(self.eval_loss_func)
 
     @staticmethod
     def _read_recipe(config: dict) -> Training:
@@ -90,7 +106,7 @@ class Engine(engine_class()):
         return Training(read_settings(config), config["Arch"])
 
     def train(self) -> None:
-        """Trains, and says where the best weights are."""
+        """Trains, keeps the run's record, and says where the best weights are."""
         if dist.get_rank() == 0:
             hold(self.folder)
         try:
@@ -103,22 +119,40 @@ class Engine(engine_class()):
             raise PpclsExtError(
                 "DataLoader.Train makes no batch: lower sampler.batch_size, or set sampler.drop_last to false"
             )
+        run = TrainingRun(self)
+        if finished := run.finished():
+            print(finished)
+            self._name_weights(lambda path: path.is_file())
+            return
         self.recipe.begin(self.config["Global"]["checkpoints"])
-        checkpoints = Checkpoints(self, self.recipe.files, self.recipe.averages)
+        checkpoints = Checkpoints(self, self.recipe.files, self.recipe.averages, run.facts, self.epochs.saved)
+        run.begin(checkpoints.seed)
+        self.epochs.begun()
         try:
             with explained_workers(lambda: how_to_resume(self.folder)), checkpoints.in_host():
                 super().train()
+            run.end()
+        except TrainingEnds as end:
+            run.end(str(end))
+            print(end)
+            if self.vdl_writer is not None:
+                self.vdl_writer.close()
         except KeyboardInterrupt as interruption:
             raise Interrupted(f"{interruption or 'interrupted'}; {how_to_resume(self.folder)}") from interruption
+        self.epochs.ended()
+        # resumed, the best model may be of an epoch before
+        self._name_weights(lambda path: path in checkpoints.saved or checkpoints.is_best(path.with_suffix("")))
+
+    def _name_weights(self, are_meant: Callable[[Path], bool]) -> None:
         for name, what in (("best_model.pdparams", "best"), ("latest.pdparams", "latest")):
-            path = self.folder / name
-            # resumed, the best model may be of an epoch before
-            if path in checkpoints.saved or checkpoints.is_best(path.with_suffix("")):
-                print(f"{what} weights: {path}")
+            if are_meant(self.folder / name):
+                print(f"{what} weights: {self.folder / name}")
                 return
 
     def eval(self, epoch_id: int = 0) -> float:
         """Evaluates, and says over how many images; returns PaddleClas's first metric."""
+        if isinstance(self.eval_loss_func, AveragedLoss):
+            self.eval_loss_func.reset()
         evaluated = self.recipe.evaluated() if self.recipe is not None else contextlib.nullcontext()
         with explained_workers(), evaluated:
             first = super().eval(epoch_id)
@@ -126,12 +160,11 @@ class Engine(engine_class()):
             raise PpclsExtError(f"epoch {epoch_id}: the metric is {float(first)}, which says nothing of the weights")
         from ppcls.utils import logger
 
-        for metric in getattr(self.eval_metric_func, "metric_func_list", ()):
-            meters = getattr(metric, "avg_meters", {})
-            # the count is the number of images that went in, whatever the sampler left out or repeated
-            for count in sorted({meter.count for meter in meters.values()}):
-                values = ", ".join(f"{name} {float(m.avg):.4f}" for name, m in meters.items() if m.count == count)
-                logger.info(f"[Eval][Epoch {epoch_id}] {values} over {count} images")
+        self.evaluations = read_evaluation(self, first)
+        for evaluation in self.evaluations:
+            logger.info(f"[Eval][Epoch {epoch_id}] {evaluation}")
+        if self.mode == "train":
+            self.epochs.evaluated(self.evaluations[0])
         return first
 
     @paddle.no_grad()
@@ -143,9 +176,8 @@ class Engine(engine_class()):
                 inferred nevertheless.
         """
         settings = self.config["Infer"]
-        paths = _find_images(settings["infer_imgs"], settings.get("infer_list"))[
-            dist.get_rank() :: dist.get_world_size()
-        ]
+        paths = find_pictures(settings["infer_imgs"], settings.get("infer_list"))
+        paths = paths[dist.get_rank() :: dist.get_world_size()]
         self.model.eval()
         results, unreadable = [], 0
         names: list[str] = []
@@ -164,8 +196,7 @@ class Engine(engine_class()):
                 results += result
                 names, images = [], []
         if settings.get("save_dir"):
-            with atomic_write(settings["save_dir"], "w", encoding="utf-8") as stream:
-                json.dump(results, stream, allow_nan=False)
+            write_results(settings["save_dir"], results)
         if unreadable:
             raise PpclsExtError(f"{unreadable} of {len(paths)} pictures cannot be read; the others are above")
 
@@ -212,11 +243,13 @@ class Engine(engine_class()):
         from ppcls.engine.engine import ExportModel
 
         attributes = "ATTRMetric" in self.config["Metric"]["Eval"][0]
-        model = ExportModel(self.config["Arch"], self._network(), attributes)
+        model = ExportModel(self.config["Arch"], self.network, attributes)
         model.eval()
         return [tensor.numpy() for tensor in paddle.utils.flatten(model(paddle.to_tensor(image)))]
 
-    def _network(self) -> paddle.nn.Layer:
+    @property
+    def network(self) -> paddle.nn.Layer:
+        """The model without a wrapper for several processes."""
         return getattr(self.model, "_layers", self.model)  # DataParallel wraps it
 
     def _preprocess(self, path: str) -> np.ndarray:
@@ -258,24 +291,3 @@ def _quiet_host() -> Iterator[None]:
         yield
     finally:
         host_logger.setLevel(level)
-
-
-def _find_images(path: str, list_file: str | None) -> list[str]:
-    """One picture, all pictures below a folder, or those that `list_file` names relative to the folder."""
-    if list_file:
-        return [_listed(path, line.strip()) for line in read_lines(Path(list_file)) if line.strip()]
-    if os.path.isdir(path):
-        found = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]
-        images = sorted(name for name in found if name.lower().endswith(IMAGES))
-        if not images:
-            raise PpclsExtError(f"Infer.infer_imgs is {path}: the folder holds no picture ({', '.join(IMAGES)})")
-        return images
-    if not os.path.isfile(path):
-        raise PpclsExtError(f"Infer.infer_imgs is {path}: no such file or folder")
-    return [path]
-
-
-def _listed(folder: str, line: str) -> str:
-    """The file that `line` names, which may end with a label as in a list for training."""
-    whole, without_label = os.path.join(folder, line), os.path.join(folder, line.rsplit(maxsplit=1)[0])
-    return without_label if os.path.isfile(without_label) and not os.path.isfile(whole) else whole

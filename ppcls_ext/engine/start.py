@@ -13,8 +13,8 @@ def set_up() -> None:
     Raises:
         PpclsExtError: there is no PaddleClas with an engine.
     """
-    # Paddle's C++ notes on how it runs an exported model
-    os.environ.setdefault("GLOG_minloglevel", "1")
+    # Paddle's C++ notes and warnings on how it runs a model; its errors are shown
+    os.environ.setdefault("GLOG_minloglevel", "2")
     from ppcls_ext.host.locate import activate, engine_class
 
     activate(need_engine=True)

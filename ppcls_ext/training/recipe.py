@@ -111,12 +111,16 @@ class Training:
     def files(self, path: Path, state: Any) -> Iterator[tuple[Path, Any]]:
         """What to write for a file that PaddleClas saves: paths and contents.
 
-        The best model's weights are the average, which is what was evaluated; every other checkpoint keeps the trained
-        weights, to resume from, and gets the average in a file beside it.
+        The best model's weights are the average, which is what was evaluated; the optimizer's state, of no use with it,
+        is left out. Every other checkpoint keeps the trained weights, to resume from, and gets the average in a file
+        beside it.
         """
+        is_best = "best_model" in (path.stem, path.parent.name)
+        if self._average is not None and is_best and path.suffix == ".pdopt":
+            return
         if self._average is None or path.suffix != ".pdparams":
             yield path, state
-        elif "best_model" in (path.stem, path.parent.name):
+        elif is_best:
             yield path, {**state, **self._average.state}
         else:
             yield path.with_suffix(".ema.pdparams"), self._average.state

@@ -1,0 +1,41 @@
+"""Results of many pictures, written to a file."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ppcls_ext.files import atomic_write
+
+SUFFIXES = (".csv", ".json")
+COLUMNS = ("file_name", "rank", "class_id", "label_name", "score")
+
+
+def write_results(path: str | os.PathLike, results: Sequence[dict[str, Any]]) -> None:
+    """Writes a .csv file, one line a picture and class, best first, or else one JSON document.
+
+    Args:
+        path: of the file.
+        results: for each picture "file_name", "class_ids", "scores" and "label_names", which may be empty.
+
+    Raises:
+        PpclsExtError: the file cannot be written.
+    """
+    if Path(path).suffix.lower() != ".csv":
+        with atomic_write(path, "w", encoding="utf-8") as stream:
+            json.dump(list(results), stream, indent=1, ensure_ascii=False)
+        return
+    with atomic_write(path, "w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(COLUMNS)
+        writer.writerows(row for result in results for row in _rows(result))
+
+
+def _rows(result: dict[str, Any]) -> Iterator[tuple]:
+    names = result.get("label_names") or [""] * len(result["class_ids"])
+    for rank, (index, name, score) in enumerate(zip(result["class_ids"], names, result["scores"]), 1):
+        yield result["file_name"], rank, index, name, score

@@ -1,0 +1,1 @@
+"""A run's folder: what was trained, with which settings, how far and how well."""

@@ -1,0 +1,115 @@
+"""What observers of a training get, and how a training ends early, on PaddleClas's real engine."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+from paddle.utils import unique_name
+
+from ppcls_ext.engine.early_stopping import EarlyStopping
+from ppcls_ext.engine.epochs import Epoch, Evaluation, TrainingEnds
+
+pytestmark = pytest.mark.usefixtures("registered")
+
+
+@pytest.fixture
+def make_engine(config, tmp_path):
+    """Builds an engine for a training of FasterNet_T0, with fields of `Global`."""
+    from ppcls_ext.configuration.prepare import prepare
+    from ppcls_ext.engine.engine import Engine
+
+    def make(**fields):
+        config["Arch"]["name"] = "FasterNet_T0"
+        config["Global"].update(output_dir=str(tmp_path), save_interval=0, **fields)
+        with unique_name.guard():  # optimizers know parameters by names that a process counts
+            return Engine(prepare(json.loads(json.dumps(config)), "train"), "train")
+
+    return make
+
+
+def record(tmp_path) -> dict:
+    return json.loads((tmp_path / "FasterNet_T0" / "run.json").read_text())
+
+
+def test_observers_get_every_epoch(make_engine, tmp_path):
+    engine = make_engine(epochs=2, eval_interval=2)
+    epochs, batches, saved = [], [], []
+    engine.epochs.observers.append(epochs.append)
+    engine.epochs.observers.append(lambda epoch: saved.append((tmp_path / "FasterNet_T0/latest.json").exists()))
+    engine.epochs.batch_observers.append(batches.append)
+    engine.train()
+    first, second = epochs
+    assert (first.number, first.of, first.pictures, first.evaluation, first.is_best) == (1, 2, 24, None, False)
+    assert {"loss", "top1"} <= set(first.train)
+    assert first.seconds > 0
+    assert second.is_best
+    assert (second.evaluation.metric, second.evaluation.pictures) == ("top1", 20)
+    assert second.evaluation.value == second.evaluation.metrics["top1"]
+    assert second.evaluation.metrics["loss"] > 0
+    assert [(batch.epoch, batch.done, batch.total) for batch in batches] == [
+        (epoch, done, 3) for epoch in (1, 2) for done in (1, 2, 3)
+    ]
+    assert saved == [True, True], "the checkpoint is on the disk"
+    assert record(tmp_path)["best"]["epoch"] == 2
+
+
+def test_an_observer_may_end_the_training(make_engine, tmp_path, capsys):
+    engine = make_engine(epochs=9)
+
+    def enough(epoch):
+        raise TrainingEnds(f"enough after {epoch.number}")
+
+    engine.epochs.observers.append(enough)
+    engine.train()
+    assert "enough after 1" in capsys.readouterr().out
+    assert (record(tmp_path)["epoch"], record(tmp_path)["stopped"]) == (1, "enough after 1")
+
+
+def test_it_stops_where_nothing_becomes_better_and_says_so_when_resumed(make_engine, tmp_path, capsys):
+    make_engine(epochs=40, patience=2).train()
+    facts = record(tmp_path)
+    assert facts["epoch"] == facts["best"]["epoch"] + 2 < 40
+    assert "top1 has not become better for 2 epochs" in facts["stopped"]
+    capsys.readouterr()
+    make_engine(epochs=40, patience=2, checkpoints="latest").train()
+    assert "is finished: stopped early" in capsys.readouterr().out
+    make_engine(epochs=40, patience=3, checkpoints="latest").train()
+    assert record(tmp_path)["epoch"] > facts["epoch"]
+
+
+def epoch(number: int, is_best: bool, evaluated: bool = True, of: int = 99) -> Epoch:
+    evaluation = Evaluation("top1", 0.5, {}, 1) if evaluated else None
+    return Epoch(number, of, 1.0, 1, 0.1, {}, evaluation, is_best)
+
+
+def test_patience_counts_epochs_since_the_best():
+    stopping = EarlyStopping(3, best=2)
+    for number, is_best, evaluated in ((3, False, True), (4, True, True), (6, False, True), (7, False, False)):
+        stopping(epoch(number, is_best, evaluated))
+    with pytest.raises(TrainingEnds, match=r"for 4 epochs \(best: epoch 4; patience 3\)"):
+        stopping(epoch(8, False))
+    EarlyStopping(3)(epoch(99, False))  # the last epoch ends by itself
+
+
+@pytest.mark.parametrize("patience", [0, -1, "3", True, 1.5])
+def test_bad_patience(make_engine, patience):
+    with pytest.raises(Exception, match=r"Global\.patience \(--patience\) is .*: expected a whole number of epochs"):
+        make_engine(patience=patience)
+
+
+def test_patience_needs_evaluations(make_engine):
+    with pytest.raises(Exception, match="needs evaluations"):
+        make_engine(patience=3, eval_during_train=False)
+
+
+def test_changed_lists_are_said(make_engine, config, dataset, tmp_path, caplog):
+    listed = tmp_path / "list.txt"
+    listed.write_text((dataset / "train_list.txt").read_text())
+    config["DataLoader"]["Train"]["dataset"]["cls_label_path"] = str(listed)
+    make_engine(epochs=1).train()
+    listed.write_text("".join(listed.read_text().splitlines(keepends=True)[:8]))
+    with caplog.at_level(logging.WARNING):
+        make_engine(epochs=2, checkpoints="latest").train()
+    assert f"{listed} has other lines than before (24 → 8)" in caplog.text
