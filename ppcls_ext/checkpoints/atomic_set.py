@@ -176,7 +176,7 @@ def how_to_resume(folder: Path) -> str:
     found, _ = find_newest(folder)
     if found is None:
         return f"begin again: {folder} holds no checkpoint to resume from"
-    return f"the same command with --resume goes on: the checkpoint of epoch {found.state.get('epoch')} is whole"
+    return f"resume with the same command and --resume: the checkpoint of epoch {found.state.get('epoch')} is whole"
 
 
 def finish(prefix: Path) -> None:

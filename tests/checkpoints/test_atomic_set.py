@@ -266,7 +266,7 @@ def test_full_disk_keeps_the_set_before(small_disk):
         message = attempt(prefix)
         if message is None:
             break
-        assert "No space left on device; make room, then give the same command with --resume" in message
+        assert "No space left on device; make room, then resume with the same command and --resume" in message
         assert epoch_of(prefix) == 1
         assert listing(small_disk) == sorted([*COMPLETE, "filler"]), "no partial file"
         failed = room

@@ -246,7 +246,7 @@ def test_full_disk_while_training(config_file, tmp_path, run_tool):
         second = run_tool("train", "-c", config_file, "-o", *options, "Global.checkpoints=latest", cwd=tmp_path)
         assert second.returncode == 1
         assert (
-            "No space left on device; make room, then give the same command with --resume"
+            "No space left on device; make room, then resume with the same command and --resume"
             in second.stderr.splitlines()[-1]
         )
         assert read_set(folder / "latest").state["epoch"] == 1

@@ -141,5 +141,5 @@ def test_a_stopped_training_says_how_to_go_on(tmp_path, config_file, name, worke
             break
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert "the same command with --resume goes on" in errors.splitlines()[-1]
+    assert "resume with the same command and --resume" in errors.splitlines()[-1]
     assert read_set(tmp_path / "output" / "FasterNet_T0" / "latest").state["epoch"] >= 1
