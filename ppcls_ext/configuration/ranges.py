@@ -14,7 +14,7 @@ from ppcls_ext.errors import PpclsExtError
 #: Whole numbers, by path: the least and the greatest.
 WHOLE = {
     r"Global\.(epochs|print_batch_step|eval_interval|update_freq|iter_per_epoch)": (1, 10**9),
-    r"Global\.save_interval": (-1, 10**9),  # some of PaddleClas's files have -1, with which every epoch is saved
+    r"Global\.save_interval": (-1, 10**9),  # -1, as some of PaddleClas's files have it, is none, as 0
     r"Global\.start_eval_epoch": (0, 10**9),
     r"Global\.seed": (0, 2**32 - 1),
     r"(Global|Arch)\.(.+\.)?class_num": (0, 10**7),
@@ -35,7 +35,7 @@ SWITCHES = (
     r"DataLoader\.(.+\.)?sampler\.(drop_last|shuffle)",
 )
 #: Where nothing, or false, means none.
-OPTIONAL = r"Global\.(seed|iter_per_epoch|start_eval_epoch|class_num)|Optimizer\..+|.*class_num"
+OPTIONAL = r"Global\.(seed|save_interval|iter_per_epoch|start_eval_epoch|class_num)|Optimizer\..+|.*class_num"
 BITS_64 = 2**63
 
 

@@ -95,7 +95,7 @@ def test_missing_arguments(config, tmp_path, monkeypatch):
         ("Global.seed=1e30", "Global.seed is 1e+30: expected a whole number"),
         ("Global.seed=10**30", "Global.seed is "),
         ("Global.print_batch_step=0", "Global.print_batch_step is 0"),
-        ("Global.save_interval=0", "Global.save_interval is 0"),
+        ("Global.save_interval=-2", "Global.save_interval is -2"),
         ("Global.eval_interval=0", "Global.eval_interval is 0"),
         ("Global.eval_during_train=flase", "Global.eval_during_train is 'flase': expected true or false"),
         ("DataLoader.Train.sampler.batch_size=0", "DataLoader.Train.sampler.batch_size is 0"),

@@ -23,10 +23,20 @@ def make_engine(config, tmp_path):
     def make(**fields):
         config["Arch"]["name"] = "FasterNet_T0"
         config["Global"].update(output_dir=str(tmp_path), save_interval=0, **fields)
-        with unique_name.guard():  # optimizers know parameters by names that a process counts
-            return Engine(prepare(json.loads(json.dumps(config)), "train"), "train")
+        return Engine(prepare(json.loads(json.dumps(config)), "train"), "train")
 
     return make
+
+
+@pytest.fixture
+def train(make_engine):
+    """Trains as in a process of its own: optimizers know parameters by names that a process counts."""
+
+    def run(**fields):
+        with unique_name.guard():
+            make_engine(**fields).train()
+
+    return run
 
 
 def record(tmp_path) -> dict:
@@ -67,15 +77,15 @@ def test_an_observer_may_end_the_training(make_engine, tmp_path, capsys):
     assert (record(tmp_path)["epoch"], record(tmp_path)["stopped"]) == (1, "enough after 1")
 
 
-def test_it_stops_where_nothing_becomes_better_and_says_so_when_resumed(make_engine, tmp_path, capsys):
-    make_engine(epochs=40, patience=2).train()
+def test_it_stops_where_nothing_becomes_better_and_says_so_when_resumed(train, tmp_path, capsys):
+    train(epochs=40, patience=2)
     facts = record(tmp_path)
     assert facts["epoch"] == facts["best"]["epoch"] + 2 < 40
     assert "top1 has not become better for 2 epochs" in facts["stopped"]
     capsys.readouterr()
-    make_engine(epochs=40, patience=2, checkpoints="latest").train()
+    train(epochs=40, patience=2, checkpoints="latest")
     assert "is finished: stopped early" in capsys.readouterr().out
-    make_engine(epochs=40, patience=3, checkpoints="latest").train()
+    train(epochs=40, patience=3, checkpoints="latest")
     assert record(tmp_path)["epoch"] > facts["epoch"]
 
 
@@ -104,12 +114,12 @@ def test_patience_needs_evaluations(make_engine):
         make_engine(patience=3, eval_during_train=False)
 
 
-def test_changed_lists_are_said(make_engine, config, dataset, tmp_path, caplog):
+def test_changed_lists_are_said(train, config, dataset, tmp_path, caplog):
     listed = tmp_path / "list.txt"
     listed.write_text((dataset / "train_list.txt").read_text())
     config["DataLoader"]["Train"]["dataset"]["cls_label_path"] = str(listed)
-    make_engine(epochs=1).train()
+    train(epochs=1)
     listed.write_text("".join(listed.read_text().splitlines(keepends=True)[:8]))
     with caplog.at_level(logging.WARNING):
-        make_engine(epochs=2, checkpoints="latest").train()
+        train(epochs=2, checkpoints="latest")
     assert f"{listed} has other lines than before (24 → 8)" in caplog.text
