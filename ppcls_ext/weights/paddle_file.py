@@ -14,6 +14,7 @@ from ppcls_ext.weights.pickles import Unpickler
 
 # Paddle's own spelling; protocols 2 and 3 cannot hold 4 GiB, so larger arrays are saved in flat parts
 _PARTS = "UnpackBigParamInfor@@"
+_NAMES = "StructuredToParameterName@@"
 
 
 class PaddleArray(PickledArray):
@@ -58,6 +59,10 @@ def _read(file: BoundedFile, array: type[PickledArray], in_a_tuple: Callable) ->
             content[name] = JoinedArray(parts, sizes(entry["OriginShape"]))
             for part in entry["slices"]:
                 del content[part]
+    if isinstance(content, dict) and _NAMES in content:
+        table = content[_NAMES]  # Paddle itself looks up each of its keys
+        if not isinstance(table, dict) or not all(name in content and isinstance(table[name], str) for name in table):
+            raise ValueError("its table of names does not fit its tensors")
     return content
 
 

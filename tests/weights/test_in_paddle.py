@@ -129,6 +129,18 @@ def test_same_structure_as_python_unpickles(guarded, name, protocol, settings, t
         assert_same(got, expected)
 
 
+def test_files_of_paddle_2_0_name_their_tensors(guarded, tmp_path):
+    path = tmp_path / "w.pdparams"
+    state = {"fc.weight": np.ones((2, 3), "f4"), "StructuredToParameterName@@": {"fc.weight": "linear_0.w_0"}}
+    path.write_bytes(pickle.dumps(state, 2))
+    (name, tensor), *others = paddle.load(str(path)).items()
+    assert (name, tensor.name, tensor.shape, others) == ("fc.weight", "linear_0.w_0", [2, 3], [])
+    for table in ({"fc.bias": "b"}, {"fc.weight": 1}, ["fc.weight"]):
+        path.write_bytes(pickle.dumps({**state, "StructuredToParameterName@@": table}, 2))
+        with pytest.raises(PpclsExtError, match="its table of names does not fit"):
+            paddle.load(str(path))
+
+
 def test_cifar_is_read(guarded, tmp_path):
     """PaddleClas's Cifar10 is Paddle's, whose archive holds pickles."""
     pixels = np.arange(2 * 3072, dtype="uint8").reshape(2, 3072)
