@@ -76,13 +76,18 @@ def _measure(item: str, files: dict[str, Path], args: argparse.Namespace, thread
 
 
 def _write(folder: Path, rows: list[dict[str, Any]], turns: int) -> None:
-    """bench.json, bench.csv and bench.png."""
+    """bench.json, bench.csv, bench.md and bench.png."""
     table = io.StringIO()
     writer = csv.DictWriter(table, rows[0], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     about = {"date": datetime.date.today().isoformat(), "machine": machine(), "turns": turns}
-    for name, text in (("bench.json", json.dumps({**about, "rows": rows}, indent=2)), ("bench.csv", table.getvalue())):
+    texts = {
+        "bench.json": json.dumps({**about, "rows": rows}, indent=2),
+        "bench.csv": table.getvalue(),
+        "bench.md": markdown(rows, about),
+    }
+    for name, text in texts.items():
         with atomic_write(folder / name, "w", encoding="utf-8") as file:
             file.write(text)
         print(folder / name)
@@ -90,6 +95,24 @@ def _write(folder: Path, rows: list[dict[str, Any]], turns: int) -> None:
     if any(row["model"] in published for row in rows):
         draw_latency(rows, published, about["machine"], folder / "bench.png")
         print(folder / "bench.png")
+
+
+def markdown(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
+    """The measurements as a page: a row for each model, size and number of threads, a column for each way to run it."""
+    ways = list(dict.fromkeys((row["form"], row["runtime"]) for row in rows))
+    cases: dict[tuple, dict[tuple, float]] = {}
+    for row in rows:
+        case = row["model"], row["px"], row["threads"]
+        cases.setdefault(case, {})[row["form"], row["runtime"]] = row["median"]
+    header = ["model", "px", "threads", *(f"{form}, {runtime}" for form, runtime in ways)]
+    lines = [header, ["---"] * len(header)]
+    for case, found in cases.items():
+        lines.append([*map(str, case), *(f"{found[way]:.2f}" if way in found else "" for way in ways)])
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return (
+        "# Latency\n\nWritten by `ppcls-ext bench`: ms a picture, medians of "
+        f"{about['turns']} turns, {about['date']}, {about['machine']}.\n\n{table}\n"
+    )
 
 
 def machine() -> str:
@@ -114,7 +137,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", nargs="+", type=positive, default=[1], metavar="N", help="(default: 1)")
     parser.add_argument("--px", nargs="+", type=positive, default=[224], metavar="N", help="of a name (default: 224)")
     parser.add_argument("--turns", type=positive, default=50, metavar="N", help="that count (default: 50)")
-    parser.add_argument("--output", metavar="FOLDER", help="for bench.json, bench.csv and bench.png (default: none)")
+    parser.add_argument("--output", metavar="FOLDER", help="for bench.json, .csv, .md and .png (default: none)")
     args = parser.parse_args(argv)
     for item in args.items:
         if item not in MODELS and not Path(item).is_file():

@@ -28,6 +28,7 @@ def test_files_take_turns(exported, tmp_path, capsys):
     assert said["turns"] == 3
     assert said["machine"]
     assert len(said["rows"]) == 2
+    assert "| model | px | threads | file, onnxruntime |" in (tmp_path / "bench.md").read_text()
     assert not (tmp_path / "bench.png").exists()  # no published accuracy to draw
 
 
