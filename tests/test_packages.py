@@ -46,7 +46,9 @@ def test_the_extra_named_brings_the_package(package, requirements):
 
 def test_installation_is_light(requirements):
     assert requirements[""] == {"numpy", "pyyaml", "pillow", "safetensors"}
-    assert requirements["all"] == set().union(*(requirements[name] for name in ("predict", "train", "paddle", "onnx")))
+    assert requirements["all"] == set().union(
+        *(requirements[name] for name in ("predict", "train", "paddle", "onnx", "report"))
+    )
     assert [name for name, brought in requirements.items() if "paddlepaddle" in brought] == ["all", "dev", "paddle"]
 
 

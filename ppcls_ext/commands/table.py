@@ -37,7 +37,7 @@ COMMANDS = {
     "prepare-flowers102": Command("prepare_flowers102", "make Oxford Flowers102 ready for training"),
     "make-sample-dataset": Command("make_sample_dataset", "make a small data set of handwritten digits, offline"),
     "make-shapes-dataset": Command("make_shapes_dataset", "make a data set of shapes for detectors and segmenters"),
-    "program-to-onnx": Command("program_to_onnx", "an ONNX file of what PaddleDetection or PaddleSeg exported, proved"),
+    "program-to-onnx": Command("program_to_onnx", "make an ONNX file of a program of PaddleDetection or PaddleSeg"),
 }
 
 EXAMPLES = """examples:

@@ -21,7 +21,7 @@ from ppcls_ext.configuration.places import find_class_names, place_checkpoints, 
 from ppcls_ext.configuration.ranges import check_numbers
 from ppcls_ext.configuration.resume import check_patience, leave_out_start, report_changes
 from ppcls_ext.configuration.signatures import check_arguments
-from ppcls_ext.configuration.starting_weights import fetch_weights, unfuse_where_needed
+from ppcls_ext.configuration.starting_weights import fetch_weights, say_what_to_expect, unfuse_where_needed
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.host.locate import activate
 from ppcls_ext.runs.folder import folder_of
@@ -95,6 +95,8 @@ def _prepare(config: dict, mode: str, folder: Path | None) -> dict:
     lists = read_lists(config, mode)
     if {"Train", "Eval"} <= set(lists):
         warn_about_overlap(config, lists["Train"], lists["Eval"])
+    if mode == "train" and "Train" in lists:
+        say_what_to_expect(config, len(lists["Train"]))
     say_what_is_left_out(config, lists)
     for loader, entries in lists.items():
         give_host_a_list(config["DataLoader"][loader]["dataset"], entries)

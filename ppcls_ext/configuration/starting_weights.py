@@ -10,11 +10,14 @@ from ppcls_ext.configuration.places import existing_file
 from ppcls_ext.weights.fetch import fetch, is_remote
 from ppcls_ext.weights.files import read_weights
 from ppcls_ext.weights.naming import are_fused
+from ppcls_ext.weights.published import address
 
 logger = logging.getLogger("ppcls_ext")
 
 #: Pictures to calibrate on where the configuration does not say.
 CALIBRATION_PICTURES = 512
+#: Pictures a class below which a net of random weights learns little of photographs.
+FEW = 100
 
 
 def fetch_weights(config: dict) -> None:
@@ -52,4 +55,23 @@ def unfuse_where_needed(config: dict) -> None:
         "(Recipe.unfuse.pictures says another number, Arch.fused=True trains the fused form instead)",
         weights,
         CALIBRATION_PICTURES,
+    )
+
+
+def say_what_to_expect(config: dict, pictures: int) -> None:
+    """Logs, in one line, that a training from scratch on few pictures leads nowhere near a fine-tuned net.
+
+    Args:
+        config: prepared, in mode "train".
+        pictures: to train on.
+    """
+    settings, arch = config["Global"], config["Arch"]
+    classes = arch.get("class_num") or 1
+    if not is_ours(config) or settings["checkpoints"] or arch.get("pretrained") or pictures >= FEW * classes:
+        return
+    published = "-o Global.pretrained_model=published" if address(arch["name"]) else "-o Global.pretrained_model=FILE"
+    logger.warning(
+        "%s starts from random weights: %d pictures of %d classes teach it little of photographs, far less than "
+        "fine-tuning ImageNet's weights does (%s)",
+        *(arch["name"], pictures, classes, published),
     )

@@ -9,9 +9,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+from ppcls_ext.checkpoints.folder_lock import release
 from ppcls_ext.configuration.image_lists import read_lists
+from ppcls_ext.configuration.places import require_writable
 from ppcls_ext.configuration.prepare import prepare
 from ppcls_ext.doctor.finding import Finding, look
 from ppcls_ext.engine.start import set_up
@@ -27,27 +30,32 @@ def look_at(config: dict) -> Iterator[Finding]:
         config: what `load_config` returned.
     """
     config.setdefault("profiler_options", None)
-    prepared: list[dict] = []
-    engines: list[Any] = []
+    steps: list[_Steps] = []
     with tempfile.TemporaryDirectory(prefix="ppcls-ext-doctor-") as folder:
         checks: dict[str, Callable[[], Finding]] = {
-            "data": lambda: _data(config, prepared),
-            "model": lambda: _model(config, folder, engines),
-            "one batch": lambda: _batch(engines[0]),
-            "one step": lambda: _step(engines[0]),
+            "data": lambda: _data(config, folder),
+            "model": lambda: _model(config, folder, steps),
+            "one batch": lambda: steps[0].batch(),
+            "one step": lambda: steps[0].step(),
         }
-        for name, check in checks.items():
-            finding = look(name, check)
-            yield finding
-            if finding.advice:
-                return
+        try:
+            for name, check in checks.items():
+                finding = look(name, check)
+                yield finding
+                if finding.advice:
+                    return
+        finally:
+            release(Path(folder, str(config["Arch"].get("name"))))  # `prepare` holds the folder of a training
 
 
-def _data(config: dict, prepared: list[dict]) -> Finding:
+def _data(config: dict, folder: str) -> Finding:
     """All that the configuration names is there: lists, pictures, weights, folders."""
     try:
         set_up()
-        prepared.append(prepare(copy.deepcopy(config), "train"))
+        settings = config["Global"]
+        require_writable("Global.output_dir", settings.get("output_dir") or "output")
+        tried = {**copy.deepcopy(config), "Global": {**settings, "output_dir": folder, "checkpoints": None}}
+        prepare(tried, "train")
     except PpclsExtError as error:
         return Finding("data", "the configuration cannot be trained", str(error))
     counts = [
@@ -57,7 +65,7 @@ def _data(config: dict, prepared: list[dict]) -> Finding:
     return Finding("data", ", ".join(counts) or "found (it has no plain image lists to count)")
 
 
-def _model(config: dict, folder: str, engines: list[Any]) -> Finding:
+def _model(config: dict, folder: str, steps: list[_Steps]) -> Finding:
     """The engine with its model, random weights and the data."""
     config = copy.deepcopy(config)
     config["Global"].update(output_dir=folder, pretrained_model=None, checkpoints=None, eval_during_train=False)
@@ -67,54 +75,90 @@ def _model(config: dict, folder: str, engines: list[Any]) -> Finding:
     from ppcls_ext.engine.engine import Engine
 
     with _silence():
-        engines.append(Engine(prepare(config, "train"), "train"))
-    count = sum(parameter.size for parameter in engines[0].model.parameters() if parameter.trainable)
-    device = engines[0].config["Global"]["device"]
+        engine = Engine(prepare(config, "train"), "train")
+    steps.append(_Steps(engine))
+    count = sum(parameter.size for parameter in engine.model.parameters() if parameter.trainable)
+    device = engine.config["Global"]["device"]
     return Finding("model", f"{config['Arch']['name']}, {count / 1e6:.2f} M parameters, on the {device}")
 
 
-def _batch(engine: Any) -> Finding:
-    """One training batch, decoded and augmented."""
-    start = time.perf_counter()
-    with _silence():
-        batch = next(iter(engine.train_dataloader))
-    seconds = time.perf_counter() - start
-    number, _, height, width = batch[0].shape
-    return Finding("one batch", f"{seconds:.2f} s for {number} pictures of {width} × {height} px")
+class _Steps:
+    """A few training steps as PaddleClas's engine does them; what comes first is looked at first.
+
+    One iterator over the data serves both findings: two at a time would disturb each other.
+    """
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+        self._wanted = min(STEPS, len(engine.train_dataloader))
+        self._ends: list[float] = []
+        self._error: Exception | None = None
+
+    def batch(self) -> Finding:
+        """One batch, decoded and augmented."""
+        if not self._wanted:
+            advice = "there are fewer pictures than a batch takes: make DataLoader.Train.sampler.batch_size smaller"
+            return Finding("one batch", "an epoch has none", advice)
+        optimizer = self._engine.optimizer[-1]
+        for name in ("step", "minimize"):  # PaddleClas 2.4 calls minimize where it uses AMP
+            setattr(optimizer, name, self._counted(getattr(optimizer, name)))
+        loader = self._engine.train_dataloader = _WatchedLoader(self._engine.train_dataloader)
+        with _silence():
+            try:
+                self._engine.train()
+            except _EnoughError:
+                pass
+            except Exception as error:
+                self._error = error
+        if loader.shape is None:
+            raise self._error or PpclsExtError("the engine asked for none")
+        number, _, height, width = loader.shape
+        return Finding("one batch", f"{loader.seconds:.2f} s for {number} pictures of {width} × {height} px")
+
+    def step(self) -> Finding:
+        """One update of the weights, the last of a few, with the waiting for its batch."""
+        if self._error is not None:
+            raise self._error
+        ends, steps = self._ends, len(self._engine.train_dataloader)
+        if len(ends) < 2:
+            return Finding("one step", "an epoch has one: too few to time")
+        seconds = ends[-1] - ends[-2]
+        return Finding("one step", f"{seconds:.2f} s; {steps} steps are an epoch, about {_duration(seconds * steps)}")
+
+    def _counted(self, update: Callable) -> Callable:
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            result = update(*args, **kwargs)
+            self._ends.append(time.perf_counter())
+            if len(self._ends) >= self._wanted:
+                raise _EnoughError
+            return result
+
+        return counted
 
 
-def _step(engine: Any) -> Finding:
-    """Training steps as PaddleClas's engine does them, ended after a few."""
-    ends: list[float] = []
-    wanted = min(STEPS, len(engine.train_dataloader))
-    if not wanted:
-        advice = "there are fewer pictures than a batch takes: make DataLoader.Train.sampler.batch_size smaller"
-        return Finding("one step", "an epoch has none", advice)
-    for name in ("step", "minimize"):  # PaddleClas 2.4 calls minimize where it uses AMP
-        setattr(engine.optimizer[-1], name, _counted(getattr(engine.optimizer[-1], name), ends, wanted))
-    start = time.perf_counter()
-    with _silence(), contextlib.suppress(_EnoughError):
-        engine.train()
-    if not ends:
-        return Finding("one step", "the engine made no step", "train with -v to see why")
-    seconds = ends[-1] - ends[-2] if len(ends) > 1 else ends[0] - start
-    steps = len(engine.train_dataloader)
-    return Finding("one step", f"{seconds:.2f} s; {steps} steps are an epoch, about {_duration(seconds * steps)}")
+class _WatchedLoader:
+    """A data loader that notes the shape of its first batch and how long that took, s."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+        self.seconds, self.shape = 0.0, None
+
+    def __iter__(self) -> Iterator[list]:
+        start = time.perf_counter()
+        for batch in self._loader:
+            if self.shape is None:
+                self.seconds, self.shape = time.perf_counter() - start, tuple(batch[0].shape)
+            yield batch
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
 
 
 class _EnoughError(Exception):
     """Ends the trial from inside the engine."""
-
-
-def _counted(update: Callable, ends: list[float], wanted: int) -> Callable:
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        result = update(*args, **kwargs)
-        ends.append(time.perf_counter())
-        if len(ends) >= wanted:
-            raise _EnoughError
-        return result
-
-    return counted
 
 
 def _duration(seconds: float) -> str:

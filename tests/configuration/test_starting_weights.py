@@ -84,3 +84,28 @@ def test_none_are_published(config, tmp_path, registered, monkeypatch):
     config["Global"]["pretrained_model"] = "published"
     with pytest.raises(PpclsExtError, match="no weights of RepVGG_B2g2 are published"):
         prepare(config, "eval")
+
+
+@pytest.mark.parametrize(
+    ("change", "said_so"),
+    [({}, True), ({"class_num": 1}, True), ({"pretrained": True}, False), ({"name": "ResNet18"}, False)],
+)
+def test_training_from_scratch_on_few_pictures(config, registered, said, change, said_so):
+    from ppcls_ext.configuration.starting_weights import say_what_to_expect
+
+    config["Arch"].update(change)
+    say_what_to_expect(config, 24)
+    assert len(said) == said_so
+    if said_so:
+        assert said[0].startswith("MobileOne_S0 starts from random weights: 24 pictures of ")
+        assert "-o Global.pretrained_model=published" in said[0]
+    del said[:]
+    say_what_to_expect(config, 100 * config["Arch"]["class_num"])
+    assert not said, "enough"
+
+
+def test_prepare_says_it(config, tmp_path, registered, said, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config["profiler_options"] = None
+    prepare(config, "train")
+    assert [line for line in said if "starts from random weights: 24 pictures of 2 classes" in line]

@@ -146,7 +146,7 @@ def test_a_configuration_with_a_problem(config, dataset, tmp_path, monkeypatch, 
         name, text = "model", "png"
     else:
         config["DataLoader"]["Train"]["sampler"].update(batch_size=100, drop_last=True)
-        name, text = "one batch", ""
+        name, text = "data", "batch"
     (tmp_path / "tiny.yml").write_text(yaml.safe_dump(config))
     assert run(lambda: main(["-c", "tiny.yml"])) == 1
     found = lines(capfd.readouterr().out)
