@@ -4,6 +4,7 @@ Over the same parameters and to the result of the definition, one operation per 
 
 - on CPUs by oneDNN, in one node of the gradient graph (`BranchSum`). Branches without a convolution of their own cost
   one normalisation of the input together: the identity, and 1×1 depthwise convolutions, which only scale channels.
+  Several pointwise branches fold into one convolution (`PointwiseSum`) where the pixels are many.
 - on GPUs *grouped*: all convolutions as one with k times as many outputs, and one batch normalisation.
 """
 
@@ -13,6 +14,7 @@ import paddle
 from paddle import Tensor, nn
 
 from ppcls_ext.layers.branch_sum_operation import BranchSum, update_running
+from ppcls_ext.layers.pointwise_sum import PointwiseSum
 from ppcls_ext.onednn.builders import Geometry
 from ppcls_ext.onednn.convolution import can_convolve
 from ppcls_ext.onednn.elementwise import is_plain
@@ -96,7 +98,13 @@ def sum_by_onednn(x: Tensor, branches: list[Branch], geometry: Geometry, relu: b
         inputs.append([norm.weight, norm.bias] if kernel is None else [kernel, norm.weight, norm.bias])
     if not all(usable(*values, training=True) for values in inputs):
         return None
-    return BranchSum(convs, scales, identities, relu)(x, *(value for values in inputs for value in values))
+    parameters = [value for values in inputs for value in values]
+    norms = [norm for norm, _ in convs]
+    if geometry == Geometry() and size == 1 and not scales and len(identities) <= 1:
+        pixels = x.shape[0] * x.shape[2] * x.shape[3]
+        if PointwiseSum.pays(len(convs), norms[0].weight.shape[0], x.shape[1], pixels):
+            return PointwiseSum(norms, identities[0] if identities else None, relu)(x, *parameters)
+    return BranchSum(convs, scales, identities, relu)(x, *parameters)
 
 
 def is_plain_norm(norm: nn.Layer, training: bool) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -109,7 +110,7 @@ class BranchSum(Operation):
             grads += [factor_grad, shift_grad] * len(self.identities)
             if of_variance is not None and needed[0]:
                 # what the factor owes to the variance: along x − μ
-                along = of_variance * (2 / (rows.size / rows.shape[3]))
+                along = of_variance * (2 / math.prod(rows.shape[:3]))
                 x_grad = operations.weighted_sum(rows, [-mean * along, *x_grads], along)
         if needed[0] and x_grad is None:
             x_grad = operations.weighted_sum(x_grads[0], x_grads[1:]) if len(x_grads) > 1 else x_grads[0]
@@ -138,8 +139,15 @@ class BranchSum(Operation):
 @paddle.no_grad()
 def update_running(norm: nn.BatchNorm2D, mean: Tensor, variance: Tensor) -> None:
     """Moves the running statistics towards the batch's, (C,) each, by Paddle's convention."""
+    rate = _scalar(1 - norm._momentum, mean.dtype, str(mean.place))
     for running, value in ((norm._mean, mean), (norm._variance, variance)):
-        running.lerp_(value, 1 - norm._momentum)
+        running.lerp_(value, rate)
+
+
+@functools.lru_cache(maxsize=64)
+def _scalar(value: float, dtype: paddle.dtype, place: str) -> Tensor:
+    """A tensor of its own for each place; making one anew takes as long as a dozen small operations."""
+    return paddle.to_tensor(value, dtype)
 
 
 @functools.lru_cache(maxsize=64)

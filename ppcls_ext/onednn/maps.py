@@ -36,7 +36,9 @@ def usable(*tensors: Tensor, training: bool) -> bool:
         return False
     if not training and paddle.is_grad_enabled() and not all(value.stop_gradient for value in tensors):
         return False
-    return all(value.dtype == paddle.float32 and value.place.is_cpu_place() and value.size for value in tensors)
+    return all(
+        value.dtype == paddle.float32 and value.place.is_cpu_place() and 0 not in value.shape for value in tensors
+    )
 
 
 def to_channels_last(x: Tensor) -> Tensor:

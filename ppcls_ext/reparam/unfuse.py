@@ -21,6 +21,7 @@ import paddle
 from paddle import Tensor, nn
 
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.onednn.convolution import conv2d
 from ppcls_ext.reparam.algebra import Branch, identity_kernel, pad_kernel
 from ppcls_ext.reparam.fuse import reparameterizable_layers
 from ppcls_ext.reparam.reparameterizable import Reparameterizable
@@ -93,9 +94,7 @@ class _Pair:
             if branch.kernel is not None:
                 margin = (self.unfused.kernel_size - branch.kernel.shape[-1]) // 2
                 padding = self.unfused.padding - margin
-                y = nn.functional.conv2d(
-                    x, branch.kernel, None, self.unfused.stride, padding, groups=self.unfused.groups
-                )
+                y = conv2d(x, branch.kernel, None, self.unfused.stride, padding, self.unfused.groups)
             y = y.transpose([1, 0, 2, 3]).flatten(1).astype("float64")
             sums[0] = sums[0] + y.sum(axis=1)
             sums[1] = sums[1] + y.square().sum(axis=1)

@@ -8,6 +8,7 @@ import paddle
 import pytest
 
 from ppcls_ext.layers.branch_sum import branch_sum, grouped, sum_by_onednn
+from ppcls_ext.layers.pointwise_sum import PointwiseSum
 from ppcls_ext.layers.rep_conv import BranchNames, RepConv
 from ppcls_ext.onednn import find
 from ppcls_ext.onednn.builders import Geometry
@@ -197,3 +198,17 @@ def test_two_runs_agree_to_the_bit():
         for layer in (build(shape, 2).to(dtype="float32") for _ in range(2))
     ]
     assert all((results[0][name] == results[1][name]).all() for name in results[0])
+
+
+@needs_onednn
+@pytest.mark.parametrize("outputs", [8, 12])
+def test_many_pixels_fold_pointwise_branches(monkeypatch, outputs):
+    calls = []
+    original = PointwiseSum.forward
+    monkeypatch.setattr(PointwiseSum, "forward", lambda *arguments: calls.append(1) or original(*arguments))
+    shape = (1, 1, 1, 8, outputs)
+    assert PointwiseSum.pays(3, outputs, 8, 4 * 81)
+    assert not PointwiseSum.pays(3, outputs, 8, 2)
+    assert not PointwiseSum.pays(1, outputs, 8, 4 * 81)
+    compare_single(shape, 3, random_map(shape, (4, 9, 9)), relu=True)
+    assert len(calls) == 1
