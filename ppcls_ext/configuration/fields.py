@@ -38,8 +38,22 @@ def require_fields(config: dict, mode: str) -> None:
     for path in (*REQUIRED[mode], *(("DataLoader.Eval", "Metric.Eval") if evaluates else ())):
         if _get(config, path) is None:
             raise PpclsExtError(f"the configuration has no {path}, which {mode} needs: add it, or -o {path}=…")
+    for loader in [*(["Train"] if mode == "train" else []), *(["Eval"] if evaluates or mode == "eval" else [])]:
+        _require_loader(config, f"DataLoader.{loader}")
     if is_ours(config) and config["Arch"].get("class_num") == 0:
         raise PpclsExtError("Arch.class_num is 0, which leaves the classifier out: give the number of classes")
+
+
+def _require_loader(config: dict, path: str) -> None:
+    """What PaddleClas's `build_dataloader` asks for; retrieval has its own layout."""
+    if not isinstance(_get(config, path), dict) or {"Gallery", "Query"} & set(_get(config, path)):
+        return
+    fields = ["dataset.name", "sampler", "loader.num_workers", "loader.use_shared_memory"]
+    if _get(config, f"{path}.sampler.name") is None:
+        fields += ["sampler.batch_size", "sampler.drop_last", "sampler.shuffle"]
+    for field in fields:
+        if _get(config, f"{path}.{field}") is None:
+            raise PpclsExtError(f"the configuration has no {path}.{field}: add it, or -o {path}.{field}=…")
 
 
 def _get(config: dict, path: str) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 from ppcls_ext.config_table.shipped import shipped
 from ppcls_ext.configuration.overrides import apply_override
 from ppcls_ext.configuration.picture_size import set_picture_size
-from ppcls_ext.configuration.spelling import KNOWN, check_spelling
+from ppcls_ext.configuration.spelling import KNOWN, check_spelling, check_structure
 from ppcls_ext.configuration.yaml_file import parse_yaml, read_yaml
 
 
@@ -39,6 +39,7 @@ def override(config: dict, overrides: Iterable[str]) -> dict:
     """
     for text in overrides:
         apply_override(config, text)
+    check_structure(config)
     for section in KNOWN:
         check_spelling(section, config.get(section) if section else config)
     set_picture_size(config)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import logging
+import re
+from collections.abc import Iterator
 from typing import Any
 
 from ppcls_ext.errors import PpclsExtError
@@ -27,9 +29,41 @@ KNOWN = {
 }
 
 
+#: What stands below some sections, by the path of the mapping.
+BELOW = {
+    r"AMP": "use_amp level scale_loss use_dynamic_loss_scaling use_fp16_test use_promote",
+    r"Loss": "Train Eval Basic MetaTrain MetaTest",
+    r"(Metric|UnLabelLoss)": "Train Eval",
+    r"DataLoader": "Train Eval Test Gallery Query UnLabelTrain Metalearning class_num mean std",
+    r"DataLoader\.\w+(\.(Gallery|Query|Train|Eval))?": "dataset sampler loader Gallery Query Train",
+    r"DataLoader\.(\w+\.){1,2}loader": "num_workers use_shared_memory",
+}
 #: Sections whose fields are looked for where one stands in a wrong section; other sections' own are not all known.
 ELSEWHERE = {"": ("Global", "Arch", "Infer"), "Global": ("Arch", "Infer"), "Infer": ("Global",)}
 NEARLY = 0.8  # difflib's ratio from which two names count as one misspelt
+
+
+def check_structure(config: dict) -> None:
+    """Raises PpclsExtError where a name between a section and what is built by name is nearly a known one."""
+    for path, fields in _mappings(config, ""):
+        for pattern, known in BELOW.items():
+            if re.fullmatch(pattern, path):
+                _require_near(path, fields, known.split())
+
+
+def _mappings(node: dict, above: str, depth: int = 0) -> Iterator[tuple[str, dict]]:
+    for key, value in node.items():
+        path = f"{above}.{key}" if above else str(key)
+        if isinstance(value, dict) and depth < 4:
+            yield path, value
+            yield from _mappings(value, path, depth + 1)
+
+
+def _require_near(path: str, fields: dict, known: list[str]) -> None:
+    for field in fields:
+        near = difflib.get_close_matches(str(field), known, n=1, cutoff=NEARLY)
+        if near and field not in known:
+            raise PpclsExtError(f"{path}.{field} is unknown: did you mean {path}.{near[0]}?")
 
 
 def check_spelling(section: str, fields: Any) -> None:
