@@ -20,10 +20,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--train", type=int, default=160, metavar="N", help="to train on, default: %(default)s")
     parser.add_argument("--val", type=int, default=40, metavar="N", help="to evaluate on, default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--any-colour", action="store_true", help="harder: colours say nothing of the kind")
     parser.add_argument("--force", action="store_true", help="replace a data set made with other settings")
     args = parser.parse_args(argv)
 
-    if make(args.output, args.size, args.train, args.val, args.seed, args.force):
+    if make(args.output, args.size, args.train, args.val, args.seed, args.any_colour, args.force):
         print(f"{args.output}: {args.train} + {args.val} pictures of {args.size} px: {', '.join(NAMES)}")
     else:
         print(f"{args.output} is complete already: nothing to do")

@@ -1,6 +1,7 @@
 """A synthetic data set of coloured shapes, for detection (COCO's layout) and for segmentation (PaddleSeg's).
 
-Circles, squares and triangles of random colours, sizes and turns lie on a noisy background; nothing is downloaded.
+Circles, squares and triangles of random sizes and turns lie on a noisy background: in reds, greens and blues, or in any
+colour, which is harder. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -35,7 +36,15 @@ class Shape(NamedTuple):
     colour: tuple[int, int, int]
 
 
-def make(output: Path, size: int = 96, train: int = 160, val: int = 40, seed: int = 0, force: bool = False) -> bool:
+def make(
+    output: Path,
+    size: int = 96,
+    train: int = 160,
+    val: int = 40,
+    seed: int = 0,
+    any_colour: bool = False,
+    force: bool = False,
+) -> bool:
     """Makes the data set in `output`, which appears as a whole.
 
     Args:
@@ -45,6 +54,7 @@ def make(output: Path, size: int = 96, train: int = 160, val: int = 40, seed: in
         train: pictures to train on.
         val: pictures to evaluate on.
         seed: of everything that is random; the pictures of a seed are always the same.
+        any_colour: colours say nothing of the kind.
         force: replaces a data set of this tool with other settings.
 
     Returns:
@@ -61,7 +71,7 @@ def make(output: Path, size: int = 96, train: int = 160, val: int = 40, seed: in
     ):
         if not low <= value <= high:
             raise PpclsExtError(f"{name} {value}: expected {low}..{high}")
-    settings = {"size": size, "train": train, "val": val, "seed": seed}
+    settings = {"size": size, "train": train, "val": val, "seed": seed, "any_colour": any_colour}
     output = Path(os.path.realpath(output))  # a linked folder is replaced, not its link
     occupied = output.is_dir() and any(output.iterdir())
     if occupied and _is_there(output, settings, force):
@@ -114,7 +124,7 @@ def _write(folder: Path, settings: dict[str, int]) -> None:
         for kind in ("images", "labels"):
             (folder / kind / part).mkdir(parents=True)
         for index in range(settings[part]):
-            shapes = list(_shapes(random, settings["size"]))
+            shapes = list(_shapes(random, settings["size"], settings["any_colour"]))
             picture, label = _draw(random, settings["size"], shapes)
             name = f"{part}/{index:05d}.png"
             picture.save(folder / "images" / name)
@@ -130,7 +140,7 @@ def _write(folder: Path, settings: dict[str, int]) -> None:
     (folder / SETTINGS).write_text(json.dumps(settings) + "\n", encoding="utf-8")
 
 
-def _shapes(random: np.random.Generator, size: int) -> Iterator[Shape]:
+def _shapes(random: np.random.Generator, size: int, any_colour: bool) -> Iterator[Shape]:
     """One to four shapes that do not touch each other, wholly inside the picture."""
     taken: list[tuple[float, float, float]] = []
     wanted = int(random.integers(1, LARGEST + 1))
@@ -143,8 +153,9 @@ def _shapes(random: np.random.Generator, size: int) -> Iterator[Shape]:
             turn = random.uniform(0, 2 * math.pi)
             angles = [turn + 2 * math.pi * corner / POINTS[kind] for corner in range(POINTS[kind])]
             polygon = [(float(x + radius * math.cos(a)), float(y + radius * math.sin(a))) for a in angles]
-            colour = random.integers(0, 256, 3)
-            colour[random.permutation(3)[:2]] = (255, 0)  # saturated, so that it stands out from the grey
+            # saturated, so that it stands out from the grey
+            colour = random.integers(0, 100, 3)
+            colour[int(random.integers(3)) if any_colour else NAMES.index(kind)] = random.integers(160, 256)
             yield Shape(kind, polygon, tuple(int(level) for level in colour))
         if len(taken) == wanted:
             return

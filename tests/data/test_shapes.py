@@ -39,11 +39,31 @@ def test_the_boxes_are_the_pixels(dataset):
             covered = np.zeros_like(label)
             for item in own:
                 left, top, width, height = item["bbox"]
-                box = slice(int(top), int(top + height) + 2), slice(int(left), int(left + width) + 2)
+                # Pillow draws the outline's pixels too
+                box = tuple(
+                    slice(max(0, int(low) - 1), int(low + length) + 2) for low, length in ((top, height), (left, width))
+                )
                 assert int((label[box] == item["category_id"]).sum()) == pytest.approx(item["area"], rel=0.2)
                 covered[box] = 1
             assert set(np.unique(label)) == {0, *(item["category_id"] for item in own)}
             assert not label[covered == 0].any()
+
+
+def kinds_by_colour(folder):
+    """The classes of the pixels whose strongest channel is red, green, blue."""
+    found = [set(), set(), set()]
+    for path in (folder / "images" / "train").iterdir():
+        label = np.asarray(Image.open(folder / "labels" / "train" / path.name))
+        strongest = np.asarray(Image.open(path)).argmax(axis=2)
+        for channel in range(3):
+            found[channel] |= set(label[(strongest == channel) & (label > 0)].tolist())
+    return found
+
+
+def test_colours(dataset, tmp_path):
+    assert kinds_by_colour(dataset) == [{1}, {2}, {3}]
+    make(tmp_path / "any", train=12, val=1, any_colour=True)
+    assert all(len(kinds) > 1 for kinds in kinds_by_colour(tmp_path / "any"))
 
 
 def test_segmentation_lists(dataset):
