@@ -14,6 +14,7 @@ from PIL import Image
 from ppcls_ext import list_models
 from ppcls_ext.config_table.files import config_files
 from ppcls_ext.config_table.recipes import RECIPES
+from ppcls_ext.config_table.shipped import SHIPPED
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
@@ -39,7 +40,11 @@ def test_every_model_has_both():
 @pytest.mark.parametrize("name", config_files())
 def test_header_names_its_own_command(name):
     header = [line for line in (CONFIGS / name).read_text(encoding="utf-8").splitlines() if line.startswith("#")]
-    assert any(f"configs/{name}" in line and "tools/train.py" in line for line in header)
+    if name in RECIPES:
+        (command,) = [line for line in header if "ppcls-ext) train" in line or "ppcls-ext train" in line]
+        assert SHIPPED[command.split("-c ")[1].split()[0]] == name
+    else:  # of PaddleDetection and PaddleSeg, whose own scripts run
+        assert any(f"configs/{name}" in line and "tools/train.py" in line for line in header)
 
 
 @pytest.fixture(scope="module")

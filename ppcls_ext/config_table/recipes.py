@@ -49,8 +49,8 @@ def _mixup_or_cutmix(alpha: float, mixup: float, cutmix: float) -> tuple[Config,
 
 def _digits() -> Recipe:
     header = """MobileOne_S0 on 1297 handwritten digits at 64 px: the demonstration (`make demo`).
-  python tools/make_sample_dataset.py
-  python tools/train.py -c configs/digits/MobileOne_S0.yml
+  ppcls-ext make-sample-dataset
+  ppcls-ext train -c digits/MobileOne_S0
 Expect top-1 above 0.95 on the 500 held-out digits, in a few minutes on two CPU cores."""
     return Recipe(
         model="MobileOne_S0",
@@ -69,11 +69,13 @@ Expect top-1 above 0.95 on the 500 held-out digits, in a few minutes on two CPU 
 
 
 def _flowers(model: str) -> Recipe:
+    # where no accuracy is published, no weights are
+    weights = "published" if MODELS[model].published_top1 else "FILE"
     header = f"""{model} on Oxford Flowers102: fine-tuning on the 1020 training pictures.
-  python tools/prepare_flowers102.py --download
-  python tools/train.py -c configs/{model}.yml -o Global.pretrained_model=WEIGHTS
-WEIGHTS: published ImageNet weights (README, "Published weights"); without them 1020 pictures teach the net little.
-For fused weights add -o Recipe.unfuse.pictures=512 to train their branches again."""
+  ppcls-ext prepare-flowers102 --download
+  ppcls-ext train -c {model} -o Global.pretrained_model={weights}
+ImageNet's weights, published or from a file, fused or not (README, "Published weights"): without them 1020 pictures
+teach the net little."""
     return Recipe(
         model=model,
         task=FLOWERS102,
@@ -90,11 +92,10 @@ For fused weights add -o Recipe.unfuse.pictures=512 to train their branches agai
 
 def _imagenet_header(model: str, recipe: str, processes: int, extension: str = "") -> str:
     top1 = MODELS[model].published_top1
-    family = model.split("_")[0]
     expected = f"Published: top-1 {top1} %" if top1 else "No accuracy is published for this variant"
     return f"""{model} on ImageNet: the published recipe ({recipe}).
   python -m paddle.distributed.launch --gpus={",".join(map(str, range(processes)))} \\
-      tools/train.py -c configs/ImageNet/{family}/{model}.yaml
+      $(which ppcls-ext) train -c ImageNet/{model}
 {expected}. Not trained here.{extension}"""
 
 

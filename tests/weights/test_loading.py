@@ -124,6 +124,9 @@ def test_wrong_form_is_explained(name):
         load_weights(unfused, state(fused))
     with pytest.raises(PpclsExtError, match="holds unfused weights, and the model is fused"):
         load_weights(fused, state(unfused))
+    other_classes = build(name, class_num=3)
+    with pytest.raises(PpclsExtError, match=r"run it as it is with .*Arch.fused=True.*Recipe.unfuse.pictures=512"):
+        load_weights(other_classes, state(fused))
 
 
 def test_real_weights(shared):
