@@ -17,12 +17,13 @@ PACKAGE = ROOT / "ppcls_ext"
 ARROWS = {
     "errors": "",
     "files": "errors",
+    "bounded_yaml": "errors",
     "packages": "errors",
     "download": "errors packages",
     "pictures": "errors files packages",
     "host": "errors packages",
     "data": "errors files packages download pictures",
-    "predict": "errors files packages pictures",
+    "predict": "errors files bounded_yaml packages pictures",
     "report": "errors files packages pictures predict",
     "onednn": "errors",
     "reparam": "errors onednn",
@@ -33,7 +34,8 @@ ARROWS = {
     "checkpoints": "errors files weights",
     "training": "errors models reparam weights",
     "runs": "errors files pictures models config_table checkpoints",
-    "configuration": "errors files host pictures data models config_table checkpoints training runs weights",
+    "configuration": "errors files bounded_yaml host pictures data models config_table checkpoints training runs "
+    "weights",
     "engine": "errors files packages host pictures data predict reparam weights models checkpoints training runs "
     "configuration",
     "quantize": "errors files packages pictures predict",

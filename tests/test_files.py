@@ -118,6 +118,8 @@ READERS = {
     "data/flowers102.py": "is_file before; a download whose MD5 is known",
     "data/overlap.py": "read_list has found that they are files",
     "data/shapes.py": "is_file before",
+    "commands/bench.py": "of the system",
+    "runs/record.py": "is_file before",
     "deploy/convert.py": "written by the conversion",
     "doctor/machine.py": "of the system",
     "download.py": "the package's own cache",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ppcls_ext.commands.options import RESULTS_HELP, command_parser, positive, results_file
 from ppcls_ext.errors import PpclsExtError, one_line, printable
-from ppcls_ext.pictures.decoding import decode
+from ppcls_ext.pictures.decoding import decode, read_picture
 from ppcls_ext.pictures.find import find_images
 from ppcls_ext.predict.classifier import BATCH, Classifier, classify
 from ppcls_ext.predict.results import write_results
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"error: {printable(one_line(result))}", file=sys.stderr)
             continue
         if saved is not None:
-            saved.add(file, decode(file.read_bytes()), result)
+            saved.add(file, decode(read_picture(file)), result)
         results.append({"file_name": str(file), **result})
         if not args.json:
             _print_table(file, result)

@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
+from ppcls_ext.bounded_yaml import MAX_DEPTH, Refused, load_yaml
 from ppcls_ext.configuration.arithmetic import evaluate
-from ppcls_ext.configuration.bounded_yaml import MAX_DEPTH, Refused, load_yaml
 from ppcls_ext.configuration.literals import LONGEST, read_literal
 from ppcls_ext.errors import PpclsExtError
 

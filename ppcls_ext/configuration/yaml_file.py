@@ -7,8 +7,8 @@ from pathlib import Path
 
 import yaml
 
+from ppcls_ext.bounded_yaml import BoundedLoader, Refused, load_yaml
 from ppcls_ext.config_table.shipped import nearest
-from ppcls_ext.configuration.bounded_yaml import BoundedLoader, Refused, load_yaml
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.files import read_regular
 

@@ -8,11 +8,14 @@ from typing import Any
 
 import yaml
 
+from ppcls_ext.bounded_yaml import load_yaml
 from ppcls_ext.errors import PpclsExtError, one_line
+from ppcls_ext.files import read_regular
 from ppcls_ext.pictures.rule import Preprocessing
 from ppcls_ext.predict.metadata import Metadata
 
 NAME = "inference.yml"
+LARGEST = 1 << 24  # bytes
 #: PaddleX's words for the interpolations of each library that it has.
 WORDS = {
     "cv2": {"nearest": "NEAREST", "bilinear": "LINEAR", "bicubic": "BICUBIC", "area": "AREA", "lanczos": "LANCZOS4"},
@@ -62,7 +65,7 @@ def read_inference_yml(path: Path) -> Metadata:
         PpclsExtError: it is missing, or not as `to_inference_yml` writes it.
     """
     try:
-        said = yaml.safe_load(path.read_text(encoding="utf-8"))
+        said = load_yaml(read_regular(path, LARGEST).decode("utf-8"))
         steps = {name: options for step in said["PreProcess"]["transform_ops"] for name, options in step.items()}
         resize, normalize = steps["ResizeImage"], steps["NormalizeImage"]
         backend = resize.get("backend", "cv2")

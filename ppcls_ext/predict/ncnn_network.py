@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.files import read_regular
 from ppcls_ext.packages import import_extra, missing
 from ppcls_ext.predict.onnx_file import read_metadata, require_file
 
@@ -63,7 +64,7 @@ def convert(path: str | os.PathLike, image_shape: list[int], folder: Path) -> No
     found = importlib.util.find_spec("pnnx")  # importing it would load torch
     if found is None or found.origin is None:
         raise PpclsExtError(missing("pnnx"))
-    (copy := folder / "net.onnx").write_bytes(Path(path).read_bytes())  # pnnx writes beside the file
+    (copy := folder / "net.onnx").write_bytes(read_regular(path, 1 << 31))  # pnnx writes beside the file
     shape = json.dumps([1, *image_shape], separators=(",", ":"))
     done = subprocess.run(
         [str(Path(found.origin).parent / "pnnx"), copy.name, f"inputshape={shape}", "fp16=0"],

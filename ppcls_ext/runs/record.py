@@ -15,8 +15,8 @@ import yaml
 
 from ppcls_ext.config_table.render import Dumper
 from ppcls_ext.errors import PpclsExtError, one_line
-from ppcls_ext.files import atomic_write
-from ppcls_ext.runs.folder import CONFIG, RECORD
+from ppcls_ext.files import atomic_write, read_regular
+from ppcls_ext.runs.folder import CONFIG, LARGEST, RECORD
 
 #: Packages whose versions are kept.
 PACKAGES = ("ppcls_ext", "paddlepaddle", "paddlepaddle-gpu", "paddleclas", "numpy", "opencv-python-headless", "pillow")
@@ -77,10 +77,10 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     """
     path = folder / RECORD
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = json.loads(read_regular(path, LARGEST))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise PpclsExtError(f"cannot read {path}: {error}; remove it, and a new one is written") from error
     if not isinstance(facts, dict):
         raise PpclsExtError(f"{path} holds no record of a run: remove it, and a new one is written")

@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 
 from ppcls_ext.checkpoints.manifest import manifest_path, read_manifest
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.files import read_regular
 from ppcls_ext.models.table import MODELS
 from ppcls_ext.pictures.class_names import read_class_names
 from ppcls_ext.pictures.transforms import rule_from_transforms
-from ppcls_ext.runs.folder import RECORD
+from ppcls_ext.runs.folder import LARGEST, RECORD
 
 logger = logging.getLogger("ppcls_ext")
 
@@ -66,8 +67,8 @@ def read_trained_with(weights: Path) -> Facts | None:
         if manifest_path(prefix).is_file():
             found = read_manifest(prefix).state.get(KEY)
     if found is None and re.fullmatch(r"best_model|latest|epoch_\d+", prefix.name):
-        with contextlib.suppress(OSError, ValueError):
-            found = json.loads((weights.parent / RECORD).read_text(encoding="utf-8")).get(KEY)
+        with contextlib.suppress(OSError, ValueError, RecursionError, PpclsExtError):
+            found = json.loads(read_regular(weights.parent / RECORD, LARGEST)).get(KEY)
     return found if isinstance(found, dict) else None
 
 

@@ -8,7 +8,7 @@ import tracemalloc
 
 import pytest
 
-from ppcls_ext.configuration.bounded_yaml import load_yaml
+from ppcls_ext.bounded_yaml import load_yaml
 from ppcls_ext.configuration.load import load_config
 from ppcls_ext.errors import PpclsExtError
 

@@ -6,13 +6,14 @@ from typing import Any
 
 import yaml
 
-from ppcls_ext.configuration.literals import LONGEST
 from ppcls_ext.errors import PpclsExtError
 
 MAX_DEPTH = 32
 """Lists and mappings within each other; PaddleClas's own files have up to 10."""
 MAX_VALUES = 50_000
 """Values after every alias and merge key is written out; PaddleClas's own files have up to 500."""
+LONGEST_TEXT = 10_000
+"""Characters of a text; PaddleClas parses some, and ten times longer ones crash the parser of Python 3.9."""
 LONGEST_NUMBER = 100
 """Characters of a number. YAML's sexagesimal 1:59:59… takes time that grows with the square of its length."""
 _TOO_DEEP = f"nested more than {MAX_DEPTH} deep"
@@ -74,7 +75,7 @@ def _measure(node: yaml.Node, known: dict[int, tuple[int, int]], above: list[yam
         raise Refused("it holds itself through an alias", node.start_mark)
     if id(node) not in known:
         if isinstance(node, yaml.ScalarNode):
-            longest = LONGEST_NUMBER if node.tag in _NUMBERS else LONGEST
+            longest = LONGEST_NUMBER if node.tag in _NUMBERS else LONGEST_TEXT
             if len(node.value) > longest:
                 raise Refused(f"a value has more than {longest:,} characters", node.start_mark)
             known[id(node)] = (1, 0)
