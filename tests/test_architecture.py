@@ -41,7 +41,7 @@ ARROWS = {
     "quantize": "errors files packages pictures predict",
     "deploy": "errors files packages host pictures predict quantize reparam weights models runs",
     "downstream": "errors files packages host pictures reparam weights models deploy",
-    "doctor": "errors packages host checkpoints configuration engine",
+    "doctor": "errors packages host onednn checkpoints configuration engine",
 }
 #: These call all the others: the public face, and the command lines.
 ON_TOP = {"__init__", "__main__", "commands"}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
+import os
+import warnings
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from ppcls_ext.doctor.finding import Finding
 from ppcls_ext.engine.threads import use_all_cores
-from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.errors import PpclsExtError, one_line
 from ppcls_ext.host.locate import HOW_TO_GET_ONE, find
 from ppcls_ext.packages import EXTRAS, import_extra, missing
 
@@ -33,16 +33,21 @@ def paddle() -> Finding:
 
 
 def onednn() -> Finding:
-    """The oneDNN in Paddle's wheel, which makes convolutions fast on CPUs."""
-    spec = importlib.util.find_spec("paddle")
-    if spec is None or spec.origin is None:
+    """The oneDNN in Paddle's wheel, which makes training on CPUs fast."""
+    if _is_missing("paddle"):
         return Finding("oneDNN", "none: it comes with Paddle")
-    files = sorted(Path(spec.origin).parent.glob("libs/*dnnl*")) + sorted(Path(spec.origin).parent.glob("libs/mkldnn*"))
-    if not files:
-        return Finding("oneDNN", "not in this Paddle: convolutions on the CPU take Paddle's own, slower way")
-    import_extra("paddle")  # loads the OpenMP that oneDNN runs on
-    parts = ctypes.cast(ctypes.CDLL(str(files[0])).dnnl_version, ctypes.CFUNCTYPE(ctypes.POINTER(ctypes.c_int * 3)))()
-    return Finding("oneDNN", f"{'.'.join(map(str, parts.contents))}, {files[0].name} of Paddle")
+    from ppcls_ext.onednn.find import VARIABLE, library  # loads Paddle
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = library()
+    if found is not None:
+        version = found.functions.dnnl_version().contents
+        return Finding("oneDNN", f"{version.major}.{version.minor}.{version.patch} of Paddle, used on CPUs")
+    if os.environ.get(VARIABLE) == "0":
+        return Finding("oneDNN", f"switched off by {VARIABLE}=0: training on the CPU is slower")
+    why = one_line(caught[-1].message) if caught else "none in this Paddle that is known"
+    return Finding("oneDNN", f"not used, training on the CPU is slower: {why}")
 
 
 def paddleclas() -> Finding:

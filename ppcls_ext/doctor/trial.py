@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
+import statistics
 import sys
 import tempfile
 import time
@@ -116,13 +117,13 @@ class _Steps:
         return Finding("one batch", f"{loader.seconds:.2f} s for {number} pictures of {width} × {height} px")
 
     def step(self) -> Finding:
-        """One update of the weights, the last of a few, with the waiting for its batch."""
+        """One update of the weights with the waiting for its batch, the median of a few without the first."""
         if self._error is not None:
             raise self._error
         ends, steps = self._ends, len(self._engine.train_dataloader)
         if len(ends) < 2:
             return Finding("one step", "an epoch has one: too few to time")
-        seconds = ends[-1] - ends[-2]
+        seconds = statistics.median(end - start for start, end in zip(ends, ends[1:]))
         return Finding("one step", f"{seconds:.2f} s; {steps} steps are an epoch, about {_duration(seconds * steps)}")
 
     def _counted(self, update: Callable) -> Callable:
