@@ -28,10 +28,11 @@ ROOT = Path(__file__).resolve().parents[1]
 MODELS = ["MobileOne_S0", "MobileOne_S4", "RepVGG_A0", "RepVGG_B1g4", "FasterNet_T0", "FasterNet_S"]
 SHAPES = [(64, 32), (16, 96), (8, 224)]  # pictures a step, their side in px
 PAUSE = 0.35  # seconds
+CLOCKS = {"wall": "perf_counter", "cpu": "process_time"}
 
 PADDLE_STEP = """
 import sys, time
-name, batch, size = sys.argv[1], *map(int, sys.argv[2:4])
+name, batch, size, clock = sys.argv[1], *map(int, sys.argv[2:4]), getattr(time, sys.argv[5])
 from ppcls_ext.engine.threads import use_all_cores
 use_all_cores()
 import paddle, ppcls_ext
@@ -42,15 +43,16 @@ optimizer = paddle.optimizer.Momentum(0.01, 0.9, parameters=model.parameters())
 x, labels = paddle.randn([batch, 3, size, size]), paddle.randint(0, 1000, [batch])
 print(f"Paddle {paddle.__version__}", flush=True)
 for _ in sys.stdin:
-    start = time.perf_counter()
+    start = clock()
     paddle.nn.functional.cross_entropy(model(x), labels).backward()
     optimizer.step()
     optimizer.clear_grad()
-    print(time.perf_counter() - start, flush=True)
+    print(clock() - start, flush=True)
 """
 TIMM_STEP = """
 import sys, time, torch, timm
-name, batch, size, threads, layout = sys.argv[1], *map(int, sys.argv[2:5]), getattr(torch, sys.argv[5])
+name, batch, size, threads, clock = sys.argv[1], *map(int, sys.argv[2:5]), getattr(time, sys.argv[5])
+layout = getattr(torch, sys.argv[6])
 torch.set_num_threads(threads)
 torch.manual_seed(0)
 model = timm.create_model(name.lower()).train().to(memory_format=layout)
@@ -58,11 +60,11 @@ optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
 x, labels = torch.randn(batch, 3, size, size).to(memory_format=layout), torch.randint(0, 1000, (batch,))
 print(f"timm {timm.__version__}, torch {torch.__version__}", flush=True)
 for _ in sys.stdin:
-    start = time.perf_counter()
+    start = clock()
     torch.nn.functional.cross_entropy(model(x), labels).backward()
     optimizer.step()
     optimizer.zero_grad()
-    print(time.perf_counter() - start, flush=True)
+    print(clock() - start, flush=True)
 """
 FORMS = {
     "ppcls_ext": (PADDLE_STEP, (), {}),
@@ -78,15 +80,14 @@ class Form:
     Args:
         name: of the form, a key of `FORMS`.
         case: model, batch, side.
-        threads: of the process.
-        peer_python: the interpreter that has timm.
+        arguments: of the program.
     """
 
-    def __init__(self, name: str, case: tuple[str, int, int], threads: int, peer_python: str) -> None:
+    def __init__(self, name: str, case: tuple[str, int, int], arguments: argparse.Namespace) -> None:
         code, more, variables = FORMS[name]
-        python = peer_python if name.startswith("timm") else sys.executable
-        command = [python, "-c", code, *map(str, case), str(threads), *more]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), **variables}
+        python = arguments.peer_python if name.startswith("timm") else sys.executable
+        command = [python, "-c", code, *map(str, case), str(arguments.threads), CLOCKS[arguments.clock], *more]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(arguments.threads), **variables}
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
             env=environment, cwd=ROOT,
@@ -123,7 +124,7 @@ class Form:
 
 def measure(case: tuple[str, int, int], arguments: argparse.Namespace) -> dict:
     """Seconds, ratios and memory of all forms of one case; forms that do not run are left out."""
-    forms = [Form(name, case, arguments.threads, arguments.peer_python) for name in arguments.forms]
+    forms = [Form(name, case, arguments) for name in arguments.forms]
     for form in forms:
         for _ in range(2):  # the first builds what is kept
             form.step() if form.alive else None
@@ -131,7 +132,14 @@ def measure(case: tuple[str, int, int], arguments: argparse.Namespace) -> dict:
     for _ in range(arguments.rounds):
         for form in forms:
             form.step() if form.alive else None
-    result = {"model": case[0], "batch": case[1], "size": case[2], "threads": arguments.threads, "forms": {}}
+    result = {
+        "model": case[0],
+        "batch": case[1],
+        "size": case[2],
+        "threads": arguments.threads,
+        "clock": arguments.clock,
+        "forms": {},
+    }
     ours = forms[0].seconds
     for form in forms:
         versions, peak = form.versions, form.close()
@@ -172,6 +180,9 @@ def main(argv: list[str] | None = None) -> None:
         "--rounds", type=int, default=7, help="timed steps of each form, after two that are not counted"
     )
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--clock", choices=list(CLOCKS), default="wall", help="cpu, with --threads 1: for busy machines"
+    )
     parser.add_argument("--peer-python", default=sys.executable, help="an interpreter that has torch and timm")
     parser.add_argument("--json", type=Path, help="also write all numbers to this file")
     arguments = parser.parse_args(argv)
@@ -181,7 +192,8 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("give --batch and --size together")
     shapes = SHAPES if arguments.batch is None else [(arguments.batch, arguments.size)]
 
-    print(f"seconds a step, {arguments.forms[0]}'s ratio to the form, largest memory; {arguments.threads} threads")
+    print(f"{arguments.clock} seconds a step, {arguments.threads} threads; ", end="")
+    print(f"the ratio is {arguments.forms[0]}'s seconds to the form's; largest memory")
     print(f"{'':22}", *(f"{name:>22}" for name in arguments.forms), flush=True)
     results = []
     for model in arguments.model:
