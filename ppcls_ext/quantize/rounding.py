@@ -36,6 +36,8 @@ class Moments:
         self.per_picture = -(-max(SAMPLES, SAMPLES_PER_WEIGHT * size) // pictures)
         self.random = np.random.default_rng(seed)
         self.count = 0
+        #: About where the inputs lie: sums of squares would drown a small variance about a large mean.
+        self.reference: np.ndarray | None = None
         self.sum = np.zeros((groups, size))
         self.products = np.zeros((groups, size, size))
 
@@ -44,14 +46,20 @@ class Moments:
         groups = len(self.sum)
         samples = self._patches(array) if self.kernel else array[:, :, None, None]
         samples = samples.reshape(len(samples), groups, -1).transpose(1, 0, 2)
+        if self.reference is None:
+            self.reference = samples.mean(axis=1, keepdims=True)
+        samples = samples - self.reference
         self.count += samples.shape[1]
         self.sum += samples.sum(axis=1)
         self.products += samples.transpose(0, 2, 1) @ samples
 
     def covariance(self) -> np.ndarray:
-        """(groups, weights of one output, the same)."""
+        """(groups, weights of one output, the same); what float32 leaves of a variance of 0 is 0."""
         mean = self.sum / self.count
-        return self.products / self.count - mean[:, :, None] * mean[:, None, :]
+        covariance = self.products / self.count - mean[:, :, None] * mean[:, None, :]
+        noise = np.square(self.reference * np.finfo(np.float32).eps).mean(axis=(1, 2))
+        quiet = np.einsum("gii->gi", covariance).mean(axis=1) <= 100 * noise
+        return np.where(quiet[:, None, None], 0.0, covariance)
 
     def _patches(self, array: np.ndarray) -> np.ndarray:
         """(samples, C, k, k)."""
@@ -100,7 +108,8 @@ def _round(weights: np.ndarray, covariance: np.ndarray) -> np.ndarray:
     # what matters most is rounded first, while there is most left to make its error good with
     order = np.argsort(-diagonal, axis=1, kind="stable")
     ordered = np.take_along_axis(np.take_along_axis(covariance, order[:, :, None], 1), order[:, None, :], 2)
-    damping = np.maximum(DAMPING * diagonal.mean(axis=1), np.finfo(np.float32).tiny)
+    damping = DAMPING * diagonal.mean(axis=1)
+    damping = np.where(damping > np.finfo(np.float32).tiny, damping, 1.0)  # inputs that never change
     factor = np.linalg.cholesky(np.linalg.inv(ordered + damping[:, None, None] * np.eye(size)))
     factor = factor.transpose(0, 2, 1)
     rest = np.take_along_axis(weights, order[:, None, :], 2)
