@@ -51,8 +51,8 @@ def test_the_logits_stay(fp32, quantized):
     network, other = Network(fp32), make_pictures(32, seed=1)
     (expected,) = outputs(network, other, [logits_name(network)])
     (got,) = outputs(Network(model), other, [logits_name(network)])
-    # random deep networks magnify errors; without equalization and bias correction this is 0.7
-    assert np.square(got - expected).mean() < 0.35 * expected.var()
+    # random deep networks magnify errors; trained ones stay far below
+    assert np.square(got - expected).mean() < 0.15 * expected.var()
     assert report.agreement > 0.7
     assert report.calibrated == report.checked == 32
 
