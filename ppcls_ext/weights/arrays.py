@@ -74,6 +74,6 @@ def plain(array: np.ndarray, file: BoundedFile) -> np.ndarray:
 def widen_bfloat16(bits: np.ndarray, file: BoundedFile) -> np.ndarray:
     """Returns as float32 the bfloat16 numbers whose 16 bits are given as uint16; exact."""
     file.spend(4 * bits.size)
-    wide = bits.astype(np.uint32).reshape(-1)  # NumPy 1 gives a scalar, which has no view, for an operation on 0-D
+    wide = bits.astype(np.uint32).reshape(-1)  # NumPy 1 shifts a 0-D array in int64 and cannot put that back
     wide <<= 16
     return plain(wide.view(np.float32).reshape(bits.shape), file)
