@@ -37,7 +37,7 @@ EXTRAS = {
     "train": ENGINE,
     "paddle": PADDLE,
     "onnx": ONNX,
-    "report": ["matplotlib>=3.7.0", "zhplot>=1.0.0"],  # zhplot for its font: names in Chinese and many other scripts
+    "report": ["matplotlib>=3.9.2", "zhplot>=1.0.0"],  # zhplot for its font: names in Chinese and many other scripts
 }
 DEV = [
     "pytest>=7.0.0",
