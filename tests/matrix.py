@@ -130,7 +130,11 @@ def _test(venv: Path, what: str, arguments: tuple[str, ...]) -> str:
         text=True,
     )
     Path(f"{venv}-{what.replace(' ', '-')}.log").write_text(done.stdout, encoding="utf-8")
-    last = re.sub(r" in [\d.]+s.*|[= ]*$|^[= ]*", "", (done.stdout.strip().splitlines() or ["nothing"])[-1])
+    last = re.sub(
+        r" in [\d.]+s.*|, \d+ (deselected|warnings?)|[= ]*$|^[= ]*",
+        "",
+        (done.stdout.strip().splitlines() or ["nothing"])[-1],
+    )
     return f"{'FAILED' if done.returncode else 'passed'}: {last}"
 
 
