@@ -7,10 +7,9 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from tqdm import tqdm
-
 from ppcls_ext.commands.options import command_parser
 from ppcls_ext.data.make_lists import NAMES, TRAIN, VAL, make_lists
+from ppcls_ext.packages import import_extra
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -50,6 +49,7 @@ def add_split_arguments(parser: argparse.ArgumentParser) -> None:
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on a terminal, else nothing; gives the function that moves it to (done, all)."""
+    tqdm = import_extra("tqdm").tqdm
     with tqdm(desc=what, unit=" pictures", file=sys.stderr, disable=not sys.stderr.isatty(), leave=False) as bar:
 
         def report(done: int, total: int) -> None:
