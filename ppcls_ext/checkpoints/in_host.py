@@ -13,7 +13,6 @@ import inspect
 import io
 import os
 import random
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from ppcls_ext.checkpoints.atomic_set import CheckpointSet, SetWriter, has_manifest, read_set
-from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.checkpoints.optimizer_state import check_names, with_tensors
+from ppcls_ext.errors import PpclsExtError, one_line
 from ppcls_ext.weights.files import read_weights
 from ppcls_ext.weights.finite import require_finite
 from ppcls_ext.weights.paddle_content import read_paddle_file
@@ -171,12 +171,12 @@ class Checkpoints:
             _set_state(found.file(".pdparams"), ema)
         self._restore_optimizers(found, optimizers)
         scaler = getattr(self._engine, "scaler", None)
-        if found.state.get("loss_scaler") and hasattr(scaler, "load_state_dict"):
+        if "scale" in found.state.get("loss_scaler", {}) and hasattr(scaler, "load_state_dict"):
             state = found.state["loss_scaler"]
             scaler.load_state_dict({**state, "scale": np.asarray(state["scale"], np.float32)})
         if self._engine.config["Global"].get("seed") in (None, False):
             self.seed = found.state.get("seed", self.seed)
-        self._best = found.state["best_metric"]
+        self._best = found.state.get("best_metric", -1.0)
         from ppcls.utils import logger
 
         logger.info(f"resuming from {prefix}, epoch {found.state['epoch']}, best metric {self._best:.5f}")
@@ -190,9 +190,12 @@ class Checkpoints:
             raise PpclsExtError(f"{path} holds the states of {len(states)} optimizers, expected {len(optimizers)}")
         schedules = found.state.get("learning_rate", [None] * len(states))
         for optimizer, state, schedule in zip(optimizers, states, schedules):
-            _check_names(path, optimizer, state)
-            state = _with_tensors(state)
-            optimizer.set_state_dict({**state, "LR_Scheduler": schedule} if schedule is not None else state)
+            check_names(path, optimizer, state)
+            state = with_tensors(state)
+            try:
+                optimizer.set_state_dict({**state, "LR_Scheduler": schedule} if schedule is not None else state)
+            except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
+                raise PpclsExtError(f"{path} does not fit this training's optimizer: {one_line(error)}") from error
 
 
 def seed_epoch(seed: int, epoch: int) -> None:
@@ -246,49 +249,6 @@ def _set_state(path: Path, *layers: Any) -> None:
 def _numpy_name(tensor: Any) -> str:
     name = str(tensor.dtype).rpartition(".")[2]
     return "float32" if name == "bfloat16" else name
-
-
-def _check_names(path: Path, optimizer: Any, state: Mapping[str, Any]) -> None:
-    """Paddle would leave out, without a word, what it has no parameter for."""
-    groups = optimizer._parameter_list or ()
-    parameters = [p for group in groups for p in (group["params"] if isinstance(group, dict) else [group])]
-    names = {parameter.name for parameter in parameters}
-    found = set()
-    for key in state:
-        if key in ("LR_Scheduler", "master_weights"):
-            continue
-        parts = key.split("_")
-        owned = [length for length in range(1, len(parts)) if "_".join(parts[:length]) in names]
-        found.update("_".join(parts[length:-1]) for length in owned[-1:])
-        if not owned:
-            raise PpclsExtError(
-                f"{path} does not fit: it holds {key}, and the optimizer has no such parameter; resume with the "
-                "architecture and the optimizer of that training"
-            )
-    _check_kinds(path, optimizer, found)
-
-
-def _check_kinds(path: Path, optimizer: Any, found: set[str]) -> None:
-    """Paddle fails in the first step, or starts some of an optimizer's memory from zero without a word."""
-    texts = [name for name in dir(type(optimizer)) if re.fullmatch(r"_\w*_acc_(\w+_)?str", name)]
-    kept = {getattr(optimizer, name) for name in texts}
-    if found - kept or (kept and not found):
-        raise PpclsExtError(
-            f"{path} is of another optimizer: it holds {', '.join(sorted(found)) or 'nothing'}, and "
-            f"{type(optimizer).__name__} keeps {', '.join(sorted(kept)) or 'nothing'}; resume with the optimizer of "
-            "that training"
-        )
-
-
-def _with_tensors(state: Mapping[str, Any]) -> dict[str, Any]:
-    import paddle
-
-    made = {}
-    for name, value in state.items():
-        if isinstance(value, np.ndarray):
-            value = paddle.to_tensor(value)
-        made[name] = _with_tensors(value) if isinstance(value, dict) else value
-    return made
 
 
 def _plain(value: Any) -> Any:

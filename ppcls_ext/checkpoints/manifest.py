@@ -17,6 +17,17 @@ WHAT_TO_DO = "use another checkpoint"
 LARGEST = 1 << 24  # bytes; a real one has a thousand
 
 
+#: What resuming reads of the state, where it is there.
+STATE = {
+    "epoch": int,
+    "best_metric": (int, float),
+    "seed": int,
+    "learning_rate": list,
+    "loss_scaler": dict,
+    "resumable": bool,
+}
+
+
 class Manifest(NamedTuple):
     """What a manifest says.
 
@@ -77,6 +88,12 @@ def _checked(prefix: Path, manifest: Manifest) -> Manifest:
     wrong = [field for value, kind, field in kinds if type(value) is not kind]
     if wrong:
         raise ValueError(f"its {wrong[0]} is no {Manifest.__annotations__[wrong[0]]}")
+    for field, kinds in STATE.items():
+        value = manifest.state.get(field)
+        if value is not None and not (isinstance(value, kinds) and (kinds is bool or type(value) is not bool)):
+            raise ValueError(f"its state has {field} {value!r}")
+    if manifest.state.get("epoch", -1) < 0:
+        raise ValueError("its state tells no epoch")
     for name, facts in manifest.files.items():
         if not belongs(prefix, name):
             raise ValueError(f"it lists {name!r}, which is no file of {prefix.name}")

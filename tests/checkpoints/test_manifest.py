@@ -183,6 +183,28 @@ def test_any_bytes(tmp_path_factory, data):
     assert find_newest(folder)[0] is None
 
 
+@pytest.mark.parametrize(
+    "state",
+    [
+        {},
+        {"epoch": "1"},
+        {"epoch": -1},
+        {"epoch": True},
+        {"epoch": 1, "best_metric": "0.9"},
+        {"epoch": 1, "seed": 1.5},
+        {"epoch": 1, "learning_rate": 3},
+        {"epoch": 1, "loss_scaler": [1]},
+        {"epoch": 1, "resumable": "yes"},
+    ],
+)
+def test_a_state_from_which_no_training_can_go_on(tmp_path, state):
+    write(tmp_path / "latest", ".pdparams")
+    forge(tmp_path / "latest", {"written": 1, "state": state, "files": {}})
+    with pytest.raises(PpclsExtError, match=r"latest\.json is damaged: its state "):
+        read_set(tmp_path / "latest")
+    assert find_newest(tmp_path)[0] is None
+
+
 def test_a_huge_manifest_is_refused(tmp_path):
     with open(tmp_path / "latest.json", "wb") as stream:
         stream.truncate(1 << 32)

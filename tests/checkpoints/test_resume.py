@@ -215,7 +215,7 @@ def test_another_optimizer_is_refused(train, config):
     folder = train("whole", epochs=1)
     config["Arch"]["name"] = "FasterNet_T1"
     with pytest.raises(PpclsExtError, match=r"latest\.pdparams does not fit: .* of another shape"):
-        train("parts", checkpoints=str(folder / "latest"))
+        train("parts", epochs=2, checkpoints=str(folder / "latest"))
 
 
 def test_averaged_weights_are_not_resumed_from(train, config):
@@ -224,7 +224,7 @@ def test_averaged_weights_are_not_resumed_from(train, config):
     folder = train("whole", epochs=1)
     config["Recipe"] = None
     with pytest.raises(PpclsExtError, match="holds averaged weights: resume from latest"):
-        train("parts", checkpoints=str(folder / "best_model"))
+        train("parts", epochs=2, checkpoints=str(folder / "best_model"))
 
 
 @pytest.mark.slow
