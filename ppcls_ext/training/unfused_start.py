@@ -12,6 +12,8 @@ from paddle.utils import unique_name
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.models.factories import FACTORIES
 from ppcls_ext.reparam.unfuse import unfuse
+from ppcls_ext.weights.files import read_weights
+from ppcls_ext.weights.naming import are_fused
 
 
 def load_fused(arch: dict) -> nn.Layer:
@@ -27,6 +29,8 @@ def load_fused(arch: dict) -> nn.Layer:
         with unique_name.guard():
             return FACTORIES[arch["name"]](**{**arguments, "fused": True, "pretrained": path})
     except PpclsExtError as error:
+        if are_fused(read_weights(path)):
+            raise  # it is another model's
         raise PpclsExtError(f"Recipe.unfuse: expected fused weights in Global.pretrained_model: {error}") from error
 
 

@@ -74,3 +74,10 @@ def test_unfused_file_is_refused_before_anything_is_built(config, engine, tmp_pa
     with pytest.raises(PpclsExtError, match=r"Recipe\.unfuse: expected fused weights .*holds unfused weights"):
         engine(unfuse={"pictures": 8})
     assert not (tmp_path / "output").exists()
+
+
+def test_fused_file_of_another_model(fused_file, engine, config):
+    fused_file("FasterNet_T0")
+    config["Arch"]["name"] = "FasterNet_T1"
+    with pytest.raises(PpclsExtError, match=r"^[^ ]*fused.pdparams does not fit FasterNet_T1: "):
+        engine()  # nobody spoke of Recipe.unfuse
