@@ -133,7 +133,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("items", nargs="+", metavar="ITEM", help="a model's name, or a file that export-onnx wrote")
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=["fused"], help="of a name (default: fused)")
     runtimes = ("onnxruntime", "openvino", "openvino-bf16", "ncnn")
-    parser.add_argument("--runtimes", nargs="+", choices=runtimes, default=["onnxruntime"], metavar="RUNTIME")
+    which = f"{', '.join(runtimes)} (default: onnxruntime)"
+    parser.add_argument(
+        "--runtimes", nargs="+", choices=runtimes, default=["onnxruntime"], metavar="RUNTIME", help=which
+    )
     parser.add_argument("--threads", nargs="+", type=positive, default=[1], metavar="N", help="(default: 1)")
     parser.add_argument("--px", nargs="+", type=positive, default=[224], metavar="N", help="of a name (default: 224)")
     parser.add_argument("--turns", type=positive, default=50, metavar="N", help="that count (default: 50)")
