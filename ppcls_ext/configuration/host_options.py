@@ -113,6 +113,8 @@ def _check_schedules(config: dict) -> None:
         },
     }
     for path, fields in sections.items():
+        if not isinstance(fields.get("lr"), dict):
+            raise PpclsExtError(f"{path}.lr is {fields.get('lr')!r}: expected a section with a learning_rate")
         schedule = AttrDict(copy.deepcopy(fields["lr"]))
         create_attr_dict(schedule)  # to YAML, 1e-4 is a text
         try:

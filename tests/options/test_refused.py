@@ -38,8 +38,9 @@ def test_schedules_that_2_4_lacks(config, is_old, name):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (schedule("Step", learning_rate=0.1, step_size="often"), "Optimizer.lr is refused by PaddleCl"),
-        (schedule("MultiStepDecay", learning_rate="fast", milestones=[1]), "Optimizer.lr is refused by PaddleClas"),
+        (schedule("Step", learning_rate=0.1, step_size="often", gamma=0.1), "Optimizer.lr is refused by PaddleCl"),
+        (schedule("MultiStepDecay", learning_rate=0.1, milestones=3), "Optimizer.lr is refused by PaddleClas"),
+        (setting("Optimizer.lr", 0.1), r"Optimizer.lr is 0.1: expected a section with a learning_rate"),
         (setting("Slim.prune", {"name": "fpgm", "pruned_ratio": 0.3}), "paddleslim|belong together in blocks"),
         (setting("DataLoader.Train.dataset.name", "MultiScaleDataset"), "none of RandCropImage.*add RandCropImage"),
     ],
