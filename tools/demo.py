@@ -36,7 +36,8 @@ def main() -> None:
     trained = [*config, *places, f"Global.pretrained_model={weights}"]
 
     _tool("make_sample_dataset.py", "--output", str(digits))
-    epochs = [f"Global.epochs={args.epochs}"] if args.epochs else []
+    # the configuration evaluates every fourth epoch; a shorter training is evaluated at its end
+    epochs = [f"Global.epochs={args.epochs}", f"Global.eval_interval={min(args.epochs, 4)}"] if args.epochs else []
     _tool("train.py", *config, *places, *epochs)
     picture, _ = (digits / "val_list.txt").read_text(encoding="utf-8").split("\n")[0].split()
     picture = str(digits / picture)

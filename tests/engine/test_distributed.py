@@ -65,7 +65,7 @@ def test_only_rank_0_writes(launched):
 def test_best_model_evaluates_to_what_training_said(launched, run_tool):
     folder, _, logs = launched
     weights = "Global.pretrained_model=output/MobileOne_S0/best_model"
-    result = run_tool("eval", "-c", "config.yml", "-o", weights, cwd=folder)
+    result = run_tool("eval", "-v", "-c", "config.yml", "-o", weights, cwd=folder)
     assert result.returncode == 0, result.stderr
     epoch = paddle.load(str(folder / "output" / "MobileOne_S0" / "best_model.pdstates"))["epoch"]
     alone, best = averages(result.stdout)[0], averages(logs)[epoch]
