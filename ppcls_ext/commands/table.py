@@ -43,8 +43,8 @@ COMMANDS = {
 EXAMPLES = """examples:
   ppcls-ext make-sample-dataset
   ppcls-ext train -c digits/MobileOne_S0
-  ppcls-ext export-onnx -c digits/MobileOne_S0 -o Global.pretrained_model=output/MobileOne_S0/best_model
-  ppcls-ext predict MobileOne_S0.onnx dataset/digits/images"""
+  ppcls-ext export-onnx output/MobileOne_S0
+  ppcls-ext predict output/MobileOne_S0/MobileOne_S0.onnx dataset/digits/images"""
 
 
 def overview() -> str:

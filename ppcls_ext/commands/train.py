@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ppcls_ext.commands.interruption import interrupt_on_sigterm
@@ -17,7 +18,7 @@ from ppcls_ext.configuration.own_pictures import use_pictures
 from ppcls_ext.configuration.places import require_no_earlier_training
 from ppcls_ext.data.make_lists import NAMES, TRAIN, VAL, kept_lists, make_lists
 from ppcls_ext.engine.start import set_up
-from ppcls_ext.runs.folder import LISTS, find_run, folder_of
+from ppcls_ext.runs.folder import CONFIG, LISTS, find_run, folder_of
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -40,18 +41,35 @@ def main(argv: Sequence[str] | None = None) -> None:
         quiet_host()
     if args.overwrite or args.check_images:
         config["Global"]["overwrite"] = True
-    prepared = prepare(copy.deepcopy(config), "train", source.folder)
-    if args.check_images:
-        from ppcls_ext.commands.check_images import check_images
-
-        check_images(config, "train")  # the lists as they are written, not PaddleClas's copies
-        return
-    from ppcls_ext.engine.engine import Engine
     from ppcls_ext.engine.terminal import TrainingOnTerminal
 
-    engine = Engine(prepared, "train")
+    with _new_lists(source, args):
+        prepared = prepare(copy.deepcopy(config), "train", source.folder)
+        if args.check_images:
+            from ppcls_ext.commands.check_images import check_images
+
+            check_images(config, "train")  # the lists as they are written, not PaddleClas's copies
+            return
+        from ppcls_ext.engine.engine import Engine
+
+        engine = Engine(prepared, "train")
     with contextlib.nullcontext() if args.verbose else TrainingOnTerminal(engine).shown():
         engine.train()
+
+
+@contextlib.contextmanager
+def _new_lists(source: Source, args: argparse.Namespace) -> Iterator[None]:
+    """Where what is inside fails, the lists of --data are removed again, unless they are those of a run."""
+    folder = (source.folder or folder_of(source.config)) / LISTS
+    try:
+        yield
+    except BaseException:
+        if args.data is not None and not (folder.parent / CONFIG).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):  # only empty ones
+                folder.parent.rmdir()
+                folder.parent.parent.rmdir()
+        raise
 
 
 def _parser() -> argparse.ArgumentParser:

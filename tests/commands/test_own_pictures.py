@@ -79,10 +79,20 @@ def test_the_terminal_is_quiet(trained):
         f"  ppcls-ext export-onnx {run}",
     ]
     assert len(lines) == 14
-    assert trained.stderr == ""
+    assert [line.partition(" from")[0] for line in trained.stderr.splitlines()] == ["FasterNet_T0 starts"]
     log = (trained.folder / run / "train.log").read_text()
     for text in ("AdamW", "based on 8 gpus", "[Train][Epoch 2/2][Avg]"):
         assert text in log, "all of PaddleClas's output"
+
+
+def test_what_is_refused_leaves_nothing(trained, ppcls_ext, tmp_path):
+    command = ("train", "-c", "FasterNet_T0", "--data", trained.folder / "my flowers", "-o", "Arch.name=FasterNet_T9")
+    result = ppcls_ext(*command, cwd=tmp_path, code=1)
+    assert "FasterNet_T9" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+    again = ppcls_ext(*TRAIN, cwd=trained.folder, code=1)
+    assert "is of an earlier training" in again.stderr
+    assert "3 classes" not in again.stdout, "its lists stay as they are"
 
 
 def test_only_the_best_and_the_latest_are_kept(trained):

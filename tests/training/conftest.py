@@ -14,6 +14,7 @@ def engine(config, tmp_path, monkeypatch, registered):
     """Builds a training engine from the fixture `config` as it is then, with the given Recipe, in `tmp_path`."""
     monkeypatch.chdir(tmp_path)
     config["Arch"]["name"] = "FasterNet_T0"  # the quickest
+    config["Global"]["overwrite"] = True  # some train twice
 
     def build(**recipe):
         from ppcls_ext.configuration.prepare import prepare
