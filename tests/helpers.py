@@ -7,6 +7,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,13 @@ def sample_pictures(shared: Path) -> list[tuple[Path, int]]:
     folder = shared / "imagenet_samples"
     lines = (line.rsplit(" ", 1) for line in (folder / "val_list.txt").read_text().splitlines())
     return [(folder / name, int(label)) for name, label in lines]
+
+
+def wait_for(text, log, process):
+    """Waits until PaddleClas's log of a running training holds `text`."""
+    while text not in (log.read_text(encoding="utf-8") if log.exists() else ""):
+        assert process.poll() is None, f"it ended before {text}"
+        time.sleep(0.02)
 
 
 def relative(got, expected) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import multiprocessing
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from ppcls_ext.checkpoints.atomic_set import read_set
 from ppcls_ext.checkpoints.folder_lock import NAME, hold, release
 from ppcls_ext.configuration.prepare import prepare
 from ppcls_ext.errors import PpclsExtError
+from tests.helpers import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLDER = (
@@ -172,13 +172,11 @@ def test_two_trainings_with_the_real_tool(config_file, tmp_path, run_tool):
     first = subprocess.Popen(
         [sys.executable, str(ROOT / "tools" / "train.py"), *map(str, options)],
         cwd=tmp_path,
-        stdout=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         text=True,
     )
-    for line in first.stdout:
-        if re.search(r"Epoch 2/500", line):
-            break
+    wait_for("[Epoch 2/500]", tmp_path / "output" / "FasterNet_T0" / "train.log", first)
     second = run_tool("train", *options, cwd=tmp_path)
     assert second.returncode == 1
     assert f"in use by another training (process {first.pid} on " in second.stderr.splitlines()[-1]
@@ -186,7 +184,6 @@ def test_two_trainings_with_the_real_tool(config_file, tmp_path, run_tool):
     assert f"in use by another training (process {first.pid} on " in resumed.stderr.splitlines()[-1]
     first.kill()
     first.wait()
-    first.stdout.close()
     epoch = read_set(tmp_path / "output" / "FasterNet_T0" / "latest").state["epoch"]
     third = run_tool("train", *options, "Global.epochs=1", cwd=tmp_path)
     assert third.returncode == 1

@@ -20,6 +20,7 @@ from ppcls_ext.checkpoints.atomic_set import read_set
 from ppcls_ext.configuration.prepare import prepare
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.weights.paddle_content import read_paddle_file
+from tests.helpers import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = {"ema": {"decay": 0.9}, "weight_decay": {"start": 1e-2, "end": 1e-3}}
@@ -271,12 +272,9 @@ def test_killed_process_resumes(base_config, tmp_path, run_tool, arch):
     whole = run_tool("train", "-c", path, "-o", "Global.output_dir=whole", cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr
     command = [sys.executable, str(ROOT / "tools" / "train.py"), "-c", str(path), "-o", "Global.output_dir=parts"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    for line in process.stdout:
-        if "[Epoch 2/2][Iter: 0/3]" in line:
-            process.send_signal(signal.SIGKILL)
-            break
-    process.stdout.close()
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for("[Epoch 2/2][Iter: 0/3]", tmp_path / "parts" / arch / "train.log", process)
+    process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     resumed = run_tool("train", "-c", path, "-o", "Global.output_dir=parts", "Global.checkpoints=latest", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr

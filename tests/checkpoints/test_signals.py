@@ -15,6 +15,7 @@ import pytest
 from ppcls_ext.checkpoints import atomic_set
 from ppcls_ext.checkpoints.atomic_set import find_newest, read_set
 from tests.checkpoints.test_atomic_set import COMPLETE, content, epoch_of, listing, write
+from tests.helpers import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -129,16 +130,14 @@ def test_a_stopped_training_says_how_to_go_on(tmp_path, config_file, name, worke
     process = subprocess.Popen(
         [*command, "Arch.name=FasterNet_T0", f"DataLoader.Train.loader.num_workers={workers}"],
         cwd=tmp_path,
-        stdout=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
-    for line in process.stdout:
-        if "[Epoch 2/500]" in line or "[Epoch 2/500][" in line:
-            process.send_signal(getattr(signal, name))
-            break
+    wait_for("[Epoch 2/500]", tmp_path / "output" / "FasterNet_T0" / "train.log", process)
+    process.send_signal(getattr(signal, name))
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "resume with the same command and --resume" in errors.splitlines()[-1]

@@ -12,6 +12,7 @@ import pytest
 
 from ppcls_ext.engine.workers import explained_workers
 from ppcls_ext.errors import PpclsExtError
+from tests.helpers import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -44,14 +45,12 @@ def test_a_killed_worker_of_a_real_training(config_file, tmp_path):
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "tools" / "train.py"), "-c", str(config_file), "-o", *options],
         cwd=tmp_path,
-        stdout=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
-    for line in process.stdout:
-        if "[Epoch 2/500]" in line:
-            break
+    wait_for("[Epoch 2/500]", tmp_path / "output" / "FasterNet_T0" / "train.log", process)
     for _ in range(10_000):
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         if children:
