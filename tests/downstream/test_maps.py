@@ -225,6 +225,12 @@ def test_differences_of_detections():
     doubled = rows[[0, 0, 2]]  # a row instead of another
     assert largest_difference([doubled], [rows]) > 0.1
     assert np.isnan(largest_difference([rows * np.nan], [rows]))
+    many = np.arange(600, dtype=np.float32).reshape(100, 6)
+    few_others, many_others = many.copy(), many.copy()
+    few_others[:4] += 1000
+    many_others[:6] += 1000
+    assert largest_difference([few_others], [many]) == 0
+    assert largest_difference([many_others], [many]) > 0.5
 
 
 def test_rounding_is_allowed_for_and_no_more():
