@@ -108,7 +108,7 @@ def settings(args: argparse.Namespace) -> list[str]:
 
 def run(folder: Path, options: list[str]) -> subprocess.Popen:
     """Starts tools/train.py in `folder`."""
-    command = [sys.executable, ROOT / "tools" / "train.py", "-c", ROOT / "configs/digits/MobileOne_S0.yml", "-o"]
+    command = [sys.executable, ROOT / "tools" / "train.py", "-v", "-c", ROOT / "configs/digits/MobileOne_S0.yml", "-o"]
     return subprocess.Popen(
         [*map(str, command), *options], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
