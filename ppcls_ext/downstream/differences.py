@@ -24,6 +24,8 @@ def largest_difference(got: Sequence[np.ndarray], expected: Sequence[np.ndarray]
     Raises:
         PpclsExtError: number or shapes of the outputs differ.
     """
+    # ONNX files have 1-element outputs where Paddle has 0-D ones
+    got, expected = ([np.atleast_1d(values) for values in outputs] for outputs in (got, expected))
     shapes = [[tuple(values.shape) for values in outputs] for outputs in (got, expected)]
     if shapes[0] != shapes[1]:
         raise PpclsExtError(f"the outputs' shapes differ: {shapes[0]}, expected {shapes[1]}; nothing was written")

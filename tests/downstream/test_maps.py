@@ -207,6 +207,7 @@ def test_differences():
     a = [np.float32([[1, 2], [3, 4]]), np.int64([[0, 1], [2, 3]])]
     assert largest_difference(a, a) == 0
     assert largest_difference([a[0] + 1, a[1]], a) == pytest.approx(0.25)
+    assert largest_difference([np.ones(1)], [np.float32(2)]) == 0.5
     assert largest_difference([a[0], a[1] * 0], a) == 0.75  # indices: the share that differs
     assert np.isnan(largest_difference([a[0] * np.nan, a[1]], a))
     with pytest.raises(PpclsExtError, match="shapes differ"):
