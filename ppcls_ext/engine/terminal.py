@@ -29,7 +29,7 @@ def quiet_host() -> None:
     logger.init_logger()  # PaddleClas adds no second handler of this name later
     for handler in logging.getLogger("ppcls").handlers:
         if handler.get_name() == "stream_handler":
-            handler.setStream(sys.stderr)
+            handler.stream = sys.stderr  # setStream would flush the one before, which may be closed
             handler.setLevel(logging.WARNING)
             handler.setFormatter(_OneLine())
             handler.addFilter(lambda record: not record.getMessage().startswith(UNASKED))
