@@ -406,7 +406,7 @@ def test_models_that_cannot_be_converted(function, opset, said, tmp_path):
         ({"batch": 0}, "batch is 0"),
         ({"batch": 1.5}, "batch is 1.5"),
         ({"image_shape": (3, 224, 224)}, "image_shape is"),
-        ({"metadata": {}}, "export_onnx"),
+        ({"metadata": {}}, "export-onnx"),
         ({"samples": np.zeros((0, *SHAPE), np.float32)}, "samples have shape"),
         ({"samples": np.zeros((2, 3, 8, 8), np.float32)}, "samples have shape"),
     ],

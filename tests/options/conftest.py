@@ -29,7 +29,7 @@ def run(registered, tmp_path, monkeypatch) -> Callable:
     """Runs the engine in one mode, in `tmp_path`, and returns it."""
     from ppcls_ext.engine.engine import Engine
 
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(tmp_path_factory.mktemp("run"))
 
     def run(config: dict, mode: str = "train"):
         # optimizers and checkpoints know parameters by names that a process counts
@@ -57,3 +57,9 @@ def require_trained(engine, before: dict[str, np.ndarray]) -> None:
 def is_old() -> bool:
     """Whether PaddleClas is 2.4, which lacks some of the options."""
     return activate(need_engine=True).version.startswith("2.4")
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path_factory, monkeypatch):
+    """A test writes where no other does: `output`, the configurations' folder, is relative and locked in training."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("run"))
