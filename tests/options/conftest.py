@@ -29,7 +29,7 @@ def run(registered, tmp_path, monkeypatch) -> Callable:
     """Runs the engine in one mode, in `tmp_path`, and returns it."""
     from ppcls_ext.engine.engine import Engine
 
-    monkeypatch.chdir(tmp_path_factory.mktemp("run"))
+    monkeypatch.chdir(tmp_path)
 
     def run(config: dict, mode: str = "train"):
         # optimizers and checkpoints know parameters by names that a process counts
