@@ -36,8 +36,8 @@ ARROWS = {
     "runs": "errors files pictures models config_table checkpoints",
     "configuration": "errors files bounded_yaml host pictures data models config_table checkpoints training runs "
     "weights",
-    "engine": "errors files packages host pictures data predict reparam weights models checkpoints training runs "
-    "configuration",
+    "engine": "errors files packages host pictures report data predict reparam weights models checkpoints training "
+    "runs configuration",
     "quantize": "errors files packages pictures predict",
     "deploy": "errors files packages host pictures predict quantize reparam weights models runs",
     "downstream": "errors files packages host pictures reparam weights models deploy",

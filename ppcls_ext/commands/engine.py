@@ -73,9 +73,11 @@ def _run(mode: str, argv: Sequence[str] | None) -> None:
         check_images(config, mode)  # the lists as they are written, not PaddleClas's copies
         return
     from ppcls_ext.engine.engine import Engine
+    from ppcls_ext.engine.evaluation_report import EvaluationReport
 
     target = prepared["Global"].get("save_inference_dir")
     engine = Engine(prepared, mode)
+    report = EvaluationReport(engine, args.report) if getattr(args, "report", None) else None
     getattr(engine, mode)()
     if mode == "export":
         from ppcls_ext.commands.inference_yml import write_inference_yml
@@ -84,6 +86,8 @@ def _run(mode: str, argv: Sequence[str] | None) -> None:
     if mode == "eval" and not args.verbose:
         for evaluation in engine.evaluations:
             print(evaluation)
+    if report is not None:
+        print(f"report: {report.write()}")
 
 
 def _parser(mode: str) -> argparse.ArgumentParser:
@@ -92,6 +96,13 @@ def _parser(mode: str) -> argparse.ArgumentParser:
     if mode == "eval":
         parser.add_argument(
             "--check-images", action="store_true", help="only decode every image of the lists, and name unreadable ones"
+        )
+        parser.add_argument(
+            "--report",
+            nargs="?",
+            const=True,
+            metavar="FOLDER",
+            help="write confusions, mistakes, calibration and one HTML page (default: report in the run's folder)",
         )
     if mode == "infer":
         parser.add_argument("--out", metavar="FILE", type=results_file, help=RESULTS_HELP)

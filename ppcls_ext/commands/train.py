@@ -41,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         quiet_host()
     if args.overwrite or args.check_images:
         config["Global"]["overwrite"] = True
+    if args.report:
+        config["Global"]["report"] = True
     from ppcls_ext.engine.terminal import TrainingOnTerminal
 
     with _new_lists(source, args):
@@ -93,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     patience = "end the training after N epochs without a better evaluation"
     parser.add_argument("--patience", type=positive, metavar="N", help=patience)
+    parser.add_argument("--report", action="store_true", help="at the end, a report of the best evaluation (HTML)")
     parser.add_argument(
         "--overwrite", action="store_true", help="train anew where an earlier training's checkpoints are"
     )

@@ -77,6 +77,7 @@ def _prepare(config: dict, mode: str, folder: Path | None) -> dict:
     resolved = copy.deepcopy(config)
     resolved["Global"]["checkpoints"] = None
     resolved["Global"].pop("overwrite", None)
+    resolved["Global"].pop("report", None)
     make_absolute(resolved, activate().path)
     config["Global"]["device"] = choose_device(config["Global"].get("device"))
     check_options(config, mode)

@@ -26,6 +26,7 @@ from ppcls_ext.engine.inference_pictures import find_pictures
 from ppcls_ext.engine.log_file import log_in
 from ppcls_ext.engine.quantised import without_training_only
 from ppcls_ext.engine.strict_data import StrictLoader, count_unreadable, is_image_list, read_first
+from ppcls_ext.engine.training_report import TrainingReport
 from ppcls_ext.engine.training_run import TrainingRun
 from ppcls_ext.engine.watch import require_numbers, watch_evaluation, watch_training
 from ppcls_ext.engine.workers import explained_workers
@@ -33,6 +34,7 @@ from ppcls_ext.errors import Interrupted, PpclsExtError, one_line, printable
 from ppcls_ext.host.locate import engine_class
 from ppcls_ext.pictures.decoding import read_picture
 from ppcls_ext.predict.results import write_results
+from ppcls_ext.runs.trained_with import KEY
 from ppcls_ext.training.recipe import Training
 from ppcls_ext.training.settings import read_settings
 from ppcls_ext.weights.finite import require_finite
@@ -124,6 +126,8 @@ class Engine(engine_class()):
             print(finished)
             self._name_weights(lambda path: path.is_file())
             return
+        if dist.get_rank() == 0:
+            TrainingReport(self, run.facts[KEY]["class_names"], bool(self.config["Global"].get("report")))
         self.recipe.begin(self.config["Global"]["checkpoints"])
         checkpoints = Checkpoints(self, self.recipe.files, self.recipe.averages, run.facts, self.epochs.saved)
         run.begin(checkpoints.seed)

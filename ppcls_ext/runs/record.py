@@ -54,7 +54,7 @@ class Record:
         self.facts.update(facts)
         with atomic_write(self.folder / CONFIG, "w", encoding="utf-8") as stream:
             stream.write(f"# The settings of this run, reusable with -c: {one_line(command)}\n")
-            yaml.dump(config, stream, Dumper, sort_keys=False, allow_unicode=True, width=120)
+            stream.write(config_text(config))
         self.write()
 
     def write(self, **facts: Any) -> None:
@@ -67,6 +67,11 @@ class Record:
     def best_epoch(self) -> int | None:
         """The epoch of the best evaluation so far."""
         return (self.facts.get("best") or {}).get("epoch")
+
+
+def config_text(config: dict) -> str:
+    """A configuration as YAML."""
+    return yaml.dump(config, None, Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
