@@ -124,6 +124,8 @@ class TrainingReport:
     def _end(self) -> None:
         self._curves()
         folder = self._engine.folder
+        if self._answers is not None and self._best is None:
+            print("report: none, as no evaluation of this training was its best (Global.eval_interval)")
         if self._best is not None:
             figures = {"Curves": folder / "curves.png", "Pictures a class": folder / "data.png"}
             figures["First training batch"] = folder / "batch.png"
