@@ -1,5 +1,9 @@
 """The one error class of this project, and how its text is shown."""
 
+from __future__ import annotations
+
+import re
+
 
 class PpclsExtError(Exception):
     """A failure that the user can mend.
@@ -11,6 +15,18 @@ class PpclsExtError(Exception):
 
 class Interrupted(KeyboardInterrupt):
     """An interruption by the user or the system, whose message says how to go on."""
+
+
+def interruption(error: BaseException) -> str | None:
+    """What an interruption by the user or the system says; None where `error` is something else.
+
+    An exception inside a gradient that is written in Python reaches the caller as the text of an OSError of Paddle's
+    (`fluid/eager/pylayer/py_layer_node.cc`).
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return str(error) or "interrupted"
+    told = re.search(r"^\s*KeyboardInterrupt\b:? *(.*)", str(error), re.MULTILINE) if type(error) is OSError else None
+    return (told[1].strip() or "interrupted") if told else None
 
 
 def one_line(error: object) -> str:

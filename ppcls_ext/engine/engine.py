@@ -30,7 +30,7 @@ from ppcls_ext.engine.training_report import TrainingReport
 from ppcls_ext.engine.training_run import TrainingRun
 from ppcls_ext.engine.watch import require_numbers, watch_evaluation, watch_training
 from ppcls_ext.engine.workers import explained_workers
-from ppcls_ext.errors import Interrupted, PpclsExtError, one_line, printable
+from ppcls_ext.errors import Interrupted, PpclsExtError, interruption, one_line, printable
 from ppcls_ext.host.locate import engine_class
 from ppcls_ext.pictures.decoding import read_picture
 from ppcls_ext.predict.results import write_results
@@ -141,8 +141,10 @@ class Engine(engine_class()):
             print(end)
             if self.vdl_writer is not None:
                 self.vdl_writer.close()
-        except KeyboardInterrupt as interruption:
-            raise Interrupted(f"{interruption or 'interrupted'}; {how_to_resume(self.folder)}") from interruption
+        except (KeyboardInterrupt, OSError) as error:
+            if (said := interruption(error)) is None:
+                raise
+            raise Interrupted(f"{said}; {how_to_resume(self.folder)}") from error
         self.epochs.ended()
         # resumed, the best model may be of an epoch before
         self._name_weights(lambda path: path in checkpoints.saved or checkpoints.is_best(path.with_suffix("")))

@@ -65,3 +65,26 @@ def test_debug_shows_the_traceback(capsys, monkeypatch, error):
     assert "raise error" in text
     assert "NoneType" not in text
     assert text.splitlines()[-1].startswith("error: ")
+
+
+def test_an_interruption_inside_a_gradient_stays_one(capsys):
+    """Paddle hands an exception of a gradient that is written in Python on as the text of another."""
+    import paddle
+    from paddle.autograd import PyLayer
+
+    class Double(PyLayer):
+        @staticmethod
+        def forward(ctx, x):
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, grad):
+            raise KeyboardInterrupt("terminated")
+
+    def main() -> None:
+        x = paddle.ones([2])
+        x.stop_gradient = False
+        Double.apply(x).sum().backward()
+
+    assert run(main) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "error: terminated"
