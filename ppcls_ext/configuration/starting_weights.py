@@ -7,7 +7,7 @@ import logging
 from ppcls_ext.checkpoints.atomic_set import intact
 from ppcls_ext.configuration.fields import is_ours
 from ppcls_ext.configuration.places import existing_file
-from ppcls_ext.runs.trained_with import class_count
+from ppcls_ext.training.settings import CALIBRATION_PICTURES
 from ppcls_ext.weights.fetch import fetch, is_remote
 from ppcls_ext.weights.files import read_weights
 from ppcls_ext.weights.naming import are_fused
@@ -15,8 +15,6 @@ from ppcls_ext.weights.published import address
 
 logger = logging.getLogger("ppcls_ext")
 
-#: Pictures to calibrate on where the configuration does not say.
-CALIBRATION_PICTURES = 512
 #: Pictures a class below which a net of random weights learns little of photographs.
 FEW = 100
 
@@ -50,9 +48,9 @@ def unfuse_where_needed(config: dict) -> None:
         return
     if not are_fused(read_weights(intact(existing_file("Global.pretrained_model", weights, ".pdparams")))):
         return
-    config["Recipe"] = {**recipe, "unfuse": {"pictures": CALIBRATION_PICTURES}}
+    config["Recipe"] = {**recipe, "unfuse": {}}
     logger.info(
-        "%s holds fused weights: they get their branches back, calibrated on %d training pictures "
+        "%s holds fused weights: they get their branches back, calibrated on up to %d training pictures "
         "(Recipe.unfuse.pictures says another number, Arch.fused=True trains the fused form instead)",
         weights,
         CALIBRATION_PICTURES,
@@ -67,7 +65,7 @@ def say_what_to_expect(config: dict, pictures: int) -> None:
         pictures: to train on.
     """
     settings, arch = config["Global"], config["Arch"]
-    classes = class_count(config)
+    classes = arch.get("class_num") or 1
     if not is_ours(config) or settings["checkpoints"] or arch.get("pretrained") or pictures >= FEW * classes:
         return
     published = "-o Global.pretrained_model=published" if address(arch["name"]) else "-o Global.pretrained_model=FILE"

@@ -21,7 +21,7 @@ from ppcls_ext.training.ema import Average
 from ppcls_ext.training.head_learning_rate import multiply_head_learning_rate
 from ppcls_ext.training.progressive import Curriculum
 from ppcls_ext.training.running_statistics import average_statistics
-from ppcls_ext.training.settings import Settings
+from ppcls_ext.training.settings import CALIBRATION_PICTURES, Settings
 from ppcls_ext.training.unfused_start import load_fused, start_unfused
 from ppcls_ext.training.weight_decay import AnnealedDecay
 
@@ -67,13 +67,12 @@ class Training:
         if settings.clip_global_norm is not None:
             clip_global_norm(engine.optimizer, settings.clip_global_norm)
         if self._fused is not None:
-            used = start_unfused(network, self._fused, engine.train_dataloader, settings.unfuse)
+            asked = settings.unfuse.pictures
+            used = start_unfused(network, self._fused, engine.train_dataloader, asked or CALIBRATION_PICTURES)
             self._fused = None
             logger.info(f"[Recipe] unfused weights, calibrated on {used} pictures")
-            if used < settings.unfuse:
-                logger.warning(
-                    f"[Recipe] Recipe.unfuse asks for {settings.unfuse} pictures, and an epoch has only {used}"
-                )
+            if asked is not None and used < asked:
+                logger.warning(f"[Recipe] Recipe.unfuse asks for {asked} pictures, and an epoch has only {used}")
         decayed_by_loss = set()
         if settings.custom_l2 is not None:
             engine.train_loss_func = LossWithCustomL2(engine.train_loss_func, network, settings.custom_l2)

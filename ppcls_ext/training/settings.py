@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 
 from ppcls_ext.errors import PpclsExtError
 
+#: Pictures that unfused weights are calibrated on where the configuration does not say.
+CALIBRATION_PICTURES = 512
+
 
 class Ema(NamedTuple):
     """See `ppcls_ext.training.ema`."""
@@ -31,6 +34,12 @@ class Stage(NamedTuple):
     strength: float | None = None
 
 
+class Unfuse(NamedTuple):
+    """How many pictures to calibrate on; None: `CALIBRATION_PICTURES`, or all of an epoch that has fewer."""
+
+    pictures: int | None = None
+
+
 class Settings(NamedTuple):
     """The section `Recipe`; what is None (or empty) is off."""
 
@@ -40,7 +49,7 @@ class Settings(NamedTuple):
     custom_l2: float | None = None
     head_learning_rate: float | None = None
     clip_global_norm: float | None = None
-    unfuse: int | None = None  # calibration pictures
+    unfuse: Unfuse | None = None
 
 
 def read_settings(config: dict) -> Settings:
@@ -111,8 +120,9 @@ def _read_stages(path: str, value: Any) -> tuple[Stage, ...]:
     return tuple(stages)
 
 
-def _read_unfuse(path: str, value: Any) -> int:
-    return _whole(f"{path}.pictures", _mapping(path, value, ("pictures",), required=("pictures",))["pictures"])
+def _read_unfuse(path: str, value: Any) -> Unfuse:
+    pictures = _mapping(path, value, Unfuse._fields).get("pictures")
+    return Unfuse(None if pictures is None else _whole(f"{path}.pictures", pictures))
 
 
 def _mapping(path: str, value: Any, known: tuple[str, ...], required: tuple[str, ...] = ()) -> dict:

@@ -6,7 +6,7 @@ import pytest
 
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.training.compatibility import check
-from ppcls_ext.training.settings import Decay, Ema, Settings, Stage, read_settings
+from ppcls_ext.training.settings import Decay, Ema, Settings, Stage, Unfuse, read_settings
 
 STAGES = [{"epoch": 1, "size": 160, "strength": 0.3}, {"epoch": 39, "size": 192}]
 
@@ -28,7 +28,7 @@ def test_everything():
         "unfuse": {"pictures": 512},
     }
     assert read_settings({"Recipe": recipe}) == Settings(
-        Ema(0.9995, True), Decay(1e-4, 1e-5), (Stage(1, 160, 0.3), Stage(39, 192, None)), 1e-4, 10.0, 5.0, 512
+        Ema(0.9995, True), Decay(1e-4, 1e-5), (Stage(1, 160, 0.3), Stage(39, 192, None)), 1e-4, 10.0, 5.0, Unfuse(512)
     )
 
 
