@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from ppcls_ext.engine.epochs import Epoch, TrainingEnds
 
 
@@ -10,17 +12,20 @@ class EarlyStopping:
 
     Args:
         patience: in epochs.
-        best: the epoch of the best evaluation so far, where a training is resumed.
+        best: the first epoch with the best evaluation so far, where a training is resumed.
+        value: that evaluation's metric.
     """
 
-    def __init__(self, patience: int, best: int = 0) -> None:
-        self._patience, self._best = patience, best
+    def __init__(self, patience: int, best: int = 0, value: float = -math.inf) -> None:
+        self._patience, self._best, self._value = patience, best, value
 
     def __call__(self, epoch: Epoch) -> None:
         """Raises TrainingEnds where it is time."""
-        if epoch.is_best:
-            self._best = epoch.number
-        elif epoch.evaluation is not None and epoch.number < epoch.of:
+        if epoch.evaluation is None:
+            return
+        if epoch.evaluation.value > self._value:  # PaddleClas develop's best may be one that is as good as another
+            self._best, self._value = epoch.number, epoch.evaluation.value
+        elif epoch.number < epoch.of:
             waited = epoch.number - self._best
             if waited >= self._patience:
                 raise TrainingEnds(

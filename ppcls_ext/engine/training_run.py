@@ -48,7 +48,7 @@ class TrainingRun:
                 f"{folder} is finished: {done} of {wanted} epochs are trained; to train longer: "
                 f"-o Global.epochs={2 * done}"
             )
-        best = self.record.best_epoch
+        best, _ = self.record.best
         if self._patience and best and done - best >= self._patience and self.record.facts.get("stopped"):
             return f"{folder} is finished: {self.record.facts['stopped']}; to go on: --patience {2 * self._patience}"
         return None
@@ -75,7 +75,8 @@ class TrainingRun:
             )
             engine.epochs.observers.insert(0, self._observe)
         if self._patience:
-            engine.epochs.observers.append(EarlyStopping(self._patience, self.record.best_epoch or 0))
+            best = self.record.best if resumed else ()  # only the first process has begun the record anew
+            engine.epochs.observers.append(EarlyStopping(self._patience, *best))
 
     def end(self, stopped: str | None = None) -> None:
         """Writes that the training is finished, and why where it has stopped early."""
@@ -85,10 +86,12 @@ class TrainingRun:
     def _observe(self, epoch: Epoch) -> None:
         facts: dict[str, Any] = {"epoch": epoch.number}
         if epoch.is_best and epoch.evaluation is not None:
+            value, (since, before) = epoch.evaluation.value, self.record.best
             facts["best"] = {
                 "epoch": epoch.number,
+                "since": epoch.number if value > before else since,
                 "metric": epoch.evaluation.metric,
-                "value": epoch.evaluation.value,
+                "value": value,
                 "pictures": epoch.evaluation.pictures,
             }
         self.record.write(**facts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import math
 import os
 import platform
 from importlib import metadata
@@ -16,10 +17,8 @@ import yaml
 from ppcls_ext.config_table.render import Dumper
 from ppcls_ext.errors import PpclsExtError, one_line
 from ppcls_ext.files import atomic_write, read_regular
-from ppcls_ext.runs.folder import CONFIG, RECORD
+from ppcls_ext.runs.folder import CONFIG, LARGEST, RECORD
 
-LARGEST = 1 << 26
-"""Bytes of run.json."""
 #: Packages whose versions are kept.
 PACKAGES = ("ppcls_ext", "paddlepaddle", "paddlepaddle-gpu", "paddleclas", "numpy", "opencv-python-headless", "pillow")
 
@@ -66,9 +65,10 @@ class Record:
             json.dump(self.facts, stream, indent=1, ensure_ascii=False)
 
     @property
-    def best_epoch(self) -> int | None:
-        """The epoch of the best evaluation so far."""
-        return (self.facts.get("best") or {}).get("epoch")
+    def best(self) -> tuple[int, float]:
+        """The first epoch with the best evaluation so far, and that evaluation's metric; 0 and -infinity before any."""
+        best = self.facts.get("best") or {}
+        return best.get("since", best.get("epoch", 0)), best.get("value", -math.inf)
 
 
 def config_text(config: dict) -> str:

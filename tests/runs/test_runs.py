@@ -114,8 +114,6 @@ def test_what_weights_were_trained_with_goes_where_both_files_are_copied(setting
     assert read_trained_with(elsewhere / "best_model.pdparams") is None
     (folder / "best_model.json").unlink()
     assert read_trained_with(folder / "best_model.pdparams") == facts, "run.json says it, too"
-    (folder / "run.json").write_text("[]")
-    assert read_trained_with(folder / "best_model.pdparams") is None
 
 
 def other(settings: dict, **changed) -> dict:
@@ -203,12 +201,14 @@ def test_the_record_of_a_resumed_run(config, tmp_path):
     again.begin(config, "second", resumed=True, seed=1)
     facts = json.loads((tmp_path / "run.json").read_text())
     assert (facts["command"], facts["resumed_with"]) == ("first\ncommand", ["second"])
-    assert (again.best_epoch, facts["finished"]) == (1, False)
+    assert (again.best, facts["finished"]) == ((1, 0.5), False)
     assert facts["lists"]["Train"]["pictures"] == 24
     assert {"python", "numpy"} <= set(facts["versions"])
     text = (tmp_path / "config.yml").read_text()
     assert text.startswith("# The settings of this run, reusable with -c: second\n")
     assert yaml.safe_load(text) == config
+    again.write(best={"epoch": 3, "since": 2, "value": 0.7})
+    assert Record(tmp_path).best == (2, 0.7)
     Record(tmp_path).begin(config, "third", resumed=False)
     assert "resumed_with" not in json.loads((tmp_path / "run.json").read_text())
 
