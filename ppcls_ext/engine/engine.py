@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
-import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +18,22 @@ from ppcls_ext.configuration.fields import is_ours
 from ppcls_ext.engine.decode_image import give_host_our_reader
 from ppcls_ext.engine.epochs import AveragedLoss, Epochs, TrainingEnds
 from ppcls_ext.engine.evaluation import read_evaluation
-from ppcls_ext.engine.inference_pictures import find_pictures
+from ppcls_ext.engine.export import export
+from ppcls_ext.engine.inference import infer
 from ppcls_ext.engine.log_file import log_in
 from ppcls_ext.engine.quantised import without_training_only
 from ppcls_ext.engine.strict_data import StrictLoader, count_unreadable, is_image_list, read_first
 from ppcls_ext.engine.training_report import TrainingReport
 from ppcls_ext.engine.training_run import TrainingRun
-from ppcls_ext.engine.watch import require_numbers, watch_evaluation, watch_training
+from ppcls_ext.engine.watch import watch_evaluation, watch_training
 from ppcls_ext.engine.workers import explained_workers
-from ppcls_ext.errors import Interrupted, PpclsExtError, interruption, one_line, printable
+from ppcls_ext.errors import Interrupted, PpclsExtError, interruption
 from ppcls_ext.host.locate import engine_class
-from ppcls_ext.pictures.decoding import read_picture
-from ppcls_ext.predict.results import write_results
 from ppcls_ext.runs.trained_with import KEY
 from ppcls_ext.training.recipe import Training
 from ppcls_ext.training.settings import read_settings
 from ppcls_ext.weights.finite import require_finite
 from ppcls_ext.weights.loading import load_weights
-
-TOLERANCE = 1e-3  # of an export, relative to its largest output; float32 fusion stays far below
 
 
 class Engine(engine_class()):
@@ -54,6 +47,14 @@ class Engine(engine_class()):
     def __init__(self, config: dict, mode: str) -> None:
         run = config.pop("Run")
         self.folder, self.resolved = run["folder"], run["config"]
+        try:
+            self._build(config, mode)
+        except BaseException:
+            if mode == "train":
+                release(self.folder)  # which `prepare` holds
+            raise
+
+    def _build(self, config: dict, mode: str) -> None:
         if not host_adds_architecture():
             config["Global"]["output_dir"] = str(self.folder)
         if mode == "infer":
@@ -173,127 +174,21 @@ class Engine(engine_class()):
             self.epochs.evaluated(self.evaluations[0])
         return first
 
-    @paddle.no_grad()
     def infer(self) -> None:
-        """Prints the classes of the pictures, a list of one dict per picture and batch.
-
-        Raises:
-            PpclsExtError: there are no pictures, or some cannot be read; these are named on stderr, and the others are
-                inferred nevertheless.
-        """
-        settings = self.config["Infer"]
-        paths = find_pictures(settings["infer_imgs"], settings.get("infer_list"))
-        paths = paths[dist.get_rank() :: dist.get_world_size()]
-        self.model.eval()
-        results, unreadable = [], 0
-        names: list[str] = []
-        images: list[np.ndarray] = []
-        for index, path in enumerate(paths):
-            try:
-                images.append(self._preprocess(path))
-                names.append(path)
-            except (OSError, PpclsExtError) as error:
-                reason = getattr(error, "strerror", None) or error
-                print(f"error: {printable(one_line(f'{path}: {reason}'))}", file=sys.stderr)
-                unreadable += 1
-            if images and (len(images) == settings["batch_size"] or index == len(paths) - 1):
-                result = self.postprocess_func(self._logits(np.stack(images)), names)
-                print(result)
-                results += result
-                names, images = [], []
-        if settings.get("save_dir"):
-            write_results(settings["save_dir"], results)
-        if unreadable:
-            raise PpclsExtError(f"{unreadable} of {len(paths)} pictures cannot be read; the others are above")
+        """Prints the classes of the pictures: see `inference.infer`."""
+        infer(self)
 
     def export(self, *args: Any, **kwargs: Any) -> None:
-        """Writes the fused model for Paddle Inference, checks it and prints the files' paths.
+        """Writes the fused model for Paddle Inference and checks it: see `export.export`.
 
         PaddleClas calls this itself, with arguments, while training with `Global.uniform_output_enabled`.
-
-        Raises:
-            PpclsExtError: the written model gives other results than the trained one; it is not kept.
         """
         if args or kwargs:
             super().export(*args, **kwargs)
-            return
-        settings = self.config["Global"]
-        target = Path(settings["save_inference_dir"])
-        image = np.random.default_rng(0).standard_normal((1, *settings["image_shape"]), dtype=np.float32)
-        expected = self._exported_outputs(image)
-        is_new = not target.exists()
-        target.mkdir(parents=True, exist_ok=True)
-        try:
-            with tempfile.TemporaryDirectory(prefix=".export-", dir=target) as temporary:
-                settings["save_inference_dir"] = temporary
-                with _quiet_host():  # it would name the temporary folder
-                    super().export()
-                written = sorted(path.name for path in Path(temporary).iterdir())
-                if "inference.pdiparams" in written:  # a quantised model has another name and other results
-                    _compare(expected, paddle.jit.load(str(Path(temporary, "inference"))), image)
-                for name in written:
-                    os.replace(Path(temporary, name), target / name)
-        except BaseException:
-            if is_new:
-                target.rmdir()
-            raise
-        # a program of an earlier export in Paddle's other format would go with these parameters
-        for name in {"inference.json", "inference.pdmodel"}.difference(written):
-            (target / name).unlink(missing_ok=True)
-        for name in written:
-            print(target / name)
-
-    @paddle.no_grad()
-    def _exported_outputs(self, image: np.ndarray) -> list[np.ndarray]:
-        """What the exported model has to give, computed by the model as it was trained."""
-        from ppcls.engine.engine import ExportModel
-
-        attributes = "ATTRMetric" in self.config["Metric"]["Eval"][0]
-        model = ExportModel(self.config["Arch"], self.network, attributes)
-        model.eval()
-        return [tensor.numpy() for tensor in paddle.utils.flatten(model(paddle.to_tensor(image)))]
+        else:
+            export(self, super().export)
 
     @property
     def network(self) -> paddle.nn.Layer:
         """The model without a wrapper for several processes."""
         return getattr(self.model, "_layers", self.model)  # DataParallel wraps it
-
-    def _preprocess(self, path: str) -> np.ndarray:
-        data: Any = read_picture(path)
-        for operator in self.preprocess_func:
-            data = operator(data)
-        return data
-
-    def _logits(self, images: np.ndarray) -> paddle.Tensor:
-        out = self.model(paddle.to_tensor(images))
-        require_numbers(out)
-        if isinstance(out, list):
-            out = out[0]
-        for key in ("Student", "logits", "output"):
-            if isinstance(out, dict) and key in out:
-                out = out[key]
-        return out
-
-
-def _compare(expected: list[np.ndarray], exported: paddle.nn.Layer, image: np.ndarray) -> None:
-    got = [tensor.numpy() for tensor in paddle.utils.flatten(exported(paddle.to_tensor(image)))]
-    shapes = [array.shape for array in got], [array.shape for array in expected]
-    if shapes[0] != shapes[1]:
-        raise PpclsExtError(f"the exported model gives {shapes[0]}, the trained one {shapes[1]}: it is not kept")
-    difference = max(np.abs(a - b).max() / np.abs(b).max() for a, b in zip(got, expected))
-    if not difference <= TOLERANCE:
-        raise PpclsExtError(
-            f"the exported model differs from the trained one by {difference:.1e} of the largest output (more than "
-            f"{TOLERANCE:g}): it is not kept; please report the architecture and the versions"
-        )
-
-
-@contextlib.contextmanager
-def _quiet_host() -> Iterator[None]:
-    host_logger = logging.getLogger("ppcls")
-    level = host_logger.level
-    host_logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        host_logger.setLevel(level)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ppcls_ext.configuration.prepare import prepare
+from ppcls_ext.engine.inference import preprocess
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.pictures.decoding import decode
 from tests.pictures.test_prepare import BROKEN, IMAGES, opencv, png_header
@@ -69,7 +70,7 @@ def test_infer_sees_what_opencv_sees(engine, config, tmp_path):
     infer = engine("infer")
     for name, data in READABLE.items():
         expected = (cv2.resize(opencv(data), (32, 32)).astype("float32") / 255 - 0.5) / 0.5
-        got = infer._preprocess(str(tmp_path / "pictures" / f"{name}.jpg"))
+        got = preprocess(infer, str(tmp_path / "pictures" / f"{name}.jpg"))
         np.testing.assert_allclose(got.transpose(1, 2, 0), expected, atol=1e-6, err_msg=name)
     infer.infer()
     results = json.loads((tmp_path / "results.json").read_text())

@@ -74,7 +74,7 @@ def test_unfused_file_is_refused_before_anything_is_built(config, engine, tmp_pa
     config["Global"]["pretrained_model"] = str(tmp_path / "w.pdparams")
     with pytest.raises(PpclsExtError, match=r"Recipe\.unfuse: expected fused weights .*holds unfused weights"):
         engine(unfuse={"pictures": 8})
-    assert not list((tmp_path / "output").rglob("*.pd*"))
+    assert not (tmp_path / "output").exists()
 
 
 def test_fused_file_of_another_model(fused_file, engine, config):

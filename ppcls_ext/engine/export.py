@@ -1,0 +1,90 @@
+"""The mode "export" of the engine: a Paddle program that was compared with the trained model before it is in place."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+
+from ppcls_ext.errors import PpclsExtError
+
+TOLERANCE = 1e-3  # relative to the largest output; float32 fusion stays far below
+
+
+def export(engine: Any, host_export: Callable[[], None]) -> None:
+    """Writes the fused model for Paddle Inference, checks it and prints the files' paths.
+
+    Args:
+        engine: ours, built, in its mode "export".
+        host_export: PaddleClas's, which writes to `Global.save_inference_dir`.
+
+    Raises:
+        PpclsExtError: the written model gives other results than the trained one; it is not kept.
+    """
+    settings = engine.config["Global"]
+    target = Path(settings["save_inference_dir"])
+    image = np.random.default_rng(0).standard_normal((1, *settings["image_shape"]), dtype=np.float32)
+    expected = _expected_outputs(engine, image)
+    is_new = not target.exists()
+    target.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=target) as temporary:
+            settings["save_inference_dir"] = temporary
+            with _quiet_host():  # it would name the temporary folder
+                host_export()
+            written = sorted(path.name for path in Path(temporary).iterdir())
+            if "inference.pdiparams" in written:  # a quantised model has another name and other results
+                _compare(expected, paddle.jit.load(str(Path(temporary, "inference"))), image)
+            for name in written:
+                os.replace(Path(temporary, name), target / name)
+    except BaseException:
+        if is_new:
+            target.rmdir()
+        raise
+    # a program of an earlier export in Paddle's other format would go with these parameters
+    for name in {"inference.json", "inference.pdmodel"}.difference(written):
+        (target / name).unlink(missing_ok=True)
+    for name in written:
+        print(target / name)
+
+
+@paddle.no_grad()
+def _expected_outputs(engine: Any, image: np.ndarray) -> list[np.ndarray]:
+    """What the exported model has to give, computed by the model as it was trained."""
+    from ppcls.engine.engine import ExportModel
+
+    attributes = "ATTRMetric" in engine.config["Metric"]["Eval"][0]
+    model = ExportModel(engine.config["Arch"], engine.network, attributes)
+    model.eval()
+    return [tensor.numpy() for tensor in paddle.utils.flatten(model(paddle.to_tensor(image)))]
+
+
+def _compare(expected: list[np.ndarray], exported: paddle.nn.Layer, image: np.ndarray) -> None:
+    got = [tensor.numpy() for tensor in paddle.utils.flatten(exported(paddle.to_tensor(image)))]
+    shapes = [array.shape for array in got], [array.shape for array in expected]
+    if shapes[0] != shapes[1]:
+        raise PpclsExtError(f"the exported model gives {shapes[0]}, the trained one {shapes[1]}: it is not kept")
+    difference = max(np.abs(a - b).max() / np.abs(b).max() for a, b in zip(got, expected))
+    if not difference <= TOLERANCE:
+        raise PpclsExtError(
+            f"the exported model differs from the trained one by {difference:.1e} of the largest output (more than "
+            f"{TOLERANCE:g}): it is not kept; please report the architecture and the versions"
+        )
+
+
+@contextlib.contextmanager
+def _quiet_host() -> Iterator[None]:
+    host_logger = logging.getLogger("ppcls")
+    level = host_logger.level
+    host_logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        host_logger.setLevel(level)
