@@ -1,8 +1,8 @@
 """What PaddleClas writes as checkpoints, and what it reads to resume from one.
 
 PaddleClas writes each file in place, unpickles what it reads, and restores neither the random numbers nor the best
-result so far. Here the files of one save are one set (`sets`), nothing in them is run, and each epoch draws the same
-random numbers whether or not the training was interrupted before it.
+result so far. Here the files of one save are one set (`atomic_set`), nothing in them is run, and each epoch draws the
+same random numbers whether or not the training was interrupted before it.
 """
 
 from __future__ import annotations

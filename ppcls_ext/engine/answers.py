@@ -9,8 +9,14 @@ import paddle.distributed as dist
 
 from ppcls_ext.engine.strict_data import is_image_list
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.packages import require
 from ppcls_ext.predict.classifier import softmax
 from ppcls_ext.report.evaluation import Evaluation
+
+OUT_OF_ORDER = (
+    "--report needs the pictures in the order of their list, and DataLoader.Eval shuffles them: set its "
+    "sampler.shuffle to false"
+)
 
 
 class Answers:
@@ -20,16 +26,20 @@ class Answers:
         engine: ours, built, in its mode "train" or "eval".
 
     Raises:
-        PpclsExtError: the evaluation is of another kind than a list of pictures with one class each.
+        PpclsExtError: the evaluation is of another kind than a list of pictures with one class each, in its order, or
+            matplotlib, which draws reports, is missing.
     """
 
     def __init__(self, engine: Any) -> None:
+        require("matplotlib")  # before the work, not behind it
         dataset = getattr(engine.eval_dataloader, "dataset", None)
         if engine.eval_mode != "classification" or not is_image_list(dataset) or dist.get_world_size() > 1:
             raise PpclsExtError(
                 "--report needs an evaluation on a plain list of pictures (ImageNetDataset, Global.eval_mode "
                 "classification) in one process"
             )
+        if getattr(getattr(engine.eval_dataloader, "batch_sampler", None), "shuffle", False):
+            raise PpclsExtError(OUT_OF_ORDER)
         self._dataset, self._metric = dataset, engine.eval_metric_func
         engine.eval_metric_func = self
         self.clear()
@@ -60,6 +70,6 @@ class Answers:
         """
         labels = np.concatenate(self._labels)
         if not np.array_equal(labels, np.asarray(self._dataset.labels)[: len(labels)]):
-            raise PpclsExtError("--report needs the pictures in the order of their list: DataLoader.Eval shuffles them")
+            raise PpclsExtError(OUT_OF_ORDER)
         paths = [str(path) for path in self._dataset.images[: len(labels)]]
         return Evaluation(paths, labels, softmax(np.concatenate(self._logits)), names).check()

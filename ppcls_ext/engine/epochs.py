@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import paddle.distributed as dist
+
+from ppcls_ext.engine.watched_loader import WatchedLoader
 
 
 class TrainingEnds(Exception):  # noqa: N818  it is no error
@@ -95,8 +97,9 @@ class Epochs:
         self.batch_observers: list[Callable[[Batch], None]] = []
         self.begin_observers: list[Callable[[], None]] = []
         self.end_observers: list[Callable[[], None]] = []
-        self._number, self._running = 0, False
-        engine.train_dataloader = _Watched(engine.train_dataloader, self._batch)
+        self._number, self._done, self._pictures = 0, 0, 0
+        self._in_training: int | None = None  # pictures of the batch that is trained on
+        engine.train_dataloader = WatchedLoader(engine.train_dataloader, self._begin_batch)
         train_epoch = engine.train_epoch_func
 
         @functools.wraps(train_epoch)
@@ -110,6 +113,12 @@ class Epochs:
     @property
     def _of(self) -> int:
         return self._engine.config["Global"]["epochs"]
+
+    @property
+    def place(self) -> str:
+        """Where the training is: epoch and batch, both from 1."""
+        batch = "" if self._in_training is None else f", batch {self._done + 1}"
+        return f"epoch {self._number}{batch}"
 
     def evaluated(self, evaluation: Evaluation) -> None:
         """To be called with each evaluation."""
@@ -138,21 +147,27 @@ class Epochs:
             observer()
 
     def _begin(self, number: int) -> None:
-        self._number, self._running, self._done, self._pictures = number, True, 0, 0
+        self._number, self._done, self._pictures, self._in_training = number, 0, 0, None
         self._evaluation: Evaluation | None = None
         self._is_best = False
         self._start = time.monotonic()
 
     def _end(self) -> None:
-        self._running = False
+        self._end_batch()
         self._seconds = time.monotonic() - self._start
         self._train = {name: float(meter.avg) for name, meter in self._engine.output_info.items()}
 
-    def _batch(self, batch: Any) -> None:
-        if not self._running:
-            return  # calibration reads the loader, too
+    def _begin_batch(self, batch: Any) -> None:
+        self._end_batch()
+        self._in_training = _length(batch)
+
+    def _end_batch(self) -> None:
+        """The batch before is trained on: seen where the next one comes, or the epoch ends."""
+        if self._in_training is None:
+            return
         self._done += 1
-        self._pictures += _length(batch)
+        self._pictures += self._in_training
+        self._in_training = None
         if self.batch_observers:
             seconds = time.monotonic() - self._start
             meter = self._engine.output_info.get("loss")
@@ -193,24 +208,6 @@ class AveragedLoss:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loss, name)
-
-
-class _Watched:
-    """A loader that calls `done` with a batch when the next is asked for."""
-
-    def __init__(self, loader: Any, done: Callable[[Any], None]) -> None:
-        self._loader, self._done = loader, done
-
-    def __iter__(self) -> Iterator[Any]:
-        for batch in self._loader:
-            yield batch
-            self._done(batch)
-
-    def __len__(self) -> int:
-        return len(self._loader)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)
 
 
 def _length(batch: Any) -> int:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from ppcls_ext.engine.answers import Answers
-from ppcls_ext.packages import require
 from ppcls_ext.report.evaluation_report import write_evaluation_report
 from ppcls_ext.runs.record import config_text
 from ppcls_ext.runs.trained_with import describe
@@ -24,7 +23,6 @@ class EvaluationReport:
     """
 
     def __init__(self, engine: Any, target: str | bool) -> None:
-        require("matplotlib")  # before the work, not behind it
         self._engine, self._answers = engine, Answers(engine)
         self._folder = engine.folder / "report" if target is True else Path(target)
 

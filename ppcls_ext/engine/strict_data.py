@@ -12,20 +12,20 @@ import functools
 import multiprocessing
 import random
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import paddle.distributed as dist
 from paddle.io import DataLoader, Dataset
 
+from ppcls_ext.engine.watched_loader import WatchedLoader
 from ppcls_ext.errors import PpclsExtError
 
 MAX_SHARE = 0.01  # of the images of an epoch; training ends where more cannot be read
 WHAT_TO_DO = "replace the file or take it off the list"
 
 
-class StrictLoader:
+class StrictLoader(WatchedLoader):
     """A data loader whose batches hold the images of the list, or that raises PpclsExtError.
 
     Args:
@@ -33,25 +33,17 @@ class StrictLoader:
     """
 
     def __init__(self, loader: DataLoader) -> None:
-        self._loader = loader
+        super().__init__(loader, self._check)
         _mark_replacements(loader.dataset)
 
-    def __iter__(self) -> Iterator[list]:
-        for batch in self._loader:
-            labels = batch[1].numpy().ravel()
-            if (labels < 0).any():
-                path = self._loader.dataset.images[-1 - int(labels.min())]
-                raise PpclsExtError(f"cannot read {path} (PaddleClas's error line says why): {WHAT_TO_DO}")
-            yield batch
-
-    def __len__(self) -> int:
-        return len(self._loader)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)
+    def _check(self, batch: list) -> None:
+        labels = batch[1].numpy().ravel()
+        if (labels < 0).any():
+            path = self._loader.dataset.images[-1 - int(labels.min())]
+            raise PpclsExtError(f"cannot read {path} (PaddleClas's error line says why): {WHAT_TO_DO}")
 
 
-class CountingLoader:
+class CountingLoader(WatchedLoader):
     """A data loader for training that counts the images that PaddleClas replaces.
 
     Args:
@@ -59,25 +51,18 @@ class CountingLoader:
     """
 
     def __init__(self, loader: DataLoader) -> None:
-        self._loader = loader
+        size = len(loader.dataset) // dist.get_world_size()
+        super().__init__(loader, lambda _: self._check(size))
         # images asked for, of these replaced, and the first of those; shared with the processes that load
         self._counts = multiprocessing.Array("q", 3)
         _count_replacements(loader.dataset, self._counts)
 
-    def __iter__(self) -> Iterator[list]:
-        size = len(self._loader.dataset) // dist.get_world_size()
-        for batch in self._loader:
-            self._check(size)
-            yield batch
-
-    def __len__(self) -> int:
-        return len(self._loader)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)
+    def begin(self) -> None:
+        """Starts anew: an epoch begins, and calibration may have read the loader, too."""
+        self._counts[:] = [0, 0, 0]
 
     def report(self, epoch: int) -> None:
-        """Logs the count of the epoch that ends now, and starts anew.
+        """Logs the count of the epoch that ends now.
 
         Raises:
             PpclsExtError: more than `MAX_SHARE` of the images could not be read.
@@ -91,7 +76,6 @@ class CountingLoader:
                 f"first {self._first()}"
             )
         self._check(asked)
-        self._counts[:] = [0, 0, 0]
 
     def _first(self) -> str:
         return self._loader.dataset.images[self._counts[2]]
@@ -112,6 +96,7 @@ def count_unreadable(engine: Any) -> None:
 
     @functools.wraps(train_epoch)
     def train_counted_epoch(engine: Any, epoch_id: int, *args: Any) -> None:
+        loader.begin()
         train_epoch(engine, epoch_id, *args)
         loader.report(epoch_id)
 

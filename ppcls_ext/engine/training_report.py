@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from ppcls_ext.engine.answers import Answers
 from ppcls_ext.engine.epochs import Epoch
 from ppcls_ext.engine.strict_data import is_image_list
+from ppcls_ext.engine.watched_loader import WatchedLoader
 from ppcls_ext.errors import one_line
 from ppcls_ext.pictures.transforms import parse_scale
 from ppcls_ext.report.class_counts import draw_class_counts
@@ -30,7 +31,7 @@ SHARE = 0.01
 class TrainingReport:
     """Writes metrics.csv, curves.png, data.png and batch.png into the folder of an engine's run.
 
-    No failure to draw ends a training: the first is said, and the training goes on without further pictures.
+    No failure to write or draw ends a training: the first is said, and the training goes on without further ones.
 
     Args:
         engine: ours, built, in its mode "train".
@@ -38,7 +39,7 @@ class TrainingReport:
         with_evaluation: whether a report of the best evaluation is written at the end.
 
     Raises:
-        PpclsExtError: that evaluation is of a kind that has no report.
+        PpclsExtError: that evaluation is of a kind that has no report, or matplotlib is missing for it.
     """
 
     def __init__(self, engine: Any, names: list[str] | None, with_evaluation: bool) -> None:
@@ -47,22 +48,26 @@ class TrainingReport:
         self._best: Any = None
         self._trained = self._drawn = 0.0  # seconds
         self._rows: list[dict] = []
-        self._is_off = False
-        engine.train_dataloader = _FirstBatch(engine.train_dataloader, self._batch)
-        engine.epochs.begin_observers.insert(0, lambda: self._try(self._data))
+        self._is_first = True  # the batch that comes next
+        self._off: set[str] = set()
+        engine.train_dataloader = WatchedLoader(engine.train_dataloader, self._batch)
+        engine.epochs.begin_observers.insert(0, lambda: self._draw(self._data))
         engine.epochs.observers.append(self._epoch)
-        engine.epochs.end_observers.insert(0, lambda: self._try(self._end))
+        engine.epochs.end_observers.insert(0, lambda: self._draw(self._end))
 
-    def _try(self, draw: Callable[..., None], *args: Any) -> None:
-        if self._is_off:
-            return
+    def _draw(self, draw: Callable[..., None], *args: Any) -> None:
         start = time.monotonic()
-        try:
-            draw(*args)
-        except Exception as error:  # drawing is no reason to lose a training
-            self._is_off = True
-            logger.warning("no further pictures of this training are drawn: %s", one_line(error))
+        self._try("pictures of this training are drawn", draw, *args)
         self._drawn += time.monotonic() - start
+
+    def _try(self, what: str, write: Callable[..., None], *args: Any) -> None:
+        if what in self._off:
+            return
+        try:
+            write(*args)
+        except Exception as error:  # no reason to lose a training
+            self._off.add(what)
+            logger.warning("no further %s: %s", what, one_line(error))
 
     def _data(self) -> None:
         loaders = {"train": self._engine.train_dataloader, "evaluation": self._engine.eval_dataloader}
@@ -73,7 +78,9 @@ class TrainingReport:
             draw_class_counts(labels, self._names, classes, self._engine.folder / "data.png")
 
     def _batch(self, batch: list) -> None:
-        self._try(self._draw_batch, batch)
+        if self._is_first:
+            self._is_first = False
+            self._draw(self._draw_batch, batch)
 
     def _draw_batch(self, batch: list) -> None:
         images, labels = batch[0].numpy(), batch[1].numpy()
@@ -97,13 +104,19 @@ class TrainingReport:
 
     def _epoch(self, epoch: Epoch) -> None:
         self._trained += epoch.seconds
-        self._rows = add_metrics(self._engine.folder / "metrics.csv", self._row(epoch))
+        self._try("rows are added to metrics.csv", self._add_row, epoch)
         if self._answers is not None and epoch.evaluation is not None:
-            if epoch.is_best:
-                self._best = self._answers.evaluation(self._names)
-            self._answers.clear()
+            self._try("answers are kept for the report", self._keep_answers, epoch.is_best)
         if self._drawn <= SHARE * self._trained:
-            self._try(self._curves)
+            self._draw(self._curves)
+
+    def _add_row(self, epoch: Epoch) -> None:
+        self._rows = add_metrics(self._engine.folder / "metrics.csv", self._row(epoch))
+
+    def _keep_answers(self, is_best: bool) -> None:
+        if is_best:
+            self._best = self._answers.evaluation(self._names)
+        self._answers.clear()
 
     def _row(self, epoch: Epoch) -> dict[str, float]:
         row = {
@@ -124,7 +137,7 @@ class TrainingReport:
     def _end(self) -> None:
         self._curves()
         folder = self._engine.folder
-        if self._answers is not None and self._best is None:
+        if self._answers is not None and self._best is None and not self._off:
             print("report: none, as no evaluation of this training was its best (Global.eval_interval)")
         if self._best is not None:
             figures = {"Curves": folder / "curves.png", "Pictures a class": folder / "data.png"}
@@ -132,26 +145,6 @@ class TrainingReport:
             title = f"{self._engine.config['Arch']['name']}: best evaluation"
             settings = config_text(self._engine.resolved)
             print(f"report: {write_evaluation_report(self._best, folder / 'report', title, settings, figures)}")
-
-
-class _FirstBatch:
-    """A data loader that shows its first batch of a training to a function; in everything else it is that loader."""
-
-    def __init__(self, loader: Any, show: Callable[[list], None]) -> None:
-        self._loader, self._show, self._is_first = loader, show, True
-
-    def __iter__(self) -> Iterator[list]:
-        for batch in self._loader:
-            if self._is_first:
-                self._is_first = False
-                self._show(batch)
-            yield batch
-
-    def __len__(self) -> int:
-        return len(self._loader)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)
 
 
 def _pixels(images: np.ndarray, dataset: dict) -> np.ndarray:

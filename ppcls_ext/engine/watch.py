@@ -46,25 +46,12 @@ class Watched:
 
 def watch_training(engine: Any) -> None:
     """Makes `engine` raise PpclsExtError at a loss that is not finite, before it reaches the weights."""
-    epoch, batch = 0, 0
-    train_epoch = engine.train_epoch_func
-
-    @functools.wraps(train_epoch)
-    def train_watched_epoch(engine: Any, epoch_id: int, *args: Any) -> None:
-        nonlocal epoch, batch
-        epoch, batch = epoch_id, 0
-        train_epoch(engine, epoch_id, *args)
 
     def watch(losses: dict) -> None:
-        nonlocal batch
-        batch += 1
         loss = losses["loss"].item()
         if not np.isfinite(loss):
-            raise PpclsExtError(
-                f"epoch {epoch}, batch {batch}: the loss is {loss}; nothing of it is saved; try {WHAT_TO_TRY}"
-            )
+            raise PpclsExtError(f"{engine.epochs.place}: the loss is {loss}; nothing of it is saved; try {WHAT_TO_TRY}")
 
-    engine.train_epoch_func = train_watched_epoch
     engine.train_loss_func = Watched(
         engine.train_loss_func, functools.partial(require_classifier, engine.config), watch
     )
@@ -80,6 +67,7 @@ def watch_evaluation(engine: Any) -> None:
     for name in ("eval_loss_func", "eval_metric_func"):
         if getattr(engine, name, None) is not None:
             setattr(engine, name, Watched(getattr(engine, name), watch))
+            return  # both get the same outputs
 
 
 def require_numbers(outputs: Any) -> None:

@@ -1,4 +1,4 @@
-"""metrics.csv: a row per evaluation of a training."""
+"""metrics.csv: a row per epoch of a training."""
 
 from __future__ import annotations
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from ppcls_ext.checkpoints.atomic_set import read_set
 from ppcls_ext.engine import training_report
 from ppcls_ext.engine.answers import Answers
 from ppcls_ext.errors import PpclsExtError
@@ -67,6 +69,17 @@ def test_a_failure_to_draw_ends_no_training(make_engine, tmp_path, monkeypatch, 
     assert read_metrics(tmp_path / "FasterNet_T0" / "metrics.csv")
 
 
+def test_a_damaged_file_of_metrics_ends_no_training(make_engine, tmp_path, caplog):
+    folder = tmp_path / "FasterNet_T0"
+    folder.mkdir()
+    (folder / "metrics.csv").write_text("epoch,step\n0,none\n")
+    make_engine(epochs=2).train()
+    (line,) = [record.getMessage() for record in caplog.records if "metrics.csv" in record.getMessage()]
+    assert line.startswith("no further rows are added to metrics.csv: cannot read ")
+    assert read_set(folder / "latest").state["epoch"] == 2
+    assert (folder / "metrics.csv").read_text() == "epoch,step\n0,none\n"
+
+
 def test_drawing_keeps_to_its_share(make_engine, tmp_path, monkeypatch):
     """Curves are drawn while a training is long for it, and once more at its end."""
     drawn = []
@@ -85,6 +98,24 @@ def test_an_evaluation_writes_its_report(make_engine, tmp_path):
     page = report.write()
     assert {path.name for path in page.parent.iterdir()} - {"mistakes.png"} == REPORT
     assert f"<td>{first:.4f}</td>" in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_what_a_report_lacks_is_said_before_the_work(make_engine, config, tmp_path, monkeypatch, mode):
+    from ppcls_ext.engine.evaluation_report import EvaluationReport
+
+    def start():
+        engine = make_engine(mode, report=True)
+        engine.train() if mode == "train" else EvaluationReport(engine, True)
+
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "matplotlib", None)
+        with pytest.raises(PpclsExtError, match=r'matplotlib.*pip install "ppcls-ext\['):
+            start()
+    config["DataLoader"]["Eval"]["sampler"]["shuffle"] = True
+    with pytest.raises(PpclsExtError, match=r"in the order of their list, .* set its sampler\.shuffle to false"):
+        start()
+    assert not list(tmp_path.rglob("*.pdparams"))
 
 
 def test_evaluations_without_a_report(make_engine):
