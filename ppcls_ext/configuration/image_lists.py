@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from ppcls_ext.configuration.fields import is_ours
 from ppcls_ext.configuration.host_copies import copy_list, host_reads_list
 from ppcls_ext.data.lists import ListEntry, read_list
 from ppcls_ext.data.overlap import overlap
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.runs.trained_with import class_count
 
 logger = logging.getLogger("ppcls_ext")
 
@@ -50,7 +50,8 @@ def _read_list(config: dict, loader: str) -> list[ListEntry] | None:
         if not isinstance(dataset.get(field), str):
             raise PpclsExtError(f"{where}.{field} is {dataset.get(field)!r}: expected a path")
     path, root = Path(dataset["cls_label_path"]), Path(dataset["image_root"])
-    return read_list(path, root, _class_num(config, dataset), dataset.get("delimiter") or " ")
+    class_num = None if dataset.get("relabel") else class_count(config)
+    return read_list(path, root, class_num, dataset.get("delimiter") or " ")
 
 
 def give_host_a_list(dataset: dict, entries: list[ListEntry]) -> None:
@@ -60,11 +61,3 @@ def give_host_a_list(dataset: dict, entries: list[ListEntry]) -> None:
         copy, dataset["delimiter"] = copy_list(entries)
         dataset["cls_label_path"] = str(copy)
         logger.debug("%s has paths or lines that PaddleClas misreads: it gets the copy %s", path, copy)
-
-
-def _class_num(config: dict, dataset: dict) -> int | None:
-    """How many classes the labels may have, where it can be told."""
-    if dataset.get("relabel"):
-        return None
-    stated = config["Arch"].get("class_num") or config["Global"].get("class_num")
-    return stated or (1000 if is_ours(config) else None)

@@ -9,6 +9,7 @@ from typing import Any
 
 from ppcls_ext.data.lists import ListEntry
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.runs.trained_with import class_count
 
 logger = logging.getLogger("ppcls_ext")
 
@@ -17,11 +18,11 @@ PLAIN_SAMPLERS = (None, "DistributedBatchSampler", "BatchSampler")
 SHOWN = 5  # classes that a line names
 
 
-def say_what_is_left_out(config: Mapping[str, Any], lists: Mapping[str, list[ListEntry]]) -> None:
+def say_what_is_left_out(config: dict[str, Any], lists: Mapping[str, list[ListEntry]]) -> None:
     """Logs a line for pictures outside every batch and for classes without pictures.
 
     Args:
-        config: with `DataLoader` and, of the training list, the number of classes in `Arch`.
+        config: prepared, but for PaddleClas's copies of the lists.
         lists: by loader, Train or Eval.
 
     Raises:
@@ -37,9 +38,11 @@ def say_what_is_left_out(config: Mapping[str, Any], lists: Mapping[str, list[Lis
             _left_out(
                 where, section["dataset"]["cls_label_path"], len(entries), sampler["batch_size"], get_world_size()
             )
-    classes = config["Arch"].get("class_num") or config["Global"].get("class_num")
-    if "Train" in lists and classes:
-        _say_absent_classes(config["DataLoader"]["Train"]["dataset"]["cls_label_path"], lists["Train"], classes)
+    if "Train" in lists:
+        dataset = config["DataLoader"]["Train"]["dataset"]
+        classes = None if dataset.get("relabel") else class_count(config)
+        if classes:
+            _say_absent_classes(dataset["cls_label_path"], lists["Train"], classes)
 
 
 def _left_out(where: str, path: str, pictures: int, batch: int, processes: int) -> None:

@@ -6,8 +6,7 @@ import ast
 import warnings
 from typing import Any
 
-LONGEST = 10_000
-"""Characters of a text that is parsed; ten times longer ones crash the parser of Python 3.9."""
+from ppcls_ext.bounded_yaml import LONGEST_TEXT
 
 
 def parse(text: str) -> ast.expr:
@@ -16,8 +15,8 @@ def parse(text: str) -> ast.expr:
     Raises:
         ValueError: it is none, too long or nested too deeply.
     """
-    if len(text) > LONGEST:
-        raise ValueError(f"it is longer than {LONGEST:,} characters")
+    if len(text) > LONGEST_TEXT:
+        raise ValueError(f"it is longer than {LONGEST_TEXT:,} characters")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -7,9 +7,9 @@ from typing import Any
 
 import yaml
 
-from ppcls_ext.bounded_yaml import MAX_DEPTH, Refused, load_yaml
+from ppcls_ext.bounded_yaml import LONGEST_TEXT, MAX_DEPTH, Refused, load_yaml
 from ppcls_ext.configuration.arithmetic import evaluate
-from ppcls_ext.configuration.literals import LONGEST, read_literal
+from ppcls_ext.configuration.literals import read_literal
 from ppcls_ext.errors import PpclsExtError
 
 YAML_WORDS = {"true": True, "false": False, "null": None}
@@ -21,9 +21,9 @@ def apply_override(config: dict, text: str) -> None:
     Raises:
         PpclsExtError: it fits nothing.
     """
-    if len(text) > LONGEST:
+    if len(text) > LONGEST_TEXT:
         raise PpclsExtError(
-            f"override {_short(text)!r}: it is longer than {LONGEST:,} characters: put it into the file"
+            f"override {_short(text)!r}: it is longer than {LONGEST_TEXT:,} characters: put it into the file"
         )
     path, equals, value = text.partition("=")
     parts = path.strip().split(".")

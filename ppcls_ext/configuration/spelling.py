@@ -48,7 +48,8 @@ def check_structure(config: dict) -> None:
     for path, fields in _mappings(config, ""):
         for pattern, known in BELOW.items():
             if re.fullmatch(pattern, path):
-                _require_near(path, fields, known.split())
+                for field in fields:
+                    _refuse_if_near(field, known.split(), f"{path}.")
 
 
 def _mappings(node: dict, above: str, depth: int = 0) -> Iterator[tuple[str, dict]]:
@@ -59,21 +60,17 @@ def _mappings(node: dict, above: str, depth: int = 0) -> Iterator[tuple[str, dic
             yield from _mappings(value, path, depth + 1)
 
 
-def _require_near(path: str, fields: dict, known: list[str]) -> None:
-    for field in fields:
-        near = difflib.get_close_matches(str(field), known, n=1, cutoff=NEARLY)
-        if near and field not in known:
-            raise PpclsExtError(f"{path}.{field} is unknown: did you mean {path}.{near[0]}?")
+def _refuse_if_near(field: Any, known: list[str], prefix: str) -> None:
+    near = difflib.get_close_matches(str(field), known, n=1, cutoff=NEARLY)
+    if near and field not in known:
+        raise PpclsExtError(f"{prefix}{field} is unknown: did you mean {prefix}{near[0]}?")
 
 
 def check_spelling(section: str, fields: Any) -> None:
     """Raises PpclsExtError where a field of `section`, "" for the sections themselves, is nearly a known one."""
     known = KNOWN[section].split()
     for field in fields if isinstance(fields, dict) else ():
-        near = difflib.get_close_matches(str(field), known, n=1, cutoff=NEARLY)
-        if near and field not in known:
-            prefix = f"{section}." if section else ""
-            raise PpclsExtError(f"{prefix}{field} is unknown: did you mean {prefix}{near[0]}?")
+        _refuse_if_near(field, known, f"{section}." if section else "")
         for other in ELSEWHERE.get(section, ()) if field not in known else ():
             if field in KNOWN[other].split():
                 if section:

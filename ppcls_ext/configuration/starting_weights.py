@@ -7,6 +7,7 @@ import logging
 from ppcls_ext.checkpoints.atomic_set import intact
 from ppcls_ext.configuration.fields import is_ours
 from ppcls_ext.configuration.places import existing_file
+from ppcls_ext.runs.trained_with import class_count
 from ppcls_ext.training.settings import CALIBRATION_PICTURES
 from ppcls_ext.weights.fetch import fetch, is_remote
 from ppcls_ext.weights.files import read_weights
@@ -65,7 +66,7 @@ def say_what_to_expect(config: dict, pictures: int) -> None:
         pictures: to train on.
     """
     settings, arch = config["Global"], config["Arch"]
-    classes = arch.get("class_num") or 1
+    classes = class_count(config)
     if not is_ours(config) or settings["checkpoints"] or arch.get("pretrained") or pictures >= FEW * classes:
         return
     published = "-o Global.pretrained_model=published" if address(arch["name"]) else "-o Global.pretrained_model=FILE"

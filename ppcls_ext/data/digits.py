@@ -6,15 +6,13 @@ grey levels), scaled up with a bicubic filter.
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from ppcls_ext.data.lists import list_text, read_list, write_list
+from ppcls_ext.data.made_folder import Kind, make_folder
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.packages import import_extra
 
@@ -23,7 +21,6 @@ CLASSES = 10
 VAL_SHARE = 500 / IMAGES
 LISTS = ("train_list.txt", "val_list.txt")
 LABEL_LIST = "digits_label_list.txt"
-SETTINGS = "digits_settings.json"
 DEFAULT_OUTPUT = Path("dataset", "digits")
 
 
@@ -52,50 +49,15 @@ def make(output: Path, size: int = 64, limit: int = IMAGES, seed: int = 0, force
     if not 0 <= seed < 2**32:
         raise PpclsExtError(f"seed {seed}: expected 0..{2**32 - 1}")
     settings = {"size": size, "limit": limit, "seed": seed}
-    output = Path(os.path.realpath(output))  # a linked folder is replaced, not its link
-    occupied = output.is_dir() and any(output.iterdir())
-    if occupied and _is_there(output, settings, force):
-        return False
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as aside:
-            made = Path(aside) / "made"
-            made.mkdir()
-            _write(made, settings)
-            if occupied:
-                output.rename(Path(aside) / "replaced")
-            elif output.is_dir():
-                output.rmdir()
-            made.rename(output)
-    except OSError as error:
-        raise PpclsExtError(f"cannot write {output}: {error.strerror or error}; choose another --output") from error
-    return True
+    return make_folder(output, KIND, settings, force)
 
 
-def _is_there(output: Path, settings: dict[str, int], force: bool) -> bool:
-    """Whether `output` is this dataset, complete; False if it may be replaced."""
-    foreign = {file.name for file in output.iterdir()} - {"images", *LISTS, LABEL_LIST, SETTINGS}
-    if foreign or not (output / SETTINGS).is_file():
-        what = f" ({min(foreign)})" if foreign else ""
-        raise PpclsExtError(f"{output} holds files that this tool did not make{what}; choose another --output")
+def _fault(output: Path, settings: dict[str, int]) -> str | None:
     try:
-        found = json.loads((output / SETTINGS).read_text(encoding="utf-8"))
-    except ValueError:
-        found = "unreadable settings"
-    if found == settings:
-        try:
-            if sum(len(read_list(output / name, output, CLASSES)) for name in LISTS) == settings["limit"]:
-                return True
-            fault = "its lists are not complete"
-        except PpclsExtError as error:
-            fault = str(error)
-    else:
-        fault = f"it was made with {found}, now {settings} is asked for"
-    if not force:
-        raise PpclsExtError(
-            f"{output} is there, but {fault}; use --force to replace the folder or choose another --output"
-        )
-    return False
+        images = sum(len(read_list(output / name, output, CLASSES)) for name in LISTS)
+    except PpclsExtError as error:
+        return str(error)
+    return None if images == settings["limit"] else "its lists are not complete"
 
 
 def _write(folder: Path, settings: dict[str, int]) -> None:
@@ -119,4 +81,6 @@ def _write(folder: Path, settings: dict[str, int]) -> None:
             image.convert("RGB").save(folder / path)
         write_list(folder / name, list_text(rows))
     write_list(folder / LABEL_LIST, "".join(f"{digit} {digit}\n" for digit in range(CLASSES)))
-    write_list(folder / SETTINGS, json.dumps(settings) + "\n")
+
+
+KIND = Kind("digits_settings.json", frozenset(("images", *LISTS, LABEL_LIST)), _write, _fault)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,12 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
+from ppcls_ext.data.made_folder import Kind, make_folder
 from ppcls_ext.errors import PpclsExtError
 
 NAMES = ("circle", "square", "triangle")
 PARTS = ("train", "val")
-SETTINGS = "shapes_settings.json"
-CONTENTS = {SETTINGS, "annotations", "images", "labels", "label_list.txt", "train.txt", "val.txt"}
+CONTENTS = frozenset(("annotations", "images", "labels", "label_list.txt", "train.txt", "val.txt"))
 DEFAULT_OUTPUT = Path("dataset", "shapes")
 LARGEST = 4  # shapes in a picture
 POINTS = {"circle": 32, "square": 4, "triangle": 3}
@@ -72,48 +70,12 @@ def make(
         if not low <= value <= high:
             raise PpclsExtError(f"{name} {value}: expected {low}..{high}")
     settings = {"size": size, "train": train, "val": val, "seed": seed, "any_colour": any_colour}
-    output = Path(os.path.realpath(output))  # a linked folder is replaced, not its link
-    occupied = output.is_dir() and any(output.iterdir())
-    if occupied and _is_there(output, settings, force):
-        return False
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as aside:
-            made = Path(aside, "made")
-            made.mkdir()
-            _write(made, settings)
-            if occupied:
-                output.rename(Path(aside, "replaced"))
-            elif output.is_dir():
-                output.rmdir()
-            made.rename(output)
-    except OSError as error:
-        raise PpclsExtError(f"cannot write {output}: {error.strerror or error}; choose another --output") from error
-    return True
+    return make_folder(output, KIND, settings, force)
 
 
-def _is_there(output: Path, settings: dict[str, int], force: bool) -> bool:
-    """Whether `output` is this data set, complete; False if it may be replaced."""
-    foreign = {file.name for file in output.iterdir()} - CONTENTS
-    if foreign or not (output / SETTINGS).is_file():
-        raise PpclsExtError(
-            f"{output} holds files that this tool did not make ({min(foreign, default='no settings')}); "
-            "choose another --output"
-        )
-    try:
-        found = json.loads((output / SETTINGS).read_text(encoding="utf-8"))
-    except ValueError:
-        found = "unreadable settings"
+def _fault(output: Path, settings: dict[str, int]) -> str | None:
     counts = {part: len(list((output / "labels" / part).glob("*.png"))) for part in PARTS}
-    complete = counts == {part: settings[part] for part in PARTS}
-    if found == settings and complete:
-        return True
-    if not force:
-        fault = "it is not complete" if found == settings else f"it was made with {found}, now {settings} is asked for"
-        raise PpclsExtError(
-            f"{output} is there, but {fault}; use --force to replace the folder or choose another --output"
-        )
-    return False
+    return None if counts == {part: settings[part] for part in PARTS} else "it is not complete"
 
 
 def _write(folder: Path, settings: dict[str, int]) -> None:
@@ -137,7 +99,6 @@ def _write(folder: Path, settings: dict[str, int]) -> None:
         (folder / "annotations" / f"{part}.json").write_text(json.dumps(coco), encoding="utf-8")
         (folder / f"{part}.txt").write_text("".join(rows), encoding="utf-8")
     (folder / "label_list.txt").write_text("".join(f"{name}\n" for name in NAMES), encoding="utf-8")
-    (folder / SETTINGS).write_text(json.dumps(settings) + "\n", encoding="utf-8")
 
 
 def _shapes(random: np.random.Generator, size: int, any_colour: bool) -> Iterator[Shape]:
@@ -185,3 +146,6 @@ def _annotation(number: int, picture: int, shape: Shape) -> dict[str, Any]:
         "iscrowd": 0,
         "segmentation": [[round(value, 2) for point in shape.polygon for value in point]],
     }
+
+
+KIND = Kind("shapes_settings.json", CONTENTS, _write, _fault)

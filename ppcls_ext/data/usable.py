@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 from ppcls_ext.data.class_folders import LeftOut
-from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.pictures.decoding import decode, read_picture
+from ppcls_ext.data.decodable import faults
+from ppcls_ext.pictures.decoding import read_picture
 from ppcls_ext.pictures.find import SUFFIXES
 
 
@@ -29,17 +27,14 @@ def usable(
     Returns:
         The files that can be used, of each class, and the others.
     """
-    paths = [(label, path) for label, files in enumerate(classes) for path in files]
+    pictures = [(label, path) for label, files in enumerate(classes) for path in files]
     left_out, good = [], []
-    with ThreadPool() as pool:  # decoders work outside the interpreter lock
-        faults = pool.imap(_fault, (path for _, path in paths), chunksize=4)
-        for done, ((label, path), fault) in enumerate(zip(paths, faults), 1):
-            if fault is None:
-                good.append((label, path))
-            else:
-                left_out.append(fault)
-            if report:
-                report(done, len(paths))
+    for (label, path), fault in zip(pictures, faults([path for _, path in pictures], report)):
+        if fault is None:
+            good.append((label, path))
+        else:
+            is_picture = path.suffix.lower() in SUFFIXES or not fault.startswith("not an image")
+            left_out.append(LeftOut(path, "unreadable" if is_picture else "no picture", fault))
     twins = _twins(good)
     left_out += twins
     gone = {twin.path for twin in twins}
@@ -48,28 +43,6 @@ def usable(
         if path not in gone:
             kept[label].append(path)
     return kept, left_out
-
-
-def _fault(path: Path) -> LeftOut | None:
-    """What is wrong with a file: Pillow sees where one is cut off, OpenCV is what PaddleClas decodes with."""
-    try:
-        data = read_picture(path)
-        decode(data)
-        _decode_as_paddleclas(data)
-    except (OSError, PpclsExtError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        is_picture = path.suffix.lower() in SUFFIXES or not reason.startswith("not an image")
-        return LeftOut(path, "unreadable" if is_picture else "no picture", reason)
-    return None
-
-
-def _decode_as_paddleclas(data: bytes) -> None:
-    with contextlib.suppress(ImportError):  # lists can be made where nothing is trained
-        import cv2
-        import numpy as np
-
-        if cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) is None:
-            raise PpclsExtError("OpenCV, which PaddleClas reads pictures with, cannot decode it")
 
 
 def _twins(pictures: Sequence[tuple[int, Path]]) -> list[LeftOut]:

@@ -13,8 +13,6 @@ from ppcls_ext.runs.paths import move_paths
 logger = logging.getLogger("ppcls_ext")
 
 CONFIG, RECORD, LISTS = "config.yml", "run.json", "lists"
-LARGEST = 1 << 26
-"""Bytes of a record."""
 #: The weights that a run's folder stands for: those that were best, else those that were evaluated last.
 WEIGHTS = ("best_model.pdparams", "latest.ema.pdparams", "latest.pdparams")
 

@@ -17,8 +17,10 @@ import yaml
 from ppcls_ext.config_table.render import Dumper
 from ppcls_ext.errors import PpclsExtError, one_line
 from ppcls_ext.files import atomic_write, read_regular
-from ppcls_ext.runs.folder import CONFIG, LARGEST, RECORD
+from ppcls_ext.runs.folder import CONFIG, RECORD
 
+LARGEST = 1 << 26
+"""Bytes of run.json."""
 #: Packages whose versions are kept.
 PACKAGES = ("ppcls_ext", "paddlepaddle", "paddlepaddle-gpu", "paddleclas", "numpy", "opencv-python-headless", "pillow")
 

@@ -17,11 +17,10 @@ from typing import Any, NamedTuple
 
 from ppcls_ext.checkpoints.manifest import manifest_path, read_manifest
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.files import read_regular
 from ppcls_ext.models.table import MODELS
 from ppcls_ext.pictures.class_names import read_class_names
 from ppcls_ext.pictures.transforms import rule_from_transforms
-from ppcls_ext.runs.folder import LARGEST, RECORD
+from ppcls_ext.runs.record import read_record
 
 logger = logging.getLogger("ppcls_ext")
 
@@ -48,15 +47,19 @@ def describe(config: dict, mode: str = "train") -> Facts:
         As JSON holds it: "architecture", "class_num", "class_names" (None: unknown) and "pictures" (None: the
         transforms cannot be described), the fields of `Preprocessing`.
     """
-    arch = config["Arch"]
-    class_num = arch.get("class_num") or config["Global"].get("class_num")
     facts = {
-        "architecture": arch["name"],
-        "class_num": class_num or (1000 if arch["name"] in MODELS else None),
+        "architecture": config["Arch"]["name"],
+        "class_num": class_count(config),
         "class_names": _class_names(config),
         "pictures": _pictures(config, ("Eval", "Infer") if mode in ("train", "eval") else ("Infer", "Eval")),
     }
     return json.loads(json.dumps(facts))
+
+
+def class_count(config: dict) -> int | None:
+    """The number of classes: the stated one, else that of this project's models; None where nothing tells it."""
+    arch = config["Arch"]
+    return arch.get("class_num") or config["Global"].get("class_num") or (1000 if arch["name"] in MODELS else None)
 
 
 def read_trained_with(weights: Path) -> Facts | None:
@@ -67,8 +70,8 @@ def read_trained_with(weights: Path) -> Facts | None:
         if manifest_path(prefix).is_file():
             found = read_manifest(prefix).state.get(KEY)
     if found is None and re.fullmatch(r"best_model|latest|epoch_\d+", prefix.name):
-        with contextlib.suppress(OSError, ValueError, RecursionError, PpclsExtError):
-            found = json.loads(read_regular(weights.parent / RECORD, LARGEST)).get(KEY)
+        with contextlib.suppress(PpclsExtError):
+            found = (read_record(weights.parent) or {}).get(KEY)
     return found if isinstance(found, dict) else None
 
 

@@ -70,10 +70,10 @@ def read_weight_file(path: str | os.PathLike) -> WeightFile:
     Formats, told apart by content: Paddle's `.pdparams`, PyTorch's `.pth`, `.pth.tar`, `.pt` (both the ZIP format and
     the legacy one), `.safetensors`, `.npz`. Neither PyTorch nor Paddle is needed.
 
-    In a training checkpoint the weights are looked for below the keys in `checkpoints.WRAPPERS`, up to two levels
-    deep; **averaged (EMA) weights are preferred to the others**, as in timm, and a log line says which were taken.
-    What else a checkpoint holds (optimizer, epoch, settings) is ignored. A prefix that DataParallel or torch.compile
-    put before every name is removed.
+    In a training checkpoint the weights are looked for below the keys in `training_checkpoint.WRAPPERS`, up to two
+    levels deep; **averaged (EMA) weights are preferred to the others**, as in timm, and a log line says which were
+    taken. What else a checkpoint holds (optimizer, epoch, settings) is ignored. A prefix that DataParallel or
+    torch.compile put before every name is removed.
 
     Memory: the weights, and at most about the file's size besides; files that unfold to more than 16 times their size
     (64 MiB for small ones) are refused.

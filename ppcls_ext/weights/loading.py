@@ -14,7 +14,7 @@ from paddle import nn
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.weights.files import read_weight_file
 from ppcls_ext.weights.finite import require_finite
-from ppcls_ext.weights.naming import to_model_names
+from ppcls_ext.weights.naming import are_fused, to_model_names
 
 logger = logging.getLogger("ppcls_ext")
 
@@ -155,7 +155,7 @@ def _explain_form(model: nn.Layer, origin: str, tensors: Mapping[str, np.ndarray
     if not layers:
         return
     fused_model = layers[0].is_repped
-    fused_file = not any(name.endswith("._mean") for name in tensors)
+    fused_file = are_fused(tensors)
     if fused_file and not fused_model:
         raise PpclsExtError(
             f"{origin} holds fused weights, and the model is unfused: run it as it is with fused=True (-o "

@@ -7,6 +7,7 @@ import json
 import numpy as np
 
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.packages import import_extra
 from ppcls_ext.weights.arrays import from_bytes, widen_bfloat16
 from ppcls_ext.weights.bounded import BoundedFile
 
@@ -34,13 +35,9 @@ def is_safetensors(head: bytes, size: int) -> bool:
 
 def read_safetensors(file: BoundedFile) -> dict[str, np.ndarray]:
     """Returns the arrays, sorted by name, bfloat16 as float32."""
-    try:
-        import safetensors
-    except ImportError:
-        raise PpclsExtError("needs the safetensors package: pip install safetensors") from None
     # safetensors.numpy knows no bfloat16; deserialize() checks the header and leaves the types to us, in any order
     arrays, data = {}, file.read()
-    entries = safetensors.deserialize(data)
+    entries = import_extra("safetensors").deserialize(data)
     _refuse_duplicates(data[8 : 8 + int.from_bytes(data[:8], "little")])
     for name, entry in sorted(entries, key=lambda item: item[0]):
         kind = entry["dtype"]

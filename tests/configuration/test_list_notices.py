@@ -6,7 +6,9 @@ import copy
 
 import pytest
 
+from ppcls_ext.configuration.list_notices import say_what_is_left_out
 from ppcls_ext.configuration.prepare import prepare
+from ppcls_ext.data.lists import ListEntry
 from ppcls_ext.errors import PpclsExtError
 
 pytestmark = pytest.mark.usefixtures("registered")
@@ -67,13 +69,24 @@ def test_classes_without_pictures(lines, config, dataset, tmp_path):
     (line,) = lines()
     assert line.startswith("Arch.class_num is 7, and the labels of ")
     assert line.endswith("end at 1: the classes from 2 have no picture")
+    del config["Arch"]["class_num"]
+    assert lines()[-1].startswith("Arch.class_num is 1000, and the labels of "), "a number that was forgotten"
     text = (dataset / "train_list.txt").read_text().replace(".png 1", ".png 5")
+    config["Arch"]["class_num"] = 7
     (tmp_path / "list.txt").write_text(text)
     config["DataLoader"]["Train"]["dataset"]["cls_label_path"] = "list.txt"
     assert lines()[-2:] == [
         f"Arch.class_num is 7, and the labels of list.txt end at 5: {'the classes from 6 have no picture'}",
         "list.txt has no picture of 4 classes: 1, 2, 3, 4",
     ]
+
+
+def test_labels_that_paddleclas_renumbers(config, dataset, caplog):
+    """Those of a later PaddleClas's `relabel` say nothing of the classes."""
+    entries = [ListEntry(dataset / "png" / "00.png", 10**9, 1)]
+    config["DataLoader"]["Train"]["dataset"]["relabel"] = True
+    say_what_is_left_out(config, {"Train": entries * 8})
+    assert not caplog.records
 
 
 def test_other_samplers_too(config, tmp_path, monkeypatch):

@@ -87,19 +87,26 @@ def test_none_are_published(config, tmp_path, registered, monkeypatch):
 
 @pytest.mark.parametrize(
     ("change", "said_so"),
-    [({}, True), ({"class_num": 1}, True), ({"pretrained": True}, False), ({"name": "ResNet18"}, False)],
+    [
+        ({}, True),
+        ({"class_num": 1}, True),
+        ({"class_num": None}, True),
+        ({"pretrained": True}, False),
+        ({"name": "ResNet18"}, False),
+    ],
 )
 def test_training_from_scratch_on_few_pictures(config, registered, said, change, said_so):
     from ppcls_ext.configuration.starting_weights import say_what_to_expect
 
     config["Arch"].update(change)
+    classes = config["Arch"]["class_num"] or 1000
     say_what_to_expect(config, 24)
     assert len(said) == said_so
     if said_so:
-        assert said[0].startswith("MobileOne_S0 starts from random weights: 24 pictures of ")
+        assert said[0].startswith(f"MobileOne_S0 starts from random weights: 24 pictures of {classes} classes teach")
         assert "-o Global.pretrained_model=published" in said[0]
     del said[:]
-    say_what_to_expect(config, 100 * config["Arch"]["class_num"])
+    say_what_to_expect(config, 100 * classes)
     assert not said, "enough"
 
 

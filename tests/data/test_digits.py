@@ -100,7 +100,7 @@ def test_other_settings_need_force(tmp_path):
     assert os.listdir(tmp_path) == ["d"]
 
 
-@pytest.mark.parametrize("damage", ["train_list.txt", "images"])
+@pytest.mark.parametrize("damage", ["train_list.txt", "images", "digits_settings.json"])
 def test_damaged_dataset_is_not_called_complete(tmp_path, damage):
     make(tmp_path / "d", size=8, limit=20)
     before = contents(tmp_path / "d")

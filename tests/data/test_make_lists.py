@@ -82,13 +82,6 @@ def test_a_split_that_is_there_is_taken(folder, tmp_path, name):
         make_lists(root, tmp_path / "lists")
 
 
-def test_classes_may_be_called_train_and_val(tmp_path):
-    for name in ("train", "val", "bus"):
-        for index in range(2):
-            picture(tmp_path / "data" / name / f"{index}.png")
-    assert make_lists(tmp_path / "data", tmp_path / "lists").classes == ("bus", "train", "val")
-
-
 def test_a_split_beside_classes_is_ambiguous(folder, tmp_path):
     for part in ("train", "val"):
         picture(folder / part / "rose" / "1.png")
@@ -96,11 +89,16 @@ def test_a_split_beside_classes_is_ambiguous(folder, tmp_path):
         make_lists(folder, tmp_path / "lists")
 
 
-def test_numbers_are_in_order(tmp_path):
-    for name in ("10", "9", "0"):
+@pytest.mark.parametrize(
+    ("names", "order"),
+    [(("train", "val", "bus"), ("bus", "train", "val")), (("10", "9", "0"), ("0", "9", "10"))],
+    ids=["train and val may be classes", "numbers"],
+)
+def test_names_and_order_of_classes(tmp_path, names, order):
+    for name in names:
         for index in range(2):
             picture(tmp_path / "data" / name / f"{index}.png")
-    assert make_lists(tmp_path / "data", tmp_path / "lists").classes == ("0", "9", "10")
+    assert make_lists(tmp_path / "data", tmp_path / "lists").classes == order
 
 
 @pytest.mark.parametrize("name", ["a.JPG", "a.webp", "a.bmp", "a.tif", "a.gif", "a.jp2", "without_suffix"])

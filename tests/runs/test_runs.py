@@ -114,6 +114,8 @@ def test_what_weights_were_trained_with_goes_where_both_files_are_copied(setting
     assert read_trained_with(elsewhere / "best_model.pdparams") is None
     (folder / "best_model.json").unlink()
     assert read_trained_with(folder / "best_model.pdparams") == facts, "run.json says it, too"
+    (folder / "run.json").write_text("[]")
+    assert read_trained_with(folder / "best_model.pdparams") is None
 
 
 def other(settings: dict, **changed) -> dict:

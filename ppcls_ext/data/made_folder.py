@@ -1,0 +1,92 @@
+"""A folder that a tool makes as a whole, and knows again by the settings that it keeps in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.files import read_regular
+
+Settings = dict[str, Any]
+LARGEST = 1 << 16
+"""Bytes of a file of settings."""
+
+
+class Kind(NamedTuple):
+    """What a tool makes.
+
+    Attributes:
+        settings_file: the name of the file of settings.
+        contents: the names of all else that lies in the folder.
+        write: fills an empty folder.
+        fault: what is missing in a folder of these settings; None: it is complete.
+    """
+
+    settings_file: str
+    contents: frozenset[str]
+    write: Callable[[Path, Settings], None]
+    fault: Callable[[Path, Settings], str | None]
+
+
+def make_folder(output: Path, kind: Kind, settings: Settings, force: bool) -> bool:
+    """Makes `output`, which appears as a whole.
+
+    Args:
+        output: may be there: empty, or made by the same tool.
+        kind: what to make.
+        settings: as JSON holds them.
+        force: replaces what was made with other settings, or is damaged.
+
+    Returns:
+        False where the same is there already.
+
+    Raises:
+        PpclsExtError: something else is there, or it cannot be written.
+    """
+    output = Path(os.path.realpath(output))  # a linked folder is replaced, not its link
+    occupied = output.is_dir() and any(output.iterdir())
+    if occupied and _is_there(output, kind, settings, force):
+        return False
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as aside:
+            made = Path(aside, "made")
+            made.mkdir()
+            kind.write(made, settings)
+            (made / kind.settings_file).write_text(json.dumps(settings) + "\n", encoding="utf-8")
+            if occupied:
+                output.rename(Path(aside, "replaced"))
+            elif output.is_dir():
+                output.rmdir()
+            made.rename(output)
+    except OSError as error:
+        raise PpclsExtError(f"cannot write {output}: {error.strerror or error}; choose another --output") from error
+    return True
+
+
+def _is_there(output: Path, kind: Kind, settings: Settings, force: bool) -> bool:
+    """Whether `output` is just this, complete; False if it may be replaced."""
+    foreign = {file.name for file in output.iterdir()} - {kind.settings_file, *kind.contents}
+    if foreign or not (output / kind.settings_file).is_file():
+        what = f" ({min(foreign)})" if foreign else ""
+        raise PpclsExtError(f"{output} holds files that this tool did not make{what}; choose another --output")
+    try:
+        found = json.loads(read_regular(output / kind.settings_file, LARGEST))
+    except (ValueError, RecursionError):
+        found = "unreadable settings"
+    if found == settings:
+        fault = kind.fault(output, settings)
+        if fault is None:
+            return True
+    else:
+        fault = f"it was made with {found}, now {settings} is asked for"
+    if not force:
+        raise PpclsExtError(
+            f"{output} is there, but {fault}; use --force to replace the folder or choose another --output"
+        )
+    return False
