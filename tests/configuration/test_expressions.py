@@ -52,6 +52,7 @@ def test_numbers_given_as_text(config, registered):
     assert ops[3]["RandomErasing"] == {"EPSILON": 0.25, "sh": "1.0/3.0"}
 
 
+EVALUATED = ("scale", "EPSILON", "sl", "sh", "r1")
 CODE = "__import__('pathlib').Path('evaluated').touch() or ImageNetDataset"
 
 
@@ -60,11 +61,11 @@ CODE = "__import__('pathlib').Path('evaluated').touch() or ImageNetDataset"
     [
         "DataLoader.Train.dataset.name",
         "DataLoader.Train.sampler.name",
-        "DataLoader.Train.dataset.transform_ops.1.NormalizeImage.scale",
+        *(f"DataLoader.Train.dataset.transform_ops.1.NormalizeImage.{field}" for field in EVALUATED),
         "Arch.name",
         "Arch.Backbone",
         "Arch.models",
-        "Arch.norm_layer",
+        *(f"Arch.{field}" for field in ("norm_layer", "sub_norm", "block_unit", "act")),
         "Arch.lr_mult_list",
         "Loss.Train",
         "Loss.Train.0.CELoss.base_loss_name",
@@ -118,7 +119,7 @@ def test_unknown_name_gets_near_ones(config, registered, path, value, near):
 
 #: What no configuration may name, although it stands in the module that evaluates, or in every module.
 FORBIDDEN = ["__import__", "open", "exec", "eval", "print", "exit", "copy", "inspect", "paddle", "np", "importlib"]
-FORBIDDEN += ["build_dataloader", "load_dygraph_pretrain", "to_static", "__class__", "__loader__"]
+FORBIDDEN += ["build_dataloader", "load_dygraph_pretrain", "to_static", "__class__", "__loader__", "nn.Linear"]
 PLACES = {
     "Arch.name": lambda name: name,
     "Arch.Backbone": lambda name: {"name": name},
@@ -126,6 +127,7 @@ PLACES = {
     "Arch.Neck": lambda name: {"any\nname": {"Head": {"name": name}}},
     "Arch.Head": lambda name: {"name": name},
     "Arch.weight_attr": lambda name: {"initializer": {"name": name}},
+    "Arch.bias_attr": lambda name: {"regularizer": {"name": name}},
     "DataLoader.Train.dataset.name": lambda name: name,
     "DataLoader.Train.sampler.name": lambda name: name,
     "DataLoader.Train.dataset.datasets_config": lambda name: [{"name": name}],

@@ -6,6 +6,7 @@ import ast
 import importlib
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -184,6 +185,17 @@ def test_every_module_that_evaluates_is_guarded(registered):
             assert module.eval.module is module
         elif any(call.startswith("eval(") for call in calls):
             assert file in later or not (activate().path / file).exists(), f"{file} is not imported"
+
+
+def test_what_a_star_import_brings_is_replaced(registered, monkeypatch):
+    """Else a module that is imported later would look names up in another one."""
+    import ppcls.loss
+
+    later = ModuleType("ppcls.later")
+    later.eval = Evaluator(ppcls.loss)
+    monkeypatch.setitem(sys.modules, "ppcls.later", later)
+    guard()
+    assert later.eval.module is later
 
 
 @pytest.mark.parametrize(

@@ -49,12 +49,18 @@ def static_load() -> None:
         paddle.disable_static()
 
 
+def load_on_a_mac() -> None:
+    with open("w.pdparams", "rb") as stream:
+        paddle.framework.io_utils._pickle_loads_mac("w.pdparams", stream)
+
+
 SEAMS = {
     "paddle.load": lambda: paddle.load("w.pdparams"),
     "paddle.load of a stream": lambda: paddle.load(io.BytesIO(Path("w.pdparams").read_bytes())),
     "paddle.static.load": static_load,
     "paddle.static.load_program_state": lambda: paddle.static.load_program_state("w"),
     "paddle.jit": lambda: paddle.jit.translated_layer._load_persistable_vars("w", "w.pdparams", None, None),
+    "paddle.load on a Mac": load_on_a_mac,
     "Model.load": lambda: paddle.Model(paddle.nn.Linear(1, 1)).load("w"),
     "Cifar10": lambda: paddle.vision.datasets.Cifar10("cifar.tar.gz", download=False),
 }
