@@ -32,7 +32,7 @@ from ppcls_ext import build, export_onnx, reparameterize
 from ppcls_ext.commands.bench import machine
 from ppcls_ext.files import atomic_write
 from ppcls_ext.predict.latency import measure
-from ppcls_ext.quantize.network import session
+from ppcls_ext.predict.onnx_session import open_session
 
 MODELS = ("MobileOne_S0", "MobileOne_S4", "RepVGG_A0", "FasterNet_T0", "FasterNet_S")
 PX = 224
@@ -108,7 +108,7 @@ def export_peer(python: str, name: str, path: Path) -> str:
 
 def call(path: Path, threads: int) -> partial:
     """One run of a file."""
-    running = session(path.read_bytes(), threads)
+    running = open_session(path.read_bytes(), threads)
     image = np.random.default_rng(0).standard_normal((1, 3, PX, PX), dtype=np.float32)
     return partial(running.run, None, {running.get_inputs()[0].name: image})
 

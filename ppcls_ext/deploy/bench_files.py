@@ -12,6 +12,7 @@ from paddle import Tensor
 
 from ppcls_ext.deploy import convert, graph
 from ppcls_ext.deploy.export import Reduce, export_onnx
+from ppcls_ext.deploy.verification import branch_outputs
 from ppcls_ext.files import atomic_write
 from ppcls_ext.models.factories import build
 from ppcls_ext.pictures.rule import Preprocessing
@@ -66,11 +67,5 @@ def _write_unfused(name: str, properties: dict[str, str], px: int, path: Path) -
 
 
 def _sum_of_branches(layer: Reparameterizable, x: Tensor) -> Tensor:
-    outputs = []
-    for kernel, norm in layer.branches():
-        y = x
-        if kernel is not None:
-            padding = layer.padding - (layer.kernel_size - kernel.shape[-1]) // 2
-            y = paddle.nn.functional.conv2d(x, kernel, None, layer.stride, padding, groups=layer.groups)
-        outputs.append(norm(y))
+    outputs = branch_outputs(layer, x)
     return sum(outputs[1:], outputs[0])

@@ -1,13 +1,13 @@
 """Export to ONNX: fuse, convert, simplify, compare, and only then write the file.
 
 Before the file there are four comparisons: every fused layer with its branches, the fused model with the unfused one,
-the parameters in the graph with the model's, and onnxruntime's answers with Paddle's. Any failure leaves the disk as it
-was.
+the parameters in the graph with the model's, and what onnxruntime makes of the file's bytes with Paddle's answers. Any
+failure leaves the disk as it was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,9 +19,9 @@ from paddle import nn
 
 import ppcls_ext
 from ppcls_ext.deploy import verification
-from ppcls_ext.deploy.verification import ByKind, require_small
+from ppcls_ext.deploy.verification import ByKind, OnnxSession, largest_difference, require_small
+from ppcls_ext.deploy.written_file import WrittenFile, write_file
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.files import atomic_write
 from ppcls_ext.packages import require
 from ppcls_ext.predict.classifier import softmax as softmax_of
 from ppcls_ext.predict.metadata import Metadata
@@ -35,19 +35,15 @@ Reduce = Callable[["onnx.ModelProto"], "tuple[onnx.ModelProto, object]"]
 
 OPSETS = range(11, 21)
 DEFAULT_OPSET = 17
+#: Eight bits may round otherwise in another batch, and little becomes more on the way.
+SAME_REDUCED = 0.1
 
 
 @dataclass(frozen=True)
-class ExportReport:
-    """What was written, and how equal it is; differences are parts of the largest value.
+class ExportReport(WrittenFile):
+    """How equal the written file is; differences are parts of the largest value.
 
     Args:
-        path: the file.
-        opset: of the file, as read from it.
-        input: name and shape.
-        output: name and shape.
-        nodes: number of nodes by operator.
-        size: of the file, MiB.
         layer_difference: between fused and unfused layers on equal inputs; None where the model came fused.
         fused_difference: between the fused and the unfused model's logits; None where the model came fused.
         onnx_differences: between onnxruntime's and Paddle's logits, by batch.
@@ -55,12 +51,6 @@ class ExportReport:
         reduced: the report of `reduce`; None where the file is fp32.
     """
 
-    path: Path
-    opset: int
-    input: str
-    output: str
-    nodes: Mapping[str, int]
-    size: float
     layer_difference: float | None
     fused_difference: float | None
     onnx_differences: Mapping[int, float]
@@ -76,10 +66,7 @@ class ExportReport:
         }
         whose = "the logits" if self.reduced is None else "the logits in fp32"
         lines = [
-            f"{self.path}: {self.size:.2f} MiB, opset {self.opset}",
-            f"input   {self.input}",
-            f"output  {self.output}",
-            f"nodes   {sum(self.nodes.values())}: {', '.join(f'{n} {name}' for name, n in self.nodes.items())}",
+            super().__str__(),
             f"largest differences of {whose}, relative to the largest logit:",
             *(f"  {value:.1e}  {what}" for what, value in differences.items() if value is not None),
         ]
@@ -153,22 +140,17 @@ def export_onnx(
 
     graph.check(onnx_model)
     verification.require_same_parameters(onnx_model, {name: value.numpy() for name, value in parameters.items()})
-    session = verification.OnnxSession(graph.with_logits(onnx_model) if softmax else onnx_model)
-    onnx_differences = {
-        n: _compare_with_paddle(session, inputs, logits, n, allowed) for n in ([batch] if batch else [1, 3])
-    }
+    batches = [batch] if batch else [1, 3]
+    content, reduced = onnx_model.SerializeToString(deterministic=True), None
+    session = OnnxSession(graph.with_logits(onnx_model, content))
+    onnx_differences = {n: _compare_with_paddle(session, inputs, logits, n, softmax, allowed) for n in batches}
     del session
-    onnx_model, reduced = reduce(onnx_model) if reduce else (onnx_model, None)
-    content = onnx_model.SerializeToString(deterministic=True)
-    with atomic_write(output) as file:
-        file.write(content)
+    if reduce:
+        onnx_model, reduced = reduce(onnx_model)
+        content = onnx_model.SerializeToString(deterministic=True)
+        _require_same_at_every_batch(content, inputs, batches, softmax)
     return ExportReport(
-        path=Path(output),
-        opset=graph.opset(onnx_model),
-        input=graph.shape_text(onnx_model.graph.input[0]),
-        output=graph.shape_text(onnx_model.graph.output[0]),
-        nodes=graph.count_nodes(onnx_model),
-        size=len(content) / 2**20,
+        **vars(write_file(onnx_model, content, output)),
         layer_difference=max(comparison.difference for comparison in comparisons) if comparisons else None,
         fused_difference=fused_difference if comparisons else None,
         onnx_differences=onnx_differences,
@@ -178,22 +160,38 @@ def export_onnx(
 
 
 def _compare_with_paddle(
-    session: verification.OnnxSession, inputs: ByKind, logits: ByKind, batch: int, allowed: float
+    session: OnnxSession, inputs: ByKind, logits: ByKind, batch: int, softmax: bool, allowed: float
 ) -> float:
-    """The logits' largest difference, relative; raises where logits or probabilities differ too much.
+    """The logits' largest difference, relative; raises where they or the probabilities differ too much.
 
-    The session's last output are the logits; the one before it, where there is one, the probabilities.
+    The session's first output is the file's, the last one the logits.
     """
-    *probabilities, outputs = session.outputs(inputs, batch)
-    difference = verification.largest_difference(outputs, logits)
+    answers = session.outputs(inputs, batch)
+    difference = largest_difference(answers[-1], logits)
     require_small(f"onnxruntime's and Paddle's logits at batch {batch}", difference, allowed)
-    for outputs in probabilities:
+    if softmax:
         expected = {kind: softmax_of(values) for kind, values in logits.items()}
         # logits that are d apart make probabilities with ratios of up to exp(2 d)
         scale = max(float(np.abs(values).max()) for values in logits.values())
         what = f"onnxruntime's and Paddle's probabilities at batch {batch}"
-        require_small(what, verification.largest_difference(outputs, expected), allowed * max(1.0, 2 * scale))
+        require_small(what, largest_difference(answers[0], expected), allowed * max(1.0, 2 * scale))
     return difference
+
+
+def _require_same_at_every_batch(
+    content: bytes, inputs: ByKind, batches: Sequence[int], are_probabilities: bool
+) -> None:
+    """Raises where int8 or fp16, whose answers `reduce` compared, changes them with the batch, or with their sum."""
+    session = OnnxSession(content)
+    few = {kind: images[:2] for kind, images in inputs.items()}
+    found = {batch: session.outputs(few, batch)[0] for batch in batches}
+    for batch, answers in found.items():
+        difference = largest_difference(answers, found[batches[0]])
+        require_small(f"its answers at batch {batches[0]} and {batch}", difference, SAME_REDUCED)
+        if are_probabilities:
+            sums = {kind: rows.sum(axis=1) for kind, rows in answers.items()}
+            ones = {kind: np.ones(len(rows)) for kind, rows in answers.items()}
+            require_small(f"the sums of its probabilities at batch {batch} and 1", largest_difference(sums, ones))
 
 
 def _check_arguments(

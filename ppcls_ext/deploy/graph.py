@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper, shape_inference
 import ppcls_ext
 from ppcls_ext.deploy import gelu
 from ppcls_ext.errors import PpclsExtError, one_line
+from ppcls_ext.predict.onnx_file import logits_name
 
 INPUT = "image"
 LOGITS = "logits"
@@ -161,15 +162,18 @@ def check(model: onnx.ModelProto) -> None:
         ) from error
 
 
-def with_logits(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of a model that ends in Softmax, with the logits as its second output."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    softmax = _producer(copy.graph.node, copy.graph.output[0].name)
-    logits = copy.graph.output.add()
-    logits.CopyFrom(copy.graph.output[0])
-    logits.name = softmax.input[0]
-    return copy
+def with_logits(model: onnx.ModelProto, content: bytes) -> bytes:
+    """The content of a model's file, and behind it, where it ends in Softmax, one more output: its logits.
+
+    protobuf reads what stands one behind the other as one, so that onnxruntime loads the file's own bytes.
+    """
+    (output,) = model.graph.output
+    name = logits_name(model)
+    more = onnx.ModelProto()
+    if name != output.name:
+        more.graph.output.add().CopyFrom(output)
+        more.graph.output[0].name = name
+    return content + more.SerializeToString()
 
 
 def count_nodes(model: onnx.ModelProto) -> dict[str, int]:

@@ -12,6 +12,7 @@ from paddle import Tensor, nn
 
 from ppcls_ext.errors import PpclsExtError, one_line
 from ppcls_ext.pictures.rule import Preprocessing
+from ppcls_ext.predict.onnx_session import open_session
 from ppcls_ext.reparam.reparameterizable import Reparameterizable
 
 if TYPE_CHECKING:
@@ -96,6 +97,19 @@ def _run(model: nn.Layer, image: np.ndarray) -> np.ndarray:
     return logits.numpy()
 
 
+def branch_outputs(layer: Reparameterizable, x: Tensor) -> list[Tensor]:
+    """What each branch of an unfused layer makes of `x: (N, C, H, W)`, one by one, as the layer is defined."""
+    outputs = []
+    for kernel, norm in layer.branches():
+        y = x
+        if kernel is not None:
+            # a smaller kernel sits at the centre of the layer's
+            padding = layer.padding - (layer.kernel_size - kernel.shape[-1]) // 2
+            y = nn.functional.conv2d(x, kernel, None, layer.stride, padding, groups=layer.groups)
+        outputs.append(norm(y))
+    return outputs
+
+
 class LayerComparison:
     """Makes an unfused layer sum its branches one by one, as it is defined, and compares the sum with the fused layer.
 
@@ -118,14 +132,7 @@ class LayerComparison:
 
     def _compare(self, layer: Reparameterizable, inputs: tuple[Tensor, ...]) -> None:
         (x,) = inputs
-        outputs = []
-        for kernel, norm in layer.branches():
-            y = x
-            if kernel is not None:
-                # a smaller kernel sits at the centre of the layer's
-                padding = layer.padding - (layer.kernel_size - kernel.shape[-1]) // 2
-                y = nn.functional.conv2d(x, kernel, None, layer.stride, padding, groups=layer.groups)
-            outputs.append(norm(y))
+        outputs = branch_outputs(layer, x)
         total = sum(outputs[1:], outputs[0])
         scale = max(float(output.abs().max()) for output in outputs)
         difference = float((self.fused.run_fused(x) - total).abs().max()) / max(scale, np.finfo(np.float32).tiny)
@@ -169,52 +176,55 @@ def rounding_noise(model: nn.Layer, inputs: ByKind, logits: ByKind) -> float:
 
 
 class OnnxSession:
-    """A model of one input in onnxruntime, loaded once for all comparisons.
+    """A graph in onnxruntime, loaded once for all comparisons.
 
     Args:
-        model: complete; all its outputs are computed.
+        network: a model, or a file's content; all outputs are computed.
 
     Raises:
-        PpclsExtError: onnxruntime does not take the graph.
+        PpclsExtError: onnxruntime does not take it.
     """
 
-    def __init__(self, model: onnx.ModelProto) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # failures come as exceptions
-        content = model.SerializeToString()
+    def __init__(self, network: onnx.ModelProto | bytes) -> None:
         try:
-            self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            self._session = open_session(network)
         except Exception as error:  # onnxruntime's kinds have no common base
             raise PpclsExtError(f"onnxruntime cannot run the graph ({one_line(error)}); nothing was written") from error
+        self._names = [value.name for value in self._session.get_inputs()]
 
-    def outputs(self, inputs: ByKind, batch: int) -> list[dict[str, np.ndarray]]:
-        """Each output by kind of input.
-
-        Args:
-            inputs: images; the last batch is filled up from the first ones.
-            batch: images per run.
+    def run(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """All outputs, in order; `inputs`, by name, may hold more than the graph takes.
 
         Raises:
-            PpclsExtError: onnxruntime fails on it.
+            PpclsExtError: onnxruntime fails on them.
         """
-        name = self.session.get_inputs()[0].name
-        outputs: list[dict[str, np.ndarray]] = [{} for _ in self.session.get_outputs()]
         try:
-            for kind, images in inputs.items():
-                count = -(-len(images) // batch) * batch
-                filled = np.resize(images, (count, *images.shape[1:]))
-                runs = [
-                    self.session.run(None, {name: filled[start : start + batch]}) for start in range(0, count, batch)
-                ]
-                for found, rows in zip(outputs, zip(*runs)):
-                    found[kind] = np.concatenate(rows)[: len(images)]
-        except Exception as error:
+            return self._session.run(None, {name: inputs[name] for name in self._names})
+        except Exception as error:  # as above
+            batch = len(inputs[self._names[0]])
             raise PpclsExtError(
                 f"onnxruntime cannot run the graph at batch {batch} ({one_line(error)}); nothing was written"
             ) from error
-        return outputs
+
+    def outputs(self, inputs: ByKind, batch: int) -> list[dict[str, np.ndarray]]:
+        """Each output of a graph with one input, by kind of input.
+
+        Args:
+            inputs: images; different kinds share a batch, and the last one is filled up from the first ones.
+            batch: images per run.
+
+        Raises:
+            PpclsExtError: onnxruntime fails on them, or an output has not one row an image.
+        """
+        images = np.concatenate(list(inputs.values()))
+        count = -(-len(images) // batch) * batch
+        filled = np.resize(images, (count, *images.shape[1:]))
+        (name,) = self._names
+        runs = [self.run({name: filled[start : start + batch]}) for start in range(0, count, batch)]
+        for rows in (rows for outputs in runs for rows in outputs if len(rows) != batch):
+            raise PpclsExtError(f"the graph gives {len(rows)} rows for a batch of {batch}; nothing was written")
+        ends = np.cumsum([len(kind) for kind in inputs.values()])
+        return [dict(zip(inputs, np.split(np.concatenate(rows), ends))) for rows in zip(*runs)]
 
 
 def require_same_parameters(model: onnx.ModelProto, parameters: Mapping[str, np.ndarray]) -> None:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ppcls_ext.deploy.verification import OnnxSession
+from ppcls_ext.deploy.written_file import WrittenFile, write_file
 from ppcls_ext.downstream.differences import require_same
-from ppcls_ext.downstream.program import Inputs, Program, comparison_inputs, operators
+from ppcls_ext.downstream.program import Program, comparison_inputs, operators
 from ppcls_ext.errors import PpclsExtError, one_line
-from ppcls_ext.files import atomic_write
 from ppcls_ext.packages import require
 
 if TYPE_CHECKING:
@@ -38,37 +39,18 @@ onnx.save(model, sys.argv[2])
 
 
 @dataclass(frozen=True)
-class ProgramReport:
-    """What was written, and how equal it is.
+class ProgramReport(WrittenFile):
+    """How equal the written file is.
 
     Args:
-        path: the file.
-        opset: of the file.
-        inputs: names and shapes.
-        outputs: names and shapes.
-        nodes: number of nodes by operator.
-        size: MiB.
         difference: between onnxruntime's and Paddle's outputs, the largest of all kinds of input, relative.
     """
 
-    path: Path
-    opset: int
-    inputs: list[str]
-    outputs: list[str]
-    nodes: dict[str, int]
-    size: float
     difference: float
 
     def __str__(self) -> str:
-        return "\n".join(
-            [
-                f"{self.path}: {self.size:.2f} MiB, opset {self.opset}",
-                f"inputs   {', '.join(self.inputs)}",
-                f"outputs  {', '.join(self.outputs)}",
-                f"nodes    {sum(self.nodes.values())}: {', '.join(f'{n} {name}' for name, n in self.nodes.items())}",
-                f"largest difference of all outputs, onnxruntime from Paddle, relative: {self.difference:.1e}",
-            ]
-        )
+        difference = f"largest difference of all outputs, onnxruntime from Paddle, relative: {self.difference:.1e}"
+        return f"{super().__str__()}\n{difference}"
 
 
 def program_to_onnx(
@@ -87,7 +69,7 @@ def program_to_onnx(
         PpclsExtError: there is no program, paddle2onnx cannot convert it, or the answers differ.
     """
     require("paddle2onnx", "onnx", "onnxslim", "onnxruntime")
-    from ppcls_ext.deploy import convert, graph
+    from ppcls_ext.deploy import convert
 
     paddle_program = Program(find_prefix(Path(program)))
     with tempfile.TemporaryDirectory(prefix="ppcls_ext_") as folder:
@@ -97,23 +79,12 @@ def program_to_onnx(
         except PpclsExtError as error:
             raise PpclsExtError(f"{error}{_advice(paddle_program)}; nothing was written") from error
     model = simplify(raw)
-    largest = 0.0
-    session = _session(model)
+    content = model.SerializeToString(deterministic=True)
+    largest, session = 0.0, OnnxSession(content)
     for kind, inputs in comparison_inputs(paddle_program, pictures).items():
         what = f"onnxruntime's and Paddle's outputs on {kind}"
-        largest = max(largest, require_same(what, _run(session, inputs), paddle_program, inputs))
-    content = model.SerializeToString(deterministic=True)
-    with atomic_write(output) as stream:
-        stream.write(content)
-    return ProgramReport(
-        path=Path(output),
-        opset=graph.opset(model),
-        inputs=[graph.shape_text(value) for value in model.graph.input],
-        outputs=[graph.shape_text(value) for value in model.graph.output],
-        nodes=graph.count_nodes(model),
-        size=len(content) / 2**20,
-        difference=largest,
-    )
+        largest = max(largest, require_same(what, session.run(inputs), paddle_program, inputs))
+    return ProgramReport(**vars(write_file(model, content, output)), difference=largest)
 
 
 def find_prefix(path: Path) -> Path:
@@ -193,21 +164,3 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     else:
         reason = text[-300:]
     raise PpclsExtError(f"the converted graph is not valid ONNX ({reason}); nothing was written")
-
-
-def _session(model: onnx.ModelProto) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # failures come as exceptions
-    try:
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's kinds have no common base
-        raise PpclsExtError(f"onnxruntime does not take the graph ({one_line(error)}); nothing was written") from error
-
-
-def _run(session: Any, inputs: Inputs) -> list[np.ndarray]:
-    try:
-        return session.run(None, {value.name: inputs[value.name] for value in session.get_inputs()})
-    except Exception as error:
-        raise PpclsExtError(f"onnxruntime cannot run the graph ({one_line(error)}); nothing was written") from error

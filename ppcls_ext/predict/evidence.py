@@ -9,10 +9,11 @@ import numpy as np
 
 from ppcls_ext.errors import PpclsExtError, one_line
 from ppcls_ext.packages import require
+from ppcls_ext.predict.onnx_file import logits_name
+from ppcls_ext.predict.onnx_session import open_session
 
 if TYPE_CHECKING:
     import onnx
-    import onnxruntime
 
 POOLING = "GlobalAveragePool"
 #: Operators that add no curvature: a head of these alone is linear.
@@ -67,8 +68,8 @@ class EvidenceReader:
         self._means = pool.output[0]
         try:
             body = _part(model, image.name, pool.input[0])
-            head = _part(model, self._means, _logits(model))
-            self._body, self._head = _session(body), _session(head)
+            head = _part(model, self._means, logits_name(model))
+            self._body, self._head = open_session(body), open_session(head)
         except Exception as error:  # as above
             raise PpclsExtError(f"{path}: cannot be cut before its head ({one_line(error)})") from error
         self.is_linear = LINEAR.issuperset(node.op_type for node in head.graph.node)
@@ -100,17 +101,3 @@ def _part(model: onnx.ModelProto, start: str, end: str) -> onnx.ModelProto:
     for value in (*part.graph.input, *part.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
     return part
-
-
-def _session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # failures come as exceptions
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
-def _logits(model: onnx.ModelProto) -> str:
-    (output,) = model.graph.output
-    last = next(node for node in model.graph.node if output.name in node.output)
-    return last.input[0] if last.op_type == "Softmax" else output.name

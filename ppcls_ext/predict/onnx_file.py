@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from ppcls_ext.errors import PpclsExtError, one_line
 from ppcls_ext.files import open_regular
 from ppcls_ext.packages import import_extra
 from ppcls_ext.predict.metadata import Metadata
+
+if TYPE_CHECKING:
+    import onnx
 
 
 def require_file(path: str | os.PathLike) -> None:
@@ -29,6 +33,13 @@ def read_metadata(path: str | os.PathLike, properties: dict[str, str] | None = N
         return Metadata.from_properties(_properties(path) if properties is None else properties)
     except PpclsExtError as error:
         raise PpclsExtError(f"{path}: {error}") from error
+
+
+def logits_name(model: onnx.ModelProto) -> str:
+    """The name of a classifier's logits: its output, or what the Softmax at its end reads."""
+    (output,) = model.graph.output
+    last = next(node for node in model.graph.node if output.name in node.output)
+    return last.input[0] if last.op_type == "Softmax" else output.name
 
 
 def _properties(path: str | os.PathLike) -> dict[str, str]:

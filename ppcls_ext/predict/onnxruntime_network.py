@@ -8,21 +8,19 @@ from typing import Any
 import numpy as np
 
 from ppcls_ext.errors import PpclsExtError, one_line
-from ppcls_ext.packages import import_extra
+from ppcls_ext.packages import require
 from ppcls_ext.predict.onnx_file import read_metadata, require_file
+from ppcls_ext.predict.onnx_session import open_session
 
 
 class OnnxRuntimeNetwork:
     """See `ppcls_ext.predict.runtimes.Network`."""
 
     def __init__(self, path: str | os.PathLike, threads: int | None) -> None:
-        onnxruntime = import_extra("onnxruntime")
+        require("onnxruntime")
         require_file(path)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or 0
-        options.log_severity_level = 4  # failures come as exceptions
         try:
-            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self.session = open_session(str(path), threads or 0)
         except Exception as error:  # onnxruntime's kinds have no common base
             raise PpclsExtError(
                 f"{path}: onnxruntime cannot load it ({one_line(error)}); expected an ONNX file"

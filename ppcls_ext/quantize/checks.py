@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 
-from ppcls_ext.quantize.network import session
+from ppcls_ext.predict.onnx_session import open_session
 
 #: What onnxruntime runs in floats; none of it may be left.
 FLOAT_OPERATORS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
@@ -23,7 +22,7 @@ INTEGER_INSTRUCTIONS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"
 
 def classes_of(model: onnx.ModelProto, pictures: np.ndarray) -> Iterator[int]:
     """The class that the network names for each of `pictures` (N, 3, H, W)."""
-    running = session(model)
+    running = open_session(model)
     (value,) = running.get_inputs()
     batch = value.shape[0] if isinstance(value.shape[0], int) else 1
     for start in range(0, len(pictures), batch):
@@ -35,11 +34,9 @@ def classes_of(model: onnx.ModelProto, pictures: np.ndarray) -> Iterator[int]:
 def running_operators(model: onnx.ModelProto) -> Counter[str]:
     """The operators of the graph that onnxruntime makes of a model on this machine, counted."""
     with tempfile.TemporaryDirectory(prefix="ppcls_ext_") as folder:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        options.optimized_model_filepath = str(Path(folder, "optimized.onnx"))
-        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        return Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
+        path = str(Path(folder, "optimized.onnx"))
+        open_session(model, optimized=path)
+        return Counter(node.op_type for node in onnx.load(path).graph.node)
 
 
 def multiplies_bytes() -> bool | None:

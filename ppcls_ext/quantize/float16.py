@@ -10,6 +10,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.predict.onnx_file import logits_name
 from ppcls_ext.quantize.network import Network, run_piece
 
 #: Of the logits, relative to the largest; rounding to 11 bits leaves about 1e-3.
@@ -52,8 +53,7 @@ def reduce_to_float16(model: onnx.ModelProto) -> tuple[onnx.ModelProto, Float16R
 
 def _logits(model: onnx.ModelProto) -> np.ndarray:
     network = Network(model)
-    last = network.nodes[-1]
-    value = last.input[0] if last.op_type == "Softmax" else network.output
+    value = logits_name(model)
     shape = [entry.dim_value for entry in model.graph.input[0].type.tensor_type.shape.dim]
     noise = np.random.default_rng(0).standard_normal((4, *shape[1:]), dtype=np.float32)
     runs = run_piece(network.piece({network.input: TensorProto.FLOAT}, [value]), {network.input: noise}, [value])

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import helper, numpy_helper, shape_inference
 
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.predict.onnx_session import open_session
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 #: Operators with weights, which int8 is about.
 WEIGHTED = ("Conv", "Gemm")
@@ -115,18 +119,9 @@ class Network:
             [helper.make_empty_tensor_value_info(name) for name in wanted],
             [numpy_helper.from_array(self.constants[name], name) for name in used if name in self.constants],
         )
-        return session(
+        return open_session(
             helper.make_model(graph, opset_imports=self.model.opset_import, ir_version=self.model.ir_version)
         )
-
-
-def session(model: onnx.ModelProto | bytes, threads: int = 0) -> onnxruntime.InferenceSession:
-    """A quiet session on the CPU; `threads` of one operation, 0 leaves the choice to onnxruntime."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # failures come as exceptions
-    options.intra_op_num_threads = threads
-    content = model if isinstance(model, bytes) else model.SerializeToString()
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 def run_piece(

@@ -63,8 +63,8 @@ def probabilities_of(net: nn.Layer, batch: np.ndarray) -> np.ndarray:
 def test_any_batch_gives_paddles_probabilities(exported, batch):
     net, path, report = exported
     np.testing.assert_allclose(run(path, images(batch)), probabilities_of(net, images(batch)), atol=2e-6)
-    assert report.input == f"image (batch, 3, {PIXELS}, {PIXELS})"
-    assert report.output == f"probabilities (batch, {len(CLASSES)})"
+    assert report.inputs == [f"image (batch, 3, {PIXELS}, {PIXELS})"]
+    assert report.outputs == [f"probabilities (batch, {len(CLASSES)})"]
 
 
 def test_the_graph_is_clean(exported):
@@ -147,8 +147,8 @@ def test_fixed_batch_and_logits(tmp_path):
     report = export_onnx(
         net, path, image_shape=SHAPE, batch=2, softmax=False, metadata=METADATA.to_properties(), samples=images(3)
     )
-    assert report.input == f"image (2, 3, {PIXELS}, {PIXELS})"
-    assert report.output == f"logits (2, {len(CLASSES)})"
+    assert report.inputs == [f"image (2, 3, {PIXELS}, {PIXELS})"]
+    assert report.outputs == [f"logits (2, {len(CLASSES)})"]
     assert set(report.onnx_differences) == {2}
     assert "Softmax" not in report.nodes
     expected = logits_of(net, images(2))
@@ -347,23 +347,73 @@ def test_a_changed_operator_is_refused(converted, tmp_path):
     expect_failure(tmp_path, "onnxruntime's and Paddle's logits", converted(change), METADATA.to_properties())
 
 
-def test_a_softmax_over_the_batch_is_refused(converted, tmp_path):
-    def change(model):
-        model.graph.node[-1].attribute[0].i = 0
-
-    expect_failure(tmp_path, "probabilities at batch 1 differ", converted(change), METADATA.to_properties())
+def softmax_over_the_batch(model: onnx.ModelProto) -> None:
+    model.graph.node[-1].attribute[0].i = 0
 
 
-def test_a_lost_batch_is_refused(converted, tmp_path):
+def lose_the_softmax(model: onnx.ModelProto) -> None:
+    model.graph.node[-1].op_type = "Identity"
+    del model.graph.node[-1].attribute[:]
+
+
+def lose_the_batch(model: onnx.ModelProto) -> None:
     """A Reshape to batch 1 in the place of Flatten would serve one image and fail on three."""
+    flatten = next(node for node in model.graph.node if node.op_type == "Flatten")
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1, -1]), "one"))
+    flatten.CopyFrom(onnx.helper.make_node("Reshape", [flatten.input[0], "one"], list(flatten.output), "flat"))
 
-    def change(model):
-        flatten = next(node for node in model.graph.node if node.op_type == "Flatten")
-        model.graph.initializer.append(numpy_helper.from_array(np.array([1, -1]), "one"))
-        reshape = onnx.helper.make_node("Reshape", [flatten.input[0], "one"], list(flatten.output), "flat")
-        flatten.CopyFrom(reshape)
 
-    expect_failure(tmp_path, "batch 3", converted(change), METADATA.to_properties())
+def lose_the_images_behind_the_first(model: onnx.ModelProto) -> None:
+    """One row for the whole batch, which NumPy would stretch over all of them."""
+    softmax = model.graph.node.pop()
+    model.graph.initializer.append(numpy_helper.from_array(np.array([0]), "first"))
+    model.graph.node.append(onnx.helper.make_node("Gather", [softmax.input[0], "first"], ["one"], axis=0))
+    model.graph.node.append(onnx.helper.make_node("Softmax", ["one"], softmax.output, axis=-1))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (softmax_over_the_batch, "probabilities at batch 1 differ"),
+        (lose_the_softmax, "probabilities at batch 1 differ"),
+        (lose_the_batch, "cannot run the graph at batch 3"),
+        (lose_the_images_behind_the_first, "gives 1 rows for a batch of 3"),
+    ],
+)
+def test_a_wrong_end_is_refused(change, said, converted, tmp_path):
+    expect_failure(tmp_path, said, converted(change), METADATA.to_properties())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (softmax_over_the_batch, "the sums of its probabilities at batch 1 and 1 differ"),
+        (lose_the_softmax, "the sums of its probabilities at batch 1 and 1 differ"),
+        (lose_the_batch, "cannot run the graph at batch 3"),
+        (lose_the_images_behind_the_first, "gives 1 rows for a batch of 3"),
+    ],
+)
+def test_what_int8_or_fp16_made_of_it_is_run_too(change, said, converted, tmp_path):
+    def reduce(model):
+        change(model)
+        return model, "reduced"
+
+    expect_failure(tmp_path, said, converted(), METADATA.to_properties(), reduce=reduce)
+
+
+def test_a_reduced_form_whose_answers_depend_on_the_batch(converted, tmp_path):
+    def reduce(model):
+        """To each image's logits the whole batch's are added."""
+        gemm = next(node for node in model.graph.node if node.op_type == "Gemm")
+        mean = onnx.helper.make_node("ReduceMean", ["own"], ["mean"], axes=[0], keepdims=1)
+        add = onnx.helper.make_node("Add", ["own", "mean"], list(gemm.output))
+        gemm.output[0] = "own"
+        softmax = model.graph.node.pop()
+        model.graph.node.extend([mean, add, softmax])
+        return model, "reduced"
+
+    said = "its answers at batch 1 and 3 differ"
+    expect_failure(tmp_path, said, converted(), METADATA.to_properties(), reduce=reduce)
 
 
 class Any(nn.Layer):
@@ -439,15 +489,14 @@ def test_places_that_cannot_be_written(converted, tmp_path):
 
 def test_a_full_disk(converted, tmp_path, monkeypatch):
     """The system itself refuses to write more than 4 KiB, from the moment when the file is due."""
-    compare = export._compare_with_paddle
+    write = export.write_file
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def compare_then_fill_the_disk(*arguments):
-        difference = compare(*arguments)
+    def fill_the_disk_then_write(*arguments):
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
-        return difference
+        return write(*arguments)
 
-    monkeypatch.setattr(export, "_compare_with_paddle", compare_then_fill_the_disk)
+    monkeypatch.setattr(export, "write_file", fill_the_disk_then_write)
     try:
         expect_failure(tmp_path, os.strerror(errno.EFBIG), converted(), METADATA.to_properties())
     finally:

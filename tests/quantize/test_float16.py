@@ -10,8 +10,8 @@ import pytest
 from onnx import numpy_helper
 
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.predict.onnx_session import open_session
 from ppcls_ext.quantize.float16 import reduce_to_float16
-from ppcls_ext.quantize.network import session
 from tests.quantize.conftest import make_pictures
 
 
@@ -23,7 +23,7 @@ def test_half_the_size_and_the_same_answers(fp32):
         onnx.TensorProto.FLOAT16
     }
     pictures = make_pictures(8)
-    ours, theirs = (session(model).run(None, {"image": pictures})[0] for model in (half, fp32))
+    ours, theirs = (open_session(model).run(None, {"image": pictures})[0] for model in (half, fp32))
     assert (ours.argmax(axis=1) == theirs.argmax(axis=1)).all()
     assert 0 < report.difference < 0.02
     assert {entry.key: entry.value for entry in half.metadata_props}["quantization"] == json.dumps({"type": "fp16"})

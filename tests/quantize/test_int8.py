@@ -11,9 +11,10 @@ import pytest
 from onnx import numpy_helper
 
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.predict.onnx_session import open_session
 from ppcls_ext.quantize import int8
 from ppcls_ext.quantize.equalize import equalize
-from ppcls_ext.quantize.network import Network, session
+from ppcls_ext.quantize.network import Network
 from ppcls_ext.quantize.statistics import channel_means, measure_reach
 from tests.quantize.conftest import make_pictures
 
@@ -141,7 +142,7 @@ def test_a_fixed_batch_stays(fp32):
     for value in (*fixed.graph.input, *fixed.graph.output):
         value.type.tensor_type.shape.dim[0].dim_value = batch
     model, _ = int8.quantize(fixed, make_pictures(35), allow=True, quiet=True)
-    assert [value.shape[0] for value in session(model).get_inputs()] == [batch]
+    assert [value.shape[0] for value in open_session(model).get_inputs()] == [batch]
 
 
 @pytest.mark.parametrize("fp32", ["MobileOne"], indirect=True)

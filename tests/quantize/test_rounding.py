@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from ppcls_ext.quantize.network import session
+from ppcls_ext.predict.onnx_session import open_session
 from ppcls_ext.quantize.rounding import Moments, round_weights
 
 CASES = {
@@ -29,7 +29,7 @@ def conv(shape, options):
             [node], "g", [value], [helper.make_empty_tensor_value_info("y")], [numpy_helper.from_array(weight, "w")]
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-        return session(model).run(None, {"x": x})[0]
+        return open_session(model).run(None, {"x": x})[0]
 
     return node, run
 
