@@ -8,6 +8,7 @@ import logging
 import pytest
 from paddle.utils import unique_name
 
+from ppcls_ext.engine import training_run
 from ppcls_ext.engine.early_stopping import EarlyStopping
 from ppcls_ext.engine.epochs import Epoch, Evaluation, TrainingEnds
 
@@ -92,6 +93,20 @@ def test_it_stops_where_nothing_becomes_better_and_says_so_when_resumed(train, t
 def epoch(number: int, value: float | None, of: int = 99) -> Epoch:
     evaluation = None if value is None else Evaluation("top1", value, {}, 1)
     return Epoch(number, of, 1.0, 1, 0.1, {}, evaluation, is_best=True)  # as PaddleClas develop says of equals
+
+
+def test_a_new_training_does_not_count_from_an_old_record(make_engine, tmp_path, monkeypatch):
+    """Every process has to end at the same epoch, and only the first begins the record anew."""
+    folder = tmp_path / "FasterNet_T0"
+    folder.mkdir()
+    (folder / "run.json").write_text(json.dumps({"best": {"epoch": 30, "value": 0.9}}))
+    monkeypatch.setattr(training_run.dist, "get_rank", lambda: 1)
+    engine = make_engine(patience=3)
+    training_run.TrainingRun(engine).begin(seed=0)
+    (stopping,) = engine.epochs.observers
+    stopping(epoch(1, 0.5))
+    with pytest.raises(TrainingEnds, match=r"\(best: epoch 1; patience 3\)"):
+        stopping(epoch(4, 0.5))
 
 
 def test_patience_counts_epochs_since_the_best():
