@@ -6,9 +6,10 @@ are on the disk; one that raises `TrainingEnds` ends the training there.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import paddle.distributed as dist
@@ -119,6 +120,15 @@ class Epochs:
         """Where the training is: epoch and batch, both from 1."""
         batch = "" if self._in_training is None else f", batch {self._done + 1}"
         return f"epoch {self._number}{batch}"
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """What is inside takes no time of the training's."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self._start += time.monotonic() - start
 
     def evaluated(self, evaluation: Evaluation) -> None:
         """To be called with each evaluation."""

@@ -80,7 +80,8 @@ class TrainingReport:
     def _batch(self, batch: list) -> None:
         if self._is_first:
             self._is_first = False
-            self._draw(self._draw_batch, batch)
+            with self._engine.epochs.aside():
+                self._draw(self._draw_batch, batch)
 
     def _draw_batch(self, batch: list) -> None:
         images, labels = batch[0].numpy(), batch[1].numpy()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -67,6 +68,20 @@ def test_a_failure_to_draw_ends_no_training(make_engine, tmp_path, monkeypatch, 
     ]
     assert (tmp_path / "FasterNet_T0" / "latest.pdparams").is_file()
     assert read_metrics(tmp_path / "FasterNet_T0" / "metrics.csv")
+
+
+def test_drawing_the_first_batch_is_no_time_of_the_training(make_engine, monkeypatch):
+    engine, epochs = make_engine(epochs=1), []
+    monkeypatch.setattr(training_report, "draw_sheet", lambda *_: time.sleep(30))
+    monkeypatch.setattr(time, "sleep", lambda seconds: monkeypatch.setattr(time, "monotonic", late(seconds)))
+    engine.epochs.observers.append(epochs.append)
+    engine.train()
+    assert epochs[0].seconds < 15
+
+
+def late(seconds: float):
+    monotonic = time.monotonic
+    return lambda: monotonic() + seconds
 
 
 def test_a_damaged_file_of_metrics_ends_no_training(make_engine, tmp_path, caplog):

@@ -103,7 +103,8 @@ def test_outputs_that_overflow(engine, config, arch):
     """The weights are numbers, the sums of their products are none."""
     config["Arch"]["name"] = arch
     config["Infer"]["save_dir"] = "results.json"
-    for mode in ("eval", "infer"):
+    loss = config["Loss"]["Eval"]
+    for mode, config["Loss"]["Eval"] in (("eval", loss), ("eval", None), ("infer", None)):
         built = engine(mode)
         # in ResNet18, ReLU would make 0 of NaN
         parameters, value = built.model.parameters(), 1e20
