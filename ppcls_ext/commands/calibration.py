@@ -8,15 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from ppcls_ext.configuration.load import load_config
+from ppcls_ext.commands.source import open_run
 from ppcls_ext.data.lists import read_lines
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.pictures.find import SUFFIXES
+from ppcls_ext.pictures.find import find_images
 from ppcls_ext.pictures.prepare import prepare
 from ppcls_ext.pictures.rule import Preprocessing
-
-#: What a training writes into its folder.
-RUN_CONFIG = "config.yml"
+from ppcls_ext.runs.folder import CONFIG, find_run
 
 
 def calibration_pictures(
@@ -47,13 +45,10 @@ def _files(source: str | None, config: Mapping[str, Any]) -> list[Path]:
     if source is None:
         return _training_files(config, "the configuration")
     path = Path(source)
-    if path.is_dir() and (path / RUN_CONFIG).is_file():
-        return _training_files(load_config(str(path / RUN_CONFIG), []), str(path / RUN_CONFIG))
+    if (path / CONFIG).is_file():
+        return _training_files(open_run(find_run(path), []), str(path / CONFIG))
     if path.is_dir():
-        found = [file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()]
-        if not found:
-            raise PpclsExtError(f"--calibration {source}: no picture found; expected files of {' '.join(SUFFIXES)}")
-        return found
+        return find_images([source])
     root = _dataset(config).get("image_root")
     return _listed(path, [path.parent, *([Path(root)] if root else [])])
 
@@ -63,7 +58,7 @@ def _training_files(config: Mapping[str, Any], where: str) -> list[Path]:
     names = dataset.get("cls_label_path"), dataset.get("image_root")
     if not all(isinstance(name, str) for name in names):
         raise PpclsExtError(f"{where} names no training pictures (DataLoader.Train.dataset): give --calibration PLACE")
-    return _listed(Path(names[0]), [Path(names[1])])
+    return _listed(Path(names[0]), [Path(names[1])], dataset.get("delimiter") or " ")
 
 
 def _dataset(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -73,15 +68,15 @@ def _dataset(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return section if isinstance(section, Mapping) else {}
 
 
-def _listed(path: Path, roots: list[Path]) -> list[Path]:
-    """The files that a list names, below the first of `roots` that has them."""
+def _listed(path: Path, roots: list[Path], delimiter: str | None = None) -> list[Path]:
+    """The files that a list names, below the first of `roots` that has them; None: the label is behind any space."""
     found = []
     for number, line in enumerate(read_lines(path), 1):
         name = line.strip()
         if not name:
             continue
         # with a label or without; a path may hold spaces
-        candidates = [root / part for root in roots for part in (name, name.rpartition(" ")[0]) if part]
+        candidates = [root / part for root in roots for part in (name, name.rsplit(delimiter, 1)[0]) if part]
         file = next((candidate for candidate in candidates if candidate.is_file()), None)
         if file is None:
             raise PpclsExtError(f"{path}:{number}: no picture {line!r} below {' or '.join(map(str, roots))}")

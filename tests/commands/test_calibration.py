@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import onnx
@@ -34,7 +35,11 @@ def pictures(tmp_path_factory):
 
 def run_of(root, folder):
     dataset = {"name": "ImageNetDataset", "image_root": str(root), "cls_label_path": str(root / "labelled.txt")}
-    return {"DataLoader": {"Train": {"dataset": dataset}}}
+    return {
+        "Global": {"output_dir": str(folder.parent)},
+        "Arch": {"name": folder.name},
+        "DataLoader": {"Train": {"dataset": dataset}},
+    }
 
 
 def test_a_list_a_folder_a_run_and_the_configuration_name_the_same_pictures(pictures, tmp_path):
@@ -45,6 +50,21 @@ def test_a_list_a_folder_a_run_and_the_configuration_name_the_same_pictures(pict
     assert found[0].shape == (40, 3, 32, 32)
     for other in found[1:]:
         np.testing.assert_array_equal(other, found[0])
+
+
+def test_a_run_that_was_moved_and_another_delimiter(pictures, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(pictures, run / "lists")
+    listed = (run / "lists" / "labelled.txt").read_text()
+    (run / "lists" / "labelled.txt").write_text(
+        "".join("\t".join(line.rsplit(" ", 1)) for line in listed.splitlines(True))
+    )
+    config = run_of(run / "lists", run)
+    config["DataLoader"]["Train"]["dataset"]["delimiter"] = "\t"
+    (run / "config.yml").write_text(json.dumps(config))
+    run.rename(tmp_path / "moved")
+    found = calibration_pictures(str(tmp_path / "moved"), {}, 500, RULE)
+    np.testing.assert_array_equal(found, calibration_pictures(str(pictures), {}, 500, RULE))
 
 
 def test_some_are_chosen_by_the_seed(pictures):
@@ -59,7 +79,7 @@ def test_some_are_chosen_by_the_seed(pictures):
     [
         ("nowhere.txt", "no list .*nowhere.txt"),
         ("missing.txt", r"missing.txt:1: no picture 'gone.png 3' below"),
-        ("empty", "no picture found; expected files of"),
+        ("empty", "no image found; expected files"),
         (None, "names no training pictures .*: give --calibration"),
     ],
 )
