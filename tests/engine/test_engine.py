@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import paddle
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from ppcls_ext.checkpoints.in_host import host_adds_architecture
-from ppcls_ext.engine.strict_data import CountingLoader, StrictLoader, read_first
+from ppcls_ext.engine.strict_data import StrictLoader, count_unreadable, read_first
 from ppcls_ext.errors import PpclsExtError
 
 pytestmark = pytest.mark.usefixtures("registered")
@@ -67,12 +68,9 @@ def many_images(dataset, tmp_path):
     return ImageNetDataset(str(tmp_path), str(tmp_path / "list.txt"), decode)
 
 
-def run_epoch(loader, epoch: int) -> int:
-    """The number of images that `loader` gives."""
-    loader.begin()
-    count = sum(len(batch[0]) for batch in loader)
-    loader.report(epoch)
-    return count
+def count_images(engine, epoch: int) -> None:
+    """In the place of PaddleClas's function for an epoch."""
+    engine.images = sum(len(batch[0]) for batch in engine.train_dataloader)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -82,14 +80,17 @@ def test_training_counts_what_it_cannot_read(many_images, tmp_path, workers):
     def warn(text):
         lines.append(text)
 
-    loader = CountingLoader(paddle.io.DataLoader(many_images, batch_size=10, num_workers=workers))
+    loader = paddle.io.DataLoader(many_images, batch_size=10, num_workers=workers)
+    engine = SimpleNamespace(train_dataloader=loader, train_epoch_func=count_images)
+    count_unreadable(engine)
     for name in ("7.png", "250.png"):
         (tmp_path / name).write_bytes(b"")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ppcls.utils.logger.warning", warn)
-        assert len([*loader]) == 30  # as calibration does, which is no part of an epoch
+        assert len([*engine.train_dataloader]) == 30  # as calibration does, which is no part of an epoch
         for epoch in (1, 2):
-            assert run_epoch(loader, epoch) == 300, "others take their place"
+            engine.train_epoch_func(engine, epoch)
+            assert engine.images == 300, "others take their place"
         assert [line.partition(": first")[0] for line in lines] == [
             f"[Train][Epoch {epoch}] 2 of 300 images could not be read, and others took their place" for epoch in (1, 2)
         ]
@@ -98,7 +99,7 @@ def test_training_counts_what_it_cannot_read(many_images, tmp_path, workers):
         for name in ("100.png", "101.png"):
             (tmp_path / name).write_bytes(b"not an image")
         with pytest.raises(PpclsExtError, match=r"4 of 300 training images, more than 1%, cannot be read: first .*png"):
-            run_epoch(loader, 3)
+            engine.train_epoch_func(engine, 3)
 
 
 def test_training_ends_where_images_cannot_be_read(config, dataset, tmp_path, monkeypatch):
