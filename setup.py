@@ -78,15 +78,7 @@ setup(
     extras_require={
         **EXTRAS,
         "all": ALL,
-        "dev": [
-            *ALL,
-            "pytest>=7.0.0",
-            "pytest-xdist>=3.0.2",
-            "ruff>=0.5.0",
-            "hypothesis>=6.75.0",
-            "setuptools>=77.0.3",
-            "openvino>=2024.4.0",
-        ],
+        "dev": [*ALL, *DEV],
         "openvino": ["openvino>=2024.4.0", "onnx>=1.16.1"],
         "ncnn": ["ncnn>=1.0.20240820", "pnnx", "onnx>=1.16.1"],  # pnnx brings torch
         "paddlex": ["paddlex[cv]>=3.7.0"],
