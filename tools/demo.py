@@ -38,7 +38,7 @@ def main() -> None:
     _tool("make_sample_dataset.py", "--output", str(digits))
     # the configuration evaluates every fourth epoch; a shorter training is evaluated at its end
     epochs = [f"Global.epochs={args.epochs}", f"Global.eval_interval={min(args.epochs, 4)}"] if args.epochs else []
-    _tool("train.py", *config, *places, *epochs)
+    _tool("train.py", "--report", *config, *places, *epochs)
     picture, _ = (digits / "val_list.txt").read_text(encoding="utf-8").split("\n")[0].split()
     picture = str(digits / picture)
     unfused = _accuracy(_tool("eval.py", *trained))
@@ -59,6 +59,8 @@ def main() -> None:
     print(report[report.index("largest differences") :].rstrip())
     for path in (f"{weights}.pdparams", fused_weights, out / "inference", onnx):
         print(path)
+    run = weights.parent
+    print("to look at:", *(run / name for name in ("batch.png", "curves.png", "report/report.html")), sep="\n  ")
     if unfused != fused:
         raise PpclsExtError(f"the accuracies before and after fusing differ: {unfused[0]} and {fused[0]}")
 
@@ -71,8 +73,7 @@ def _tool(name: str, *arguments: str) -> str:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:
             lines.append(line)
-            if " : " not in line:  # PaddleClas prints the whole configuration
-                print(line, end="", flush=True)
+            print(line, end="", flush=True)
     if process.returncode:
         raise PpclsExtError(f"tools/{name} ended with {process.returncode}; what it said is above")
     return "".join(lines)
