@@ -164,6 +164,20 @@ def test_other_files_are_one_line(guarded, content, tmp_path):
         paddle.load(str(path))
 
 
+class Endless(io.RawIOBase):
+    """A member of an archive that says nothing of its size."""
+
+    def read(self, count: int = -1) -> bytes:
+        assert count >= 0, "all of it"
+        return bytes(count)
+
+
+def test_streams_are_read_up_to_a_limit(monkeypatch):
+    monkeypatch.setattr(in_paddle, "LARGEST_STREAM", 1000)
+    with pytest.raises(PpclsExtError, match="no file of paddle"):
+        in_paddle.read_pickle(Endless())
+
+
 def test_registering_models_leaves_paddle_alone():
     """Only the commands guard their process; a program that imports the package keeps its own `paddle.load`."""
     code = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from ppcls_ext import build, load_weights, reparameterize
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.models.from_file import load_model
 from ppcls_ext.weights.naming import to_model_names, to_torch_names
-from ppcls_ext.weights.saving import save_weights
+from ppcls_ext.weights.saving import FORMATS, save_weights
 from tests.helpers import randomise_norms, relative
 from tests.reference import official_weights
 
@@ -46,6 +47,18 @@ def test_round_trip(name, suffix, fused, tmp_path):
     assert sorted(report.loaded) == sorted(state(model))
     if suffix == ".pdparams":  # PaddleClas's path without a suffix
         load_weights(build(name, class_num=6, fused=fused), tmp_path / "weights")
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_file_is_replaced_as_a_whole(suffix, tmp_path, monkeypatch):
+    model, path = paddle.nn.Linear(2, 1), tmp_path / f"w{suffix}"
+    save_weights(model, path)
+    before = path.read_bytes()
+    monkeypatch.setattr("os.fsync", lambda handle: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        save_weights(paddle.nn.Linear(3, 1), path)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == [path.name]
 
 
 def test_square_classifier_is_not_transposed(tmp_path):
@@ -91,6 +104,17 @@ def test_other_number_of_classes():
     assert np.array_equal(model.stage0.reparam_conv.weight.numpy(), source.stage0.reparam_conv.weight.numpy())
 
 
+@pytest.mark.parametrize(("name", "shape"), [("linear.weight", (512, 4)), ("stage0.reparam_conv.bias", (5,))])
+def test_other_classes_are_no_other_network(name, shape):
+    arrays = state(build("MobileOne_S0", class_num=4, fused=True))
+    arrays[name] = np.zeros(shape, "float32")
+    model = build("MobileOne_S0", class_num=7, fused=True)
+    before = state(model)
+    with pytest.raises(PpclsExtError, match=rf"1 of another shape \({name} is"):
+        load_weights(model, arrays, allow_other_classes=True)
+    assert same(model, before)
+
+
 def test_pretrained_argument(tmp_path):
     source = build("FasterNet_T0", class_num=4)
     save_weights(source, tmp_path / "w.pdparams")
@@ -105,6 +129,7 @@ def test_pretrained_argument(tmp_path):
         (lambda arrays: arrays.update(extra=np.zeros(3)), r"1 not in the model \(extra\)"),
         (lambda arrays: arrays.update({"stage0.rbr_1x1.bn.bias": np.zeros(3)}), r"of another shape .*is \[3\]"),
         (lambda arrays: arrays.clear(), "missing"),
+        (lambda arrays: arrays["stage0.rbr_1x1.bn.bias"].fill(np.nan), r"not finite: stage0\.rbr_1x1\.bn\.bias"),
     ],
 )
 def test_nothing_is_loaded_unless_all_fits(change, message):
