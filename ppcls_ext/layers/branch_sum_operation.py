@@ -55,11 +55,11 @@ class BranchSum(Operation):
             centred, mean, variance = operations.normalise(rows, ones, zeros, self.epsilon)
             factor, shift = self._factor_and_shift(values, mean, variance)
             saved += [mean, variance, factor]
-            y = operations.weighted_sum(centred, [shift, *terms], factor, self.relu)
+            y = operations.weighted_sum(centred, [shift, *terms], factor, self.relu, in_place=True)
         elif len(terms) > 1:
-            y = operations.weighted_sum(terms[0], terms[1:], None, self.relu)
+            y = operations.weighted_sum(terms[0], terms[1:], None, self.relu, in_place=True)
         else:
-            y = operations.activate(terms[0], builders.RELU) if self.relu else terms[0]
+            y = operations.activate(terms[0], builders.RELU, in_place=True) if self.relu else terms[0]
         return y, [*saved, y] if self.relu else saved
 
     def _factor_and_shift(self, values: Iterator[Tensor], mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
@@ -152,7 +152,7 @@ def _scalar(value: float, dtype: paddle.dtype, place: str) -> Tensor:
 
 @functools.lru_cache(maxsize=64)
 def _constants(channels: int) -> tuple[Tensor, Tensor]:
-    return paddle.ones([channels]), paddle.zeros([channels])
+    return paddle.ones([channels], "float32"), paddle.zeros([channels], "float32")
 
 
 def _take(values: Iterator[Tensor], count: int) -> list[Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from paddle import Tensor, nn
 
 from ppcls_ext.layers.branch_sum import branch_sum, is_plain_norm
+from ppcls_ext.onednn.builders import Geometry
 from ppcls_ext.onednn.convolution import plain_geometry, run_conv
 from ppcls_ext.onednn.elementwise import relu
 from ppcls_ext.reparam.algebra import Branch
@@ -54,13 +55,11 @@ class ConvNorm(Reparameterizable):
             y = self.run_fused(x)
         else:
             conv, norm = (self._sub_layers[name] for name in self.branch_names)
-            geometry = plain_geometry(conv)
-            if geometry is not None and self.training and is_plain_norm(norm, training=True):
+            geometry = Geometry(self.stride, self.padding, self.groups)
+            together = plain_geometry(conv) == geometry and conv.bias is None and is_plain_norm(norm, self.training)
+            if together and self.training:
                 y = branch_sum(x, self.branches(), geometry, activate)
                 if y is not None:
                     return y
-            if geometry is not None and not self.training and is_plain_norm(norm, training=False):
-                y = self.run_fused(x)
-            else:
-                y = norm(run_conv(conv, x))
+            y = self.run_fused(x) if together and not self.training else norm(run_conv(conv, x))
         return relu(y, self.training) if activate else y

@@ -12,6 +12,8 @@ from ppcls_ext.onednn.builders import Geometry
 from ppcls_ext.onednn.convolution import can_convolve, plain_geometry
 from ppcls_ext.onednn.maps import Operation, from_channels_last, to_channels_last
 
+_GEOMETRY = Geometry(padding=1)
+
 
 class PartialConv(nn.Layer):
     """A 3×3 convolution over the first channels; the others pass.
@@ -30,10 +32,10 @@ class PartialConv(nn.Layer):
     def forward(self, x: Tensor) -> Tensor:
         """`x: (N, channels, H, W)` → the same shape."""
         conv = self.partial_conv3
-        geometry = plain_geometry(conv)
-        plain = geometry is not None and conv.bias is None
-        if plain and can_convolve(x, conv.weight, geometry, conv.training, self.mixed):
-            return _PartialConvolution(geometry)(x, conv.weight)
+        as_built = plain_geometry(conv) == _GEOMETRY and conv.bias is None
+        as_built = as_built and conv.weight.shape == [self.mixed, self.mixed, 3, 3]
+        if as_built and can_convolve(x, conv.weight, _GEOMETRY, conv.training, self.mixed):
+            return _PartialConvolution()(x, conv.weight)
         mixed, passed = paddle.split(x, self.sections, axis=1)
         return paddle.concat([conv(mixed), passed], axis=1)
 
@@ -41,18 +43,15 @@ class PartialConv(nn.Layer):
 class _PartialConvolution(Operation):
     """In one copy of the map, of which oneDNN reads and writes the first channels."""
 
-    def __init__(self, geometry: Geometry) -> None:
-        self.geometry = geometry
-
     def forward(self, x: Tensor, kernel: Tensor) -> tuple[Tensor, list[Tensor]]:
         rows = to_channels_last(x)
-        return operations.convolve_first(rows, kernel, self.geometry), [rows]
+        return operations.convolve_first(rows, kernel, _GEOMETRY), [rows]
 
     def backward(self, grad: Tensor, inputs: list[Tensor], saved: list[Tensor], needed: list[bool]) -> list[Any]:
         (rows,), kernel = saved, inputs[1]
         x_grad = kernel_grad = None
         if needed[0]:
-            x_grad = from_channels_last(operations.input_gradient_first(grad, kernel, self.geometry))
+            x_grad = from_channels_last(operations.input_gradient_first(grad, kernel, _GEOMETRY))
         if needed[1]:
-            kernel_grad = operations.kernel_gradient_first(rows, grad, kernel.shape, self.geometry)
+            kernel_grad = operations.kernel_gradient_first(rows, grad, kernel.shape, _GEOMETRY)
         return [x_grad, kernel_grad]

@@ -61,7 +61,7 @@ class PointwiseSum(Operation):
             shift = shift + parameters[-1]
             update_running(self.identity, mean, own)
         y = operations.convolve(centred, folded.reshape([*folded.shape, 1, 1]), shift, Geometry())
-        y = operations.activate(y, builders.RELU) if self.relu else y
+        y = operations.activate(y, builders.RELU, in_place=True) if self.relu else y
         saved = [centred, covariance, kernels, gamma, products, variances, folded]
         return y, [*saved, y] if self.relu else saved
 

@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 from paddle import Tensor, nn
 
-from ppcls_ext.layers.branch_sum import branch_sum
+from ppcls_ext.layers.branch_sum import branch_sum, is_plain_norm
 from ppcls_ext.onednn.builders import Geometry
-from ppcls_ext.onednn.elementwise import relu
+from ppcls_ext.onednn.convolution import plain_geometry
+from ppcls_ext.onednn.elementwise import is_plain, relu
 from ppcls_ext.onednn.maps import is_channels_last
 from ppcls_ext.reparam.algebra import Branch
 from ppcls_ext.reparam.reparameterizable import Reparameterizable
@@ -133,17 +134,22 @@ class RepConv(Reparameterizable):
     def _branches_are_as_built(self) -> bool:
         """Whether the branches compute what their parameters say, so that they can be computed together.
 
-        They do not where something was put in a layer's place (synchronised batch normalisation, quantisation), hooks
-        are to see a layer's input or output (weight normalisation), or a normalisation runs in another mode.
+        They do not where something was put in a layer's place (synchronised batch normalisation, quantisation, another
+        convolution), hooks are to see a layer's input or output (weight normalisation), or a normalisation runs in
+        another mode.
         """
         layers = self.branch_layers()
+        convs = [layer for layer in layers if isinstance(layer, ConvBN)]
         norms = [layer.bn if isinstance(layer, ConvBN) else layer for layer in layers]
-        convs = [layer.conv for layer in layers if isinstance(layer, ConvBN)]
         return (
-            all(type(layer) in (ConvBN, nn.BatchNorm2D) for layer in layers)
-            and all(type(norm) is nn.BatchNorm2D for norm in norms)
-            and all(type(conv) is nn.Conv2D for conv in convs)
-            and all(norm.training == self.training and not norm._use_global_stats for norm in norms)
+            all(is_plain(layer, ConvBN) and self._is_as_built(layer.conv) for layer in convs)
+            and all(is_plain_norm(norm, self.training) for norm in norms)
             and all(norm._epsilon == norms[0]._epsilon for norm in norms)
-            and not any(part._forward_pre_hooks or part._forward_post_hooks for part in (*layers, *norms, *convs))
         )
+
+    def _is_as_built(self, conv: nn.Layer) -> bool:
+        geometry = plain_geometry(conv)
+        if geometry is None or conv.bias is not None:
+            return False
+        size = conv.weight.shape[2]
+        return conv.weight.shape[3] == size <= self.kernel_size and geometry == (self.stride, size // 2, self.groups)

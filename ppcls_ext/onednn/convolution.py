@@ -36,7 +36,8 @@ def can_convolve(x: Tensor, kernel: Tensor, geometry: Geometry, training: bool, 
     if not usable(x, kernel, training=training) or x.ndim != 4:
         return False
     batch, all_channels, height, width = x.shape
-    return _is_supported((batch, channels or all_channels, height, width), tuple(kernel.shape), geometry)
+    shape, pitch = (batch, channels or all_channels, height, width), all_channels if channels else 0
+    return _is_supported(shape, tuple(kernel.shape), geometry, pitch)
 
 
 def run_conv(conv: nn.Layer, x: Tensor) -> Tensor:
@@ -63,14 +64,14 @@ def plain_geometry(conv: nn.Layer) -> Geometry | None:
 
 
 @functools.lru_cache(maxsize=4096)
-def _is_supported(shape: tuple[int, ...], kernel_shape: tuple[int, ...], geometry: Geometry) -> bool:
+def _is_supported(shape: tuple[int, ...], kernel_shape: tuple[int, ...], geometry: Geometry, pitch: int) -> bool:
     batch, channels, height, width = shape
     size = kernel_shape[2]
     if kernel_shape[3] != size or channels != kernel_shape[1] * geometry.groups:
         return False
     if min(height, width) + 2 * geometry.padding < size:
         return False
-    return operations.supports_convolution((batch, height, width, channels), kernel_shape, geometry)
+    return operations.supports_convolution((batch, height, width, channels), kernel_shape, geometry, pitch)
 
 
 class _Convolution(Operation):

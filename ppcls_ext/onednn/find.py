@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import threading
 import warnings
 from pathlib import Path
 
@@ -38,6 +39,16 @@ def library() -> Library | None:
         stacklevel=2,
     )
     return None
+
+
+def _renew_lock() -> None:
+    # a thread of the parent may have held it, and is not there to let it go
+    if library.cache_info().currsize and (found := library()) is not None:
+        found.lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 def _difference(found: Library) -> float:

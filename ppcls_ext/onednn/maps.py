@@ -32,7 +32,8 @@ def usable(*tensors: Tensor, training: bool) -> bool:
     Gradients are recorded in train mode only: those of operations written in Python can't be differentiated again, nor
     run through twice (Paddle ends with a segmentation fault), which eval mode may be used for.
     """
-    if is_traced() or library() is None:
+    # results are made on the current device, whatever the operands' is
+    if is_traced() or library() is None or paddle.device.get_device() != "cpu":
         return False
     if not training and paddle.is_grad_enabled() and not all(value.stop_gradient for value in tensors):
         return False
@@ -99,6 +100,7 @@ class _Node(PyLayer):
         inputs = [*rotated[count - start :], *rotated[: count - start]]
         result, saved = operation.forward(*inputs)
         ctx.save_for_backward(*inputs, *saved)
+        ctx.versions = [value.inplace_version for value in (*inputs, *saved)]
         ctx.operation, ctx.start, ctx.count = operation, start, count
         return from_channels_last(result)
 
@@ -110,6 +112,10 @@ class _Node(PyLayer):
         if paddle.is_grad_enabled():
             raise PpclsExtError(
                 f"oneDNN computes no gradients of gradients, which create_graph=True asks for: set {VARIABLE}=0"
+            )
+        if ctx.versions != [value.inplace_version for value in values]:
+            raise PpclsExtError(
+                "a tensor that a gradient needs was changed in place after it was used: change a copy of it instead"
             )
         grads = ctx.operation.backward(to_channels_last(grad), inputs, saved, needed)
         return [*grads[start:], *grads[:start]]

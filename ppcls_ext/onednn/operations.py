@@ -77,18 +77,23 @@ def normalise_gradient(
     return results
 
 
-def weighted_sum(x: Tensor, others: Sequence[Tensor], factor: Tensor | None = None, relu: bool = False) -> Tensor:
-    """`x · factor + others[0] + …`, of maps of one shape and vectors (C,); without a factor others[0] is a map."""
+def weighted_sum(
+    x: Tensor, others: Sequence[Tensor], factor: Tensor | None = None, relu: bool = False, in_place: bool = False
+) -> Tensor:
+    """`x · factor + others[0] + …`, of maps of one shape and vectors (C,); without a factor others[0] is a map.
+
+    `in_place`: the result takes the place of x.
+    """
     tensors = others if factor is None else [factor, *others]
     vectors = tuple(other.ndim == 1 for other in tensors[1:])
-    y = paddle.empty_like(x)
+    y = x if in_place else paddle.empty_like(x)
     _run(builders.weighted_sum, (tuple(x.shape), factor is not None, vectors, relu), x, *tensors, y)
     return y
 
 
-def activate(x: Tensor, algorithm: int) -> Tensor:
-    """`builders.RELU` or `builders.GELU` of every number."""
-    y = paddle.empty_like(x)
+def activate(x: Tensor, algorithm: int, in_place: bool = False) -> Tensor:
+    """`builders.RELU` or `builders.GELU` of every number; `in_place`: they take the place of x."""
+    y = x if in_place else paddle.empty_like(x)
     _run(builders.activation, (tuple(x.shape), algorithm, False), x, y)
     return y
 
@@ -130,9 +135,14 @@ def channels_last(x: Tensor) -> Tensor:
     return y
 
 
-def supports_convolution(shape: Sequence[int], kernel_shape: Sequence[int], geometry: Geometry) -> bool:
-    """Whether `convolve` and its gradients have a fast implementation for a map (N, H, W, C)."""
-    sizes, found = (tuple(shape), tuple(kernel_shape), geometry, 0), library()
+def supports_convolution(
+    shape: Sequence[int], kernel_shape: Sequence[int], geometry: Geometry, pitch: int = 0
+) -> bool:
+    """Whether `convolve`, or with `pitch` channels in all `convolve_first`, and its gradients are fast for a map.
+
+    `shape`: (N, H, W, C), of the channels that are convolved.
+    """
+    sizes, found = (tuple(shape), tuple(kernel_shape), geometry, pitch), library()
     try:
         for build, more in (
             (builders.convolution, (False,)),

@@ -134,6 +134,15 @@ def test_float32_keeps_its_digits_where_means_are_large(shape, map_size):
 
 
 @needs_onednn
+def test_float32_layers_where_the_default_is_float64():
+    layer = build((3, 1, 10, 10, 10), 2).to(dtype="float32")
+    x = random_map((3, 1, 10, 10, 10), (2, 5, 4)).astype("float32")
+    expected = copy.deepcopy(layer).sum_of_branches(x)
+    with float64():
+        assert relative(layer(x), expected) < 1e-5
+
+
+@needs_onednn
 def test_constant_channels_stay_finite():
     layer = build((3, 1, 8, 8, 8), 2).to(dtype="float32")
     result = run(layer, by_onednn(layer), paddle.full([4, 8, 20, 20], 1000.0))

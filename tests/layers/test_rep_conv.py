@@ -79,7 +79,29 @@ def another_epsilon(layer):
     layer.identity._epsilon = 0.1
 
 
-CHANGES = [subclassed, replaced_branch, weight_norm, hooked_input, hooked_output, norm_in_eval_mode]
+def another_convolution(**arguments):
+    def change(layer):
+        arguments.setdefault("bias_attr", False)
+        layer.conv[0].conv = nn.Conv2D(6, 6, groups=6, **arguments)
+        if layer.conv[0].conv.bias is not None:
+            layer.conv[0].conv.bias.set_value(paddle.randn([6]))
+
+    return change
+
+
+def norm_without_a_scale(layer):
+    layer.conv[0].bn = nn.BatchNorm2D(6, weight_attr=False)
+
+
+CONVOLUTIONS = [
+    another_convolution(kernel_size=3, padding=1, bias_attr=None),
+    another_convolution(kernel_size=3, padding=2, dilation=2),
+    another_convolution(kernel_size=3, padding=1, padding_mode="reflect"),
+    another_convolution(kernel_size=5, padding=2),
+    another_convolution(kernel_size=(3, 1), padding=(1, 0)),
+    norm_without_a_scale,
+]
+CHANGES = [*CONVOLUTIONS, subclassed, replaced_branch, weight_norm, hooked_input, hooked_output, norm_in_eval_mode]
 CHANGES += [global_statistics, another_epsilon]
 
 
@@ -96,7 +118,7 @@ def test_changed_branches_are_summed_one_by_one(layer, x, summed_together, chang
     assert not summed_together
 
 
-@pytest.mark.parametrize("change", [subclassed, hooked_input, hooked_output])
+@pytest.mark.parametrize("change", [*CONVOLUTIONS, subclassed, hooked_input, hooked_output])
 def test_changed_branches_in_eval_mode(layer, x, change):
     change(layer)
     layer.eval()

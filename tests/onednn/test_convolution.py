@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
+import os
 import threading
 
 import numpy as np
@@ -18,6 +19,7 @@ from ppcls_ext.onednn.convolution import conv2d, plain_geometry, run_conv
 from ppcls_ext.onednn.maps import is_channels_last, usable
 from tests.helpers import relative
 
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 pytestmark = pytest.mark.skipif(find.library() is None, reason="this Paddle has no oneDNN that can be called")
 
 # N, C, H, W, O, k, stride, padding, groups
@@ -138,6 +140,9 @@ def test_where_it_keeps_out(monkeypatch):
     assert usable(x, training=True)
     assert not usable(x.astype("float64"), training=True)
     assert not usable(x[:0], training=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(paddle.device, "get_device", lambda: "gpu:0")
+        assert not usable(x, training=True)
     try:
         monkeypatch.setenv(find.VARIABLE, "0")
         find.library.cache_clear()
@@ -205,7 +210,7 @@ def _in_child(shape, queue):
     queue.put(relative(conv2d(*inputs, *shape[6:]), nn.functional.conv2d(*inputs, *shape[6:8], groups=shape[8])))
 
 
-@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="no fork")
+@needs_fork
 def test_a_forked_process_computes_too():
     # as the workers of a DataLoader are made; they seldom convolve, but must not hang
     check(SHAPES[3])
@@ -215,3 +220,29 @@ def test_a_forked_process_computes_too():
     child.start()
     assert queue.get(timeout=60) < 1e-5
     child.join()
+
+
+@needs_fork
+def test_a_fork_while_a_thread_computes():
+    check(SHAPES[3])
+    held, done = threading.Event(), threading.Event()
+
+    def hold():
+        with find.library().lock:
+            held.set()
+            done.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(60)
+    try:
+        context = multiprocessing.get_context("fork")
+        queue = context.Queue()
+        child = context.Process(target=_in_child, args=(SHAPES[3], queue))
+        child.start()
+        assert queue.get(timeout=30) < 1e-5
+    finally:
+        done.set()
+        thread.join()
+        child.kill()
+        child.join()

@@ -13,6 +13,7 @@ from paddle import nn
 from ppcls_ext.layers.squeeze_excite import SqueezeExcite
 from ppcls_ext.onednn.convolution import conv2d
 from ppcls_ext.onednn.elementwise import add, gelu, relu
+from ppcls_ext.onednn.find import library
 from ppcls_ext.onednn.maps import elementwise, from_channels_last, is_channels_last, to_channels_last
 from tests.helpers import ROOT, relative
 
@@ -100,3 +101,23 @@ def test_eval_mode_leaves_gradients_to_paddle():
     once = x.grad.clone()
     loss.backward()
     assert relative(x.grad, 2 * once) < 1e-6
+
+
+@pytest.mark.skipif(library() is None, reason="this Paddle has no oneDNN that can be called")
+@pytest.mark.parametrize("changed", ["input", "kernel", "result"])
+def test_changes_in_place_before_the_gradient_are_refused(changed):
+    # in a process of its own, as above
+    code = (
+        "import paddle\n"
+        "from ppcls_ext.onednn.convolution import conv2d\n"
+        "from ppcls_ext.onednn.elementwise import relu\n"
+        "x, kernel = paddle.randn([1, 2, 4, 4]), paddle.randn([2, 2, 3, 3])\n"
+        "x.stop_gradient = kernel.stop_gradient = False\n"
+        "input, kernel = x * 1, kernel * 1\n"
+        "result = relu(conv2d(input, kernel, training=True), training=True)\n"
+        f"{changed}.add_(paddle.to_tensor(1.0))\n"
+        "result.sum().backward()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "changed in place" in done.stderr
