@@ -113,7 +113,9 @@ class BranchSum(Operation):
                 along = of_variance * (2 / math.prod(rows.shape[:3]))
                 x_grad = operations.weighted_sum(rows, [-mean * along, *x_grads], along)
         if needed[0] and x_grad is None:
-            x_grad = operations.weighted_sum(x_grads[0], x_grads[1:]) if len(x_grads) > 1 else x_grads[0]
+            x_grad = x_grads[0]
+            if len(x_grads) > 1:
+                x_grad = operations.weighted_sum(x_grad, x_grads[1:], in_place=True)
         x_grad = from_channels_last(x_grad) if needed[0] else None
         return [value if need else None for value, need in zip([x_grad, *grads], needed)]
 

@@ -96,7 +96,7 @@ class PointwiseSum(Operation):
             kernel = (covariance_grad * (2 / pixels)).reshape([channels, channels, 1, 1])
             shift = -paddle.matmul(shift_grad, folded) / pixels
             of_moments = operations.convolve(centred, kernel, shift, Geometry())
-            x_grad = from_channels_last(operations.weighted_sum(through, [of_moments]))
+            x_grad = from_channels_last(operations.weighted_sum(through, [of_moments], in_place=True))
         return [value if need else None for value, need in zip([x_grad, *grads], needed)]
 
     @staticmethod
