@@ -13,7 +13,7 @@ from ppcls_ext.errors import PpclsExtError
 TIES = 1e-3
 #: Columns of PaddleDetection's lists: class, score, left, top, right, bottom.
 DETECTION = 6
-#: Share of the rows of a list that must have a partner; of up to 20 rows all.
+#: Share of the rows of a list that must have a partner in the other; of up to 20 rows all.
 ROWS = 0.95
 TINY = float(np.finfo(np.float32).tiny)
 
@@ -84,9 +84,27 @@ def _difference_of_rows(got: np.ndarray, expected: np.ndarray) -> float:
     """Of two lists of detections in any order: the distance from which `ROWS` of the rows have a partner.
 
     Rounding decides the order of equal scores and which of two equal boxes is kept, mostly on pictures that are none.
-    Class and score are compared as they are, boxes as parts of the largest coordinate.
+    It decides neither the score of a box that both lists hold nor the best score of a class: these always count. Class
+    and score are compared as they are, boxes as parts of the largest coordinate.
     """
     scale = np.float64([1, 1, *[max(np.abs(expected[:, 2:]).max(), TINY)] * 4])
-    distances = (np.abs(got[:, None] - expected[None]) / scale).max(axis=2)
-    nearest = (distances.min(axis=0), distances.min(axis=1))
-    return float(max(np.quantile(rows, ROWS, method="higher") for rows in nearest))
+    apart = np.abs(got[:, None] - expected[None]) / scale
+    distances, scores = apart.max(axis=2), apart[:, :, 1]
+    same_box = np.delete(apart, 1, axis=2).max(axis=2) <= TOLERANCE
+    others = np.where(same_box, scores, np.inf).min(axis=1)
+    return float(
+        np.max(
+            [
+                *(np.quantile(distances.min(axis=axis), ROWS, method="higher") for axis in (0, 1)),
+                others[same_box.any(axis=1)].max(initial=0),
+                np.abs(_best_scores(got, expected) - _best_scores(expected, got)).max(),
+            ]
+        )
+    )
+
+
+def _best_scores(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Of each class in either list; what is below the other list's end counts as that end, where it was cut off."""
+    end = max(rows[:, 1].min(), others[:, 1].min())
+    kinds = np.union1d(rows[:, 0], others[:, 0])
+    return np.array([rows[rows[:, 0] == kind, 1].max(initial=end) for kind in kinds])

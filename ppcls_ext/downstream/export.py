@@ -17,7 +17,7 @@ from paddle import Tensor, nn
 
 from ppcls_ext.deploy.verification import NOISE_FACTOR, NUDGE, TOLERANCE, branch_form, require_small
 from ppcls_ext.downstream.differences import largest_difference, require_same
-from ppcls_ext.downstream.program import MEAN, STD, Program, comparison_inputs, eager_outputs
+from ppcls_ext.downstream.program import Program, comparison_inputs, eager_outputs, random_images
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.host.adaptations.adaptation import Extended
 from ppcls_ext.models.backbone import Backbone
@@ -46,7 +46,8 @@ def fuse_with_proof(net: Backbone) -> None:
     require_no_branches(net)
     reference, comparisons = branch_form(unfused, net)
     differences = []
-    for kind, x in _pictures().items():
+    for kind, image in random_images(1, 64, 96).items():
+        x = paddle.to_tensor(image)
         expected, got = _maps(reference, x), _maps(net, x)
         noise = largest_difference(_maps(net, x * (1 + NUDGE * paddle.uniform(x.shape, min=-1.0, max=1.0))), got)
         differences.append(largest_difference(got, expected))
@@ -73,18 +74,6 @@ def require_no_branches(net: Backbone) -> None:
         left = [branch for branch in layer.branch_names if branch != layer.fused_name and branch in layer._sub_layers]
         if left or not layer.is_repped:
             raise PpclsExtError(f"{net.arch}: {name or 'the net'} holds training branches still; nothing was written")
-
-
-def _pictures() -> dict[str, Tensor]:
-    random = np.random.default_rng(0)
-    levels = random.integers(0, 256, (1, 3, 64, 96)).astype(np.float32)
-    mean, std = (np.float32(values).reshape(1, 3, 1, 1) for values in (MEAN, STD))
-    images = {
-        "noise": random.standard_normal(levels.shape).astype(np.float32),
-        "levels": levels,
-        "normalised levels": (levels / 255 - mean) / std,
-    }
-    return {kind: paddle.to_tensor(image) for kind, image in images.items()}
 
 
 @paddle.no_grad()

@@ -107,13 +107,7 @@ def comparison_inputs(program: Program, pictures: Sequence[np.ndarray] = ()) -> 
     batch, height, width = (
         size if size > 0 else default for size, default in zip((shape[0], *shape[2:]), (1, SIDE, SIDE))
     )
-    random = np.random.default_rng(0)
-    levels = random.integers(0, 256, (batch, 3, height, width)).astype(np.float32)
-    images = {
-        "noise": random.standard_normal(levels.shape).astype(np.float32),
-        "levels": levels,
-        "normalised levels": _normalised(levels),
-    }
+    images = random_images(batch, height, width)
     if pictures:
         real = np.stack([_resized(picture, height, width) for picture in pictures])
         real = real[np.arange(-(-len(real) // batch) * batch) % len(real)]
@@ -126,6 +120,14 @@ def comparison_inputs(program: Program, pictures: Sequence[np.ndarray] = ()) -> 
         "scale_factor": np.ones((batch, 2), np.float32),
     }
     return {kind: {name: image, **sizes} for kind, image in images.items()}
+
+
+def random_images(batch: int, height: int, width: int) -> dict[str, np.ndarray]:
+    """By kind, (batch, 3, height, width) float32: noise, random levels as numbers and normalised."""
+    random = np.random.default_rng(0)
+    levels = random.integers(0, 256, (batch, 3, height, width)).astype(np.float32)
+    noise = random.standard_normal(levels.shape).astype(np.float32)
+    return {"noise": noise, "levels": levels, "normalised levels": _normalised(levels)}
 
 
 def _normalised(levels: np.ndarray) -> np.ndarray:

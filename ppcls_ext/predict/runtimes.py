@@ -37,20 +37,18 @@ class Runtime(NamedTuple):
 
     Attributes:
         module: of `ppcls_ext.predict`.
-        reads: what it is given.
         packages: that it needs.
     """
 
     module: str
-    reads: str
     packages: tuple[str, ...]
 
 
 RUNTIMES = {
-    "onnxruntime": Runtime("onnxruntime_network", "the ONNX file", ("onnxruntime",)),
-    "openvino": Runtime("openvino_network", "the ONNX file", ("openvino", "onnx")),
-    "ncnn": Runtime("ncnn_network", "the fp32 ONNX file", ("ncnn", "pnnx", "onnx")),
-    "paddle": Runtime("paddle_network", "the folder of export-model", ("paddle",)),
+    "onnxruntime": Runtime("onnxruntime_network", ("onnxruntime",)),
+    "openvino": Runtime("openvino_network", ("openvino", "onnx")),
+    "ncnn": Runtime("ncnn_network", ("ncnn", "pnnx", "onnx")),
+    "paddle": Runtime("paddle_network", ("paddle",)),
 }
 
 
@@ -59,7 +57,7 @@ def load(runtime: str, path: str | os.PathLike, threads: int | None = None, bf16
 
     Args:
         runtime: a key of `RUNTIMES`.
-        path: what the runtime reads.
+        path: the ONNX file, for ncnn the fp32 one; for "paddle" the folder that export-model wrote.
         threads: of one operation; None leaves the choice to the runtime.
         bf16: let it compute in bfloat16, which OpenVINO alone can be told.
 

@@ -140,8 +140,6 @@ def _check(model: onnx.ModelProto, pictures: np.ndarray) -> None:
     network = Network(model)
     if not network.weighted or any(node.input[1] not in network.constants for node in network.weighted):
         raise PpclsExtError("int8 needs fp32 weights in the graph: start from the fp32 file")
-    if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
-        raise PpclsExtError("the model is quantized already: start from its fp32 file")
 
 
 def _require_good(report: Int8Report, allow: bool) -> None:

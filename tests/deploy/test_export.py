@@ -301,6 +301,19 @@ def test_a_slightly_wrong_fusion_is_refused(tmp_path, monkeypatch):
     expect_failure(tmp_path, "the fused and the unfused layer stem differ", make_net(), METADATA.to_properties())
 
 
+def test_what_the_fused_model_forgets_between_its_layers_is_refused(tmp_path, monkeypatch):
+    """Squeeze-and-excitation lost: every fused layer is right, and the whole is not."""
+    right = export.reparameterize
+
+    def forgetful(model):
+        fused = right(model)
+        fused.depthwise.se = nn.Identity()
+        return fused
+
+    monkeypatch.setattr(export, "reparameterize", forgetful)
+    expect_failure(tmp_path, "the fused and the unfused model's logits differ", make_net(), METADATA.to_properties())
+
+
 @pytest.fixture
 def converted(exported, monkeypatch):
     """The network of the exported file, whose next export takes that file's graph, changed, for the converted one."""

@@ -228,10 +228,42 @@ def test_differences_of_detections():
     assert np.isnan(largest_difference([rows * np.nan], [rows]))
     many = np.arange(600, dtype=np.float32).reshape(100, 6)
     few_others, many_others = many.copy(), many.copy()
-    few_others[:4] += 1000
-    many_others[:6] += 1000
+    few_others[:4, 2:] += 1000
+    many_others[:6, 2:] += 1000
     assert largest_difference([few_others], [many]) == 0
     assert largest_difference([many_others], [many]) > 0.5
+
+
+def detections(seed: int = 0) -> np.ndarray:
+    """Lists of 100 rows of 50 classes, two rows each."""
+    random = np.random.default_rng(seed)
+    corners = random.uniform(0, 300, (100, 2))
+    columns = [np.arange(100) % 50, random.uniform(0.1, 0.9, 100), *corners.T, *(corners + 20).T]
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+def test_a_class_of_few_rows_counts():
+    """One class in fifty scored otherwise, or lost, is a fault; a box chosen instead of an equal one is none."""
+    rows = detections()
+    of_class = rows[:, 0] == 7
+    scored, lost, chosen = rows.copy(), rows.copy(), rows.copy()
+    scored[of_class, 1] += 0.05
+    lost[of_class, 0] = 8
+    lost[of_class, 1] = rows[:, 1].min()
+    worse = np.flatnonzero(of_class)[rows[of_class, 1].argmin()]
+    chosen[worse, 2:] += 5
+    assert largest_difference([scored], [rows]) == pytest.approx(0.05, rel=1e-3)
+    assert largest_difference([lost], [rows]) == largest_difference([rows], [lost]) > 0.05
+    assert largest_difference([chosen], [rows]) == 0
+
+
+def test_a_class_that_the_end_of_the_list_cuts_off_is_none():
+    rows = detections()
+    last = rows[:, 1].argmin()
+    rows[last, 0] = 60
+    other = rows.copy()
+    other[last, 0] = 61
+    assert largest_difference([other], [rows]) == 0
 
 
 def test_rounding_is_allowed_for_and_no_more():

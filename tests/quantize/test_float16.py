@@ -11,6 +11,7 @@ from onnx import numpy_helper
 
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.predict.onnx_session import open_session
+from ppcls_ext.quantize import float16
 from ppcls_ext.quantize.float16 import reduce_to_float16
 from tests.quantize.conftest import make_pictures
 
@@ -37,3 +38,24 @@ def test_weights_beyond_fp16_are_refused(fp32):
     first.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(first) * np.float32(1e8), first.name))
     with pytest.raises(PpclsExtError, match="fp16 ends at 65504: keep fp32"):
         reduce_to_float16(large)
+
+
+@pytest.mark.parametrize("fp32", ["RepVGG"], indirect=True)
+def test_other_logits_are_refused(fp32, monkeypatch):
+    """Weights rounded much more coarsely than fp16 does."""
+    right = float16.store_as_float16
+
+    def coarse(model):
+        half = right(model)
+        for tensor in half.graph.initializer:
+            if tensor.data_type == onnx.TensorProto.FLOAT16:
+                values = numpy_helper.to_array(tensor)
+                step = np.abs(values).max() / np.float16(4) or np.float16(1)
+                tensor.CopyFrom(
+                    numpy_helper.from_array((np.rint(values / step) * step).astype(np.float16), tensor.name)
+                )
+        return half
+
+    monkeypatch.setattr(float16, "store_as_float16", coarse)
+    with pytest.raises(PpclsExtError, match=r"fp16 changes the logits by .* allowed is 0\.02; nothing was written"):
+        reduce_to_float16(fp32)

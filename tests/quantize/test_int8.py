@@ -134,6 +134,33 @@ def test_other_classes_are_refused_with_the_measured_figure(fp32):
 
 
 @pytest.mark.parametrize("fp32", ["RepVGG"], indirect=True)
+def test_a_convolution_that_runs_in_floats_is_refused(fp32, monkeypatch):
+    """One whose inputs get no eight bits; `allow` is about classes alone."""
+    right = int8.quantized_values
+    monkeypatch.setattr(int8, "quantized_values", lambda network: right(network)[:1] + right(network)[2:])
+    with pytest.raises(
+        PpclsExtError, match=r"onnxruntime runs \w*Conv of the int8 form in floats; nothing was written"
+    ):
+        int8.quantize(fp32, make_pictures(64), allow=True, quiet=True)
+
+
+@pytest.mark.parametrize("fp32", ["RepVGG"], indirect=True)
+def test_it_is_checked_on_other_pictures_than_it_was_calibrated_on(fp32, monkeypatch):
+    given = {}
+    for module, name, position in ((int8, "correct_biases", 1), (int8.checks, "classes_of", 1)):
+        right = getattr(module, name)
+
+        def watched(*arguments, right=right, name=name, position=position):
+            given[name] = {picture.tobytes() for picture in arguments[position]}
+            return right(*arguments)
+
+        monkeypatch.setattr(module, name, watched)
+    int8.quantize(fp32, make_pictures(64), allow=True, quiet=True)
+    assert len(given["correct_biases"]) == len(given["classes_of"]) == 32
+    assert not given["correct_biases"] & given["classes_of"]
+
+
+@pytest.mark.parametrize("fp32", ["RepVGG"], indirect=True)
 def test_a_fixed_batch_stays(fp32):
     batch = 3
     fixed = onnx.ModelProto()
