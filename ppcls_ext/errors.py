@@ -17,16 +17,17 @@ class Interrupted(KeyboardInterrupt):
     """An interruption by the user or the system, whose message says how to go on."""
 
 
-def interruption(error: BaseException) -> str | None:
-    """What an interruption by the user or the system says; None where `error` is something else.
+def unwrapped(error: BaseException) -> BaseException:
+    """What was raised inside a gradient that is written in Python; any other error as it is.
 
-    An exception inside a gradient that is written in Python reaches the caller as the text of an OSError of Paddle's
-    (`fluid/eager/pylayer/py_layer_node.cc`).
+    Paddle gives the caller an OSError with the text of the first (`fluid/eager/pylayer/py_layer_node.cc`).
     """
-    if isinstance(error, KeyboardInterrupt):
-        return str(error) or "interrupted"
-    told = re.search(r"^\s*KeyboardInterrupt\b:? *(.*)", str(error), re.MULTILINE) if type(error) is OSError else None
-    return (told[1].strip() or "interrupted") if told else None
+    told = re.search(r"Error message in backward of [^\n]*\n\s*(\w+)(?:: (.*?))?\s*\n\s*At:\n", str(error), re.DOTALL)
+    if type(error) is not OSError or told is None:
+        return error
+    name, text = told[1], (told[2] or "").replace("<EMPTY MESSAGE>", "")
+    known = {kind.__name__: kind for kind in (KeyboardInterrupt, Interrupted, MemoryError, PpclsExtError)}
+    return known[name](text) if name in known else RuntimeError(f"{name}: {text}")
 
 
 def one_line(error: object) -> str:

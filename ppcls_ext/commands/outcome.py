@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable
 
 from ppcls_ext.commands.interruption import interrupt_on_sigterm
-from ppcls_ext.errors import PpclsExtError, interruption, one_line, printable
+from ppcls_ext.errors import PpclsExtError, one_line, printable, unwrapped
 from ppcls_ext.packages import EXTRAS, missing
 
 
@@ -64,8 +64,9 @@ class _Printable(logging.Formatter):
 
 
 def _message(error: BaseException) -> str:
-    if (said := interruption(error)) is not None:
-        return said
+    error = unwrapped(error)
+    if isinstance(error, KeyboardInterrupt):
+        return str(error) or "interrupted"
     if isinstance(error, PpclsExtError):
         return str(error)
     if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:

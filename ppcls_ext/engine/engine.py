@@ -27,7 +27,7 @@ from ppcls_ext.engine.training_report import TrainingReport
 from ppcls_ext.engine.training_run import TrainingRun
 from ppcls_ext.engine.watch import watch_evaluation, watch_training
 from ppcls_ext.engine.workers import explained_workers
-from ppcls_ext.errors import Interrupted, PpclsExtError, interruption
+from ppcls_ext.errors import Interrupted, PpclsExtError, unwrapped
 from ppcls_ext.host.locate import engine_class
 from ppcls_ext.runs.trained_with import KEY
 from ppcls_ext.training.recipe import Training
@@ -143,9 +143,9 @@ class Engine(engine_class()):
             if self.vdl_writer is not None:
                 self.vdl_writer.close()
         except (KeyboardInterrupt, OSError) as error:
-            if (said := interruption(error)) is None:
+            if not isinstance(said := unwrapped(error), KeyboardInterrupt):
                 raise
-            raise Interrupted(f"{said}; {how_to_resume(self.folder)}") from error
+            raise Interrupted(f"{str(said) or 'interrupted'}; {how_to_resume(self.folder)}") from error
         self.epochs.ended()
         # resumed, the best model may be of an epoch before
         self._name_weights(lambda path: path in checkpoints.saved or checkpoints.is_best(path.with_suffix("")))

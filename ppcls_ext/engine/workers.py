@@ -6,7 +6,7 @@ import contextlib
 import re
 from collections.abc import Callable, Iterator
 
-from ppcls_ext.errors import PpclsExtError, one_line
+from ppcls_ext.errors import PpclsExtError, one_line, unwrapped
 
 
 @contextlib.contextmanager
@@ -18,9 +18,9 @@ def explained_workers(what_now: Callable[[], str] = lambda: "run it again") -> I
     """
     try:
         yield
-    except (SystemError, RuntimeError) as error:
+    except (SystemError, RuntimeError, OSError) as error:
         # Paddle's C++ handler of SIGCHLD, and io/dataloader/dataloader_iter.py
-        died = re.search(r"DataLoader (process|\d+ workers?) .*?exit.*", one_line(error))
+        died = re.search(r"DataLoader (process|\d+ workers?) .*?exit.*", one_line(unwrapped(error)))
         if died is None:
             raise
         how = re.sub(r"\s*\(at .*", "", died.group())

@@ -135,9 +135,7 @@ def channels_last(x: Tensor) -> Tensor:
     return y
 
 
-def supports_convolution(
-    shape: Sequence[int], kernel_shape: Sequence[int], geometry: Geometry, pitch: int = 0
-) -> bool:
+def supports_convolution(shape: Sequence[int], kernel_shape: Sequence[int], geometry: Geometry, pitch: int = 0) -> bool:
     """Whether `convolve`, or with `pitch` channels in all `convolve_first`, and its gradients are fast for a map.
 
     `shape`: (N, H, W, C), of the channels that are convolved.

@@ -67,7 +67,18 @@ def test_debug_shows_the_traceback(capsys, monkeypatch, error):
     assert text.splitlines()[-1].startswith("error: ")
 
 
-def test_an_interruption_inside_a_gradient_stays_one(capsys):
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (KeyboardInterrupt("terminated"), "terminated"),
+        (KeyboardInterrupt(), "interrupted"),
+        (PpclsExtError("what: was got; do this"), "what: was got; do this"),
+        (PpclsExtError("two\n\nlines"), "two lines"),
+        (ValueError("a value"), "RuntimeError: ValueError: a value (PPCLS_EXT_DEBUG=1 shows where)"),
+        (MemoryError(), "MemoryError:  (PPCLS_EXT_DEBUG=1 shows where)"),
+    ],
+)
+def test_an_error_inside_a_gradient_stays_what_it_is(capsys, error, said):
     """Paddle hands an exception of a gradient that is written in Python on as the text of another."""
     import paddle
     from paddle.autograd import PyLayer
@@ -79,7 +90,7 @@ def test_an_interruption_inside_a_gradient_stays_one(capsys):
 
         @staticmethod
         def backward(ctx, grad):
-            raise KeyboardInterrupt("terminated")
+            raise error
 
     def main() -> None:
         x = paddle.ones([2])
@@ -87,4 +98,4 @@ def test_an_interruption_inside_a_gradient_stays_one(capsys):
         Double.apply(x).sum().backward()
 
     assert run(main) == 1
-    assert capsys.readouterr().err.splitlines()[-1] == "error: terminated"
+    assert capsys.readouterr().err.splitlines()[-1] == " ".join(f"error: {said}".split())

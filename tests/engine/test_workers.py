@@ -22,6 +22,11 @@ ROOT = Path(__file__).resolve().parents[2]
     [
         SystemError("(Fatal) DataLoader process (pid 7) exited is killed by signal: Killed. (at /paddle/x.cc:185)"),
         RuntimeError("DataLoader 1 workers exit unexpectedly, pids: 7"),
+        OSError(  # the first, inside a gradient
+            "(External) \n{\n    ==== Error message in backward of GradNodePyLayer__Node(0x5564)====\n    SystemError: "
+            "(Fatal) DataLoader process (pid 7) exited is killed by signal: Killed. (at /paddle/x.cc:185)\n    \n    "
+            "At:\n      /x/maps.py(8): backward\n    \n    ====\n    \n}\n (at /paddle/y.cc:177)\n"
+        ),
     ],
 )
 def test_both_of_paddles_words(error):
