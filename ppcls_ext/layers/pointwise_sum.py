@@ -12,6 +12,7 @@ from ppcls_ext.layers.branch_sum_operation import update_running
 from ppcls_ext.onednn import builders, operations
 from ppcls_ext.onednn.builders import Geometry
 from ppcls_ext.onednn.maps import Operation, from_channels_last, to_channels_last
+from ppcls_ext.onednn.statistics import channel_sums
 
 
 class PointwiseSum(Operation):
@@ -41,7 +42,7 @@ class PointwiseSum(Operation):
         """See `Operation.forward`."""
         rows = to_channels_last(x)
         pixels = math.prod(rows.shape[:3])
-        mean = self._sums(rows) / pixels
+        mean = channel_sums(rows) / pixels
         centred = operations.weighted_sum(rows, [-mean], paddle.ones_like(mean))
         channels = rows.shape[3]
         covariance = operations.kernel_gradient(centred, centred, [channels, channels, 1, 1], Geometry())
@@ -73,7 +74,7 @@ class PointwiseSum(Operation):
         pixels = math.prod(centred.shape[:3])
         shape = [*folded.shape, 1, 1]
         folded_grad = operations.kernel_gradient(centred, grad, shape, Geometry()).flatten(1)
-        shift_grad = self._sums(grad)
+        shift_grad = channel_sums(grad)
         inverse = paddle.rsqrt(variances + self.epsilon)
         scale_grads = (kernels * folded_grad).sum(2)
         variance_grads = -0.5 * scale_grads * gamma * inverse**3
@@ -98,10 +99,3 @@ class PointwiseSum(Operation):
             of_moments = operations.convolve(centred, kernel, shift, Geometry())
             x_grad = from_channels_last(operations.weighted_sum(through, [of_moments], in_place=True))
         return [value if need else None for value, need in zip([x_grad, *grads], needed)]
-
-    @staticmethod
-    def _sums(rows: Tensor) -> Tensor:
-        """Over all pixels: (N, H, W, C) → (C,)."""
-        # a product with ones is several times faster than Paddle's sum
-        pixels = math.prod(rows.shape[:3])
-        return paddle.matmul(paddle.ones([pixels], "float32"), rows.reshape([pixels, -1]))

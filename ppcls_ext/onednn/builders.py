@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ppcls_ext.onednn.library import Handle, Library, Primitive, dims
 
 # <dnnl_types.h>: kinds, algorithms, flags, and the indices of arguments
-_TRAINING, _BACKWARD, _DIRECT, _SCALE_AND_SHIFT = 64, 128, 1, 2 | 4
+_TRAINING, _BACKWARD, _DIRECT, _GIVEN_STATISTICS, _SCALE_AND_SHIFT = 64, 128, 1, 1, 2 | 4
 RELU, GELU = 0x20, 0x31
 _RELU_FROM_OUTPUT, _ADD, _MULTIPLY = 0x100, 0x1FFF0, 0x1FFF1
 _SRC, _SRC_1, _DST, _WEIGHTS, _BIAS, _MEAN, _VARIANCE, _SCALE, _SHIFT = 1, 2, 17, 33, 41, 49, 50, 51, 52
@@ -124,6 +124,17 @@ def normalisation(library: Library, shape: Shape, epsilon: float, gradient: bool
         inputs = [(_SRC, x), (_MEAN, vector), (_VARIANCE, vector), (_DIFF_DST, x), (_SCALE, vector)]
         outputs = [(_DIFF_SRC, x), (_DIFF_SCALE, vector), (_DIFF_SHIFT, vector)]
         return Primitive(library, backward, inputs, outputs)
+
+
+def normalisation_by(library: Library, shape: Shape, epsilon: float) -> Primitive:
+    """(x, mean, variance, γ, β) → y; in one thread, too."""
+    x, vector, flags = _map(library, shape), _vector(library, shape[3]), _GIVEN_STATISTICS | _SCALE_AND_SHIFT
+    with library.one_thread():
+        descriptor = library.descriptor(
+            "batch_normalization_forward", library.engine, _TRAINING, x, x, ctypes.c_float(epsilon), flags
+        )
+        inputs = [(_SRC, x), (_MEAN, vector), (_VARIANCE, vector), (_SCALE, vector), (_SHIFT, vector)]
+        return Primitive(library, descriptor, inputs, [(_DST, x)])
 
 
 def weighted_sum(library: Library, shape: Shape, scaled: bool, vectors: Sequence[bool], relu: bool) -> Primitive:

@@ -7,6 +7,7 @@ tensors. No gradient is recorded. All raise `UnsupportedError` where oneDNN has 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 
 import paddle
@@ -16,6 +17,7 @@ from ppcls_ext.onednn import builders
 from ppcls_ext.onednn.builders import Geometry
 from ppcls_ext.onednn.find import library
 from ppcls_ext.onednn.library import Primitive, UnsupportedError
+from ppcls_ext.onednn.statistics import LONGEST, mean_and_variance
 
 
 def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
@@ -63,9 +65,14 @@ def _only(size: int, place: int) -> Tensor:
 
 def normalise(x: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
     """Batch normalisation by the batch's statistics; also returns these, (C,) each, the variance biased."""
-    results = paddle.empty_like(x), paddle.empty_like(gamma), paddle.empty_like(gamma)
-    _run(builders.normalisation, (tuple(x.shape), epsilon, False), x, gamma, beta, *results)
-    return results
+    y, sizes = paddle.empty_like(x), (tuple(x.shape), epsilon)
+    if math.prod(x.shape[:3]) > LONGEST:
+        mean, variance = mean_and_variance(x, epsilon)
+        _run(builders.normalisation_by, sizes, x, mean, variance, gamma, beta, y)
+    else:
+        mean, variance = paddle.empty_like(gamma), paddle.empty_like(gamma)
+        _run(builders.normalisation, (*sizes, False), x, gamma, beta, y, mean, variance)
+    return y, mean, variance
 
 
 def normalise_gradient(

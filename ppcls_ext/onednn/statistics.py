@@ -1,0 +1,80 @@
+"""Sums, means and variances of a map's channels, without the rounding of one long sum.
+
+oneDNN and BLAS add the pixels of a channel one after the other, whose rounding grows with their number: over 100,000
+pixels the fifth digit is lost, and the normalisation of a channel that is nearly constant multiplies that by up to
+1 / √ε. Sums of sums keep what Paddle's own operations keep.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import math
+
+import numpy as np
+import paddle
+from paddle import Tensor
+
+from ppcls_ext.onednn import builders
+from ppcls_ext.onednn.find import library
+
+#: Pixels in one sum at most.
+LONGEST = 1024
+#: Pixels that are read at a time, to stay in the processor's cache, and the sums that they are divided into.
+PIECE, PARTS = 4096, 32
+#: Pixels in one of the sums of `channel_sums`.
+ADDENDS = 256
+
+
+def channel_sums(x: Tensor) -> Tensor:
+    """Over all pixels: (N, H, W, C) → (C,)."""
+    # products with ones are several times faster than Paddle's sum
+    rows, channels = x.reshape([-1, x.shape[3]]), x.shape[3]
+    single = rows.shape[0] % ADDENDS
+    sums = paddle.matmul(_ones(single), rows[:single]) if single else None
+    if rows.shape[0] > single:
+        parts = paddle.matmul(_ones(ADDENDS), rows[single:].reshape([ADDENDS, -1])).reshape([-1, channels])
+        whole = paddle.matmul(_ones(parts.shape[0]), parts)
+        sums = whole if sums is None else sums + whole
+    return sums
+
+
+def mean_and_variance(x: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """Of each channel, (C,), the variance biased; `x: (N, H, W, C)`. Reads the map once."""
+    channels, ones = x.shape[3], _ones(PARTS * x.shape[3])
+    pieces, shares = _pieces(math.prod(x.shape[:3]))
+    parts_of = np.empty([2, len(shares), channels], np.float32)
+    normalised = paddle.empty([PIECE * channels], "float32")
+    start, of_means, of_variances = x.data_ptr(), parts_of[0].ctypes.data, parts_of[1].ctypes.data
+    for size, parts in pieces:
+        # pixels that follow each other go to different sums: to oneDNN they are channels
+        sizes = ((1, 1, size // parts, parts * channels), epsilon, False)
+        primitive = library().primitive((builders.normalisation, *sizes), builders.normalisation, *sizes)
+        primitive(start, ones.data_ptr(), ones.data_ptr(), normalised.data_ptr(), of_means, of_variances)
+        start += 4 * channels * size
+        of_means += 4 * channels * parts
+        of_variances += 4 * channels * parts
+    means, variances = parts_of
+    mean = shares @ means
+    variance = shares @ (variances + np.square(means - mean))
+    return _tensor(mean), _tensor(variance)
+
+
+@functools.lru_cache(maxsize=64)
+def _pieces(pixels: int) -> tuple[list[tuple[int, int]], np.ndarray]:
+    """Number of pixels and of parts of each, and of each part its share in all pixels."""
+    whole, left, single = pixels // PIECE, pixels % PIECE // PARTS * PARTS, pixels % PARTS
+    pieces = [*[(PIECE, PARTS)] * whole, *[(left, PARTS)] * (left > 0), *[(single, 1)] * (single > 0)]
+    return pieces, np.concatenate([np.full(parts, size / parts / pixels) for size, parts in pieces])
+
+
+def _tensor(values: np.ndarray) -> Tensor:
+    # several times faster than paddle.to_tensor
+    tensor, values = paddle.empty(values.shape, "float32"), values.astype(np.float32)
+    ctypes.memmove(tensor.data_ptr(), values.ctypes.data, values.nbytes)
+    return tensor
+
+
+@functools.lru_cache(maxsize=256)
+def _ones(count: int) -> Tensor:
+    return paddle.ones([count], "float32")
