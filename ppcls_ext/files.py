@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -60,6 +61,12 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb", **open_kwargs) -> It
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def unused(path: Path, is_taken: Callable[[Path], bool]) -> Path:
+    """The first of NAME.png, NAME-2.png, NAME-3.png, … that is not taken: two files may have one name."""
+    numbered = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(2))
+    return next(name for name in itertools.chain([path], numbered) if not is_taken(name))
 
 
 def require_plain(path: Path) -> None:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 
 from ppcls_ext.commands.interruption import interrupt_on_sigterm
-from ppcls_ext.commands.options import RESULTS_HELP, command_parser, results_file
+from ppcls_ext.commands.options import RESULTS_HELP, SAVE_IMAGE_HELP, command_parser, results_file
 from ppcls_ext.commands.source import add_source_arguments, read_source
 from ppcls_ext.engine.start import set_up
 
@@ -54,8 +54,9 @@ def _run(mode: str, argv: Sequence[str] | None) -> None:
     args = parser.parse_args(argv)
     source = read_source(parser, args)
     config = source.config
-    if getattr(args, "out", None):
-        config.setdefault("Infer", {})["save_dir"] = args.out
+    for option, field in (("out", "save_dir"), ("save_image", "save_image")):
+        if value := getattr(args, option, None):
+            config.setdefault("Infer", {})[field] = value
     if getattr(args, "format", None):
         os.environ[PIR] = "1" if args.format == "json" else "0"  # read when Paddle is loaded
     print(f"{args.config or source.folder}: loading Paddle and PaddleClas", flush=True)  # which takes some seconds
@@ -106,6 +107,7 @@ def _parser(mode: str) -> argparse.ArgumentParser:
         )
     if mode == "infer":
         parser.add_argument("--out", metavar="FILE", type=results_file, help=RESULTS_HELP)
+        parser.add_argument("--save-image", metavar="PNG|FOLDER", help=SAVE_IMAGE_HELP)
     if mode == "export":
         parser.add_argument(
             "--format",

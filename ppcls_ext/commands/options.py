@@ -35,6 +35,7 @@ def positive(text: str) -> int:
 
 
 RESULTS_HELP = "also write the results to a .csv file, one line a picture and class, or a .json file"
+SAVE_IMAGE_HELP = "draw the pictures with their classes, and sheets of many"
 
 
 def results_file(text: str) -> str:

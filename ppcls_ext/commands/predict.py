@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ppcls_ext.commands.options import RESULTS_HELP, command_parser, positive, results_file
+from ppcls_ext.commands.options import RESULTS_HELP, SAVE_IMAGE_HELP, command_parser, positive, results_file
 from ppcls_ext.errors import PpclsExtError, one_line, printable
 from ppcls_ext.pictures.decoding import decode, read_picture
 from ppcls_ext.pictures.find import find_images
@@ -41,12 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.json:
         print(json.dumps(results, indent=2, allow_nan=False))
     if saved is not None:
-        saved.finish()
-        last = saved.written[-1:]
-        print(
-            *(f"{len(saved.written)} pictures written, the last {printable(str(path))}" for path in last),
-            file=sys.stderr,
-        )
+        print(printable(saved.finish()), file=sys.stderr)
     if args.out:
         write_results(args.out, results)
     return 1 if failed else 0
@@ -63,7 +58,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--topk", type=positive, default=5, metavar="K", help="classes to print a picture (default: 5)")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     parser.add_argument("--out", metavar="FILE", type=results_file, help=RESULTS_HELP)
-    parser.add_argument("--save-image", metavar="PNG|FOLDER", help="draw the pictures with their classes, and sheets")
+    parser.add_argument("--save-image", metavar="PNG|FOLDER", help=SAVE_IMAGE_HELP)
     parser.add_argument("--batch-size", type=positive, metavar="N", help="pictures a run (default: the model's, or 8)")
     parser.add_argument("--threads", type=positive, metavar="N", help="of the runtime (default: its own choice)")
     parser.add_argument(

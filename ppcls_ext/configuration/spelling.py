@@ -25,7 +25,7 @@ KNOWN = {
     "Arch": "Backbone BackboneStopLayer Head Neck class_num freeze_befor freeze_params_list fused infer_add_softmax "
     "infer_model_name infer_output_key is_rec models name pretrained pretrained_list return_patterns return_stages "
     "stop_after use_ml_decoder use_ssld use_sync_bn",
-    "Infer": "PostProcess batch_size infer_imgs infer_list save_dir transforms",
+    "Infer": "PostProcess batch_size infer_imgs infer_list save_dir save_image transforms",
 }
 
 

@@ -1,4 +1,4 @@
-"""The model, and what its ONNX file says, that a configuration describes."""
+"""The model that a configuration describes, and what there is to say about it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger = logging.getLogger("ppcls_ext")
 
 
 def describe(config: dict) -> Metadata:
-    """What the ONNX file will say about the model of this configuration.
+    """What an ONNX file says about the model of this configuration.
 
     The preprocessing is `Infer.transforms`, or else that of the evaluation dataset.
 
@@ -35,7 +35,7 @@ def describe(config: dict) -> Metadata:
         # PaddleClas's datasets put the channels first themselves
         transforms = [*(dataset.get("transform_ops") or []), "ToCHWImage"]
     if not isinstance(transforms, list) or len(transforms) < 2:
-        raise PpclsExtError("the configuration has no Infer.transforms: an ONNX file must say how images are prepared")
+        raise PpclsExtError("the configuration has no Infer.transforms, which say how pictures are prepared")
     return Metadata(_architecture(config), rule_from_transforms(transforms), _class_names(infer))
 
 
@@ -69,7 +69,7 @@ def build(config: dict) -> nn.Layer:
 def _architecture(config: dict) -> str:
     name = read_section(config, "Arch").get("name")
     if name not in MODELS:
-        raise PpclsExtError(f"Arch.name is {name!r}: ONNX export is for {', '.join(MODELS)}")
+        raise PpclsExtError(f"Arch.name is {name!r}: expected one of {', '.join(MODELS)}")
     return name
 
 
@@ -93,5 +93,5 @@ def _class_names(infer: dict) -> tuple[str, ...] | None:
     for path in (Path(file), activate().path / file):
         if path.exists():
             return read_class_names(path, post_process.get("delimiter") or " ")
-    logger.warning("no %s (Infer.PostProcess.class_id_map_file): the ONNX file will hold no class names", file)
+    logger.warning("no %s (Infer.PostProcess.class_id_map_file): the classes have no names", file)
     return None

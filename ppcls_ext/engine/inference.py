@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,9 @@ import paddle.distributed as dist
 from ppcls_ext.engine.inference_pictures import find_pictures
 from ppcls_ext.engine.watch import require_numbers
 from ppcls_ext.errors import PpclsExtError, one_line, printable
-from ppcls_ext.pictures.decoding import read_picture
+from ppcls_ext.pictures.decoding import decode, read_picture
 from ppcls_ext.predict.results import write_results
+from ppcls_ext.report.saved_images import SavedImages
 
 
 @paddle.no_grad()
@@ -25,13 +27,34 @@ def infer(engine: Any) -> None:
 
     Raises:
         PpclsExtError: there are no pictures, or some cannot be read; these are named on stderr, and the others are
-            inferred nevertheless.
+            inferred nevertheless. Or what is to be written cannot be.
     """
     settings = engine.config["Infer"]
     paths = find_pictures(settings["infer_imgs"], settings.get("infer_list"))
     paths = paths[dist.get_rank() :: dist.get_world_size()]
+    target, results_file = settings.get("save_image"), settings.get("save_dir")
+    if (target or results_file) and dist.get_world_size() > 1:
+        raise PpclsExtError("--out and --save-image need one process: several would write over each other's files")
+    saved = SavedImages(target, len(paths)) if target else None
     engine.model.eval()
-    results, unreadable = [], 0
+    results, read = [], 0
+    for names, images in _batches(engine, paths, settings["batch_size"]):
+        answers = engine.postprocess_func(_logits(engine, images), names)
+        print(answers)
+        results += answers
+        read += len(names)
+        if saved is not None:
+            _draw(saved, names, answers)
+    if saved is not None:
+        print(printable(saved.finish()), file=sys.stderr)
+    if results_file:
+        write_results(results_file, results)
+    if read < len(paths):
+        raise PpclsExtError(f"{len(paths) - read} of {len(paths)} pictures cannot be read; the others are above")
+
+
+def _batches(engine: Any, paths: Sequence[str], size: int) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Names and prepared pictures, `size` at a time; those that cannot be read are named on stderr."""
     names: list[str] = []
     images: list[np.ndarray] = []
     for index, path in enumerate(paths):
@@ -41,16 +64,18 @@ def infer(engine: Any) -> None:
         except (OSError, PpclsExtError) as error:
             reason = getattr(error, "strerror", None) or error
             print(f"error: {printable(one_line(f'{path}: {reason}'))}", file=sys.stderr)
-            unreadable += 1
-        if images and (len(images) == settings["batch_size"] or index == len(paths) - 1):
-            result = engine.postprocess_func(_logits(engine, np.stack(images)), names)
-            print(result)
-            results += result
+        if images and (len(images) == size or index == len(paths) - 1):
+            yield names, np.stack(images)
             names, images = [], []
-    if settings.get("save_dir"):
-        write_results(settings["save_dir"], results)
-    if unreadable:
-        raise PpclsExtError(f"{unreadable} of {len(paths)} pictures cannot be read; the others are above")
+
+
+def _draw(saved: SavedImages, names: Sequence[str], answers: Sequence[dict]) -> None:
+    for name, answer in zip(names, answers):
+        if "class_ids" not in answer:
+            raise PpclsExtError(
+                f"--save-image draws classes and scores, and Infer.PostProcess gives {', '.join(answer)}: expected Topk"
+            )
+        saved.add(name, decode(read_picture(name)), answer)
 
 
 def preprocess(engine: Any, path: str) -> np.ndarray:

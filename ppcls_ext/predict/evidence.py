@@ -1,8 +1,9 @@
-"""What an exported file's head makes of the last maps: by how much each map moves each class's logit."""
+"""What a net's head makes of the last maps: by how much each map moves each class's logit."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -22,75 +23,102 @@ LINEAR = frozenset(("Flatten", "Reshape", "Squeeze", "Identity", "Conv", "Gemm",
 STEP = 1e-2
 
 
+class Halves(NamedTuple):
+    """A net, cut before its head.
+
+    Attributes:
+        body: pictures (N, 3, H, W) float32 → the last maps (N, C, h, w).
+        head: their means (N, C, 1, 1) float32 → logits (N, classes).
+        head_is_linear: whether the logits are a linear function of the means.
+    """
+
+    body: Callable[[np.ndarray], np.ndarray]
+    head: Callable[[np.ndarray], np.ndarray]
+    head_is_linear: bool
+
+
 class Evidence(NamedTuple):
     """For one picture and one class.
 
     Attributes:
         features: (C, H, W), the last maps.
+        logits: (classes,).
+        class_index: of the class.
         derivative: (C,), of the class's logit by the mean of each map.
         is_exact: whether the head is linear, so that the derivatives explain the whole logit but its bias.
     """
 
     features: np.ndarray
+    logits: np.ndarray
+    class_index: int
     derivative: np.ndarray
     is_exact: bool
 
 
-class EvidenceReader:
-    """The two halves of an exported file: up to the last maps, and from their means to the logits.
+def read_evidence(net: Halves, image: np.ndarray, class_index: int | None = None) -> Evidence:
+    """The evidence in one picture for one class.
+
+    Args:
+        net: a file's halves, of `split_file`, or a model's.
+        image: (3, H, W) float32, prepared.
+        class_index: of the class; None for the most probable one.
+
+    Raises:
+        PpclsExtError: there is no such class, or the logits hold NaN or infinity.
+    """
+    (features,) = net.body(image[None])
+    means = features.mean(axis=(1, 2), dtype=np.float64)
+    logits = _logits(net, means[None])[0]
+    if not np.isfinite(logits).all():
+        raise PpclsExtError("the network's outputs hold NaN or infinity: train or export it again")
+    index = int(logits.argmax()) if class_index is None else class_index
+    if not 0 <= index < len(logits):
+        raise PpclsExtError(f"there is no class {index}: the network has the classes 0 to {len(logits) - 1}")
+    step = (1.0 if net.head_is_linear else STEP) * max(float(np.abs(means).max()), 1e-6)
+    moves = step * np.eye(len(means))
+    derivative = (_logits(net, means + moves) - _logits(net, means - moves))[:, index] / (2 * step)
+    return Evidence(features, logits, index, derivative, net.head_is_linear)
+
+
+def split_file(path: str | os.PathLike) -> Halves:
+    """The halves of an exported file.
 
     Args:
         path: a file of `export-onnx`, not quantized.
 
     Raises:
         PpclsExtError: onnx or onnxruntime is missing, or the file is damaged, quantized, or has another ending.
-
-    Attributes:
-        is_linear: whether the head is linear.
     """
+    require("onnx", "onnxruntime")
+    import onnx
 
-    def __init__(self, path: str | os.PathLike) -> None:
-        require("onnx", "onnxruntime")
-        import onnx
+    try:
+        model = onnx.shape_inference.infer_shapes(onnx.load(os.fspath(path)))
+    except Exception as error:  # onnx's and protobuf's kinds have no common base
+        raise PpclsExtError(f"{path}: cannot be read ({one_line(error)}); expected an ONNX file") from error
+    pooling = [node for node in model.graph.node if node.op_type == POOLING]
+    quantized = any(node.op_type == "DequantizeLinear" for node in model.graph.node)
+    if not pooling or quantized:
+        what = "is quantized" if quantized else f"has no {POOLING} behind its last maps"
+        raise PpclsExtError(f"{path} {what}: explain needs a float file that export-onnx wrote")
+    (image,) = model.graph.input
+    pool = pooling[-1]
+    try:
+        body = _part(model, image.name, pool.input[0])
+        head = _part(model, pool.output[0], logits_name(model))
+        halves = _runner(body), _runner(head)
+    except Exception as error:  # as above
+        raise PpclsExtError(f"{path}: cannot be cut before its head ({one_line(error)})") from error
+    return Halves(*halves, LINEAR.issuperset(node.op_type for node in head.graph.node))
 
-        try:
-            model = onnx.shape_inference.infer_shapes(onnx.load(os.fspath(path)))
-        except Exception as error:  # onnx's and protobuf's kinds have no common base
-            raise PpclsExtError(f"{path}: cannot be read ({one_line(error)}); expected an ONNX file") from error
-        pooling = [node for node in model.graph.node if node.op_type == POOLING]
-        quantized = any(node.op_type == "DequantizeLinear" for node in model.graph.node)
-        if not pooling or quantized:
-            what = "is quantized" if quantized else f"has no {POOLING} behind its last maps"
-            raise PpclsExtError(f"{path} {what}: explain needs a float file that export-onnx wrote")
-        pool = pooling[-1]
-        (image,) = model.graph.input
-        self._image = image.name
-        self._means = pool.output[0]
-        try:
-            body = _part(model, image.name, pool.input[0])
-            head = _part(model, self._means, logits_name(model))
-            self._body, self._head = open_session(body), open_session(head)
-        except Exception as error:  # as above
-            raise PpclsExtError(f"{path}: cannot be cut before its head ({one_line(error)})") from error
-        self.is_linear = LINEAR.issuperset(node.op_type for node in head.graph.node)
 
-    def _head_of(self, means: np.ndarray) -> np.ndarray:
-        (logits,) = self._head.run(None, {self._means: means[:, :, None, None].astype(np.float32)})
-        return logits.astype(np.float64)
+def _logits(net: Halves, means: np.ndarray) -> np.ndarray:
+    return net.head(means[:, :, None, None].astype(np.float32)).astype(np.float64)
 
-    def read(self, image: np.ndarray, class_index: int) -> Evidence:
-        """The evidence in one picture for one class.
 
-        Args:
-            image: (3, H, W) float32, prepared.
-            class_index: of the class.
-        """
-        (features,) = self._body.run(None, {self._image: image[None]})
-        means = features[0].mean(axis=(1, 2), dtype=np.float64)
-        step = (1.0 if self.is_linear else STEP) * max(float(np.abs(means).max()), 1e-6)
-        moves = step * np.eye(len(means))
-        derivative = (self._head_of(means + moves) - self._head_of(means - moves))[:, class_index] / (2 * step)
-        return Evidence(features[0], derivative, self.is_linear)
+def _runner(part: onnx.ModelProto) -> Callable[[np.ndarray], np.ndarray]:
+    session, name = open_session(part), part.graph.input[0].name
+    return lambda values: session.run(None, {name: values})[0]
 
 
 def _part(model: onnx.ModelProto, start: str, end: str) -> onnx.ModelProto:

@@ -18,6 +18,8 @@ from ppcls_ext.report.fonts import drawable, shortened
 
 EXACT = "class activation map (exact)"
 FIRST_ORDER = "class activation map (first order: the head is not linear)"
+#: Of the map where the evidence is strongest.
+OPACITY = 0.8
 
 
 def activation_map(features: np.ndarray, derivative: np.ndarray) -> np.ndarray:
@@ -55,7 +57,9 @@ def draw_activation_map(
         for axes in (left, right):
             axes.imshow(picture)
             axes.axis("off")
-        shown = right.imshow(smooth, cmap="RdBu_r", vmin=-limit, vmax=limit, alpha=0.55)
+        # the picture shows where there is no evidence
+        opacity = OPACITY * np.minimum(np.abs(smooth) / limit, 1)
+        shown = right.imshow(smooth, cmap="bwr", vmin=-limit, vmax=limit, alpha=opacity)
         bar = drawn.colorbar(shown, ax=right, shrink=0.7)
         bar.set_label("for the class (red), against it (blue)")
         drawn.supxlabel(kind, fontsize=8)

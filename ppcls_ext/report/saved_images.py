@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 from collections.abc import Mapping
@@ -13,6 +12,8 @@ import numpy as np
 from PIL import Image
 
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.files import unused
+from ppcls_ext.packages import require
 from ppcls_ext.report.prediction import caption, draw_prediction
 from ppcls_ext.report.sheets import LARGEST, draw_sheet
 
@@ -29,10 +30,11 @@ class SavedImages:
         count: how many pictures will come.
 
     Raises:
-        PpclsExtError: a file for several pictures, or one that is no PNG.
+        PpclsExtError: a file for several pictures, or one that is no PNG; or matplotlib is missing.
     """
 
     def __init__(self, target: str | os.PathLike, count: int) -> None:
+        require("matplotlib")  # before the work, not behind it
         self._target = Path(target)
         self._is_file = self._target.suffix.lower() == ".png" and not self._target.is_dir()
         if self._target.suffix and not self._is_file and not self._target.is_dir():
@@ -56,17 +58,18 @@ class SavedImages:
         picture, title, scores = np.asarray(small), Path(path).name, result["scores"]
         names = result.get("label_names") or [""] * len(scores)
         names = [name or f"class {index}" for name, index in zip(names, result["class_ids"])]
-        file = self._target if self._is_file else self._unused(f"{Path(path).stem}.png")
+        file = self._target if self._is_file else unused(self._target / f"{Path(path).stem}.png", self._is_taken)
         draw_prediction(picture, names, scores, title, file)
         self.written.append(file)
         self._sheet.append((picture, caption(names, scores, title)))
         if len(self._sheet) == LARGEST:
             self._draw_sheet()
 
-    def finish(self) -> None:
-        """Draws what is left for a sheet; a single picture needs none."""
+    def finish(self) -> str:
+        """Draws what is left for a sheet, which a single picture does not need; says what was written."""
         if self._sheet and len(self.written) > 1:
             self._draw_sheet()
+        return f"{len(self.written)} pictures written, the last {self.written[-1]}" if self.written else ""
 
     def _draw_sheet(self) -> None:
         number = 1 + sum(bool(_SHEET.fullmatch(path.name)) for path in self.written)
@@ -75,9 +78,5 @@ class SavedImages:
         self.written.append(file)
         self._sheet = []
 
-    def _unused(self, name: str) -> Path:
-        """A file in the folder that no earlier picture of this run has: two pictures may have one name."""
-        stem = Path(name).stem
-        names = itertools.chain([name], (f"{stem}-{number}.png" for number in itertools.count(2)))
-        paths = (self._target / name for name in names if not _SHEET.fullmatch(name))
-        return next(path for path in paths if path not in self.written)
+    def _is_taken(self, path: Path) -> bool:
+        return path in self.written or bool(_SHEET.fullmatch(path.name))

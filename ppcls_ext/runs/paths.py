@@ -10,7 +10,7 @@ from typing import Any
 #: Fields that hold a path, wherever they stand.
 FIELDS = (
     *("output_dir", "save_inference_dir", "pretrained_model", "checkpoints", "image_root", "cls_label_path"),
-    *("infer_imgs", "infer_list", "save_dir", "class_id_map_file", "pretrained"),
+    *("infer_imgs", "infer_list", "save_dir", "save_image", "class_id_map_file", "pretrained"),
 )
 #: Of these, what may also be a word or a file inside PaddleClas: a path only where there is such a file.
 ONLY_IF_THERE = ("pretrained_model", "checkpoints", "pretrained", "class_id_map_file", "infer_imgs")

@@ -147,6 +147,34 @@ def test_the_exported_file_says_what_infer_says(trained, predicted, ppcls_ext):
         assert result["scores"][0] == pytest.approx(float(row["score"]), abs=2e-4)
 
 
+def test_pictures_of_predictions_and_of_their_evidence(trained, predicted, ppcls_ext):
+    run, flower = "output/FasterNet_T0", "my flowers/菊 花/0.png"
+    ppcls_ext("infer", run, flower, "--save-image", "infer.png", cwd=trained.folder)
+    ppcls_ext("predict", f"{run}/FasterNet_T0.onnx", flower, "--save-image", "predict.png", cwd=trained.folder)
+    told = []
+    for model in (run, f"{run}/best_model", f"{run}/FasterNet_T0.onnx"):
+        done = ppcls_ext("explain", model, flower, "my flowers/rose/0.png", "--output", "maps", cwd=trained.folder)
+        told.append(done.stdout.splitlines())
+    assert told[0] == told[1] == told[2]
+    assert len(told[0]) == 2
+    paths = [line.partition("  ")[0] for line in told[0]]
+    for path in ("infer.png", "predict.png", *paths):
+        with Image.open(trained.folder / path) as drawn:
+            assert drawn.convert("L").getextrema()[0] < 100, "not blank"
+    assert len(set(paths)) == 2, "two pictures of one name"
+
+
+def test_what_cannot_be_explained(trained, ppcls_ext):
+    for model, words in (
+        ("nowhere", "nowhere is no run: expected the folder that a training wrote, such as output/MobileOne_S0, or "
+        "weights in it; or an ONNX file"),
+        ("nowhere.onnx", "nowhere.onnx: "),
+        ("my flowers", "my flowers is no run"),
+    ):  # fmt: skip
+        done = ppcls_ext("explain", model, "my flowers/rose/0.png", cwd=trained.folder, code=1)
+        assert words in done.stderr.splitlines()[-1]
+
+
 def test_eval_gives_what_training_gave_from_any_folder(trained, ppcls_ext, tmp_path):
     run = trained.folder / "output" / "FasterNet_T0"
     moved = tmp_path / "kept run"

@@ -8,6 +8,7 @@ import shutil
 
 import paddle
 import pytest
+from PIL import Image
 
 from ppcls_ext.configuration.prepare import prepare
 from ppcls_ext.errors import PpclsExtError
@@ -127,6 +128,35 @@ def test_infer_list_and_results_file(engine, config, dataset, tmp_path):
     results = json.loads((tmp_path / "results.json").read_text())
     expected = [os.path.join("pictures", names[index]) for index in (0, 1, 1, 2)]
     assert [item["file_name"] for item in results] == expected
+
+
+def test_infer_draws_what_it_could_read(engine, config, dataset, tmp_path, capsys):
+    shutil.copytree(dataset / "png", tmp_path / "pictures")
+    (tmp_path / "pictures" / "05.png").write_bytes(b"")
+    config["Infer"].update(infer_imgs="pictures", save_image="drawn")
+    with pytest.raises(PpclsExtError, match="1 of 24 pictures cannot be read"):
+        engine("infer").infer()
+    assert "24 pictures written, the last drawn/sheet-01.png" in capsys.readouterr().err
+    names = {f"{index:02}.png" for index in range(24) if index != 5}
+    assert {path.name for path in (tmp_path / "drawn").iterdir()} == {*names, "sheet-01.png"}
+    with Image.open(tmp_path / "drawn" / "04.png") as drawn:
+        assert drawn.width == 760
+        assert drawn.convert("L").getextrema()[0] < 100, "not blank"
+
+
+def test_infer_draws_classes_only(engine, config):
+    config["Infer"].update(save_image="drawn", PostProcess={"name": "VehicleAttribute"})
+    config["Arch"]["class_num"] = 19
+    with pytest.raises(PpclsExtError, match="--save-image draws classes and scores"):
+        engine("infer").infer()
+
+
+def test_several_processes_do_not_write_one_file(engine, config, monkeypatch):
+    config["Infer"]["save_dir"] = "results.json"
+    built = engine("infer")
+    monkeypatch.setattr("paddle.distributed.get_world_size", lambda: 2)
+    with pytest.raises(PpclsExtError, match="need one process"):
+        built.infer()
 
 
 def test_bad_infer_list(engine, config, dataset, tmp_path, capsys):

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.predict.evidence import EvidenceReader
+from ppcls_ext.predict.evidence import Evidence, read_evidence, split_file
 from ppcls_ext.report.activation_map import activation_map
 
 CHANNELS, HIDDEN, CLASSES, PIXELS = 6, 9, 4, 8
@@ -54,7 +54,7 @@ def make_file(path, curved: bool, batch="batch", pooling="GlobalAveragePool", op
 def test_a_linear_head_is_explained_wholly(batch, tmp_path):
     weights = make_file(tmp_path / "net.onnx", curved=False, batch=batch)
     for index in range(CLASSES):
-        evidence = EvidenceReader(tmp_path / "net.onnx").read(IMAGE, index)
+        evidence = read_evidence(split_file(tmp_path / "net.onnx"), IMAGE, index)
         assert evidence.is_exact
         np.testing.assert_allclose(evidence.derivative, weights["w"][:, index], atol=1e-5)
         found = activation_map(evidence.features, evidence.derivative)
@@ -65,7 +65,7 @@ def test_a_linear_head_is_explained_wholly(batch, tmp_path):
 
 def test_a_curved_head_gives_its_derivative(tmp_path):
     weights = make_file(tmp_path / "net.onnx", curved=True, operator="Sigmoid")
-    evidence = EvidenceReader(tmp_path / "net.onnx").read(IMAGE, 2)
+    evidence = read_evidence(split_file(tmp_path / "net.onnx"), IMAGE, 2)
     assert not evidence.is_exact
     hidden = weights["h"][:, :, 0, 0]
     sigmoid = 1 / (1 + np.exp(-hidden @ evidence.features.mean(axis=(1, 2))))
@@ -73,41 +73,77 @@ def test_a_curved_head_gives_its_derivative(tmp_path):
     np.testing.assert_allclose(evidence.derivative, expected, rtol=1e-3, atol=1e-3)
 
 
+def test_the_most_probable_class_is_explained_unless_another_is_asked_for(tmp_path):
+    make_file(tmp_path / "net.onnx", curved=False)
+    net = split_file(tmp_path / "net.onnx")
+    found = read_evidence(net, IMAGE)
+    assert found.class_index == found.logits.argmax()
+    for index in (CLASSES, -1):
+        with pytest.raises(PpclsExtError, match=f"no class {index}: the network has the classes 0 to 3"):
+            read_evidence(net, IMAGE, index)
+    with pytest.raises(PpclsExtError, match="NaN or infinity"):
+        read_evidence(net, np.full_like(IMAGE, np.nan))
+
+
 def test_files_that_cannot_be_explained(tmp_path):
     make_file(tmp_path / "other.onnx", curved=False, pooling="GlobalMaxPool")
     (tmp_path / "bad.onnx").write_bytes(b"nonsense")
     for name, words in (("other.onnx", "has no GlobalAveragePool"), ("bad.onnx", "expected an ONNX file")):
         with pytest.raises(PpclsExtError, match=words):
-            EvidenceReader(tmp_path / name)
+            split_file(tmp_path / name)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "exact"), [("MobileOne_S0", True), ("RepVGG_A0", True), ("FasterNet_T0", False)])
-def test_the_gradient_in_paddle_is_the_same(name, exact, tmp_path):
+@pytest.fixture
+def trained(request):
+    """A model of the name in `request` with random statistics, as a training may leave it."""
     import paddle
 
     import ppcls_ext
-    from ppcls_ext.deploy.export import export_onnx
-    from ppcls_ext.pictures.rule import Preprocessing
-    from ppcls_ext.predict.metadata import Metadata
     from tests.helpers import randomise_norms
 
     paddle.seed(0)
-    model = ppcls_ext.build(name, class_num=5)
+    model = ppcls_ext.build(request.param, class_num=5)
     randomise_norms(model, seed=0)
-    model.eval()
-    rule = Preprocessing(resize_short=64, crop=(64, 64))
-    path = tmp_path / "net.onnx"
-    export_onnx(model, path, image_shape=(3, 64, 64), metadata=Metadata(name, rule).to_properties())
-    image = np.random.default_rng(0).normal(size=(3, 64, 64)).astype("float32")
-    evidence = EvidenceReader(path).read(image, 3)
-    assert evidence.is_exact is exact
+    return model
 
-    features = model.forward_features(paddle.to_tensor(image[None])).detach()
-    np.testing.assert_allclose(
-        evidence.features, features.numpy()[0], rtol=1e-3, atol=1e-4 * float(features.abs().max())
-    )
+
+def read(halves) -> Evidence:
+    return read_evidence(halves, np.random.default_rng(0).normal(size=(3, 64, 64)).astype("float32"), 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("trained", "exact"),
+    [("MobileOne_S0", True), ("RepVGG_A0", True), ("FasterNet_T0", False)],
+    indirect=["trained"],
+)
+def test_the_model_its_file_and_paddles_gradient_say_the_same(trained, exact, tmp_path):
+    import paddle
+
+    import ppcls_ext
+    from ppcls_ext.deploy.halves import split_model
+
+    path = tmp_path / "net.onnx"
+    ppcls_ext.export_onnx(trained, path, size=64)
+    file, model = read(split_file(path)), read(split_model(trained))
+    assert file.is_exact is model.is_exact is exact
+    largest = np.abs(file.features).max()
+    np.testing.assert_allclose(model.features, file.features, rtol=1e-3, atol=1e-4 * largest)
+    maps = [activation_map(one.features, one.derivative) for one in (file, model)]
+    np.testing.assert_allclose(maps[1], maps[0], atol=1e-3 * np.abs(maps[0]).max())
+    np.testing.assert_allclose(model.logits, file.logits, atol=1e-4 * np.abs(file.logits).max())
+
+    features = paddle.to_tensor(model.features[None])
     features.stop_gradient = False
-    gradient = paddle.grad(model.forward_head(features)[0, 3], features)[0]
+    gradient = paddle.grad(trained.forward_head(features)[0, 3], features)[0]
     derivative = gradient.sum(axis=[0, 2, 3]).numpy()  # each place has its share of the mean's
-    assert np.abs(evidence.derivative - derivative).max() < 2e-2 * np.abs(derivative).max()
+    assert np.abs(file.derivative - derivative).max() < 2e-2 * np.abs(derivative).max()
+
+
+@pytest.mark.parametrize("options", [{"class_num": 0}, {"features_only": True}])
+def test_a_model_without_a_classifier(options):
+    import ppcls_ext
+    from ppcls_ext.deploy.halves import split_model
+
+    with pytest.raises(PpclsExtError, match="has no classifier"):
+        split_model(ppcls_ext.build("FasterNet_T0", **options))
