@@ -58,9 +58,10 @@ lint: $(INSTALLED)
 check: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "slow or not slow"
 
-# Each Python that is found: a fresh environment, the fast tests and a chain of tools. An hour and more; not part of CI.
+# Each Python that is found: a fresh environment, the fast tests and a chain of tools. Hours; not part of CI.
+# Some rows only: make matrix ROWS="3.9-lowest 3.12-newest 3.12-3.1.1".
 matrix:
-	$(PYTHON) tests/matrix.py --readme
+	$(PYTHON) tests/matrix.py $(ROWS)
 
 configs: $(INSTALLED)
 	$(BIN)/python tools/make_configs.py

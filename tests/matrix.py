@@ -1,8 +1,8 @@
 """`make matrix`: each Python found, with the oldest and the newest Paddle, and once the lowest versions of all.
 
 For every pair a fresh virtual environment gets the package and what it needs, and runs the fast tests and the chain
-train → eval → infer → export → ONNX → predict. The outcomes go into FOLDER/matrix.json and, with --readme, into the
-section "Tested with" of README.md, which shows what ran and nothing else.
+train → eval → infer → export → ONNX → predict. The outcomes of all runs so far are kept in tests/matrix.json, row by
+row as they come; the section "Tested with" of README.md shows them and nothing else.
 """
 
 from __future__ import annotations
@@ -14,54 +14,52 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+RECORD, README = ROOT / "tests" / "matrix.json", ROOT / "README.md"
 PYTHONS = ("3.9", "3.10", "3.11", "3.12", "3.13")
-PADDLES = ("3.0.0", "newest", "lowest")
-#: The Python of the run with the lowest versions of all packages: the oldest, for which they have wheels.
-LOWEST = "3.9"
+#: The lowest versions of all packages have wheels for the oldest Python only.
+ROWS = ("3.9-lowest", *(f"{python}-{paddle}" for python in PYTHONS for paddle in ("3.0.0", "newest")))
 SHOWN = ("paddlepaddle", "numpy", "paddle2onnx", "onnx", "onnxslim", "onnxruntime")
-CHAIN = ("tests/test_end_to_end.py", "tests/host/test_adaptations.py", "-k", "not checkout")
+RUNS: dict[str, tuple[str, ...]] = {
+    "chain": ("tests/test_end_to_end.py", "tests/host/test_adaptations.py", "-k", "not checkout"),
+    "fast tests": ("-n", "auto"),
+}
 BEGIN, END = "<!-- matrix: written by make matrix -->", "<!-- end of matrix -->"
+Outcome = dict[str, str]
 
 
 def main() -> int:
     """Runs what is asked for, one environment after the other; exit code 1 where anything failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "rows", nargs="*", metavar="PYTHON-PADDLE", help="3.12-newest, 3.12-3.1.1, 3.9-lowest… (default: all)"
+    )
     parser.add_argument("--folder", type=Path, default=ROOT / ".matrix", help="of the environments (default: .matrix)")
-    parser.add_argument("--only", nargs="*", metavar="PYTHON-PADDLE", help="such as 3.12-newest or 3.9-lowest")
     parser.add_argument("--chain-only", action="store_true", help="leave the fast tests out")
     parser.add_argument("--keep", action="store_true", help="use environments of an earlier run")
-    parser.add_argument("--readme", action="store_true", help='write the results into README.md, "Tested with"')
+    parser.add_argument("--failed", action="store_true", help="the same, and run only the tests that failed there")
     args = parser.parse_args()
-    results = _read(args.folder / "matrix.json")
-    for name, python in _cells(args.only):
-        print(f"== {name}", flush=True)
-        results[name] = {**results.get(name, {}), **_run(name, python, args)}
-        args.folder.joinpath("matrix.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-        print(f"   {results[name]}", flush=True)
-    table = _table(results)
-    print(table)
-    if args.readme:
-        _write_readme(table)
-    return int(any(outcome.get(what, "").startswith("FAILED") for outcome in results.values() for what in RUNS))
-
-
-def _cells(only: list[str] | None) -> Iterator[tuple[str, str]]:
-    """Names and interpreters of the environments to run."""
-    for python in PYTHONS:
-        for paddle in PADDLES:
-            name = f"{python}-{paddle}"
-            if (paddle == "lowest" and python != LOWEST) or (only and name not in only):
-                continue
-            executable = _find(python)
-            if executable is None:
-                print(f"== {name}: no python{python} here, left out")
-            else:
-                yield name, executable
+    wrong = [row for row in args.rows if not re.fullmatch(r"3\.\d+-(newest|lowest|3\.\d+\.\d+)", row)]
+    if wrong:
+        parser.error(f"{', '.join(wrong)}: expected PYTHON-PADDLE, such as 3.12-newest, 3.12-3.1.1 or 3.9-lowest")
+    failed = False
+    for row in args.rows or ROWS:
+        python = _find(row.partition("-")[0])
+        if python is None:
+            print(f"== {row}: no such Python here, left out")
+            failed = failed or bool(args.rows)
+            continue
+        print(f"== {row}", flush=True)
+        known = json.loads(RECORD.read_text(encoding="utf-8"))
+        outcome = _run(row, python, args, known.get(row, {}))
+        keep({**known, row: outcome})
+        print(f"   {outcome}", flush=True)
+        failed = failed or any(text.startswith("FAILED") for text in outcome.values())
+    print(table(json.loads(RECORD.read_text(encoding="utf-8"))))
+    return int(failed)
 
 
 def _find(python: str) -> str | None:
@@ -73,20 +71,24 @@ def _find(python: str) -> str | None:
     return None
 
 
-def _run(name: str, python: str, args: argparse.Namespace) -> dict[str, str]:
-    venv = (args.folder / name).absolute()
-    if not (args.keep and (venv / "done").exists()):
+def _run(row: str, python: str, args: argparse.Namespace, known: Outcome) -> Outcome:
+    """The outcome of a row. What an earlier run with the same versions tested and this one does not, stays."""
+    venv = (args.folder / row).absolute()
+    if not ((args.keep or args.failed) and (venv / "done").exists()):
         shutil.rmtree(venv, ignore_errors=True)
         subprocess.run([python, "-m", "venv", venv], check=True)
-        fault = _install(venv, name.partition("-")[2])
+        fault = _install(venv, row.partition("-")[2])
         if fault:
             return {"install": f"FAILED: {fault}"}
         (venv / "done").touch()
     outcome = {"install": "passed", **_versions(venv)}
-    for what, arguments in RUNS.items():
-        if what == "fast tests" and args.chain_only:
+    if outcome.items() <= known.items():
+        outcome = dict(known)
+    for what in RUNS:
+        earlier = outcome.get(what, "")
+        if (args.failed and not earlier.startswith("FAILED")) or (args.chain_only and what != "chain"):
             continue
-        outcome[what] = _test(venv, what, arguments)
+        outcome[what] = _test(venv, what, earlier if args.failed else "")
     return outcome
 
 
@@ -119,10 +121,15 @@ def _versions(venv: Path) -> dict[str, str]:
     return {name: installed.get(name, "none") for name in SHOWN}
 
 
-def _test(venv: Path, what: str, arguments: tuple[str, ...]) -> str:
-    """pytest's last line, after "passed: " or "FAILED: "; the whole output is in a file beside the environment."""
+def _test(venv: Path, what: str, earlier: str) -> str:
+    """pytest's counts, after "passed: " or "FAILED: "; the whole output is in a file beside the environment.
+
+    After an earlier outcome only what failed then runs, and the counts are of both.
+    """
+    which = ("--last-failed", "--last-failed-no-failures", "none") if earlier else ()
+    cache = ("-o", f"cache_dir={venv}/cache of the {what}")
     done = subprocess.run(
-        [venv / "bin" / "python", "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
+        [venv / "bin" / "python", "-m", "pytest", "-q", *cache, *which, *RUNS[what]],
         cwd=ROOT,
         env={"OMP_NUM_THREADS": "1", **os.environ},
         stdout=subprocess.PIPE,
@@ -130,43 +137,48 @@ def _test(venv: Path, what: str, arguments: tuple[str, ...]) -> str:
         text=True,
     )
     Path(f"{venv}-{what.replace(' ', '-')}.log").write_text(done.stdout, encoding="utf-8")
-    last = re.sub(
-        r" in [\d.]+s.*|, \d+ (deselected|warnings?)|[= ]*$|^[= ]*",
-        "",
-        (done.stdout.strip().splitlines() or ["nothing"])[-1],
-    )
-    return f"{'FAILED' if done.returncode else 'passed'}: {last}"
+    return f"{'FAILED' if done.returncode else 'passed'}: {counts(done.stdout, earlier)}"
 
 
-RUNS: dict[str, tuple[str, ...]] = {"chain": CHAIN, "fast tests": ("-n", "auto")}
+def counts(output: str, earlier: str) -> str:
+    """How many tests failed, passed and were skipped; those that failed earlier are counted as they are now."""
+    pattern = r"(\d+) (failed|passed|skipped|error)"
+    last = (output.strip().splitlines() or [""])[-1]
+    now = Counter({kind: int(count) for count, kind in re.findall(pattern, last)})
+    if not now:
+        return last or "nothing"
+    before = Counter({kind: int(count) for count, kind in re.findall(pattern, earlier)})
+    rerun = before.pop("failed", 0) + before.pop("error", 0)
+    total = before + now
+    text = ", ".join(f"{total[kind]} {kind}" for kind in ("failed", "error", "passed", "skipped") if total[kind])
+    return f"{text} ({rerun} run twice)" if rerun else text
 
 
-def _read(path: Path) -> dict[str, dict[str, str]]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+def keep(outcomes: dict[str, Outcome]) -> None:
+    """Writes the outcomes into the record, sorted, and their table into README.md."""
+    ordered = {row: outcomes[row] for row in sorted(outcomes, key=_order)}
+    RECORD.write_text(json.dumps(ordered, indent=2) + "\n", encoding="utf-8")
+    before, rest = README.read_text(encoding="utf-8").split(BEGIN)
+    README.write_text(f"{before}{BEGIN}\n{table(ordered)}\n{END}{rest.split(END)[1]}", encoding="utf-8")
 
 
-def _table(results: dict[str, dict[str, str]]) -> str:
-    """The results in Markdown, one row an environment."""
+def _order(row: str) -> tuple[list[int], str]:
+    python, _, paddle = row.partition("-")
+    return [int(part) for part in python.split(".")], {"lowest": "0", "newest": "9"}.get(paddle, paddle)
+
+
+def table(outcomes: dict[str, Outcome]) -> str:
+    """The outcomes in Markdown, one row an environment."""
     header = ("Python", *SHOWN, *RUNS)
     rows = [header, ["---"] * len(header)]
-    for name in sorted(results, key=lambda name: [int(part) for part in name.partition("-")[0].split(".")]):
-        outcome = results[name]
-        if not outcome["install"].startswith("passed"):
-            rows.append([name, outcome["install"], *[""] * (len(header) - 2)])
+    for row, outcome in outcomes.items():
+        label = row.removesuffix("-lowest") + ", lowest versions" if row.endswith("-lowest") else row.partition("-")[0]
+        if outcome["install"] != "passed":
+            rows.append([row, outcome["install"], *[""] * (len(header) - 2)])
             continue
-        python, _, paddle = name.partition("-")
-        label = f"{python}, lowest versions" if paddle == "lowest" else python
         tested = [outcome.get(what, "not run").removeprefix("passed: ") for what in RUNS]
         rows.append([label, *(outcome[package] for package in SHOWN), *tested])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def _write_readme(table: str) -> None:
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
-    readme.write_text(f"{before}{BEGIN}\n{table}\n{END}{rest.split(END)[1]}", encoding="utf-8")
 
 
 if __name__ == "__main__":
