@@ -27,13 +27,13 @@ ONNX = [
     'paddle2onnx>=2.1.0; python_version < "3.13"',
     "onnx>=1.16.1",
     "onnxslim>=0.1.90",
-    "onnxruntime>=1.17.0",
+    "onnxruntime>=1.19.2",
     "tqdm",
 ]
 # An extra, so that nothing replaces a paddlepaddle-gpu; tqdm is for downloads of weights.
 PADDLE = ["paddlepaddle>=3.0.0,<4", "tqdm"]
 EXTRAS = {
-    "predict": ["onnxruntime>=1.17.0"],
+    "predict": ["onnxruntime>=1.19.2"],
     "train": ENGINE,
     "paddle": PADDLE,
     "onnx": ONNX,
@@ -74,7 +74,7 @@ setup(
     package_data={"ppcls_ext": ["py.typed"]},
     entry_points={"console_scripts": ["ppcls-ext = ppcls_ext.commands.main:main"]},
     python_requires=">=3.9",
-    install_requires=["numpy>=1.26.0", "pyyaml>=6.0", "pillow>=9.1.0", "safetensors>=0.4.0"],
+    install_requires=["numpy>=1.26.0", "pyyaml>=6.0", "pillow>=9.4.0", "safetensors>=0.4.0"],
     extras_require={
         **EXTRAS,
         "all": ALL,

@@ -20,9 +20,11 @@ class Interrupted(KeyboardInterrupt):
 def unwrapped(error: BaseException) -> BaseException:
     """What was raised inside a gradient that is written in Python; any other error as it is.
 
-    Paddle gives the caller an OSError with the text of the first (`fluid/eager/pylayer/py_layer_node.cc`).
+    Paddle gives the caller an OSError with the text of the first (`fluid/eager/pylayer/py_layer_node.cc`), which begins
+    with "(External)" up to 3.2 and with "Error message in backward of …" from 3.3 on.
     """
-    told = re.search(r"Error message in backward of [^\n]*\n\s*(\w+)(?:: (.*?))?\s*\n\s*At:\n", str(error), re.DOTALL)
+    start = r"(?:\(External\) |Error message in backward of [^\n]*\n\s*)"
+    told = re.search(start + r"(\w+)(?:: (.*?))?\s*\n\s*At:\n.*py_layer_node", str(error), re.DOTALL)
     if type(error) is not OSError or told is None:
         return error
     name, text = told[1], (told[2] or "").replace("<EMPTY MESSAGE>", "")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,17 @@ from tests.tiny_dataset import base_config, config, config_file, dataset, regist
 from tests.tiny_net import METADATA, PIXELS, make_net
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def nothing_of_a_command():
+    """A command that a test runs in this process sets up the log and SIGTERM: the next test finds them as before."""
+    on_sigterm, logger = signal.getsignal(signal.SIGTERM), logging.getLogger("ppcls_ext")
+    handlers, propagate, level = logger.handlers[:], logger.propagate, logger.level
+    yield
+    signal.signal(signal.SIGTERM, on_sigterm)
+    logger.handlers[:], logger.propagate = handlers, propagate
+    logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

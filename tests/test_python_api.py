@@ -14,6 +14,7 @@ import ppcls_ext
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.pictures.prepare import prepare
 from ppcls_ext.pictures.rule import Preprocessing
+from tests.helpers import needs_converter
 from tests.tiny_net import CLASSES as NAMES
 from tests.tiny_net import make_net
 
@@ -33,6 +34,7 @@ def pictures(tmp_path_factory):
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     """A network, its file, and what `export_onnx` returned."""
+    pytest.importorskip("paddle2onnx", reason="needs paddle2onnx, which has no wheel for Python 3.13")
     net, path = make_net(), tmp_path_factory.mktemp("export") / "net.onnx"
     names = [f"name {index}" for index in range(CLASSES)]
     return net, path, ppcls_ext.export_onnx(net, path, size=SIZE, class_names=names)
@@ -52,6 +54,7 @@ def test_export_keeps_what_was_given(exported):
     assert json.loads(kept["class_names"])[1] == "name 1"
 
 
+@needs_converter
 def test_export_needs_no_more_than_model_and_path(tmp_path):
     ppcls_ext.export_onnx(ppcls_ext.build("FasterNet_T0", class_num=3), tmp_path / "model.onnx")
     kept = properties(tmp_path / "model.onnx")
@@ -60,6 +63,7 @@ def test_export_needs_no_more_than_model_and_path(tmp_path):
     assert "class_names" not in kept
 
 
+@needs_converter
 def test_preprocessing_of_ones_own(tmp_path, pictures):
     net, path = make_net(), tmp_path / "net.onnx"
     own = {"mean": [0.5, 0.5, 0.5], "resize_short": 40, "backend": "pil", "interpolation": "bicubic"}
@@ -82,7 +86,11 @@ def test_preprocessing_of_ones_own(tmp_path, pictures):
             "size is 64 px, and preprocessing makes pictures of",
         ),
         ({"class_names": "cat"}, "class_names is 'cat': expected a list of names"),
-        ({"size": SIZE, "class_names": ["a"] * (CLASSES + 1)}, f"{CLASSES + 1} class names for a model of {CLASSES}"),
+        pytest.param(
+            {"size": SIZE, "class_names": ["a"] * (CLASSES + 1)},
+            f"{CLASSES + 1} class names for a model of {CLASSES}",
+            marks=needs_converter,
+        ),
         ({"size": SIZE, "samples": ["none.png"]}, "none.png: No such file"),
     ],
 )

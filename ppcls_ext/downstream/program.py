@@ -45,7 +45,8 @@ class Program:
         config.disable_gpu()
         config.switch_ir_optim(False)
         config.disable_glog_info()
-        config.disable_onednn()  # which does not take interpolation scales in float64
+        # oneDNN takes no interpolation scales in float64; below Paddle 3.2 it goes by its older name
+        (getattr(config, "disable_onednn", None) or config.disable_mkldnn)()
         self._predictor = inference.create_predictor(config)
         names = self._predictor.get_input_names()
         stated = _stated_shapes(file)

@@ -14,6 +14,7 @@ from ppcls_ext.commands.calibration import calibration_pictures
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.pictures.rule import Preprocessing
 from tests.commands.test_export_onnx import export, small_config
+from tests.helpers import needs_converter
 
 RULE = Preprocessing(resize_short=36, crop=(32, 32))
 
@@ -90,6 +91,7 @@ def test_what_holds_no_pictures_is_refused(place, said, tmp_path):
         calibration_pictures(place and str(tmp_path / place), {}, 8, RULE)
 
 
+@needs_converter
 def test_int8_from_a_configuration(pictures, tmp_path, capsys):
     output = tmp_path / "int8.onnx"
     options = ["--int8", "--calibration", pictures, "--allow", "--output", output]
@@ -105,11 +107,13 @@ def test_int8_from_a_configuration(pictures, tmp_path, capsys):
     assert json.loads(properties["class_names"])[0] == "rose"
 
 
+@needs_converter
 def test_fp16_from_a_configuration(tmp_path, capsys):
     assert export("-c", small_config(tmp_path), "--fp16", "--output", tmp_path / "half.onnx") == 0
     assert "fp16    0.51 of fp32's size" in capsys.readouterr().out
 
 
+@needs_converter
 def test_too_few_pictures_leave_nothing(pictures, tmp_path, capsys):
     options = ["--int8", "--calibration", pictures / "class 0", "--output", tmp_path / "int8.onnx"]
     assert export("-c", small_config(tmp_path), *options) == 1

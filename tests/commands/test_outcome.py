@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
 
 import pytest
 
@@ -12,17 +11,6 @@ from ppcls_ext.errors import PpclsExtError, printable
 
 HOSTILE = "a\x1b[2Jb\x07\x9bc\u202egnp.exe\u2028\ud800\x7f"
 SHOWN = r"a\x1b[2Jb\x07\x9bc\u202egnp.exe\u2028\ud800\x7f"
-
-
-@pytest.fixture(autouse=True)
-def as_before():
-    before, logger = signal.getsignal(signal.SIGTERM), logging.getLogger("ppcls_ext")
-    handlers, propagate, level = logger.handlers[:], logger.propagate, logger.level
-    logger.handlers.clear()
-    yield
-    signal.signal(signal.SIGTERM, before)
-    logger.handlers[:], logger.propagate = handlers, propagate
-    logger.setLevel(level)
 
 
 def failing(error: BaseException):
@@ -49,7 +37,6 @@ def test_nothing_that_a_terminal_obeys(capsys, error):
 
 
 def test_warnings_are_harmless_too(capsys):
-    logging.getLogger("ppcls_ext").handlers.clear()  # pytest's own, where an earlier test ran a command
     assert run(lambda: logging.getLogger("ppcls_ext").warning("%s is\nskipped", HOSTILE)) == 0
     text = capsys.readouterr().err
     assert text[:-1].isprintable()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shutil
 import sys
@@ -13,6 +14,7 @@ from ppcls_ext.commands.doctor import CHECKS, main
 from ppcls_ext.commands.outcome import run
 from ppcls_ext.doctor import installation, machine
 from ppcls_ext.doctor.finding import Finding, look
+from tests.helpers import needs_converter
 
 
 def lines(text: str) -> dict[str, tuple[str, str]]:
@@ -25,19 +27,23 @@ def lines(text: str) -> dict[str, tuple[str, str]]:
     return found
 
 
+WITHOUT_WHEEL = {"paddle2onnx"} if importlib.util.find_spec("paddle2onnx") is None else set()  # for Python 3.13
+
+
 def test_everything_in_one_screen(capsys):
-    assert main([]) == 0, capsys.readouterr().out
+    assert main([]) == len(WITHOUT_WHEEL), capsys.readouterr().out
     output = capsys.readouterr().out
     found = lines(output)
     assert set(found) == set(CHECKS)
-    assert {status for status, _ in found.values()} == {"ok"}
+    assert {name for name, (status, _) in found.items() if status != "ok"} == WITHOUT_WHEEL
     assert len(output.splitlines()) < 24
-    assert output.splitlines()[-1] == "no problems"
+    assert output.splitlines()[-1] == ("1 problem" if WITHOUT_WHEEL else "no problems")
     assert found["Paddle"][1].startswith("3.")
     assert "with the training engine" in found["PaddleClas"][1]
     assert re.fullmatch(r"\d+\.\d+\.\d+ of Paddle, used on CPUs|not used, .*|switched off.*", found["oneDNN"][1])
 
 
+@needs_converter
 @pytest.mark.parametrize(
     ("package", "name", "advice"),
     [
@@ -133,7 +139,7 @@ def test_a_configuration(config, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     config["Arch"]["name"] = "FasterNet_T0"
     (tmp_path / "tiny.yml").write_text(yaml.safe_dump(config))
-    assert run(lambda: main(["-c", "tiny.yml"])) == 0
+    assert run(lambda: main(["-c", "tiny.yml"])) == len(WITHOUT_WHEEL)
     output = capfd.readouterr()
     found = lines(output.out)
     assert found["data"] == ("ok", "Train 24 pictures of 2 classes, Eval 20 pictures of 2 classes")

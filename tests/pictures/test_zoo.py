@@ -84,7 +84,11 @@ def test_read(name):
     assert decode(ZOO[name]).shape[2] == 3
 
 
-@pytest.mark.parametrize("name", [name for name in ZOO if name.startswith(("jpeg", "png")) and "2000" not in name])
+# OpenCV before 4.6 shows the colours that a palette lacks as black, too, but in other places
+ORDINARY = [name for name in ZOO if name.startswith(("jpeg", "png")) and "2000" not in name and "too short" not in name]
+
+
+@pytest.mark.parametrize("name", ORDINARY)
 def test_ordinary_pictures_are_what_opencv_makes_of_them(name):
     """Where both read it; so a network sees what it saw when it was trained with PaddleClas alone."""
     expected = opencv(ZOO[name])
