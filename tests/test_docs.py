@@ -1,0 +1,135 @@
+"""The pages of docs/ for one task each: their commands run on tiny data and print what is shown, but for numbers."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import scipy.io
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parents[1]
+BLOCK = re.compile(r"^```(console|python|diff)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+CLASSES, PICTURES = ("canna lily", "passion flower", "rose", "sunflower", "water lily"), 16
+COPIED = ("ppcls_ext", "tests", "tools", "benchmarks", "configs")
+NUMBER = r"\d[\d.,_]*(?:e[+-]?\d+)?"
+
+
+class Block(NamedTuple):
+    """What stands between fences, and what kind it is."""
+
+    kind: str
+    text: str
+
+
+def blocks(page: str) -> list[Block]:
+    return [Block(*found) for found in BLOCK.findall((ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8"))]
+
+
+def commands(text: str) -> Iterator[tuple[str, list[str]]]:
+    """Each command of a console block, with the lines that the page shows below it."""
+    for part in text.split("$ ")[1:]:
+        command, *shown = part.splitlines()
+        yield command, shown
+
+
+def pattern(line: str) -> str:
+    """Where a shown line begins so does a printed one: any number for a number, anything for …"""
+    words = re.split(rf"({NUMBER})|(…)|(\s+)", line)
+    known = [part for part in words if part]
+    return "".join(
+        NUMBER if re.fullmatch(NUMBER, part) else ".*" if part == "…" else r"\s+" if part.isspace() else re.escape(part)
+        for part in known
+    )
+
+
+def run_page(page: str, folder: Path, env: dict[str, str]) -> None:
+    """Runs the blocks of a page one after the other in `folder`."""
+    for block in blocks(page):
+        if block.kind == "diff":
+            apply(block.text, folder)
+        elif block.kind == "python" and block.text.startswith("# ppcls_ext/"):
+            (folder / block.text.splitlines()[0][2:]).write_text(block.text.partition("\n")[2], encoding="utf-8")
+        elif block.kind == "python":
+            run([sys.executable, "-c", block.text], page, folder, env)
+        else:
+            for command, shown in commands(block.text):
+                printed = run(["bash", "-c", command], page, folder, env)
+                for line in shown:
+                    found = re.search(rf"^{pattern(line)}", printed, re.MULTILINE)
+                    assert found, f"docs/{page}.md: {command}\nshows\n{line}\nand printed\n{printed}"
+
+
+def run(command: list[str], page: str, folder: Path, env: dict[str, str]) -> str:
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=600)
+    printed = f"{done.stdout}\n{done.stderr}"
+    assert done.returncode == 0, f"docs/{page}.md: {command[-1]}\n{printed}"
+    return printed
+
+
+def apply(text: str, folder: Path) -> None:
+    """Puts the lines with + behind the line before them."""
+    name, *lines = text.splitlines()
+    path = folder / name.removeprefix("+++ ")
+    before = "\n".join(line[1:] for line in lines if line[0] == " ")
+    after = "\n".join(line[1:] for line in lines)
+    content = path.read_text(encoding="utf-8")
+    assert content.count(f"\n{before}\n") == 1, f"docs: {path} has no line {before}"
+    path.write_text(content.replace(f"\n{before}\n", f"\n{after}\n"), encoding="utf-8")
+
+
+@pytest.fixture
+def env(tmp_path) -> dict[str, str]:
+    """With the command `ppcls-ext` and this package, as an installation has them."""
+    script = tmp_path / "bin" / "ppcls-ext"
+    script.parent.mkdir()
+    script.write_text(f"#!{sys.executable}\nimport sys\nfrom ppcls_ext.commands.main import main\nsys.exit(main())\n")
+    script.chmod(0o755)
+    path = os.pathsep.join([str(script.parent), str(Path(sys.executable).parent), os.environ["PATH"]])
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+
+
+@pytest.fixture
+def flowers(shared, tmp_path) -> Path:
+    """A folder with `flowers/`, one folder a class, and Apple's weights."""
+    source, folder = shared / "flowers102_64", tmp_path / "work"
+    labels = scipy.io.loadmat(source / "imagelabels.mat")["labels"][0]
+    names = json.loads((source / "cat_to_name.json").read_text(encoding="utf-8"))
+    taken = dict.fromkeys(CLASSES, 0)
+    with tarfile.open(source / "102flowers.tgz") as archive:
+        for member in sorted((one for one in archive if one.name.endswith(".jpg")), key=lambda one: one.name):
+            name = names[str(labels[int(member.name[-9:-4]) - 1])]
+            if taken.get(name, PICTURES) < PICTURES:
+                taken[name] += 1
+                path = folder / "flowers" / name / Path(member.name).name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(archive.extractfile(member).read())
+    shutil.copy(shared / "weights" / "mobileone_s0.pth.tar", folder)
+    return folder
+
+
+def test_from_pictures_to_int8(flowers, env):
+    for page in ("own_pictures", "deploy", "quantize"):
+        run_page(page, flowers, env)
+
+
+@pytest.mark.parametrize("page", ["fine_tune", "distributed"])
+def test_other_trainings(page, flowers, env):
+    run_page(page, flowers, env)
+
+
+def test_a_new_family(env, tmp_path):
+    for name in COPIED:
+        shutil.copytree(ROOT / name, tmp_path / "work" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "setup.py"):
+        shutil.copy(ROOT / name, tmp_path / "work")
+    run_page("add_a_family", tmp_path / "work", {**env, "PYTHONPATH": str(tmp_path / "work")})
