@@ -23,7 +23,7 @@ from ppcls_ext.quantize.network import Network
 from ppcls_ext.quantize.qdq import QuantizedNetwork, quantized_values, range_sources
 from ppcls_ext.quantize.ranges import Histogram
 from ppcls_ext.quantize.rounding import Moments
-from ppcls_ext.quantize.statistics import measure_histograms, measure_reach
+from ppcls_ext.quantize.statistics import measure_histograms, measure_limits
 
 FEWEST, MOST = 32, 500
 #: Of the pictures, how many calibrate; the others are for the check.
@@ -111,10 +111,10 @@ def _quantize(model: onnx.ModelProto, pictures: np.ndarray, bar: tqdm) -> onnx.M
     values = quantized_values(network)
     sources = range_sources(network, values)
     ranged = list(dict.fromkeys(sources.values()))
-    reach = measure_reach(network, pictures, ranged, bar.update)
-    factors = equalize(network, {name: channels.magnitude for name, channels in reach.items()})
+    limits = measure_limits(network, pictures, ranged, bar.update)
+    factors = equalize(network, {name: limits[name].reach() for name in ranged})
     histograms = {
-        name: Histogram((reach[name].low / factors[name]).min(), (reach[name].high / factors[name]).max())
+        name: Histogram((limits[name].low / factors[name]).min(), (limits[name].high / factors[name]).max())
         for name in ranged
     }
     moments = [Moments(node, network.constants[node.input[1]], len(pictures)) for node in network.weighted]

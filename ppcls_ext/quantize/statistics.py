@@ -1,4 +1,4 @@
-"""What the values inside a network are like on pictures: their reach and histograms, the means of weighted outputs."""
+"""What the values inside a network are like on pictures: their limits and histograms, the means of weighted outputs."""
 
 from __future__ import annotations
 
@@ -18,33 +18,28 @@ _FLOAT = onnx.TensorProto.FLOAT
 
 
 @dataclass
-class Reach:
-    """How far the channels (C,) of a value reach.
+class Limits:
+    """Least and largest value of each channel (C,)."""
 
-    Args:
-        magnitude: mean over the pictures of the largest magnitude in a picture.
-        low: least value.
-        high: largest value.
-    """
-
-    magnitude: np.ndarray
     low: np.ndarray
     high: np.ndarray
 
+    def reach(self) -> np.ndarray:
+        """The largest magnitude (C,)."""
+        return np.maximum(-self.low, self.high)
 
-def measure_reach(
+
+def measure_limits(
     network: Network, pictures: np.ndarray, values: Sequence[str], progress: Progress
-) -> dict[str, Reach]:
+) -> dict[str, Limits]:
     """Runs the network once; `pictures`: (N, 3, H, W)."""
-    found: dict[str, Reach] = {}
+    found: dict[str, Limits] = {}
     for arrays in _run(network, pictures, values):
         for name, array in zip(values, arrays):
-            axes = channel_axes(array)[1:]
+            axes = channel_axes(array)
             low, high = array.min(axis=axes), array.max(axis=axes)
-            magnitude = np.maximum(-low, high).sum(axis=0) / len(pictures)
-            reach = found.setdefault(name, Reach(np.zeros_like(magnitude), low[0], high[0]))
-            reach.magnitude += magnitude
-            reach.low, reach.high = np.minimum(reach.low, low.min(axis=0)), np.maximum(reach.high, high.max(axis=0))
+            limits = found.setdefault(name, Limits(low, high))
+            limits.low, limits.high = np.minimum(limits.low, low), np.maximum(limits.high, high)
         progress(len(arrays[0]))
     return found
 

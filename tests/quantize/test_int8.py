@@ -15,7 +15,7 @@ from ppcls_ext.predict.onnx_session import open_session
 from ppcls_ext.quantize import int8
 from ppcls_ext.quantize.equalize import equalize
 from ppcls_ext.quantize.network import Network
-from ppcls_ext.quantize.statistics import channel_means, measure_reach
+from ppcls_ext.quantize.statistics import channel_means, measure_limits
 from tests.quantize.conftest import make_pictures
 
 FLOAT = onnx.TensorProto.FLOAT
@@ -77,9 +77,8 @@ def test_equalizing_changes_ranges_and_no_answer(fp32):
     name = logits_name(network)
     (before,) = outputs(network, pictures, [name])
     inputs = list(dict.fromkeys(node.input[0] for node in network.weighted))
-    factors = equalize(
-        network, {value: reach.magnitude for value, reach in measure_reach(network, pictures, inputs, int).items()}
-    )
+    limits = measure_limits(network, pictures, inputs, int)
+    factors = equalize(network, {value: limits[value].reach() for value in inputs})
     (after,) = outputs(network, pictures, [name])
     np.testing.assert_allclose(after, before, atol=2e-5 * np.abs(before).max())
     moved = [value for value in inputs if (factors[value] != 1).any()]
@@ -89,6 +88,27 @@ def test_equalizing_changes_ranges_and_no_answer(fp32):
         np.testing.assert_allclose(
             new * factors[value].reshape(1, -1, *[1] * (new.ndim - 2)), old, atol=2e-5 * np.abs(old).max()
         )
+
+
+@pytest.mark.parametrize("fp32", ["MobileOne"], indirect=True)
+def test_channels_that_seldom_fire_take_no_range_from_the_others(fp32):
+    """Half of the stem's channels are awake on one picture in 32, and then large."""
+    seldom = Network(fp32)
+    stem, depthwise = seldom.weighted[:2]
+    (before,) = outputs(seldom, make_pictures(256, seed=3), [stem.output[0]])
+    weight, bias = seldom.constants[stem.input[1]].copy(), seldom.bias(stem).copy()
+    bias[::2] -= np.quantile(before.max(axis=(2, 3)), 31 / 32, axis=0)[::2]
+    weight[::2] *= 30
+    bias[::2] *= 30
+    seldom.constants[stem.input[1]] = weight
+    seldom.set_bias(stem, bias)
+    reading = seldom.constants[depthwise.input[1]].copy()
+    reading[::2] /= 30
+    seldom.constants[depthwise.input[1]] = reading
+    model, _ = int8.quantize(seldom.to_model(), make_pictures(128), allow=True, quiet=True)
+    other, name = make_pictures(32, seed=1), logits_name(seldom)
+    (expected,), (got,) = (outputs(net, other, [name]) for net in (seldom, Network(model)))
+    assert np.square(got - expected).mean() < 0.06 * expected.var()
 
 
 def test_biases_are_corrected_in_sequence(fp32, quantized):
