@@ -56,7 +56,7 @@ def main() -> None:
     print(f"top-1 before fusing    {unfused[0]} over {unfused[1]} images")
     print(f"top-1 after fusing     {fused[0]} over {fused[1]} images")
     print(f"top-1 of the ONNX file {onnx_accuracy}")
-    print(report[report.index("largest differences") :].rstrip())
+    print(report[report.index("largest differences") : report.index("next:")].rstrip())
     for path in (f"{weights}.pdparams", fused_weights, out / "inference", onnx):
         print(path)
     run = weights.parent
