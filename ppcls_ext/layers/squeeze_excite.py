@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import paddle
 from paddle import Tensor, nn
 
-from ppcls_ext.onednn.convolution import run_conv
-from ppcls_ext.onednn.maps import elementwise
+from ppcls_ext.onednn import operations
+from ppcls_ext.onednn.builders import Geometry
+from ppcls_ext.onednn.convolution import plain_geometry, run_conv
+from ppcls_ext.onednn.elementwise import is_plain
+from ppcls_ext.onednn.maps import Operation, elementwise, from_channels_last, is_channels_last, to_channels_last, usable
+from ppcls_ext.onednn.statistics import picture_sums
 
 
 class SqueezeExcite(nn.Layer):
@@ -27,6 +33,47 @@ class SqueezeExcite(nn.Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x: (N, C, H, W)` → the same shape."""
-        reduce, expand = (self._sub_layers[name] for name in self.names)
+        reduce, expand = convs = [self._sub_layers[name] for name in self.names]
+        if is_channels_last(x) and self._is_as_built(*convs):
+            parameters = [value for conv in convs for value in (conv.weight, conv.bias)]
+            if usable(x, *parameters, training=self.training):
+                return _Gate()(x, *parameters)
         gate = nn.functional.sigmoid(run_conv(expand, nn.functional.relu(run_conv(reduce, self.pool(x)))))
         return elementwise(paddle.multiply, x, gate)
+
+    def _is_as_built(self, reduce: nn.Conv2D, expand: nn.Conv2D) -> bool:
+        return is_plain(self.pool, nn.AdaptiveAvgPool2D) and all(
+            plain_geometry(conv) == Geometry() and conv.bias is not None and conv.weight.shape[2:] == [1, 1]
+            for conv in (reduce, expand)
+        )
+
+
+class _Gate(Operation):
+    """`x · sigmoid(E relu(R mean(x) + r) + e)`; called with x, R, r, E, e. Paddle's own takes twenty times as long."""
+
+    def forward(self, x: Tensor, *parameters: Tensor) -> tuple[Tensor, list[Tensor]]:
+        rows = to_channels_last(x)
+        reduce, reduce_bias, expand, expand_bias = parameters
+        means = picture_sums(rows) / (rows.shape[1] * rows.shape[2])
+        squeezed = nn.functional.relu(nn.functional.linear(means, reduce.flatten(1).t(), reduce_bias))
+        gate = nn.functional.sigmoid(nn.functional.linear(squeezed, expand.flatten(1).t(), expand_bias))
+        return operations.by_picture(rows, gate, product=True), [rows, means, squeezed, gate]
+
+    def backward(self, grad: Tensor, inputs: list[Tensor], saved: list[Tensor], needed: list[bool]) -> list[Any]:
+        rows, means, squeezed, gate = saved
+        _, reduce, _, expand, _ = inputs
+        of_gate = picture_sums(grad * rows) * gate * (1 - gate)
+        of_squeezed = paddle.matmul(of_gate, expand.flatten(1)) * (squeezed > 0).astype("float32")
+        x_grad = None
+        if needed[0]:
+            of_means = paddle.matmul(of_squeezed, reduce.flatten(1)) / (rows.shape[1] * rows.shape[2])
+            x_grad = operations.by_picture(grad, gate, product=True)
+            x_grad = from_channels_last(operations.by_picture(x_grad, of_means, product=False, in_place=True))
+        grads = [
+            x_grad,
+            paddle.matmul(of_squeezed, means, transpose_x=True).reshape(reduce.shape),
+            of_squeezed.sum(0),
+            paddle.matmul(of_gate, squeezed, transpose_x=True).reshape(expand.shape),
+            of_gate.sum(0),
+        ]
+        return [value if need else None for value, need in zip(grads, needed)]

@@ -154,6 +154,15 @@ def weighted_sum(library: Library, shape: Shape, scaled: bool, vectors: Sequence
     return Primitive(library, descriptor, inputs, [(_DST, x)])
 
 
+def by_picture(library: Library, shape: Shape, product: bool) -> Primitive:
+    """(x, a number for each picture and channel) → their product or sum."""
+    batch, _, _, channels = shape
+    x = _map(library, shape)
+    numbers = library.description([batch, channels, 1, 1], [channels, 1, channels, channels])
+    descriptor = library.descriptor("binary", library.engine, _MULTIPLY if product else _ADD, x, numbers, x)
+    return Primitive(library, descriptor, [(_SRC, x), (_SRC_1, numbers)], [(_DST, x)])
+
+
 def activation(library: Library, shape: Shape, algorithm: int, gradient: bool) -> Primitive:
     """X → y, or (x, gradient of y) → gradient of x; for the ReLU's gradient y takes the place of x."""
     x = _map(library, shape)

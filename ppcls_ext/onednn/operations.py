@@ -98,6 +98,13 @@ def weighted_sum(
     return y
 
 
+def by_picture(x: Tensor, numbers: Tensor, product: bool, in_place: bool = False) -> Tensor:
+    """`x: (N, H, W, C)` times or plus `numbers: (N, C)`; `in_place`: the result takes the place of x."""
+    y = x if in_place else paddle.empty_like(x)
+    _run(builders.by_picture, (tuple(x.shape), product), x, numbers, y)
+    return y
+
+
 def activate(x: Tensor, algorithm: int, in_place: bool = False) -> Tensor:
     """`builders.RELU` or `builders.GELU` of every number; `in_place`: they take the place of x."""
     y = x if in_place else paddle.empty_like(x)

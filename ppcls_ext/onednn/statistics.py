@@ -39,6 +39,13 @@ def channel_sums(x: Tensor) -> Tensor:
     return sums
 
 
+def picture_sums(x: Tensor) -> Tensor:
+    """Over the pixels of each picture: (N, H, W, C) → (N, C)."""
+    batch, height, width, channels = x.shape
+    rows = paddle.matmul(_ones(height), x.reshape([batch, height, width * channels]))
+    return paddle.matmul(_ones(width), rows.reshape([batch, width, channels]))
+
+
 def mean_and_variance(x: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     """Of each channel, (C,), the variance biased; `x: (N, H, W, C)`. Reads the map once."""
     channels, ones = x.shape[3], _ones(PARTS * x.shape[3])
