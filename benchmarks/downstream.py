@@ -1,10 +1,11 @@
 """Trains the detectors and segmenters of configs/ with their hosts' own scripts, exports, converts and compares them.
 
-Each is trained on the data set of shapes, evaluated, exported fused and made an ONNX file; the table goes to the screen
-and to output/downstream.md, a picture of predictions by the ONNX files to docs/images/downstream.png.
+Each is trained on the data set of shapes, evaluated, exported fused and made an ONNX file, once as the host exports it
+and once bare, without post-processing. What comes out is kept in output/NAME/result.json; the table of all that are
+there goes to output/downstream.md, a picture of predictions by the ONNX files to docs/images/downstream.png.
 
 Example: PADDLEDET_HOME=… PADDLESEG_HOME=… python benchmarks/downstream.py
-         … python benchmarks/downstream.py fcn_fasternet_t0          # one of them
+         … python benchmarks/downstream.py fcn_fasternet_t0          # one of them; the others' rows stay
          … python benchmarks/downstream.py --trained                 # what was trained before is not trained again
          … python benchmarks/downstream.py --published mobileone_s0.pth.tar   # also PicoDet from (fused) weights
 """
@@ -12,12 +13,15 @@ Example: PADDLEDET_HOME=… PADDLESEG_HOME=… python benchmarks/downstream.py
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
+import resource
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -25,70 +29,123 @@ from PIL import Image, ImageDraw
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from ppcls_ext.data.shapes import NAMES
-from ppcls_ext.downstream.onnx import ProgramReport, program_to_onnx
+from ppcls_ext.downstream.onnx import program_to_onnx
 
 DATA = Path("dataset", "shapes")
-DETECTION = ("picodet_mobileone_s0", "ppyoloe_repvgg_a0", "yolox_fasternet_t0")
-SEGMENTATION = ("pp_liteseg_mobileone_s0", "deeplabv3p_repvgg_a0", "fcn_fasternet_t0")
-PUBLISHED = "picodet_published"
+PUBLISHED = "picodet_mobileone_s0_published"
+#: name → family.
+DETECTION = {
+    "picodet_mobileone_s0": "MobileOne",
+    PUBLISHED: "MobileOne",
+    "ppyoloe_repvgg_a0": "RepVGG",
+    "yolox_fasternet_t0": "FasterNet",
+}
+SEGMENTATION = {
+    "pp_liteseg_mobileone_s0": "MobileOne",
+    "deeplabv3p_repvgg_a0": "RepVGG",
+    "fcn_fasternet_t0": "FasterNet",
+}
+#: How a detector's export leaves the suppression out; YOLOX's own way gives sums alone, so its suppression keeps all.
+BARE = {
+    "PicoDet": ("export.benchmark=True",),
+    "YOLOv3": ("PPYOLOEHead.exclude_nms=True",),
+    "YOLOX": tuple(f"YOLOXHead.nms.{what}" for what in ("score_threshold=0.0", "nms_threshold=1.0", "keep_top_k=1000")),
+}
 COLOURS = np.array([(0, 0, 0), (220, 40, 40), (40, 160, 60), (50, 90, 230)], np.uint8)
-COLUMNS = "model | measure | training, min | ONNX nodes | of them Conv | largest difference"
+COLUMNS = (
+    "host | configuration | family | measure | training, min of CPU (wall) | ONNX nodes | largest difference | "
+    "ONNX nodes, bare | largest difference, bare"
+)
 
 
 def script(host: str, name: str, *arguments: object, log: Path) -> str:
     """Runs a host's script through `python -m ppcls_ext`; gives what it printed, which also goes to `log`."""
     command = [sys.executable, "-m", "ppcls_ext", str(Path(os.environ[host], "tools", name)), *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     log.parent.mkdir(parents=True, exist_ok=True)
-    log.write_text(done.stdout, encoding="utf-8")
-    if done.returncode:
-        sys.exit(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}")
-    return done.stdout
+    with log.open("w", encoding="utf-8") as file:
+        status = subprocess.run(command, env=environment, stdout=file, stderr=subprocess.STDOUT).returncode
+    printed = log.read_text(encoding="utf-8")
+    if status:
+        sys.exit(f"{' '.join(command)} failed:\n{printed[-2000:]}")
+    return printed
 
 
-def detector(name: str, published: Path | None, trained: bool) -> tuple[str, float, Path]:
-    """Trains and exports one; gives its measure, the minutes of training and the folder of the program."""
-    config = ROOT / "configs" / "detection" / f"{name.replace(PUBLISHED, DETECTION[0])}.yml"
+def train(host: str, *arguments: object, folder: Path) -> None:
+    """Runs a host's training; what it took goes to `folder`/training.json, since other work may share the processor."""
+    start, before = time.time(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    script(host, "train.py", *arguments, log=folder / "train.log")
+    wall, after = time.time() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    (folder / "training.json").write_text(json.dumps({"cpu": cpu / 60, "wall": wall / 60}), encoding="utf-8")
+
+
+def detector(name: str, published: Path | None, trained: bool) -> tuple[str, dict[str, Path]]:
+    """Trains and exports one; gives its measure and the folders of its programs."""
+    config = ROOT / "configs" / "detection" / f"{name.replace('_published', '')}.yml"
     folder = Path("output", name)
-    overrides = [f"save_dir={folder}"]
-    if published:
-        overrides += [f"MobileOne_S0.pretrained={published}", "MobileOne_S0.fused=True", "epoch=20"]
-    start, minutes = time.time(), float("nan")
-    if not (trained and (folder / "model_final.pdparams").exists()):
-        script("PADDLEDET_HOME", "train.py", "-c", config, "-o", *overrides, log=folder / "train.log")
-        minutes = (time.time() - start) / 60
-    overrides = [*overrides[:1], f"weights={folder}/model_final.pdparams", *overrides[2:3]]
-    printed = script("PADDLEDET_HOME", "eval.py", "-c", config, "-o", *overrides, log=folder / "eval.log")
+    fused = ["MobileOne_S0.fused=True"] if name == PUBLISHED else []
+    if not (trained and (folder / "training.json").exists()):
+        start = [f"MobileOne_S0.pretrained={published}", "epoch=20"] if name == PUBLISHED else []
+        train("PADDLEDET_HOME", "-c", config, "-o", f"save_dir={folder}", *fused, *start, folder=folder)
+    overrides = ["-c", config, "-o", f"save_dir={folder}", f"weights={folder}/model_final.pdparams", *fused]
+    printed = script("PADDLEDET_HOME", "eval.py", *overrides, log=folder / "eval.log")
     whole, half = (
         re.search(rf"IoU={iou} *\| area= +all \| maxDets=100 \] = ([\d.]+)", printed).group(1)
         for iou in ("0.50:0.95", "0.50     ")
     )
-    arguments = ["-c", config, "--output_dir", folder, "-o", *overrides]
-    script("PADDLEDET_HOME", "export_model.py", *arguments, log=folder / "export.log")
-    return f"AP50 {half}, mAP {whole}", minutes, folder / config.stem
+    architecture = re.search(r"^architecture: (\w+)", config.read_text(encoding="utf-8"), re.MULTILINE).group(1)
+    for kind, extra in (("whole", ()), ("bare", BARE[architecture])):
+        arguments = [*overrides, *extra, "--output_dir", folder / kind]
+        script("PADDLEDET_HOME", "export_model.py", *arguments, log=folder / f"export_{kind}.log")
+    return f"AP50 {half}, mAP {whole}", {kind: folder / kind / config.stem for kind in ("whole", "bare")}
 
 
-def segmenter(name: str, trained: bool) -> tuple[str, float, Path]:
-    """As `detector`; exported without argmax, so that logits are compared."""
+def segmenter(name: str, trained: bool) -> tuple[str, dict[str, Path]]:
+    """As `detector`; bare is without argmax."""
     config, folder = ROOT / "configs" / "segmentation" / f"{name}.yml", Path("output", name)
-    start, minutes = time.time(), float("nan")
-    if not (trained and (folder / "best_model" / "model.pdparams").exists()):
+    if not (trained and (folder / "training.json").exists()):
         arguments = ["--config", config, "--do_eval", "--device", "cpu", "--save_dir", folder]
-        script("PADDLESEG_HOME", "train.py", *arguments, log=folder / "train.log")
-        minutes = (time.time() - start) / 60
+        train("PADDLESEG_HOME", *arguments, folder=folder)
     weights = ["--config", config, "--model_path", folder / "best_model" / "model.pdparams"]
     printed = script("PADDLESEG_HOME", "val.py", *weights, "--device", "cpu", log=folder / "val.log")
     mean = re.findall(r"mIoU: ([\d.]+)", printed)[-1]
-    arguments = [*weights, "--save_dir", folder / "inference", "--input_shape", 1, 3, 96, 96, "--output_op", "none"]
-    script("PADDLESEG_HOME", "export.py", *arguments, log=folder / "export.log")
-    return f"mIoU {mean}", minutes, folder / "inference"
+    for kind, operator in (("whole", "argmax"), ("bare", "none")):
+        arguments = [*weights, "--save_dir", folder / kind, "--input_shape", 1, 3, 96, 96, "--output_op", operator]
+        script("PADDLESEG_HOME", "export.py", *arguments, log=folder / f"export_{kind}.log")
+    return f"mIoU {mean}", {kind: folder / kind for kind in ("whole", "bare")}
 
 
-def row(name: str, measure: str, minutes: float, report: ProgramReport) -> str:
+def onnx_file(name: str, kind: str) -> Path:
+    """Where the ONNX file of a program goes."""
+    return Path("output", f"{name}.onnx" if kind == "whole" else f"{name}_{kind}.onnx")
+
+
+def measure(name: str, published: Path | None, trained: bool, samples: list[np.ndarray]) -> None:
+    """Trains, exports, converts and compares one; writes output/NAME/result.json."""
+    result: dict[str, Any] = {}
+    result["measure"], programs = detector(name, published, trained) if name in DETECTION else segmenter(name, trained)
+    for kind, program in programs.items():
+        report = program_to_onnx(program, onnx_file(name, kind), pictures=samples)
+        result[kind] = {"nodes": sum(report.nodes.values()), "difference": report.difference}
+    Path("output", name, "result.json").write_text(json.dumps(result), encoding="utf-8")
+
+
+def row(name: str) -> str:
     """One line of the table."""
-    nodes = sum(report.nodes.values())
-    return f"{name} | {measure} | {minutes:.1f} | {nodes} | {report.nodes['Conv']} | {report.difference:.1e}"
+    result, training = (
+        json.loads(Path("output", name, file).read_text(encoding="utf-8")) for file in ("result.json", "training.json")
+    )
+    cells = [
+        "PaddleDetection" if name in DETECTION else "PaddleSeg",
+        f"{name.replace('_published', '')}, Apple's fused weights" if name == PUBLISHED else name,
+        {**DETECTION, **SEGMENTATION}[name],
+        result["measure"],
+        f"{training['cpu']:.1f} ({training['wall']:.1f})",
+    ]
+    for kind in ("whole", "bare"):
+        cells += [str(result[kind]["nodes"]), f"{result[kind]['difference']:.1e}"]
+    return " | ".join(cells)
 
 
 def answers(path: Path, picture: np.ndarray) -> list[np.ndarray]:
@@ -141,22 +198,25 @@ def main() -> None:
     parser.add_argument("--published", type=Path, metavar="FILE", help="Apple's fused weights of MobileOne_S0")
     parser.add_argument("--trained", action="store_true", help="train only what has no weights in output/ yet")
     args = parser.parse_args()
-    names = args.names or [*DETECTION, *([PUBLISHED] if args.published else []), *SEGMENTATION]
+    everything = [*DETECTION, *SEGMENTATION]
+    names = args.names or [name for name in everything if name != PUBLISHED or args.published]
+    if unknown := set(names) - set(everything):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}")
+    if PUBLISHED in names and not (args.published or args.trained):
+        parser.error(f"{PUBLISHED} needs --published FILE")
     if not DATA.exists():
         subprocess.run([sys.executable, str(ROOT / "tools" / "make_shapes_dataset.py")], check=True)
     samples = [np.asarray(Image.open(path).convert("RGB")) for path in sorted((DATA / "images/val").iterdir())[:8]]
-    rows, files = [COLUMNS, re.sub(r"[^|]+", " --- ", COLUMNS)], {}
     for name in names:
-        if name in SEGMENTATION:
-            measure, minutes, folder = segmenter(name, args.trained)
-        else:
-            measure, minutes, folder = detector(name, args.published if name == PUBLISHED else None, args.trained)
-        files[name] = Path("output", f"{name}.onnx")
-        report = program_to_onnx(folder, files[name], pictures=samples)
-        rows.append(row(name, measure, minutes, report))
-        print(rows[-1], flush=True)
-    Path("output", "downstream.md").write_text("\n".join(f"| {line} |" for line in rows) + "\n", encoding="utf-8")
-    draw_all(files, ROOT / "docs" / "images" / "downstream.png")
+        measure(name, args.published, args.trained, samples)
+        print(row(name), flush=True)
+    done = [name for name in everything if Path("output", name, "result.json").exists()]
+    lines = [COLUMNS, re.sub(r"[^|]+", "---", COLUMNS), *map(row, done)]
+    Path("output", "downstream.md").write_text("\n".join(f"| {line} |" for line in lines) + "\n", encoding="utf-8")
+    draw_all(
+        {name: onnx_file(name, "whole" if name in DETECTION else "bare") for name in done},
+        ROOT / "docs" / "images" / "downstream.png",
+    )
 
 
 if __name__ == "__main__":
