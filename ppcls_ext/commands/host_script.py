@@ -54,12 +54,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise PpclsExtError(f"no script {args.script}: expected one of PaddleClas's, such as tools/train.py")
     downstream = checkouts.of_script(script)
     if downstream is not None:
-        checkouts.activate(downstream, script.parents[1])
-        REGISTER[downstream.package]()
-        read_without_running()
-        arguments = args.arguments
+        with checkouts.needs_told(downstream, script.parents[1]):
+            checkouts.activate(downstream, script.parents[1])
+            REGISTER[downstream.package]()
+            read_without_running()
+            run_script(script, args.arguments)
     else:
-        arguments = prepare_paddleclas(script, args.arguments)
+        run_script(script, prepare_paddleclas(script, args.arguments))
+
+
+def run_script(script: Path, arguments: list[str]) -> None:
+    """Runs a script as if it had been started with these arguments."""
     sys.argv = [str(script), *arguments]
     runpy.run_path(str(script), run_name="__main__")
 

@@ -7,6 +7,8 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,6 +86,18 @@ def activate(host: Host, root: Path | None = None) -> Path:
         found = Path(next(iter(spec.submodule_search_locations))).parent
     _refuse_wheel(host, found.resolve())
     return found
+
+
+@contextmanager
+def needs_told(host: Host, root: Path) -> Iterator[None]:
+    """Says, of a package that the host's own code misses, where the host lists what it needs."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise PpclsExtError(
+            f"{host.title} needs the module {error.name}, which is not installed: its packages are listed in "
+            f"{root / 'requirements.txt'}"
+        ) from error
 
 
 def _refuse_wheel(host: Host, found: Path) -> None:

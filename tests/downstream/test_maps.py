@@ -12,6 +12,7 @@ import pytest
 from paddle import nn
 
 import ppcls_ext
+from ppcls_ext.commands import host_script
 from ppcls_ext.deploy.verification import OnnxSession
 from ppcls_ext.downstream import adaptations, checkouts
 from ppcls_ext.downstream.differences import largest_difference, require_same
@@ -320,6 +321,20 @@ def test_checkouts(host, tmp_path, monkeypatch):
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {host.wheel}\nVersion: {host.last_wheel}\n")
     with pytest.raises(PpclsExtError, match="is the wheel, which does not train"):
         checkouts.activate(host)
+
+
+def test_a_package_that_the_host_misses(tmp_path, monkeypatch):
+    """A script that its checkout's environment cannot run, in one line that says where its packages are listed."""
+    script = tmp_path / "tools" / "train.py"
+    for file, text in ((tmp_path / "paddleseg/__init__.py", ""), (script, "import no_such_module")):
+        file.parent.mkdir()
+        file.write_text(text)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+    monkeypatch.setitem(host_script.REGISTER, "paddleseg", lambda: None)
+    monkeypatch.delitem(sys.modules, "paddleseg", raising=False)
+    with pytest.raises(PpclsExtError, match=r"PaddleSeg needs the module no_such_module.*requirements\.txt"):
+        host_script.main([str(script)])
 
 
 def test_scalars_of_tensors():
