@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -18,8 +18,15 @@ ROWS = 0.95
 TINY = float(np.finfo(np.float32).tiny)
 
 
-def largest_difference(got: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
+def largest_difference(
+    got: Sequence[np.ndarray], expected: Sequence[np.ndarray], scores: Collection[int] = ()
+) -> float:
     """The largest difference of any output, as a part of that output's largest value; nan where a value is nan.
+
+    Args:
+        got: one form's outputs.
+        expected: the other form's.
+        scores: numbers of the outputs between 0 and 1, which are compared as they are.
 
     Raises:
         PpclsExtError: number or shapes of the outputs differ.
@@ -29,7 +36,7 @@ def largest_difference(got: Sequence[np.ndarray], expected: Sequence[np.ndarray]
     shapes = [[tuple(values.shape) for values in outputs] for outputs in (got, expected)]
     if shapes[0] != shapes[1]:
         raise PpclsExtError(f"the outputs' shapes differ: {shapes[0]}, expected {shapes[1]}; nothing was written")
-    return float(np.max([_difference(*pair) for pair in zip(got, expected)]))
+    return float(np.max([_difference(*pair, number in scores) for number, pair in enumerate(zip(got, expected))]))
 
 
 def require_same(
@@ -37,6 +44,7 @@ def require_same(
     got: Sequence[np.ndarray],
     run: Callable[[Mapping[str, np.ndarray]], Sequence[np.ndarray]],
     inputs: Mapping,
+    scores: Collection[int] = (),
 ) -> float:
     """Raises where `got` differs from `run(inputs)` by more than rounding explains; gives the largest difference.
 
@@ -45,12 +53,13 @@ def require_same(
         got: one form's outputs.
         run: the other form.
         inputs: by name; those of four axes are pictures.
+        scores: numbers of the outputs between 0 and 1, which are compared as they are.
 
     Raises:
         PpclsExtError: they differ.
     """
     expected = run(inputs)
-    difference = largest_difference(got, expected)
+    difference = largest_difference(got, expected, scores)
     allowed = TOLERANCE
     if not difference <= allowed:
         # pictures that a model was not trained on, levels instead of normalised ones, may magnify rounding errors
@@ -63,12 +72,12 @@ def require_same(
         }
         moved = run(nudged)
         if [values.shape for values in moved] == [values.shape for values in expected]:
-            allowed = max(allowed, NOISE_FACTOR * largest_difference(moved, expected))
+            allowed = max(allowed, NOISE_FACTOR * largest_difference(moved, expected, scores))
     require_small(what, difference, allowed)
     return difference
 
 
-def _difference(got: np.ndarray, expected: np.ndarray) -> float:
+def _difference(got: np.ndarray, expected: np.ndarray, scores: bool) -> float:
     if expected.size == 0:
         return 0.0
     if np.issubdtype(expected.dtype, np.integer) and expected.ndim > 1:
@@ -77,7 +86,7 @@ def _difference(got: np.ndarray, expected: np.ndarray) -> float:
     got, expected = got.astype(np.float64), expected.astype(np.float64)
     if expected.ndim == 2 and expected.shape[1] == DETECTION:
         return _difference_of_rows(got, expected)
-    return float(np.abs(got - expected).max() / max(np.abs(expected).max(), TINY))
+    return float(np.abs(got - expected).max() / (1 if scores else max(np.abs(expected).max(), TINY)))
 
 
 def _difference_of_rows(got: np.ndarray, expected: np.ndarray) -> float:
