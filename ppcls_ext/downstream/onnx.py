@@ -91,25 +91,27 @@ def program_to_onnx(
     return ProgramReport(**vars(write_file(model, content, output)), difference=largest)
 
 
-def score_outputs(model: onnx.ModelProto) -> list[int]:
-    """Numbers of the outputs that are made of sigmoids alone, and of numbers from 0 to 1.
+def score_outputs(model: onnx.ModelProto) -> dict[int, int]:
+    """Outputs that are made of sigmoids alone, and of numbers from 0 to 1: number → the power that undoes their roots.
 
-    onnxruntime's sigmoid is exact to some 1e-8, which is much of a small score and more of its root.
+    onnxruntime's sigmoid is exact to some 1e-8, which is much of a small score and, of its root, up to 1e-4.
     """
     from onnx import numpy_helper
 
     makers = {output: node for node in model.graph.node for output in node.output}
     numbers = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
 
-    def is_score(name: str) -> bool:
+    def power(name: str) -> int:
         node = makers.get(name)
         if node is None:
-            return name in numbers and bool((numbers[name] >= 0).all() and (numbers[name] <= 1).all())
+            return int(name in numbers and ((numbers[name] >= 0) & (numbers[name] <= 1)).all())
         if node.op_type not in KEEP_SCORES:
-            return node.op_type == "Sigmoid"
-        return all(map(is_score, node.input[: KEEP_SCORES[node.op_type]]))
+            return int(node.op_type == "Sigmoid")
+        powers = [power(value) for value in node.input[: KEEP_SCORES[node.op_type]]]
+        return min(powers) and max(powers) * (2 if node.op_type == "Sqrt" else 1)
 
-    return [number for number, output in enumerate(model.graph.output) if is_score(output.name)]
+    powers = {number: power(output.name) for number, output in enumerate(model.graph.output)}
+    return {number: found for number, found in powers.items() if found}
 
 
 def find_prefix(path: Path) -> Path:

@@ -18,7 +18,7 @@ from ppcls_ext.downstream import adaptations, checkouts
 from ppcls_ext.downstream.differences import largest_difference, require_same
 from ppcls_ext.downstream.export import fuse_with_proof, prove_exports, require_no_branches
 from ppcls_ext.downstream.maps import build_net, freeze_norms, freeze_parameters
-from ppcls_ext.downstream.onnx import find_prefix, program_to_onnx, with_float32_numbers
+from ppcls_ext.downstream.onnx import find_prefix, program_to_onnx, score_outputs, with_float32_numbers
 from ppcls_ext.downstream.program import Program, comparison_inputs, operators
 from ppcls_ext.errors import PpclsExtError
 from tests.helpers import needs_converter, randomise_norms, relative
@@ -249,6 +249,40 @@ def detections(seed: int = 0) -> np.ndarray:
     corners = random.uniform(0, 300, (100, 2))
     columns = [np.arange(100) % 50, random.uniform(0.1, 0.9, 100), *corners.T, *(corners + 20).T]
     return np.stack(columns, axis=1).astype(np.float32)
+
+
+@pytest.mark.parametrize(("rows", "score", "counts"), [(100, 1.0, False), (100, 0.9, True), (20, 1.0, True)])
+def test_rounding_chooses_the_rows_of_a_long_list_that_all_score_1(rows, score, counts):
+    got, expected = detections(0)[:rows], detections(1)[:rows]
+    got[:, 1] = expected[:, 1] = score
+    assert (largest_difference([got], [expected]) > 0.01) == counts
+    got[0] = [99, score, 0, 0, 1, 1]  # a class that only one list has, not at its end
+    got[1:, 1] = expected[:, 1] = score - 0.1
+    assert largest_difference([got], [expected]) > 0.05
+
+
+def test_scores_of_sigmoids_are_compared_as_they_are():
+    """Small ones that differ by onnxruntime's rounding are the same; a root of them is compared by its square."""
+    from onnx import helper, numpy_helper
+
+    nodes = [
+        helper.make_node("Sigmoid", ["x"], ["s"]),
+        helper.make_node("Mul", ["s", "s"], ["ss"]),
+        helper.make_node("Add", ["ss", "tiny"], ["a"]),
+        helper.make_node("Sqrt", ["a"], ["root"]),
+        helper.make_node("Mul", ["s", "x"], ["silu"]),
+        helper.make_node("Mul", ["s", "large"], ["scaled"]),
+    ]
+    outputs = [helper.make_tensor_value_info(name, 1, [2]) for name in ("s", "root", "silu", "scaled")]
+    numbers = [numpy_helper.from_array(np.float32(value), name) for name, value in (("tiny", 1e-9), ("large", 9.0))]
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", 1, [2])], outputs, numbers)
+    scores = score_outputs(helper.make_model(graph))
+    assert scores == {0: 1, 1: 2}
+    expected = [np.float32([1e-4, 2e-4])] * 2 + [np.float32([1, 2])] * 2
+    shifted = [expected[0] + 1e-5, np.sqrt(expected[1] ** 2 + 1e-8), *expected[2:]]
+    assert largest_difference(shifted, expected) > 0.04
+    assert largest_difference(shifted, expected, scores) < 2e-5
+    assert largest_difference([expected[0] + 0.01, *expected[1:]], expected, scores) > 9e-3
 
 
 def test_a_class_of_few_rows_counts():
