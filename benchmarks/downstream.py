@@ -165,21 +165,23 @@ def answers(path: Path, picture: np.ndarray) -> list[np.ndarray]:
 def draw(picture: np.ndarray, outputs: list[np.ndarray]) -> Image.Image:
     """Boxes, or classes in colour, over a picture, twice its size."""
     height, width = picture.shape[:2]
-    image = Image.fromarray(picture).resize((2 * width, 2 * height))
+    image = Image.fromarray(picture).resize((2 * width, 2 * height), Image.NEAREST)
     if outputs[0].ndim == 4:
-        colour = Image.fromarray(COLOURS[outputs[0][0].argmax(axis=0)]).resize(image.size, Image.NEAREST)
-        return Image.blend(image, colour, 0.6)
+        classes = Image.fromarray(outputs[0][0].argmax(axis=0).astype(np.uint8)).resize(image.size, Image.NEAREST)
+        colour = Image.fromarray(COLOURS[np.asarray(classes)])
+        return Image.composite(Image.blend(image, colour, 0.6), image, classes.point(lambda kind: 255 * (kind > 0)))
     pen = ImageDraw.Draw(image)
     for kind, score, *box in outputs[0]:
         if score > 0.5:
             pen.rectangle([2 * float(value) for value in box], outline=tuple(COLOURS[1 + int(kind)]), width=2)
-            pen.text((2 * float(box[0]) + 3, 2 * float(box[1]) + 2), f"{NAMES[int(kind)]} {score:.2f}", fill="black")
+            place = (min(2 * float(box[0]) + 3, 2 * width - 70), 2 * float(box[1]) + 2)
+            pen.text(place, f"{NAMES[int(kind)]} {score:.2f}", "white", stroke_width=1, stroke_fill="black")
     return image
 
 
 def draw_all(files: dict[str, Path], output: Path) -> None:
     """A row of pictures for each ONNX file, under its name."""
-    pictures = [np.asarray(Image.open(path).convert("RGB")) for path in sorted((DATA / "images/val").iterdir())[:6]]
+    pictures = [np.asarray(Image.open(path).convert("RGB")) for path in sorted((DATA / "images/val").iterdir())[:5]]
     side = 2 * pictures[0].shape[0]
     canvas = Image.new("RGB", (side * len(pictures), (side + 18) * len(files)), "white")
     for number, (name, path) in enumerate(files.items()):
@@ -211,7 +213,7 @@ def main() -> None:
         measure(name, args.published, args.trained, samples)
         print(row(name), flush=True)
     done = [name for name in everything if Path("output", name, "result.json").exists()]
-    lines = [COLUMNS, re.sub(r"[^|]+", "---", COLUMNS), *map(row, done)]
+    lines = [COLUMNS, re.sub(r"[^|]+", " --- ", COLUMNS).strip(), *map(row, done)]
     Path("output", "downstream.md").write_text("\n".join(f"| {line} |" for line in lines) + "\n", encoding="utf-8")
     draw_all(
         {name: onnx_file(name, "whole" if name in DETECTION else "bare") for name in done},
