@@ -13,6 +13,7 @@ import platform
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,14 @@ def _write(folder: Path, rows: list[dict[str, Any]], turns: int) -> None:
     writer = csv.DictWriter(table, rows[0], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    about = {"date": datetime.date.today().isoformat(), "machine": machine(), "turns": turns}
+    packages = dict.fromkeys(row["runtime"].partition("-")[0] for row in rows)
+    versions = ", ".join(f"{package} {version(package)}" for package in packages)
+    about = {
+        "date": datetime.date.today().isoformat(),
+        "machine": machine(),
+        "versions": versions,
+        "turns": turns,
+    }
     texts = {
         "bench.json": json.dumps({**about, "rows": rows}, indent=2),
         "bench.csv": table.getvalue(),
@@ -111,7 +119,7 @@ def markdown(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return (
         "# Latency\n\nWritten by `ppcls-ext bench`: ms a picture, medians of "
-        f"{about['turns']} turns, {about['date']}, {about['machine']}.\n\n{table}\n"
+        f"{about['turns']} turns, {about['date']}, {about['machine']}, {about['versions']}.\n\n{table}\n"
     )
 
 

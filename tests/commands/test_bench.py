@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from importlib.metadata import version
 
 import pytest
 from PIL import Image
@@ -27,6 +28,8 @@ def test_files_take_turns(exported, tmp_path, capsys):
     said = json.loads((tmp_path / "bench.json").read_text())
     assert said["turns"] == 3
     assert said["machine"]
+    assert said["versions"] == f"onnxruntime {version('onnxruntime')}"
+    assert said["versions"] in (tmp_path / "bench.md").read_text()
     assert len(said["rows"]) == 2
     assert "| model | px | threads | file, onnxruntime |" in (tmp_path / "bench.md").read_text()
     assert not (tmp_path / "bench.png").exists()  # no published accuracy to draw
