@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from ppcls_ext.commands.outcome import run
-from ppcls_ext.errors import PpclsExtError, printable
+from ppcls_ext.errors import PpclsExtError, printable, unwrapped
 
 HOSTILE = "a\x1b[2Jb\x07\x9bc\u202egnp.exe\u2028\ud800\x7f"
 SHOWN = r"a\x1b[2Jb\x07\x9bc\u202egnp.exe\u2028\ud800\x7f"
@@ -86,3 +86,16 @@ def test_an_error_inside_a_gradient_stays_what_it_is(capsys, error, said):
 
     assert run(main) == 1
     assert capsys.readouterr().err.splitlines()[-1] == " ".join(f"error: {said}".split())
+
+
+@pytest.mark.parametrize(
+    ("file", "kind", "said"),
+    [("pylayer/py_layer_node.cc:171", PpclsExtError, "two\n\nlines"), ("elsewhere.cc:1", OSError, "(External) Ppcls")],
+)
+def test_an_error_inside_a_gradient_as_paddle_to_3_2_tells_it(file, kind, said):
+    error = OSError(
+        f"(External) PpclsExtError: two\n\nlines\n\nAt:\n  /a.py(8): backward\n (at /paddle/fluid/{file})\n"
+    )
+    found = unwrapped(error)
+    assert type(found) is kind
+    assert str(found).startswith(said)
