@@ -12,6 +12,7 @@ import pytest
 
 from ppcls_ext.configuration.prepare import prepare
 from ppcls_ext.host.locate import activate
+from tests.options.table import NEWER_SCHEDULES
 
 
 @pytest.fixture
@@ -57,6 +58,15 @@ def require_trained(engine, before: dict[str, np.ndarray]) -> None:
 def is_old() -> bool:
     """Whether PaddleClas is 2.4, which lacks some of the options."""
     return activate(need_engine=True).version.startswith("2.4")
+
+
+@pytest.fixture(scope="session")
+def schedules() -> set[str]:
+    """Those of the newer schedules that PaddleClas has: 2.4 and 2.5 have none."""
+    activate(need_engine=True)
+    from ppcls.optimizer import learning_rate
+
+    return {name for name in NEWER_SCHEDULES if hasattr(learning_rate, name)}
 
 
 @pytest.fixture(autouse=True)
