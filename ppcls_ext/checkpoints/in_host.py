@@ -164,11 +164,14 @@ class Checkpoints:
             raise PpclsExtError(
                 f"Global.checkpoints is {prefix}, which holds averaged weights: resume from latest or epoch_N"
             )
+        # PaddleClas's own average: develop has it in .pdparams and what is trained in .pdema, 2.5 has a file more
+        average = f"{prefix.name}.ema.pdparams"
+        trained, averaged = (".pdparams", ".ema.pdparams") if average in found.files else (".pdema", ".pdparams")
         if ema is None:
-            _set_state(found.file(".pdparams"), net, loss)
-        else:  # PaddleClas develop's own average
-            _set_state(found.file(".pdema"), net, loss)
-            _set_state(found.file(".pdparams"), ema)
+            trained = ".pdparams"
+        else:
+            _set_state(found.file(averaged), ema)
+        _set_state(found.file(trained), net, loss)
         self._restore_optimizers(found, optimizers)
         scaler = getattr(self._engine, "scaler", None)
         if "scale" in found.state.get("loss_scaler", {}) and hasattr(scaler, "load_state_dict"):

@@ -41,7 +41,8 @@ def test_engine(run, config, is_old, tmp_path, caplog, model):
         ENGINE[name](config)
     run(config)
     assert list((tmp_path / "output").rglob("vdlrecords.*"))
-    assert bool(list((tmp_path / "output").rglob("*.pdema"))) != is_old
+    averages = [*(tmp_path / "output").rglob("*.pdema"), *(tmp_path / "output").rglob("*.ema.pdparams")]  # develop, 2.5
+    assert bool(averages) != is_old
     said = [record.getMessage() for record in caplog.records if record.name == "ppcls_ext"]
     assert [line for line in said if "AMP" in line] == [
         "AMP is given, and cpu has no mixed precision in Paddle: all is computed in float32"
@@ -49,6 +50,16 @@ def test_engine(run, config, is_old, tmp_path, caplog, model):
     assert [line for line in said if "use_sync_bn" in line]
     left_out = [line.split(" is left out")[0] for line in said if "is left out" in line]
     assert left_out == (["EMA", "Global.update_freq"] if is_old else [])
+
+
+def test_a_training_with_an_average_resumes(run, config, is_old, tmp_path):
+    if is_old:
+        pytest.skip("this PaddleClas has no EMA")
+    config["Arch"]["name"] = "FasterNet_T0"
+    ENGINE["EMA"](config)
+    run(config)
+    config["Global"].update(epochs=2, checkpoints=str(tmp_path / "output" / "FasterNet_T0" / "latest"))
+    run(config)
 
 
 @pytest.mark.parametrize("model", MODELS)
