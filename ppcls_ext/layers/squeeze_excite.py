@@ -34,10 +34,9 @@ class SqueezeExcite(nn.Layer):
     def forward(self, x: Tensor) -> Tensor:
         """`x: (N, C, H, W)` → the same shape."""
         reduce, expand = convs = [self._sub_layers[name] for name in self.names]
-        if is_channels_last(x) and self._is_as_built(*convs):
-            parameters = [value for conv in convs for value in (conv.weight, conv.bias)]
-            if usable(x, *parameters, training=self.training):
-                return _Gate()(x, *parameters)
+        parameters = [value for conv in convs for value in (conv.weight, conv.bias)]  # set on every path: to_static
+        if is_channels_last(x) and self._is_as_built(*convs) and usable(x, *parameters, training=self.training):
+            return _Gate()(x, *parameters)
         gate = nn.functional.sigmoid(run_conv(expand, nn.functional.relu(run_conv(reduce, self.pool(x)))))
         return elementwise(paddle.multiply, x, gate)
 

@@ -70,3 +70,12 @@ def test_a_frozen_part_gets_no_gradient():
     layer(from_channels_last(paddle.randn([2, 4, 4, 6]))).sum().backward()
     assert layer.reduce.weight.grad is None
     assert layer.expand.weight.grad is not None
+
+
+def test_paddle_saves_it_as_a_program(tmp_path):
+    """Paddle's to_static follows both ways of an `if`, so that a value must be set on each."""
+    layer = SqueezeExcite(8, 4, ("reduce", "expand"))
+    layer.eval()
+    paddle.jit.save(layer, str(tmp_path / "gate"), input_spec=[paddle.static.InputSpec([None, 8, 4, 4], "float32")])
+    x = paddle.randn([2, 8, 4, 4])
+    assert (paddle.jit.load(str(tmp_path / "gate"))(x) - layer(x)).abs().max() < 1e-6
