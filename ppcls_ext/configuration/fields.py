@@ -28,8 +28,16 @@ REQUIRED = {
 }
 
 
-#: Fields of newer engines that an older one would leave out without a word: field, and the text in its source.
-NEWER = {"EMA": '"EMA"', "Global.train_mode": '"train_mode"', "Global.update_freq": '"update_freq"'}
+#: Fields of newer engines that an older one would leave out without a word: by mode, field and the text in its source.
+NEWER = {
+    "train": {
+        "EMA": '"EMA"',
+        "Global.train_mode": '"train_mode"',
+        "Global.update_freq": '"update_freq"',
+        "Global.uniform_output_enabled": "uniform_output_enabled",
+    },
+    "export": {"Global.export_for_fd": "export_for_fd"},
+}
 
 
 def require_fields(config: dict, mode: str) -> None:
@@ -76,11 +84,13 @@ def fill_in(config: dict, mode: str) -> None:
         config["AMP"] = None  # PaddleClas 2.4 turns AMP on for any AMP section
 
 
-def warn_about_newer_fields(config: dict) -> None:
+def warn_about_newer_fields(config: dict, mode: str) -> None:
     """Logs the fields that this PaddleClas would leave out without a word."""
+    if mode not in NEWER:
+        return
     paddleclas = activate(need_engine=True)
     source = (paddleclas.path / "ppcls" / "engine" / "engine.py").read_text(encoding="utf-8")
-    for field, text in NEWER.items():
+    for field, text in NEWER[mode].items():
         if _get(config, field) and text not in source:
             logger.warning("%s is left out: PaddleClas %s cannot do it", field, paddleclas.version)
 

@@ -71,8 +71,8 @@ def _prepare(config: dict, mode: str, folder: Path | None) -> dict:
     check_numbers(config, SECTIONS[mode])
     expressions.resolve(config, SECTIONS[mode])
     check_arguments(config, SECTIONS[mode])
+    warn_about_newer_fields(config, mode)
     if mode == "train":
-        warn_about_newer_fields(config)
         _check_profiler(config)
     resolved = copy.deepcopy(config)
     resolved["Global"]["checkpoints"] = None
