@@ -19,15 +19,13 @@ from ppcls_ext.errors import PpclsExtError
 from tests.helpers import ROOT
 
 pytestmark = pytest.mark.slow
-#: name → its head, and how its export leaves the non-maximum suppression out; YOLOX's own way leaves sums alone, so
-#: that its suppression keeps every box instead.
+#: name → its head, and how its export leaves the non-maximum suppression out; YOLOX's gives sums of boxes and scores.
+#: An untrained YOLOX cannot be compared box by box: some of its boxes overlap by 1 but for rounding, and onnxruntime
+#: suppresses such at any threshold; benchmarks/downstream.py compares the boxes of a trained one.
 DETECTION = {
-    "picodet_mobileone_s0": ("PicoHeadV2", ["export.benchmark=True"]),
-    "ppyoloe_repvgg_a0": ("PPYOLOEHead", ["PPYOLOEHead.exclude_nms=True"]),
-    "yolox_fasternet_t0": (
-        "YOLOXHead",
-        [f"YOLOXHead.nms.{what}" for what in ("score_threshold=0.0", "nms_threshold=1.0", "keep_top_k=1000")],
-    ),
+    "picodet_mobileone_s0": ("PicoHeadV2", "export.benchmark=True"),
+    "ppyoloe_repvgg_a0": ("PPYOLOEHead", "PPYOLOEHead.exclude_nms=True"),
+    "yolox_fasternet_t0": ("YOLOXHead", "YOLOXHead.exclude_nms=True"),
 }
 SEGMENTATION = ["pp_liteseg_mobileone_s0", "deeplabv3p_repvgg_a0", "fcn_fasternet_t0"]
 
@@ -153,10 +151,10 @@ def test_detectors(name, folder):
     head, without = DETECTION[name]
     # after two steps all boxes score the same, so that rounding alone would choose; benchmarks/downstream.py compares
     # the lists of trained detectors
-    for kind, overrides in (("whole", [f"{head}.nms.score_threshold=0.9"]), ("without", without)):
-        arguments = ["-c", config, "--output_dir", kind, "-o", weights, *overrides]
+    for kind, override in (("whole", f"{head}.nms.score_threshold=0.9"), ("without", without)):
+        arguments = ["-c", config, "--output_dir", kind, "-o", weights, override]
         report = export(PADDLEDET, "export_model.py", *arguments, folder=folder, program=Path(kind, name))
-        assert ("NonMaxSuppression" in report.nodes) == (kind == "whole" or len(without) > 1)
+        assert ("NonMaxSuppression" in report.nodes) == (kind == "whole")
 
 
 @needs(PADDLESEG)
