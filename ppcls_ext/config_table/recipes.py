@@ -51,7 +51,7 @@ def _digits() -> Recipe:
     header = """MobileOne_S0 on 1297 handwritten digits at 64 px: the demonstration (`make demo`).
   ppcls-ext make-sample-dataset
   ppcls-ext train -c digits/MobileOne_S0
-Expect top-1 above 0.95 on the 500 held-out digits, in a few minutes on two CPU cores."""
+Expect top-1 about 0.95 on the 500 held-out digits, in a few minutes on two CPU cores."""
     return Recipe(
         model="MobileOne_S0",
         task=DIGITS,
