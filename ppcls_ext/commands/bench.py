@@ -13,7 +13,6 @@ import platform
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from ppcls_ext.models.table import MODELS
 from ppcls_ext.packages import require
 from ppcls_ext.predict.classifier import Classifier
 from ppcls_ext.predict.latency import measure
+from ppcls_ext.predict.runtimes import with_version
 from ppcls_ext.report.latency_plot import draw_latency
 
 FORMS = ("unfused", "fused", "int8", "fp16")
@@ -82,8 +82,7 @@ def _write(folder: Path, rows: list[dict[str, Any]], turns: int) -> None:
     writer = csv.DictWriter(table, rows[0], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    packages = dict.fromkeys(row["runtime"].partition("-")[0] for row in rows)
-    versions = ", ".join(f"{package} {version(package)}" for package in packages)
+    versions = ", ".join(map(with_version, dict.fromkeys(row["runtime"].partition("-")[0] for row in rows)))
     about = {
         "date": datetime.date.today().isoformat(),
         "machine": machine(),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.pictures.find import find_images
 from ppcls_ext.pictures.prepare import prepare
 from ppcls_ext.predict.classifier import Classifier
-from ppcls_ext.predict.runtimes import installed
+from ppcls_ext.predict.runtimes import installed, with_version
 
 #: How far probabilities may differ in fp32, and the least part of the pictures with the same class; else it fails.
 LARGEST_DIFFERENCE = 1e-3
@@ -29,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rule = reference.metadata.preprocessing
     pictures = np.stack([prepare(path, rule) for path in find_images(args.pictures)])
     expected = _probabilities(reference, pictures)
-    print(f"{args.file}: {len(pictures)} pictures, compared with onnxruntime {_version('onnxruntime')}")
+    print(f"{args.file}: {len(pictures)} pictures, compared with {with_version('onnxruntime')}")
     print(COLUMNS.format("runtime", "difference", "same class"))
     failed = False
     loose = reference.metadata.quantization == "int8"  # runtimes round differently
@@ -44,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             continue
         difference = float(np.abs(got - expected).max())
         same = float((got.argmax(axis=1) == expected.argmax(axis=1)).mean())
-        print(COLUMNS.format(f"{name} {_version(runtime)}", f"{difference:.1e}", f"{same:.1%}"))
+        print(COLUMNS.format(with_version(runtime, name), f"{difference:.1e}", f"{same:.1%}"))
         failed |= same < AGREEMENT or not (loose or bf16 or difference <= LARGEST_DIFFERENCE)
     if failed:
         raise PpclsExtError(f"{args.file}: a runtime gives other answers than onnxruntime; the table says which")
@@ -63,13 +62,6 @@ def _others(file: str, program: str | None) -> Iterator[tuple[str, str, str, boo
 def _probabilities(classifier: Classifier, pictures: np.ndarray) -> np.ndarray:
     size = classifier.batch or 1
     return np.concatenate([classifier.probabilities(pictures[i : i + size]) for i in range(0, len(pictures), size)])
-
-
-def _version(runtime: str) -> str:
-    try:
-        return importlib.metadata.version("paddlepaddle" if runtime == "paddle" else runtime)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

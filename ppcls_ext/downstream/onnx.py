@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 import tempfile
@@ -101,6 +102,7 @@ def score_outputs(model: onnx.ModelProto) -> dict[int, int]:
     makers = {output: node for node in model.graph.node for output in node.output}
     numbers = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
 
+    @functools.cache
     def power(name: str) -> int:
         node = makers.get(name)
         if node is None:

@@ -67,7 +67,7 @@ def normalise(x: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> tuple[T
     """Batch normalisation by the batch's statistics; also returns these, (C,) each, the variance biased."""
     y, sizes = paddle.empty_like(x), (tuple(x.shape), epsilon)
     if math.prod(x.shape[:3]) > LONGEST:
-        mean, variance = mean_and_variance(x, epsilon)
+        mean, variance = mean_and_variance(x)
         _run(builders.normalisation_by, sizes, x, mean, variance, gamma, beta, y)
     else:
         mean, variance = paddle.empty_like(gamma), paddle.empty_like(gamma)

@@ -46,7 +46,7 @@ def picture_sums(x: Tensor) -> Tensor:
     return paddle.matmul(_ones(width), rows.reshape([batch, width, channels]))
 
 
-def mean_and_variance(x: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+def mean_and_variance(x: Tensor) -> tuple[Tensor, Tensor]:
     """Of each channel, (C,), the variance biased; `x: (N, H, W, C)`. Reads the map once."""
     channels, ones = x.shape[3], _ones(PARTS * x.shape[3])
     pieces, shares = _pieces(math.prod(x.shape[:3]))
@@ -55,7 +55,7 @@ def mean_and_variance(x: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     start, of_means, of_variances = x.data_ptr(), parts_of[0].ctypes.data, parts_of[1].ctypes.data
     for size, parts in pieces:
         # pixels that follow each other go to different sums: to oneDNN they are channels
-        sizes = ((1, 1, size // parts, parts * channels), epsilon, False)
+        sizes = ((1, 1, size // parts, parts * channels), 1.0, False)
         primitive = library().primitive((builders.normalisation, *sizes), builders.normalisation, *sizes)
         primitive(start, ones.data_ptr(), ones.data_ptr(), normalised.data_ptr(), of_means, of_variances)
         start += 4 * channels * size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import importlib.util
 import os
 from typing import NamedTuple, Protocol
@@ -75,3 +76,12 @@ def load(runtime: str, path: str | os.PathLike, threads: int | None = None, bf16
 def installed(runtime: str) -> bool:
     """Whether the packages of a runtime are there."""
     return all(importlib.util.find_spec(package) is not None for package in RUNTIMES[runtime].packages)
+
+
+def with_version(runtime: str, name: str = "") -> str:
+    """A runtime's name, or another one for it, with its version where its package tells it under the usual name."""
+    try:
+        version = importlib.metadata.version("paddlepaddle" if runtime == "paddle" else runtime)
+    except importlib.metadata.PackageNotFoundError:  # as of onnxruntime-gpu
+        version = ""
+    return f"{name or runtime} {version}".strip()

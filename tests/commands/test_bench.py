@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 import pytest
 from PIL import Image
@@ -33,6 +33,18 @@ def test_files_take_turns(exported, tmp_path, capsys):
     assert len(said["rows"]) == 2
     assert "| model | px | threads | file, onnxruntime |" in (tmp_path / "bench.md").read_text()
     assert not (tmp_path / "bench.png").exists()  # no published accuracy to draw
+
+
+def test_a_runtime_of_another_distribution(exported, tmp_path, monkeypatch):
+    """As onnxruntime-gpu, whose version goes by that name: what was measured is not lost."""
+
+    def unknown(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.version", unknown)
+    _, path, _ = exported
+    assert run(lambda: bench.main([str(path), "--turns", "2", "--output", str(tmp_path)])) == 0
+    assert json.loads((tmp_path / "bench.json").read_text())["versions"] == "onnxruntime"
 
 
 @pytest.mark.slow
