@@ -14,6 +14,7 @@ import paddle
 from paddle import Tensor
 
 from ppcls_ext.onednn import builders
+from ppcls_ext.onednn.arena import empty_map
 from ppcls_ext.onednn.builders import Geometry
 from ppcls_ext.onednn.find import library
 from ppcls_ext.onednn.library import Primitive, UnsupportedError
@@ -23,7 +24,7 @@ from ppcls_ext.onednn.statistics import LONGEST, mean_and_variance
 def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
     """`x: (N, H, W, C)`, `kernel: (O, C / groups, k, k)`, `bias: (O,)` → (N, Ho, Wo, O)."""
     shape, kernel_shape = tuple(x.shape), tuple(kernel.shape)
-    y = paddle.empty(geometry.output_shape(shape, kernel_shape), "float32")
+    y = empty_map(geometry.output_shape(shape, kernel_shape))
     sizes = (shape, kernel_shape, geometry, 0, bias is not None)
     inputs = (x, kernel) if bias is None else (x, kernel, bias)
     _run(builders.convolution, sizes, *inputs, y)
@@ -32,7 +33,7 @@ def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, geometry: Geometry)
 
 def input_gradient(grad: Tensor, kernel: Tensor, shape: Sequence[int], geometry: Geometry) -> Tensor:
     """Of `convolve`: `grad: (N, Ho, Wo, O)` → (N, H, W, C) = `shape`."""
-    result = paddle.empty(shape, "float32")
+    result = empty_map(shape)
     _run(builders.input_gradient, (tuple(shape), tuple(kernel.shape), geometry, 0), grad, kernel, result)
     return result
 
@@ -65,7 +66,7 @@ def _only(size: int, place: int) -> Tensor:
 
 def normalise(x: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
     """Batch normalisation by the batch's statistics; also returns these, (C,) each, the variance biased."""
-    y, sizes = paddle.empty_like(x), (tuple(x.shape), epsilon)
+    y, sizes = empty_map(x.shape), (tuple(x.shape), epsilon)
     if math.prod(x.shape[:3]) > LONGEST:
         mean, variance = mean_and_variance(x)
         _run(builders.normalisation_by, sizes, x, mean, variance, gamma, beta, y)
@@ -79,7 +80,7 @@ def normalise_gradient(
     x: Tensor, mean: Tensor, variance: Tensor, gamma: Tensor, grad: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of `normalise`, for x, γ and β."""
-    results = paddle.empty_like(x), paddle.empty_like(gamma), paddle.empty_like(gamma)
+    results = empty_map(x.shape), paddle.empty_like(gamma), paddle.empty_like(gamma)
     _run(builders.normalisation, (tuple(x.shape), epsilon, True), x, mean, variance, grad, gamma, *results)
     return results
 
@@ -93,28 +94,28 @@ def weighted_sum(
     """
     tensors = others if factor is None else [factor, *others]
     vectors = tuple(other.ndim == 1 for other in tensors[1:])
-    y = x if in_place else paddle.empty_like(x)
+    y = x if in_place else empty_map(x.shape)
     _run(builders.weighted_sum, (tuple(x.shape), factor is not None, vectors, relu), x, *tensors, y)
     return y
 
 
 def by_picture(x: Tensor, numbers: Tensor, product: bool, in_place: bool = False) -> Tensor:
     """`x: (N, H, W, C)` times or plus `numbers: (N, C)`; `in_place`: the result takes the place of x."""
-    y = x if in_place else paddle.empty_like(x)
+    y = x if in_place else empty_map(x.shape)
     _run(builders.by_picture, (tuple(x.shape), product), x, numbers, y)
     return y
 
 
 def activate(x: Tensor, algorithm: int, in_place: bool = False) -> Tensor:
     """`builders.RELU` or `builders.GELU` of every number; `in_place`: they take the place of x."""
-    y = x if in_place else paddle.empty_like(x)
+    y = x if in_place else empty_map(x.shape)
     _run(builders.activation, (tuple(x.shape), algorithm, False), x, y)
     return y
 
 
 def activate_gradient(x: Tensor, grad: Tensor, algorithm: int) -> Tensor:
     """Of `activate`; for the ReLU `x` is its output."""
-    result = paddle.empty_like(x)
+    result = empty_map(x.shape)
     _run(builders.activation, (tuple(x.shape), algorithm, True), x, grad, result)
     return result
 
@@ -144,7 +145,7 @@ def kernel_gradient_first(x: Tensor, grad: Tensor, kernel_shape: Sequence[int], 
 def channels_last(x: Tensor) -> Tensor:
     """A contiguous (N, C, H, W) → (N, H, W, C)."""
     batch, channels, height, width = x.shape
-    y = paddle.empty([batch, height, width, channels], "float32")
+    y = empty_map([batch, height, width, channels])
     _run(builders.layout, ((batch, height, width, channels),), x, y)
     return y
 

@@ -1,0 +1,142 @@
+"""Where large maps live: one region of memory, in which freed neighbours become one block again.
+
+Paddle asks glibc for blocks that start at a page, which glibc cannot cut from a free block of just that size: where
+freed memory is kept (engine/threads.py), a third of the heap ends up as holes between the maps of a step; where it is
+not, the system clears every map anew. The region is virtual: only what was written to takes memory.
+"""
+
+from __future__ import annotations
+
+import bisect
+import collections
+import ctypes
+import functools
+import math
+import mmap
+import os
+import sys
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import paddle
+from paddle import Tensor
+from paddle.utils.dlpack import from_dlpack
+
+#: Smaller maps are left to Paddle, which is quicker by 10 µs; bytes.
+SMALLEST = 1 << 20
+#: Blocks that are taken before memory that none of them reached goes back to the system.
+INTERVAL = 4096
+_PAGE = 4096  # bytes
+_MAP_NORESERVE = 0x4000  # <sys/mman.h>; Python has it from 3.13 on
+
+
+def empty_map(shape: Sequence[int]) -> Tensor:
+    """A float32 tensor of that shape, of any content; its memory is free again when the last one lets go of it."""
+    size = 4 * math.prod(shape)
+    if size >= SMALLEST and (found := arena()) is not None and (block := found.take(size)) is not None:
+        block.__array_interface__ = {
+            "shape": tuple(shape),
+            "typestr": "<f4",
+            "data": (block.address, False),
+            "version": 3,
+        }
+        return from_dlpack(np.asarray(block).__dlpack__())
+    return paddle.empty(shape, "float32")
+
+
+@functools.lru_cache(maxsize=1)
+def arena() -> Arena | None:
+    """The process's own, or None where the system has no such memory to give."""
+    if sys.platform != "linux":
+        return None
+    try:
+        return Arena(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (OSError, ValueError):
+        return None
+
+
+if hasattr(os, "register_at_fork"):
+    # a thread of the parent may hold the lock, and is not there to let it go
+    os.register_at_fork(after_in_child=arena.cache_clear)
+
+
+class Arena:
+    """Blocks of a region, each cut from the smallest free one that is large enough; thread-safe.
+
+    Args:
+        size: of the region, bytes.
+
+    Raises:
+        OSError: the system refuses such a region.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._region = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            self._region.madvise(mmap.MADV_HUGEPAGE)
+        self._start, self._size = ctypes.addressof(ctypes.c_char.from_buffer(self._region)), size
+        self._lock = threading.Lock()
+        #: Offset and size of blocks that nobody holds any more: they end in any thread, also while the lock is held.
+        self.returned: collections.deque[tuple[int, int]] = collections.deque()
+        self._free: list[tuple[int, int]] = []  # size and offset of each, sorted
+        self._size_at: dict[int, int] = {}  # of the free ones, by offset
+        self._offset_before: dict[int, int] = {}  # by the offset where they end
+        self._taken = self._top = self._written = 0
+        self._add(0, size)
+
+    def take(self, size: int) -> Block | None:
+        """A block of that many bytes, or None where none is left."""
+        size = -(-size // _PAGE) * _PAGE
+        with self._lock:
+            while self.returned:
+                self._merge(*self.returned.popleft())
+            place = bisect.bisect_left(self._free, (size, 0))
+            if place == len(self._free):
+                return None
+            offset = self._free[place][1]
+            rest = self._remove(offset) - size
+            if rest:
+                self._add(offset + size, rest)
+            self._trim()
+        return Block(self, offset, size, self._start + offset)
+
+    def _merge(self, offset: int, size: int) -> None:
+        """Frees a block, together with its free neighbours."""
+        if offset + size in self._size_at:
+            size += self._remove(offset + size)
+        if offset in self._offset_before:
+            offset = self._offset_before[offset]
+            size += self._remove(offset)
+        self._add(offset, size)
+
+    def _add(self, offset: int, size: int) -> None:
+        bisect.insort(self._free, (size, offset))
+        self._size_at[offset], self._offset_before[offset + size] = size, offset
+
+    def _remove(self, offset: int) -> int:
+        size = self._size_at.pop(offset)
+        del self._offset_before[offset + size], self._free[bisect.bisect_left(self._free, (size, offset))]
+        return size
+
+    def _trim(self) -> None:
+        """From time to time, gives back what lies behind all that was held since the last time."""
+        self._taken += 1
+        self._top = max(self._top, self._offset_before.get(self._size, self._size))
+        self._written = max(self._written, self._top)
+        if self._taken == INTERVAL:
+            if self._written > self._top:
+                self._region.madvise(mmap.MADV_DONTNEED, self._top, self._written - self._top)
+            self._written, self._taken, self._top = self._top, 0, 0
+
+
+class Block:
+    """Memory that NumPy's array holds, and that through it Paddle's tensor holds."""
+
+    __slots__ = ("__array_interface__", "_arena", "_place", "address")
+
+    def __init__(self, owner: Arena, offset: int, size: int, address: int) -> None:
+        self._arena, self._place, self.address = owner, (offset, size), address
+
+    def __del__(self) -> None:
+        self._arena.returned.append(self._place)
