@@ -23,7 +23,12 @@ class DropPath(nn.Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x: (N, C, H, W)` → the same shape, with the same expectation."""
+        weights = self.draw(x)
+        return x if weights is None else elementwise(paddle.multiply, x, weights)
+
+    def draw(self, x: Tensor) -> Tensor | None:
+        """What the images are multiplied by this time, (N, 1, 1, 1); None where all pass."""
         if not self.training or self.rate == 0:
-            return x
+            return None
         keep = paddle.full([x.shape[0], 1, 1, 1], 1 - self.rate, dtype="float32")
-        return elementwise(paddle.multiply, x, (paddle.bernoulli(keep) / (1 - self.rate)).astype(x.dtype))
+        return (paddle.bernoulli(keep) / (1 - self.rate)).astype(x.dtype)

@@ -17,14 +17,19 @@ from typing import Any, NamedTuple
 import paddle
 from paddle import Tensor, nn
 
+from ppcls_ext.layers.branch_sum import is_plain_norm
 from ppcls_ext.layers.conv_norm import ConvNorm
 from ppcls_ext.layers.drop_path import DropPath
+from ppcls_ext.layers.expand_project import ExpandProject
 from ppcls_ext.layers.gelu import GELU
 from ppcls_ext.layers.partial_conv import PartialConv
 from ppcls_ext.models.backbone import Backbone
 from ppcls_ext.models.factory import make_factories
-from ppcls_ext.onednn.convolution import run_conv
+from ppcls_ext.onednn.builders import GELU as GELU_OF_ONEDNN
+from ppcls_ext.onednn.builders import RELU, Geometry
+from ppcls_ext.onednn.convolution import can_convolve, is_supported, plain_geometry, run_conv
 from ppcls_ext.onednn.elementwise import add, is_plain
+from ppcls_ext.onednn.maps import usable
 
 
 class Variant(NamedTuple):
@@ -47,6 +52,7 @@ VARIANTS = {
 
 PARTIAL = 4  # the spatial convolution sees one channel in four
 MLP_RATIO = 2
+_ACTIVATIONS = {nn.ReLU: RELU, GELU: GELU_OF_ONEDNN}
 HEAD_CHANNELS = 1280
 
 
@@ -61,10 +67,29 @@ class MLP(ConvNorm):
     def forward(self, x: Tensor) -> Tensor:
         """`x: (N, channels, H, W)` → the same shape."""
         activation, project = self._sub_layers["2"], self._sub_layers["3"]
+        if self.training and self._is_as_built(x):
+            conv, norm = self._sub_layers["0"], self._sub_layers["1"]
+            together = ExpandProject(norm, _ACTIVATIONS[type(activation)])
+            return together(x, conv.weight, norm.weight, norm.bias, project.weight)
         # not super(): see models/vgg_like.py
         if is_plain(activation, nn.ReLU):
             return run_conv(project, ConvNorm.forward(self, x, activate=True))
         return run_conv(project, activation(ConvNorm.forward(self, x)))
+
+    def _is_as_built(self, x: Tensor) -> bool:
+        """Whether oneDNN computes all of it in train mode, and nobody watches or swapped one of the layers."""
+        if self.is_repped:
+            return False
+        conv, norm, activation, project = (self._sub_layers[name] for name in "0123")
+        plain = all(plain_geometry(layer) == Geometry() and layer.bias is None for layer in (conv, project))
+        plain = plain and is_plain_norm(norm, True) and any(is_plain(activation, kind) for kind in _ACTIVATIONS)
+        if not plain or not can_convolve(x, conv.weight, Geometry(), training=True):
+            return False
+        batch, _, height, width = x.shape
+        hidden = (batch, conv.weight.shape[0], height, width)
+        return usable(norm.weight, norm.bias, project.weight, training=True) and is_supported(
+            hidden, tuple(project.weight.shape), Geometry()
+        )
 
 
 class FasterNetBlock(nn.Layer):
@@ -78,7 +103,10 @@ class FasterNetBlock(nn.Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x: (N, channels, H, W)` → the same shape."""
-        return add(x, self.drop_path(self.mlp(self.spatial_mixing(x))), self.training)
+        residual = self.mlp(self.spatial_mixing(x))
+        if is_plain(self.drop_path, DropPath):
+            return add(x, residual, self.training, self.drop_path.draw(residual))
+        return add(x, self.drop_path(residual), self.training)
 
 
 class Stage(nn.Layer):

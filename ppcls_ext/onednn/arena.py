@@ -23,7 +23,7 @@ import paddle
 from paddle import Tensor
 from paddle.utils.dlpack import from_dlpack
 
-#: Smaller maps are left to Paddle, which is quicker by 10 µs; bytes.
+#: Smaller ones are left to Paddle, which is quicker with them; bytes.
 SMALLEST = 1 << 20
 #: Blocks that are taken before memory that none of them reached goes back to the system.
 INTERVAL = 4096

@@ -154,13 +154,18 @@ def weighted_sum(library: Library, shape: Shape, scaled: bool, vectors: Sequence
     return Primitive(library, descriptor, inputs, [(_DST, x)])
 
 
-def by_picture(library: Library, shape: Shape, product: bool) -> Primitive:
-    """(x, a number for each picture and channel) → their product or sum."""
+def by_picture(library: Library, shape: Shape, product: bool, addend: bool) -> Primitive:
+    """(x, a number for each picture and channel, maybe a map) → the first two's product or sum, plus the map."""
     batch, _, _, channels = shape
     x = _map(library, shape)
     numbers = library.description([batch, channels, 1, 1], [channels, 1, channels, channels])
-    descriptor = library.descriptor("binary", library.engine, _MULTIPLY if product else _ADD, x, numbers, x)
-    return Primitive(library, descriptor, [(_SRC, x), (_SRC_1, numbers)], [(_DST, x)])
+    inputs, post_ops = [(_SRC, x), (_SRC_1, numbers)], library.make("post_ops", "post_ops_create")
+    if addend:
+        library.call("post_ops_append_binary", post_ops, _ADD, x)
+        inputs.append((_POST_OP | _SRC_1, x))
+    algorithm = _MULTIPLY if product else _ADD
+    descriptor = library.descriptor("binary", library.engine, algorithm, x, numbers, x, post_ops=post_ops)
+    return Primitive(library, descriptor, inputs, [(_DST, x)])
 
 
 def activation(library: Library, shape: Shape, algorithm: int, gradient: bool) -> Primitive:

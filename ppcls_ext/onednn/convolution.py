@@ -37,7 +37,7 @@ def can_convolve(x: Tensor, kernel: Tensor, geometry: Geometry, training: bool, 
         return False
     batch, all_channels, height, width = x.shape
     shape, pitch = (batch, channels or all_channels, height, width), all_channels if channels else 0
-    return _is_supported(shape, tuple(kernel.shape), geometry, pitch)
+    return is_supported(shape, tuple(kernel.shape), geometry, pitch)
 
 
 def run_conv(conv: nn.Layer, x: Tensor) -> Tensor:
@@ -64,7 +64,8 @@ def plain_geometry(conv: nn.Layer) -> Geometry | None:
 
 
 @functools.lru_cache(maxsize=4096)
-def _is_supported(shape: tuple[int, ...], kernel_shape: tuple[int, ...], geometry: Geometry, pitch: int) -> bool:
+def is_supported(shape: tuple[int, ...], kernel_shape: tuple[int, ...], geometry: Geometry, pitch: int = 0) -> bool:
+    """Whether oneDNN computes the convolution of a map (N, C, H, W); `pitch`: channels of a map that it is part of."""
     batch, channels, height, width = shape
     size = kernel_shape[2]
     if kernel_shape[3] != size or channels != kernel_shape[1] * geometry.groups:

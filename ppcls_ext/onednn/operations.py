@@ -43,7 +43,7 @@ def kernel_gradient(x: Tensor, grad: Tensor, kernel_shape: Sequence[int], geomet
     if kernel_shape[1] == 1 and tuple(x.shape[1:]) == (1, 1, kernel_shape[0]) and grad.shape[1:3] == [1, 1]:
         # ten times faster than oneDNN
         return _kernel_gradient_of_one_pixel(x, grad, kernel_shape, geometry.padding)
-    result = paddle.empty(kernel_shape, "float32")
+    result = empty_map(kernel_shape)
     _run(builders.kernel_gradient, (tuple(x.shape), tuple(kernel_shape), geometry, 0), x, grad, result)
     return result
 
@@ -66,14 +66,19 @@ def _only(size: int, place: int) -> Tensor:
 
 def normalise(x: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
     """Batch normalisation by the batch's statistics; also returns these, (C,) each, the variance biased."""
-    y, sizes = empty_map(x.shape), (tuple(x.shape), epsilon)
     if math.prod(x.shape[:3]) > LONGEST:
         mean, variance = mean_and_variance(x)
-        _run(builders.normalisation_by, sizes, x, mean, variance, gamma, beta, y)
-    else:
-        mean, variance = paddle.empty_like(gamma), paddle.empty_like(gamma)
-        _run(builders.normalisation, (*sizes, False), x, gamma, beta, y, mean, variance)
+        return normalise_by(x, mean, variance, gamma, beta, epsilon), mean, variance
+    y, mean, variance = empty_map(x.shape), paddle.empty_like(gamma), paddle.empty_like(gamma)
+    _run(builders.normalisation, (tuple(x.shape), epsilon, False), x, gamma, beta, y, mean, variance)
     return y, mean, variance
+
+
+def normalise_by(x: Tensor, mean: Tensor, variance: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> Tensor:
+    """As `normalise`, by statistics that are known."""
+    y = empty_map(x.shape)
+    _run(builders.normalisation_by, (tuple(x.shape), epsilon), x, mean, variance, gamma, beta, y)
+    return y
 
 
 def normalise_gradient(
@@ -99,10 +104,13 @@ def weighted_sum(
     return y
 
 
-def by_picture(x: Tensor, numbers: Tensor, product: bool, in_place: bool = False) -> Tensor:
-    """`x: (N, H, W, C)` times or plus `numbers: (N, C)`; `in_place`: the result takes the place of x."""
+def by_picture(
+    x: Tensor, numbers: Tensor, product: bool, addend: Tensor | None = None, in_place: bool = False
+) -> Tensor:
+    """`x: (N, H, W, C)` times or plus `numbers: (N, C)`, plus another map; `in_place`: it takes the place of x."""
     y = x if in_place else empty_map(x.shape)
-    _run(builders.by_picture, (tuple(x.shape), product), x, numbers, y)
+    maps = (x, numbers) if addend is None else (x, numbers, addend)
+    _run(builders.by_picture, (tuple(x.shape), product, addend is not None), *maps, y)
     return y
 
 
