@@ -12,7 +12,7 @@ from ppcls_ext.onednn.builders import Geometry
 from ppcls_ext.onednn.convolution import can_convolve, plain_geometry
 from ppcls_ext.onednn.maps import Operation, from_channels_last, to_channels_last
 
-_GEOMETRY = Geometry(padding=1)
+GEOMETRY = Geometry(padding=1)
 
 
 class PartialConv(nn.Layer):
@@ -32,12 +32,17 @@ class PartialConv(nn.Layer):
     def forward(self, x: Tensor) -> Tensor:
         """`x: (N, channels, H, W)` → the same shape."""
         conv = self.partial_conv3
-        as_built = plain_geometry(conv) == _GEOMETRY and conv.bias is None
-        as_built = as_built and conv.weight.shape == [self.mixed, self.mixed, 3, 3]
-        if as_built and can_convolve(x, conv.weight, _GEOMETRY, conv.training, self.mixed):
+        if self.by_onednn(x):
             return _PartialConvolution()(x, conv.weight)
         mixed, passed = paddle.split(x, self.sections, axis=1)
         return paddle.concat([conv(mixed), passed], axis=1)
+
+    def by_onednn(self, x: Tensor) -> bool:
+        """Whether oneDNN computes it of such a map: the convolution is as it was built, and nobody watches it."""
+        conv = self.partial_conv3
+        as_built = plain_geometry(conv) == GEOMETRY and conv.bias is None
+        as_built = as_built and conv.weight.shape == [self.mixed, self.mixed, 3, 3]
+        return as_built and can_convolve(x, conv.weight, GEOMETRY, conv.training, self.mixed)
 
 
 class _PartialConvolution(Operation):
@@ -45,13 +50,13 @@ class _PartialConvolution(Operation):
 
     def forward(self, x: Tensor, kernel: Tensor) -> tuple[Tensor, list[Tensor]]:
         rows = to_channels_last(x)
-        return operations.convolve_first(rows, kernel, _GEOMETRY), [rows]
+        return operations.convolve_first(rows, kernel, GEOMETRY), [rows]
 
     def backward(self, grad: Tensor, inputs: list[Tensor], saved: list[Tensor], needed: list[bool]) -> list[Any]:
         (rows,), kernel = saved, inputs[1]
         x_grad = kernel_grad = None
         if needed[0]:
-            x_grad = from_channels_last(operations.input_gradient_first(grad, kernel, _GEOMETRY))
+            x_grad = from_channels_last(operations.input_gradient_first(grad, kernel, GEOMETRY))
         if needed[1]:
-            kernel_grad = operations.kernel_gradient_first(rows, grad, kernel.shape, _GEOMETRY)
+            kernel_grad = operations.kernel_gradient_first(rows, grad, kernel.shape, GEOMETRY)
         return [x_grad, kernel_grad]

@@ -22,6 +22,7 @@ from ppcls_ext.layers.conv_norm import ConvNorm
 from ppcls_ext.layers.drop_path import DropPath
 from ppcls_ext.layers.expand_project import ExpandProject
 from ppcls_ext.layers.gelu import GELU
+from ppcls_ext.layers.mixed_residual import MixedResidual
 from ppcls_ext.layers.partial_conv import PartialConv
 from ppcls_ext.models.backbone import Backbone
 from ppcls_ext.models.factory import make_factories
@@ -67,18 +68,23 @@ class MLP(ConvNorm):
     def forward(self, x: Tensor) -> Tensor:
         """`x: (N, channels, H, W)` → the same shape."""
         activation, project = self._sub_layers["2"], self._sub_layers["3"]
-        if self.training and self._is_as_built(x):
-            conv, norm = self._sub_layers["0"], self._sub_layers["1"]
-            together = ExpandProject(norm, _ACTIVATIONS[type(activation)])
-            return together(x, conv.weight, norm.weight, norm.bias, project.weight)
+        if self.by_onednn(x):
+            operation, parameters = self.operation()
+            return operation(x, *parameters)
         # not super(): see models/vgg_like.py
         if is_plain(activation, nn.ReLU):
             return run_conv(project, ConvNorm.forward(self, x, activate=True))
         return run_conv(project, activation(ConvNorm.forward(self, x)))
 
-    def _is_as_built(self, x: Tensor) -> bool:
-        """Whether oneDNN computes all of it in train mode, and nobody watches or swapped one of the layers."""
-        if self.is_repped:
+    def operation(self) -> tuple[ExpandProject, list[Tensor]]:
+        """All of it in train mode, and the parameters that it is called with."""
+        conv, norm, activation, project = (self._sub_layers[name] for name in "0123")
+        operation = ExpandProject(norm, _ACTIVATIONS[type(activation)])
+        return operation, [conv.weight, norm.weight, norm.bias, project.weight]
+
+    def by_onednn(self, x: Tensor) -> bool:
+        """Whether `operation` computes such a map: the layers are as they were built, and nobody watches them."""
+        if self.is_repped or not self.training:
             return False
         conv, norm, activation, project = (self._sub_layers[name] for name in "0123")
         plain = all(plain_geometry(layer) == Geometry() and layer.bias is None for layer in (conv, project))
@@ -103,10 +109,13 @@ class FasterNetBlock(nn.Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x: (N, channels, H, W)` → the same shape."""
-        residual = self.mlp(self.spatial_mixing(x))
-        if is_plain(self.drop_path, DropPath):
-            return add(x, residual, self.training, self.drop_path.draw(residual))
-        return add(x, self.drop_path(residual), self.training)
+        mixing, mlp, drop_path = self.spatial_mixing, self.mlp, self.drop_path
+        plain = is_plain(mixing, PartialConv) and is_plain(mlp, MLP) and is_plain(drop_path, DropPath)
+        if plain and mixing.by_onednn(x) and mlp.by_onednn(x):
+            operation, parameters = mlp.operation()
+            return MixedResidual(operation, drop_path.draw(x))(x, mixing.partial_conv3.weight, *parameters)
+        residual = mlp(mixing(x))
+        return add(x, drop_path(residual), self.training)
 
 
 class Stage(nn.Layer):

@@ -30,19 +30,16 @@ def is_plain(layer: nn.Layer, kind: type[nn.Layer]) -> bool:
     return type(layer) is kind and not layer._forward_pre_hooks and not layer._forward_post_hooks
 
 
-def add(x: Tensor, other: Tensor, training: bool, weights: Tensor | None = None) -> Tensor:
-    """`x + other`, or `x + weights · other`, of two maps (N, C, H, W) and `weights: (N, 1, 1, 1)`.
-
-    `training`: see `usable`. The weights get no gradient.
-    """
+def add(x: Tensor, other: Tensor, training: bool) -> Tensor:
+    """The sum of two maps (N, C, H, W); `training`: see `usable`."""
     if (
         is_channels_last(x)
         and is_channels_last(other)
         and usable(x, other, training=training)
         and x.shape == other.shape
     ):
-        return _Add(weights)(x, other)
-    return elementwise(paddle.add, x, other if weights is None else elementwise(paddle.multiply, other, weights))
+        return _Add()(x, other)
+    return elementwise(paddle.add, x, other)
 
 
 class _Activation(Operation):
@@ -59,16 +56,8 @@ class _Activation(Operation):
 
 
 class _Add(Operation):
-    def __init__(self, weights: Tensor | None) -> None:
-        self.weights = weights
-
     def forward(self, x: Tensor, other: Tensor) -> tuple[Tensor, list[Tensor]]:
-        rows, others = to_channels_last(x), to_channels_last(other)
-        if self.weights is None:
-            return operations.weighted_sum(rows, [others]), []
-        numbers = self.weights.reshape([-1, 1]).expand(x.shape[:2]).contiguous()
-        return operations.by_picture(others, numbers, product=True, addend=rows), [numbers]
+        return operations.weighted_sum(to_channels_last(x), [to_channels_last(other)]), []
 
     def backward(self, grad: Tensor, inputs: list[Tensor], saved: list[Tensor], needed: list[bool]) -> list[Any]:
-        of_other = operations.by_picture(grad, saved[0], product=True) if saved and needed[1] else grad
-        return [from_channels_last(value) if need else None for value, need in zip((grad, of_other), needed)]
+        return [from_channels_last(grad) if need else None for need in needed]

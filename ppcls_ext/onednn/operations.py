@@ -69,7 +69,7 @@ def normalise(x: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> tuple[T
     if math.prod(x.shape[:3]) > LONGEST:
         mean, variance = mean_and_variance(x)
         return normalise_by(x, mean, variance, gamma, beta, epsilon), mean, variance
-    y, mean, variance = empty_map(x.shape), paddle.empty_like(gamma), paddle.empty_like(gamma)
+    y, mean, variance = empty_map(x.shape), paddle.empty(gamma.shape, "float32"), paddle.empty(gamma.shape, "float32")
     _run(builders.normalisation, (tuple(x.shape), epsilon, False), x, gamma, beta, y, mean, variance)
     return y, mean, variance
 
@@ -85,7 +85,7 @@ def normalise_gradient(
     x: Tensor, mean: Tensor, variance: Tensor, gamma: Tensor, grad: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of `normalise`, for x, γ and β."""
-    results = empty_map(x.shape), paddle.empty_like(gamma), paddle.empty_like(gamma)
+    results = empty_map(x.shape), paddle.empty(gamma.shape, "float32"), paddle.empty(gamma.shape, "float32")
     _run(builders.normalisation, (tuple(x.shape), epsilon, True), x, mean, variance, grad, gamma, *results)
     return results
 

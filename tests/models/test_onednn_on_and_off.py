@@ -11,7 +11,7 @@ import pytest
 import ppcls_ext
 from ppcls_ext.layers.partial_conv import PartialConv
 from ppcls_ext.layers.squeeze_excite import SqueezeExcite
-from ppcls_ext.models.fasternet import MLP
+from ppcls_ext.models.fasternet import MLP, FasterNetBlock
 from ppcls_ext.onednn import find
 from ppcls_ext.reparam.reparameterizable import Reparameterizable
 
@@ -32,6 +32,7 @@ def run(layer, x, training, edge=None):
     layer.train() if training else layer.eval()
     x = x.clone().detach()
     x.stop_gradient = not training
+    paddle.seed(5)  # of stochastic depth
     with paddle.set_grad_enabled(training):
         y = layer(x)
     results = {"output": y.detach().contiguous()}
@@ -83,7 +84,7 @@ def test_every_layer_is_the_same(name, monkeypatch):
     hooks = [
         layer.register_forward_pre_hook(look)
         for layer in model.sublayers()
-        if isinstance(layer, (Reparameterizable, PartialConv, SqueezeExcite, MLP))
+        if isinstance(layer, (Reparameterizable, PartialConv, SqueezeExcite, MLP, FasterNetBlock))
     ]
     paddle.seed(1)
     with paddle.no_grad():
