@@ -55,7 +55,7 @@ def main() -> int:
         print(f"== {row}", flush=True)
         known = json.loads(RECORD.read_text(encoding="utf-8"))
         outcome = _run(row, python, args, known.get(row, {}))
-        keep({**known, row: outcome})
+        keep({**json.loads(RECORD.read_text(encoding="utf-8")), row: outcome})  # another run may have added its rows
         print(f"   {outcome}", flush=True)
         failed = failed or any(text.startswith("FAILED") for text in outcome.values())
     print(table(json.loads(RECORD.read_text(encoding="utf-8"))))
