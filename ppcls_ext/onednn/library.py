@@ -76,6 +76,12 @@ class Library:
         self.set_pointer.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
         self.execute = functions.dnnl_primitive_execute
         self.execute.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
+        self.multiply = functions.dnnl_sgemm
+        matrix = [ctypes.c_void_p, ctypes.c_int64]
+        self.multiply.argtypes = [
+            *(2 * [ctypes.c_char] + 3 * [ctypes.c_int64] + [ctypes.c_float]),
+            *(2 * matrix + [ctypes.c_float] + matrix),
+        ]
         runtime = ctypes.CDLL(str(openmp))
         self.threads, self.set_threads = runtime.omp_get_max_threads, runtime.omp_set_num_threads
         self.engine = self.make("engine", "engine_create", _CPU, ctypes.c_size_t(0))

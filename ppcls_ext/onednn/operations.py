@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import paddle
 from paddle import Tensor
 
-from ppcls_ext.onednn import builders
+from ppcls_ext.onednn import builders, products
 from ppcls_ext.onednn.arena import empty_map
 from ppcls_ext.onednn.builders import Geometry
 from ppcls_ext.onednn.find import library
@@ -25,6 +25,9 @@ def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, geometry: Geometry)
     """`x: (N, H, W, C)`, `kernel: (O, C / groups, k, k)`, `bias: (O,)` → (N, Ho, Wo, O)."""
     shape, kernel_shape = tuple(x.shape), tuple(kernel.shape)
     y = empty_map(geometry.output_shape(shape, kernel_shape))
+    if bias is None and products.is_product(kernel_shape, geometry) and products.is_fast(shape, kernel_shape):
+        products.convolve(x, kernel, y)
+        return y
     sizes = (shape, kernel_shape, geometry, 0, bias is not None)
     inputs = (x, kernel) if bias is None else (x, kernel, bias)
     _run(builders.convolution, sizes, *inputs, y)
@@ -34,7 +37,10 @@ def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, geometry: Geometry)
 def input_gradient(grad: Tensor, kernel: Tensor, shape: Sequence[int], geometry: Geometry) -> Tensor:
     """Of `convolve`: `grad: (N, Ho, Wo, O)` → (N, H, W, C) = `shape`."""
     result = empty_map(shape)
-    _run(builders.input_gradient, (tuple(shape), tuple(kernel.shape), geometry, 0), grad, kernel, result)
+    if products.is_product(kernel.shape, geometry):
+        products.input_gradient(grad, kernel, result)
+    else:
+        _run(builders.input_gradient, (tuple(shape), tuple(kernel.shape), geometry, 0), grad, kernel, result)
     return result
 
 
@@ -44,7 +50,10 @@ def kernel_gradient(x: Tensor, grad: Tensor, kernel_shape: Sequence[int], geomet
         # ten times faster than oneDNN
         return _kernel_gradient_of_one_pixel(x, grad, kernel_shape, geometry.padding)
     result = empty_map(kernel_shape)
-    _run(builders.kernel_gradient, (tuple(x.shape), tuple(kernel_shape), geometry, 0), x, grad, result)
+    if products.is_product(kernel_shape, geometry) and products.is_gradient_fast(x.shape):
+        products.kernel_gradient(x, grad, result)
+    else:
+        _run(builders.kernel_gradient, (tuple(x.shape), tuple(kernel_shape), geometry, 0), x, grad, result)
     return result
 
 

@@ -1,0 +1,65 @@
+"""Pointwise convolutions of stride 1 as products of matrices, by oneDNN's own `dnnl_sgemm`, and where these are faster.
+
+Channels-last maps (N, H, W, C) and kernels (O, C, 1, 1) are the matrices already, (N·H·W, C) and (O, C). oneDNN's
+convolutions compute the same and first bring the kernel into a layout of theirs, which takes longer than the product
+where pixels are few.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from paddle import Tensor
+
+from ppcls_ext.onednn.builders import Geometry
+from ppcls_ext.onednn.find import library
+
+#: Up to so many pixels a product is faster whatever the channels are.
+FEW = 128
+#: Up to so many the gradient of a kernel, which adds them one by one in float32, is a product.
+MOST = 2048
+_POINTWISE = Geometry()
+
+
+def is_product(kernel_shape: Sequence[int], geometry: Geometry) -> bool:
+    """Whether the convolution is a product of matrices; the gradient of its input is always faster so."""
+    return kernel_shape[2] == 1 and kernel_shape[3] == 1 and geometry == _POINTWISE
+
+
+def is_fast(shape: Sequence[int], kernel_shape: Sequence[int]) -> bool:
+    """Whether the product of a map of that shape and a kernel is faster than the convolution."""
+    return math.prod(shape[:3]) <= FEW or kernel_shape[0] > kernel_shape[1]
+
+
+def is_gradient_fast(shape: Sequence[int]) -> bool:
+    """Whether the gradient of the kernel is faster as a product, and as exact."""
+    return math.prod(shape[:3]) <= MOST
+
+
+def convolve(x: Tensor, kernel: Tensor, y: Tensor) -> None:
+    """`x: (N, H, W, C)`, `kernel: (O, C, 1, 1)` → `y: (N, H, W, O)`."""
+    outputs, channels = kernel.shape[:2]
+    _multiply(b"N", b"T", (math.prod(x.shape[:3]), outputs, channels), (x, channels), (kernel, channels), (y, outputs))
+
+
+def input_gradient(grad: Tensor, kernel: Tensor, result: Tensor) -> None:
+    """`grad: (N, H, W, O)`, `kernel: (O, C, 1, 1)` → `result: (N, H, W, C)`."""
+    outputs, channels = kernel.shape[:2]
+    sizes = math.prod(grad.shape[:3]), channels, outputs
+    _multiply(b"N", b"N", sizes, (grad, outputs), (kernel, channels), (result, channels))
+
+
+def kernel_gradient(x: Tensor, grad: Tensor, result: Tensor) -> None:
+    """`x: (N, H, W, C)`, `grad: (N, H, W, O)` → `result: (O, C, 1, 1)`."""
+    outputs, channels = result.shape[:2]
+    sizes = outputs, channels, math.prod(x.shape[:3])
+    _multiply(b"T", b"N", sizes, (grad, outputs), (x, channels), (result, channels))
+
+
+def _multiply(turn_a: bytes, turn_b: bytes, sizes: tuple, a: tuple, b: tuple, c: tuple) -> None:
+    """Rows times columns; `sizes`: rows and columns of the result, summands; matrices with the length of their rows."""
+    (left, left_row), (right, right_row), (result, result_row) = a, b, c
+    addresses = (left.data_ptr(), left_row, right.data_ptr(), right_row, 0.0, result.data_ptr(), result_row)
+    if library().multiply(turn_a, turn_b, *sizes, 1.0, *addresses):
+        raise RuntimeError("oneDNN could not multiply two matrices")

@@ -1,0 +1,80 @@
+"""Pointwise convolutions as products of matrices: the same numbers, by whichever way is faster."""
+
+from __future__ import annotations
+
+import paddle
+import pytest
+
+from ppcls_ext.onednn import find, operations, products
+from ppcls_ext.onednn.builders import Geometry
+
+pytestmark = pytest.mark.skipif(find.library() is None, reason="this Paddle has no oneDNN that can be called")
+
+# N, H, W, C, O: few pixels, more outputs than inputs, fewer, one channel, more pixels than a kernel's gradient takes
+SHAPES = [(5, 1, 1, 40, 24), (2, 8, 8, 7, 5), (3, 9, 7, 6, 17), (3, 9, 7, 17, 6), (1, 12, 12, 1, 1), (2, 40, 30, 8, 4)]
+
+
+def random(shape):
+    batch, height, width, channels, outputs = shape
+    paddle.seed(0)
+    x, grad = (paddle.randn([batch, height, width, number]) for number in (channels, outputs))
+    return x, paddle.randn([outputs, channels, 1, 1]), grad
+
+
+def compute(x, kernel, grad):
+    geometry = Geometry()
+    return [
+        operations.convolve(x, kernel, None, geometry),
+        operations.input_gradient(grad, kernel, x.shape, geometry),
+        operations.kernel_gradient(x, grad, kernel.shape, geometry),
+    ]
+
+
+def in_double(x, kernel, grad):
+    rows, outs = (value.astype("float64").reshape([-1, value.shape[3]]) for value in (x, grad))
+    matrix = kernel.astype("float64").reshape(kernel.shape[:2])
+    return [paddle.matmul(rows, matrix.t()), paddle.matmul(outs, matrix), paddle.matmul(outs.t(), rows)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("way", ["chosen", "products", "convolutions"])
+def test_equal_to_double_precision(monkeypatch, shape, way):
+    if way == "products":
+        monkeypatch.setattr(products, "is_fast", lambda *_: True)
+        monkeypatch.setattr(products, "is_gradient_fast", lambda *_: True)
+    elif way == "convolutions":
+        monkeypatch.setattr(products, "is_product", lambda *_: False)
+    tensors = random(shape)
+    for got, expected, like in zip(compute(*tensors), in_double(*tensors), (tensors[2], tensors[0], tensors[1])):
+        assert got.shape == like.shape
+        error = float((got.astype("float64").reshape(expected.shape) - expected).abs().max() / expected.abs().max())
+        assert error <= 1e-6
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_reproducible_to_the_bit(shape):
+    tensors = random(shape)
+    for one, other in zip(compute(*tensors), compute(*tensors)):
+        assert bool((one == other).all())
+
+
+def count(monkeypatch, tensors):
+    calls = []
+    multiply = products._multiply
+    with monkeypatch.context() as patch:
+        patch.setattr(products, "_multiply", lambda *arguments: calls.append(1) or multiply(*arguments))
+        compute(*tensors)
+    return len(calls)
+
+
+@pytest.mark.parametrize(("shape", "expected"), zip(SHAPES, [3, 3, 3, 2, 2, 1]))
+def test_where_products_are_taken(monkeypatch, shape, expected):
+    assert count(monkeypatch, random(shape)) == expected
+
+
+@pytest.mark.parametrize(
+    ("size", "geometry"), [(3, Geometry(1, 1)), (1, Geometry(2)), (1, Geometry(1, 1)), (1, Geometry(1, 0, 2))]
+)
+def test_other_convolutions_are_none(size, geometry):
+    assert not products.is_product((8, 4, size, size), geometry)
+    assert products.is_product((8, 4, 1, 1), Geometry())
