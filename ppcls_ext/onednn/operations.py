@@ -28,8 +28,11 @@ def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, geometry: Geometry)
     """`x: (N, H, W, C)`, `kernel: (O, C / groups, k, k)`, `bias: (O,)` → (N, Ho, Wo, O)."""
     shape, kernel_shape = tuple(x.shape), tuple(kernel.shape)
     y = empty_map(geometry.output_shape(shape, kernel_shape))
-    if bias is None and products.is_product(kernel_shape, geometry) and products.is_fast(shape, kernel_shape):
-        products.convolve(x, kernel, y)
+    if bias is None and products.is_product(kernel_shape, geometry):
+        # a kernel that is transposed first is multiplied up to three times as fast
+        turned = paddle.empty([kernel_shape[1], kernel_shape[0]], "float32")
+        _run(builders.layout, ((1, 1, *turned.shape),), kernel, turned)
+        products.convolve(x, turned, y)
         return y
     sizes = (shape, kernel_shape, geometry, 0, bias is not None)
     inputs = (x, kernel) if bias is None else (x, kernel, bias)
@@ -52,13 +55,16 @@ def kernel_gradient(x: Tensor, grad: Tensor, kernel_shape: Sequence[int], geomet
     if kernel_shape[1] == 1 and tuple(x.shape[1:]) == (1, 1, kernel_shape[0]) and grad.shape[1:3] == [1, 1]:
         # ten times faster than oneDNN
         return _kernel_gradient_of_one_pixel(x, grad, kernel_shape, geometry.padding)
+    if geometry.stride > 1 and products.is_product(kernel_shape, geometry._replace(stride=1)) and x.shape[3] < 16:
+        # oneDNN 3.6.2 (cpu/x64/jit_uni_1x1_conv_utils.hpp) writes beyond its scratch memory there
+        x, geometry = x[:, :: geometry.stride, :: geometry.stride].contiguous(), Geometry()
     lacking = kernel_shape[2] + geometry.stride - 1 - x.shape[1]
     if lacking > 0 and kernel_shape[1] == 1 and kernel_shape[0] == geometry.groups and math.prod(x.shape) >= LARGE:
         # for depthwise kernels that are higher than the map oneDNN takes ten times as long; zeros change nothing
         x = _with_zeros(x, lacking)
         grad = _with_zeros(grad, geometry.output_shape(x.shape, kernel_shape)[1] - grad.shape[1])
     result = empty_map(kernel_shape)
-    if products.is_product(kernel_shape, geometry) and products.is_gradient_fast(x.shape):
+    if products.is_product(kernel_shape, geometry) and products.has_product_gradient(x.shape):
         products.kernel_gradient(x, grad, result)
     else:
         _run(builders.kernel_gradient, (tuple(x.shape), tuple(kernel_shape), geometry, 0), x, grad, result)

@@ -1,8 +1,8 @@
-"""Pointwise convolutions of stride 1 as products of matrices, by oneDNN's own `dnnl_sgemm`, and where these are faster.
+"""Pointwise convolutions of stride 1 as products of matrices, by oneDNN's own `dnnl_sgemm`.
 
 Channels-last maps (N, H, W, C) and kernels (O, C, 1, 1) are the matrices already, (N·H·W, C) and (O, C). oneDNN's
 convolutions compute the same and first bring the kernel into a layout of theirs, which takes longer than the product
-where pixels are few.
+where pixels are few; for many both are equally fast.
 """
 
 from __future__ import annotations
@@ -15,32 +15,25 @@ from paddle import Tensor
 from ppcls_ext.onednn.builders import Geometry
 from ppcls_ext.onednn.find import library
 
-#: Up to so many pixels a product is faster whatever the channels are.
-FEW = 128
-#: Up to so many the gradient of a kernel, which adds them one by one in float32, is a product.
+#: Pixels up to which the gradient of a kernel, which adds them one by one in float32, is a product.
 MOST = 2048
 _POINTWISE = Geometry()
 
 
 def is_product(kernel_shape: Sequence[int], geometry: Geometry) -> bool:
-    """Whether the convolution is a product of matrices; the gradient of its input is always faster so."""
+    """Whether the convolution is a product of matrices."""
     return kernel_shape[2] == 1 and kernel_shape[3] == 1 and geometry == _POINTWISE
 
 
-def is_fast(shape: Sequence[int], kernel_shape: Sequence[int]) -> bool:
-    """Whether the product of a map of that shape and a kernel is faster than the convolution."""
-    return math.prod(shape[:3]) <= FEW or kernel_shape[0] > kernel_shape[1]
-
-
-def is_gradient_fast(shape: Sequence[int]) -> bool:
-    """Whether the gradient of the kernel is faster as a product, and as exact."""
+def has_product_gradient(shape: Sequence[int]) -> bool:
+    """Whether the gradient of the kernel is better computed as a product, too."""
     return math.prod(shape[:3]) <= MOST
 
 
-def convolve(x: Tensor, kernel: Tensor, y: Tensor) -> None:
-    """`x: (N, H, W, C)`, `kernel: (O, C, 1, 1)` → `y: (N, H, W, O)`."""
-    outputs, channels = kernel.shape[:2]
-    _multiply(b"N", b"T", (math.prod(x.shape[:3]), outputs, channels), (x, channels), (kernel, channels), (y, outputs))
+def convolve(x: Tensor, turned: Tensor, y: Tensor) -> None:
+    """`x: (N, H, W, C)`, `turned: (C, O)`, the kernel transposed → `y: (N, H, W, O)`."""
+    channels, outputs = turned.shape
+    _multiply(b"N", b"N", (math.prod(x.shape[:3]), outputs, channels), (x, channels), (turned, outputs), (y, outputs))
 
 
 def input_gradient(grad: Tensor, kernel: Tensor, result: Tensor) -> None:

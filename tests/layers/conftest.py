@@ -1,0 +1,3 @@
+"""All tests of this folder run with oneDNN's scratch memory between walls."""
+
+from tests.guarded_memory import walls  # noqa: F401
