@@ -184,9 +184,25 @@ def layout(library: Library, shape: Shape) -> Primitive:
     """The memory (N, C, H, W) of a map → (N, H, W, C)."""
     batch, height, width, channels = shape
     sizes = [batch, channels, height, width]
-    source, target = library.description(sizes, _dense_strides(sizes)), _map(library, shape)
+    return _reorder(library, library.description(sizes, _dense_strides(sizes)), _map(library, shape))
+
+
+def kernel_part(library: Library, kernel: Shape, sides: Shape, strides: Shape, back: bool) -> Primitive:
+    """Rows and columns of a kernel (O, C, k, k), as many as `sides` says → memory with those strides; `back`: added."""
+    sizes = [*kernel[:2], *sides]
+    part, copy = library.description(sizes, _dense_strides(kernel)), library.description(sizes, strides)
+    return _reorder(library, copy, part, add=True) if back else _reorder(library, part, copy)
+
+
+def _reorder(library: Library, source: Handle, target: Handle, add: bool = False) -> Primitive:
+    attributes = None
+    if add:
+        post_ops = library.make("post_ops", "post_ops_create")
+        library.call("post_ops_append_sum", post_ops, ctypes.c_float(1), 0, 0)
+        attributes = library.make("primitive_attr", "primitive_attr_create")
+        library.call("primitive_attr_set_post_ops", attributes, post_ops)
     descriptor = library.make(
-        "primitive_desc", "reorder_primitive_desc_create", source, library.engine, target, library.engine, None
+        "primitive_desc", "reorder_primitive_desc_create", source, library.engine, target, library.engine, attributes
     )
     return Primitive(library, descriptor, [(_SRC, source)], [(_DST, target)])
 

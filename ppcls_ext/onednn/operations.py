@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import paddle
 from paddle import Tensor
 
-from ppcls_ext.onednn import builders, products
+from ppcls_ext.onednn import builders, products, tiny_maps
 from ppcls_ext.onednn.arena import empty_map
 from ppcls_ext.onednn.builders import Geometry
 from ppcls_ext.onednn.find import library
@@ -30,9 +30,12 @@ def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, geometry: Geometry)
     y = empty_map(geometry.output_shape(shape, kernel_shape))
     if bias is None and products.is_product(kernel_shape, geometry):
         # a kernel that is transposed first is multiplied up to three times as fast
-        turned = paddle.empty([kernel_shape[1], kernel_shape[0]], "float32")
+        turned = empty_map([kernel_shape[1], kernel_shape[0]])
         _run(builders.layout, ((1, 1, *turned.shape),), kernel, turned)
         products.convolve(x, turned, y)
+        return y
+    if bias is None and tiny_maps.sees_all(shape, kernel_shape, geometry):
+        tiny_maps.convolve(x, kernel, geometry, y)
         return y
     sizes = (shape, kernel_shape, geometry, 0, bias is not None)
     inputs = (x, kernel) if bias is None else (x, kernel, bias)
@@ -45,6 +48,8 @@ def input_gradient(grad: Tensor, kernel: Tensor, shape: Sequence[int], geometry:
     result = empty_map(shape)
     if products.is_product(kernel.shape, geometry):
         products.input_gradient(grad, kernel, result)
+    elif tiny_maps.sees_all(shape, kernel.shape, geometry):
+        tiny_maps.input_gradient(grad, kernel, geometry, result)
     else:
         _run(builders.input_gradient, (tuple(shape), tuple(kernel.shape), geometry, 0), grad, kernel, result)
     return result
@@ -66,6 +71,8 @@ def kernel_gradient(x: Tensor, grad: Tensor, kernel_shape: Sequence[int], geomet
     result = empty_map(kernel_shape)
     if products.is_product(kernel_shape, geometry) and products.has_product_gradient(x.shape):
         products.kernel_gradient(x, grad, result)
+    elif tiny_maps.sees_all(x.shape, kernel_shape, geometry):
+        tiny_maps.kernel_gradient(x, grad, geometry, result)
     else:
         _run(builders.kernel_gradient, (tuple(x.shape), tuple(kernel_shape), geometry, 0), x, grad, result)
     return result

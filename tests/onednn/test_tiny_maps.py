@@ -1,0 +1,81 @@
+"""Convolutions of maps so small that each output sees each input, as one product."""
+
+from __future__ import annotations
+
+import itertools
+
+import paddle
+import pytest
+from paddle.nn import functional
+
+from ppcls_ext.onednn import find, operations, tiny_maps
+from ppcls_ext.onednn.builders import Geometry
+from tests.helpers import relative
+
+pytestmark = pytest.mark.skipif(find.library() is None, reason="this Paddle has no oneDNN that can be called")
+
+# H, W, k, stride, padding
+SEEN = [
+    (2, 2, 3, 1, 1),
+    (2, 2, 3, 2, 1),
+    (1, 1, 3, 1, 1),
+    (1, 2, 3, 1, 1),
+    (2, 1, 3, 2, 1),
+    (3, 2, 5, 1, 2),
+    (2, 2, 2, 2, 0),
+]
+
+
+def random(height, width, size, stride, padding, batch=tiny_maps.FEWEST + 1, channels=6, outputs=5):
+    paddle.seed(0)
+    geometry = Geometry(stride, padding)
+    x, kernel = paddle.randn([batch, height, width, channels]), paddle.randn([outputs, channels, size, size])
+    return x, kernel, paddle.randn(geometry.output_shape(x.shape, kernel.shape)), geometry
+
+
+def in_double(x, kernel, grad, geometry):
+    x, kernel, grad = (value.astype("float64") for value in (x, kernel, grad))
+    x.stop_gradient = kernel.stop_gradient = False
+    y = functional.conv2d(x.transpose([0, 3, 1, 2]), kernel, None, geometry.stride, geometry.padding)
+    y = y.transpose([0, 2, 3, 1])
+    (y * grad).sum().backward()
+    return [y, x.grad, kernel.grad]
+
+
+@pytest.mark.parametrize("sizes", SEEN)
+@pytest.mark.parametrize("way", ["product", "convolution"])
+def test_equal_to_double_precision(monkeypatch, sizes, way):
+    x, kernel, grad, geometry = random(*sizes)
+    assert tiny_maps.sees_all(x.shape, kernel.shape, geometry)
+    if way == "convolution":
+        monkeypatch.setattr(tiny_maps, "sees_all", lambda *_: False)
+    got = [
+        operations.convolve(x, kernel, None, geometry),
+        operations.input_gradient(grad, kernel, x.shape, geometry),
+        operations.kernel_gradient(x, grad, kernel.shape, geometry),
+    ]
+    for one, expected in zip(got, in_double(x, kernel, grad, geometry)):
+        assert relative(one, expected.detach()) <= 1e-6
+
+
+@pytest.mark.parametrize(("size", "stride"), itertools.product([2, 3, 5], [1, 2, 3]))
+def test_when_every_output_sees_every_input(size, stride):
+    for height, width, padding in itertools.product(range(1, 6), range(1, 6), range(size // 2 + 1)):
+        if min(height, width) + 2 * padding < size:
+            continue
+        x, kernel, grad, geometry = random(height, width, size, stride, padding, channels=1, outputs=1)
+        ones = paddle.ones([1, height * width, height, width])
+        ones.stop_gradient = False
+        functional.conv2d(ones[:, :1], paddle.ones([1, 1, size, size]), None, stride, padding).sum().backward()
+        # an input that all outputs see gets as many ones as there are outputs
+        all_seen = float(ones.grad[0, 0].min()) == grad.shape[1] * grad.shape[2]
+        assert tiny_maps.sees_all(x.shape, kernel.shape, geometry) == all_seen
+
+
+def test_others_are_left_to_the_convolution():
+    x, kernel, _, geometry = random(2, 2, 3, 1, 1)
+    shape = tuple(x.shape)
+    assert tiny_maps.sees_all(shape, kernel.shape, geometry)
+    assert not tiny_maps.sees_all((tiny_maps.FEWEST - 1, *shape[1:]), kernel.shape, geometry)
+    assert not tiny_maps.sees_all(shape, (6, 3, 3, 3), Geometry(1, 1, 2))
+    assert not tiny_maps.sees_all(shape, (5, 6, 1, 1), Geometry())
