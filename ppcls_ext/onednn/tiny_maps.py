@@ -23,14 +23,10 @@ FEWEST = 32
 
 def sees_all(shape: Sequence[int], kernel_shape: Sequence[int], geometry: Geometry) -> bool:
     """Whether each output of the convolution of a map (N, H, W, C) sees each input, and unfolding pays."""
-    size, outputs = kernel_shape[2], geometry.output_shape(shape, kernel_shape)
-    return (
-        size > 1
-        and geometry.groups == 1
-        and shape[0] >= FEWEST
-        and all(side + geometry.padding <= size for side in shape[1:3])
-        and all((side - 1) * geometry.stride <= geometry.padding for side in outputs[1:3])
-    )
+    size, padding = kernel_shape[2], geometry.padding
+    if size == 1 or geometry.groups > 1 or shape[0] < FEWEST or max(shape[1:3]) + padding > size:
+        return False
+    return all((side - 1) * geometry.stride <= padding for side in geometry.output_shape(shape, kernel_shape)[1:3])
 
 
 def convolve(x: Tensor, kernel: Tensor, geometry: Geometry, y: Tensor) -> None:
