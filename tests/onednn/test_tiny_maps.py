@@ -8,9 +8,10 @@ import paddle
 import pytest
 from paddle.nn import functional
 
-from ppcls_ext.onednn import find, operations, tiny_maps
+from ppcls_ext.onednn import find, tiny_maps
 from ppcls_ext.onednn.builders import Geometry
 from tests.helpers import relative
+from tests.onednn.three_results import compute, in_double
 
 pytestmark = pytest.mark.skipif(find.library() is None, reason="this Paddle has no oneDNN that can be called")
 
@@ -33,15 +34,6 @@ def random(height, width, size, stride, padding, batch=tiny_maps.FEWEST + 1, cha
     return x, kernel, paddle.randn(geometry.output_shape(x.shape, kernel.shape)), geometry
 
 
-def in_double(x, kernel, grad, geometry):
-    x, kernel, grad = (value.astype("float64") for value in (x, kernel, grad))
-    x.stop_gradient = kernel.stop_gradient = False
-    y = functional.conv2d(x.transpose([0, 3, 1, 2]), kernel, None, geometry.stride, geometry.padding)
-    y = y.transpose([0, 2, 3, 1])
-    (y * grad).sum().backward()
-    return [y, x.grad, kernel.grad]
-
-
 @pytest.mark.parametrize("sizes", SEEN)
 @pytest.mark.parametrize("way", ["product", "convolution"])
 def test_equal_to_double_precision(monkeypatch, sizes, way):
@@ -49,13 +41,9 @@ def test_equal_to_double_precision(monkeypatch, sizes, way):
     assert tiny_maps.sees_all(x.shape, kernel.shape, geometry)
     if way == "convolution":
         monkeypatch.setattr(tiny_maps, "sees_all", lambda *_: False)
-    got = [
-        operations.convolve(x, kernel, None, geometry),
-        operations.input_gradient(grad, kernel, x.shape, geometry),
-        operations.kernel_gradient(x, grad, kernel.shape, geometry),
-    ]
-    for one, expected in zip(got, in_double(x, kernel, grad, geometry)):
-        assert relative(one, expected.detach()) <= 1e-6
+    tensors = x, kernel, grad, geometry
+    for got, expected in zip(compute(*tensors), in_double(*tensors)):
+        assert relative(got, expected) <= 1e-6
 
 
 @pytest.mark.parametrize(("size", "stride"), itertools.product([2, 3, 5], [1, 2, 3]))
