@@ -45,7 +45,7 @@ def register() -> None:
         PpclsExtError: no PaddleClas is found.
     """
     _require_paddle()
-    from ppcls_ext.host.registry import register as publish
+    from ppcls_ext.hosts.paddleclas.registry import register as publish
     from ppcls_ext.models.factories import FACTORIES
 
     publish(FACTORIES)

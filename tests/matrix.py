@@ -24,7 +24,7 @@ PYTHONS = ("3.9", "3.10", "3.11", "3.12", "3.13")
 ROWS = ("3.9-lowest", *(f"{python}-{paddle}" for python in PYTHONS for paddle in ("3.0.0", "newest")))
 SHOWN = ("paddlepaddle", "numpy", "paddle2onnx", "onnx", "onnxslim", "onnxruntime")
 RUNS: dict[str, tuple[str, ...]] = {
-    "chain": ("tests/test_end_to_end.py", "tests/host/test_adaptations.py", "-k", "not checkout"),
+    "chain": ("tests/test_end_to_end.py", "tests/hosts/paddleclas/test_adaptations.py", "-k", "not checkout"),
     "fast tests": ("-n", "auto"),
 }
 BEGIN, END = "<!-- matrix: written by make matrix -->", "<!-- end of matrix -->"

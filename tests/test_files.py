@@ -137,7 +137,7 @@ READERS = {
     "downstream/program.py": "is_file before",
     "engine/threads.py": "of the system",
     "files.py": "open_regular itself",
-    "host/locate.py": "PaddleClas's own version",
+    "hosts/paddleclas/locate.py": "PaddleClas's own version",
     "quantize/checks.py": "of the system",
     "report/page.py": "pictures of the report's own",
     "commands/prepare_flowers102.py": "written before",

@@ -125,7 +125,7 @@ def run_tool():
 def registered() -> None:
     """PaddleClas with our models, in this process."""
     import ppcls_ext
-    from ppcls_ext.host import adaptations
+    from ppcls_ext.hosts.paddleclas import adaptations
 
     adaptations.apply()
     ppcls_ext.register()

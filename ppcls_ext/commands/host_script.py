@@ -16,7 +16,7 @@ from ppcls_ext.configuration.load import load_config
 from ppcls_ext.downstream import checkouts
 from ppcls_ext.engine.start import set_up
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.host.locate import HOME
+from ppcls_ext.hosts.paddleclas.locate import HOME
 from ppcls_ext.weights.in_paddle import read_without_running
 
 REGISTER = {"ppdet": ppcls_ext.register_in_paddledet, "paddleseg": ppcls_ext.register_in_paddleseg}

@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.host.locate import activate
+from ppcls_ext.hosts.paddleclas.locate import activate
 from ppcls_ext.models.table import MODELS
 
 logger = logging.getLogger("ppcls_ext")

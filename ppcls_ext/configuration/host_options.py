@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from ppcls_ext.configuration.fields import is_ours
 from ppcls_ext.errors import PpclsExtError, one_line
-from ppcls_ext.host.locate import activate
+from ppcls_ext.hosts.paddleclas.locate import activate
 
 logger = logging.getLogger("ppcls_ext")
 

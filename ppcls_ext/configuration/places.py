@@ -13,7 +13,7 @@ from ppcls_ext.checkpoints.folder_lock import hold, release
 from ppcls_ext.configuration.fields import is_ours
 from ppcls_ext.configuration.host_copies import copy_class_names, host_reads_class_names
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.host.locate import activate
+from ppcls_ext.hosts.paddleclas.locate import activate
 from ppcls_ext.pictures.class_names import read_class_names
 from ppcls_ext.runs.trained_with import check_weights
 from ppcls_ext.weights.fetch import URLS

@@ -23,7 +23,7 @@ from ppcls_ext.configuration.resume import check_patience, leave_out_start, repo
 from ppcls_ext.configuration.signatures import check_arguments
 from ppcls_ext.configuration.starting_weights import fetch_weights, say_what_to_expect, unfuse_where_needed
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.host.locate import activate
+from ppcls_ext.hosts.paddleclas.locate import activate
 from ppcls_ext.runs.folder import folder_of
 from ppcls_ext.runs.paths import make_absolute
 from ppcls_ext.training.compatibility import check

@@ -87,7 +87,7 @@ def _class_names(infer: dict) -> tuple[str, ...] | None:
     file = post_process.get("class_id_map_file")
     if not file:
         return None
-    from ppcls_ext.host.locate import activate
+    from ppcls_ext.hosts.paddleclas.locate import activate
 
     # PaddleClas's own configurations name a file inside PaddleClas
     for path in (Path(file), activate().path / file):

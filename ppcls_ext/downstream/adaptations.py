@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import paddle
 
-from ppcls_ext.host.adaptations.adaptation import Adaptation, Extended, raises
+from ppcls_ext.hosts.adaptation import Adaptation, Extended, raises
 
 logger = logging.getLogger("ppcls_ext")
 

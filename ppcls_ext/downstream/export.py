@@ -19,7 +19,7 @@ from ppcls_ext.deploy.verification import NOISE_FACTOR, NUDGE, TOLERANCE, branch
 from ppcls_ext.downstream.differences import largest_difference, require_same
 from ppcls_ext.downstream.program import Program, comparison_inputs, eager_outputs, random_images
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.host.adaptations.adaptation import Extended
+from ppcls_ext.hosts.adaptation import Extended
 from ppcls_ext.models.backbone import Backbone
 from ppcls_ext.reparam.fuse import reparameterizable_layers
 

@@ -12,7 +12,7 @@ from ppcls_ext.downstream import adaptations, checkouts
 from ppcls_ext.downstream.export import fuse_with_proof, prove_exports
 from ppcls_ext.downstream.maps import build_net, freeze_norms, freeze_parameters
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.host.adaptations.adaptation import apply_needed
+from ppcls_ext.hosts.adaptation import apply_needed
 from ppcls_ext.models.table import MODELS
 
 

@@ -28,7 +28,7 @@ from ppcls_ext.engine.training_run import TrainingRun
 from ppcls_ext.engine.watch import watch_evaluation, watch_training
 from ppcls_ext.engine.workers import explained_workers
 from ppcls_ext.errors import Interrupted, PpclsExtError, unwrapped
-from ppcls_ext.host.locate import engine_class
+from ppcls_ext.hosts.paddleclas.locate import engine_class
 from ppcls_ext.runs.trained_with import KEY
 from ppcls_ext.training.recipe import Training
 from ppcls_ext.training.settings import read_settings

@@ -8,7 +8,7 @@ from typing import Any
 from paddle import Tensor, nn
 
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.host.locate import is_there, theseus_layer
+from ppcls_ext.hosts.paddleclas.locate import is_there, theseus_layer
 from ppcls_ext.models.standalone import StandaloneLayer, find_layer
 from ppcls_ext.weights.naming import Renaming
 

@@ -13,7 +13,7 @@ import pytest
 from ppcls_ext.configuration import expressions
 from ppcls_ext.configuration.evaluation import Evaluator, guard
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.host.locate import activate, engine_class
+from ppcls_ext.hosts.paddleclas.locate import activate, engine_class
 
 NAMES, KEYS = "a row of NAMES", "a row of KEYS"
 FIXED = "one of a few names that PaddleClas itself gives"

@@ -11,7 +11,7 @@ import paddle
 import pytest
 
 from ppcls_ext.configuration.prepare import prepare
-from ppcls_ext.host.locate import activate
+from ppcls_ext.hosts.paddleclas.locate import activate
 from tests.options.table import NEWER_SCHEDULES
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.host.locate import activate
+from ppcls_ext.hosts.paddleclas.locate import activate
 from tests.options.table import MODELS
 
 pytestmark = pytest.mark.slow

@@ -213,7 +213,7 @@ RULES = {
 def assert_agrees_with_paddleclas(path, name):
     """Runs PaddleClas's own operators; only resizing may differ, by one grey level."""
     try:
-        from ppcls_ext.host.locate import activate
+        from ppcls_ext.hosts.paddleclas.locate import activate
 
         activate(need_engine=True)
     except PpclsExtError as error:

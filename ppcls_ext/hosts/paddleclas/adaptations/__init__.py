@@ -6,9 +6,9 @@ PaddleClas that needs none gets none.
 
 from __future__ import annotations
 
-from ppcls_ext.host.adaptations import devices, labels, pictures, removed_names, scalars
-from ppcls_ext.host.adaptations.adaptation import apply_needed
-from ppcls_ext.host.locate import activate
+from ppcls_ext.hosts.adaptation import apply_needed
+from ppcls_ext.hosts.paddleclas.adaptations import devices, labels, pictures, removed_names, scalars
+from ppcls_ext.hosts.paddleclas.locate import activate
 
 ADAPTATIONS = tuple(
     adaptation for module in (removed_names, scalars, labels, pictures, devices) for adaptation in module.ADAPTATIONS

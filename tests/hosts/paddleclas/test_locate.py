@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CHECKOUT = os.environ.get("PADDLECLAS_HOME")
 needs_checkout = pytest.mark.skipif(not CHECKOUT, reason="needs a PaddleClas checkout: set PADDLECLAS_HOME to it")
 
@@ -41,9 +41,12 @@ def make_paddleclas(folder: Path, engine: bool = True, version: str | None = Non
     return folder
 
 
-FIND = "from ppcls_ext.host.locate import find; print(find().path, find().has_engine, find().version, find().source)"
+FIND = (
+    "from ppcls_ext.hosts.paddleclas.locate import find; "
+    "print(find().path, find().has_engine, find().version, find().source)"
+)
 ACTIVATE = (
-    "from ppcls_ext.host.locate import activate; activate(need_engine={}); import importlib.util; "
+    "from ppcls_ext.hosts.paddleclas.locate import activate; activate(need_engine={}); import importlib.util; "
     "print(*importlib.util.find_spec('ppcls').submodule_search_locations); "
 )
 
@@ -54,7 +57,7 @@ def wheel() -> Path:
     spec = importlib.util.find_spec("paddleclas")
     if spec is None or spec.origin is None:
         pytest.skip("needs the paddleclas wheel")
-    return Path(spec.origin).parent
+    return Path(spec.origin).resolve().parent
 
 
 def test_home_comes_first(tmp_path):

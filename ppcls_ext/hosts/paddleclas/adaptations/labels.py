@@ -11,7 +11,7 @@ import functools
 import os
 from typing import Any
 
-from ppcls_ext.host.adaptations.adaptation import Adaptation
+from ppcls_ext.hosts.adaptation import Adaptation
 
 
 def _mixed_labels_are_float64() -> bool:

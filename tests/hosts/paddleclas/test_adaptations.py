@@ -10,8 +10,8 @@ import numpy as np
 import paddle
 import pytest
 
-from ppcls_ext.host import adaptations
-from ppcls_ext.host.locate import activate
+from ppcls_ext.hosts.paddleclas import adaptations
+from ppcls_ext.hosts.paddleclas.locate import activate
 
 BATCH_OPERATORS = "data/preprocess/batch_ops/batch_operators.py"
 

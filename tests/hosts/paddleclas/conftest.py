@@ -11,15 +11,15 @@ from typing import NamedTuple
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 SCRIPT = """
 import json
 import sys
 import ppcls_ext
-from ppcls_ext.host import adaptations
-from ppcls_ext.host.registry import replaced
-from ppcls_ext.host.locate import theseus_layer
+from ppcls_ext.hosts.paddleclas import adaptations
+from ppcls_ext.hosts.paddleclas.registry import replaced
+from ppcls_ext.hosts.paddleclas.locate import theseus_layer
 theseus_layer()().stop_after("nothing")  # warns, through a logger that PaddleClas leaves at None
 import ppcls.arch
 from ppcls.arch.utils import get_architectures

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 
-from ppcls_ext.host.adaptations.adaptation import Adaptation, raises
+from ppcls_ext.hosts.adaptation import Adaptation, raises
 
 
 def _device_is_missing() -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from ppcls_ext.host.adaptations.adaptation import Adaptation, raises
+from ppcls_ext.hosts.adaptation import Adaptation, raises
 
 
 def _no_policy_fails() -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 
-from ppcls_ext.host.adaptations.adaptation import Adaptation, Extended, raises
+from ppcls_ext.hosts.adaptation import Adaptation, Extended, raises
 
 
 def _auto_augment_fails() -> bool:

@@ -3,6 +3,6 @@
 `replaced` maps the names that `register` took over from PaddleClas to PaddleClas's own factories.
 """
 
-from ppcls_ext.host.registry import replaced
+from ppcls_ext.hosts.paddleclas.registry import replaced
 
 __all__ = ["replaced"]

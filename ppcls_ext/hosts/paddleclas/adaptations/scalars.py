@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from ppcls_ext.host.adaptations.adaptation import Adaptation, Extended, raises
+from ppcls_ext.hosts.adaptation import Adaptation, Extended, raises
 
 
 def _losses_fail() -> bool:

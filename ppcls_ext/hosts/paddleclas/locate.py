@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.host.late_imports import late_imports
+from ppcls_ext.hosts.paddleclas.late_imports import late_imports
 
 HOME = "PADDLECLAS_HOME"
 HOW_TO_GET_ONE = (

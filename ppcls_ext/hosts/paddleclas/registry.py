@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 
-from ppcls_ext.host.locate import activate
+from ppcls_ext.hosts.paddleclas.locate import activate
 
 logger = logging.getLogger("ppcls_ext")
 
@@ -43,6 +43,7 @@ def tell_replaced(name: str) -> None:
     if name in replaced and name not in _told:
         _told.add(name)
         logger.warning(
-            "%s is ppcls_ext's: PaddleClas's own fuses wrongly, in part or not at all (ppcls_ext.host.replaced has it)",
+            "%s is ppcls_ext's: PaddleClas's own fuses wrongly, in part or not at all "
+            "(ppcls_ext.hosts.paddleclas.replaced has it)",
             name,
         )
