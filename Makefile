@@ -26,7 +26,7 @@ help:
 	@echo "make check    what a commit must pass: lint, format, generated files, all tests"
 	@echo "make install  .venv with everything, PaddleClas included; does nothing when it is up to date"
 	@echo "make matrix   tests with each Python from 3.9 to 3.13 that is found, the oldest and the newest Paddle (hours)"
-	@echo "make configs  write configs/ anew from ppcls_ext/config_table"
+	@echo "make configs  write configs/ anew from ppcls_ext/config/shipped.py"
 
 install: $(INSTALLED)
 

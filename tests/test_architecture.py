@@ -31,26 +31,23 @@ ARROWS = {
     "layers": "errors onednn reparam",
     "weights": "errors files packages download",
     "models": "errors hosts/paddleclas onednn layers reparam weights",
-    "config_table": "models",
     "checkpoints": "errors files weights",
-    "training": "errors models reparam weights",
-    "runs": "errors files pictures models config_table checkpoints",
-    "configuration": "errors files bounded_yaml hosts/paddleclas pictures data models config_table checkpoints "
-    "training runs weights",
+    "config": "errors files bounded_yaml hosts/paddleclas pictures data models checkpoints weights",
+    "training": "errors models config reparam weights",
     "engine": "errors files packages hosts/paddleclas pictures report data predict reparam weights models checkpoints "
-    "training runs configuration",
+    "config training",
     "quantize": "errors files packages pictures predict",
-    "deploy": "errors files packages hosts/paddleclas pictures predict quantize reparam weights models runs",
+    "deploy": "errors files packages hosts/paddleclas pictures predict quantize reparam weights models config",
     "downstream": "errors files packages hosts pictures reparam weights models deploy",
-    "doctor": "errors packages hosts/paddleclas onednn checkpoints configuration engine",
+    "doctor": "errors packages hosts/paddleclas onednn checkpoints config engine",
 }
 #: These call all the others: the public face, and the command lines.
 ON_TOP = {"__init__", "__main__", "commands"}
 #: Packages that only these rooms may import.
 ONLY_IN = {
-    "ppcls": {"hosts/paddleclas", "checkpoints", "training", "configuration", "engine", "commands"},
+    "ppcls": {"hosts/paddleclas", "checkpoints", "training", "config", "engine", "commands"},
     "paddle": {"__init__", "hosts/paddleclas", "onednn", "reparam", "layers", "weights", "models", "checkpoints"}
-    | {"training", "configuration", "engine", "deploy", "downstream", "doctor", "commands"},
+    | {"training", "config", "engine", "deploy", "downstream", "doctor", "commands"},
     "ppdet": {"downstream"},
     "paddleseg": {"downstream"},
 }
@@ -125,7 +122,7 @@ def test_the_page_shows_the_same_rooms_and_arrows():
         "import ppcls_ext; assert len(ppcls_ext.list_models()) == 25",
         "import ppcls_ext.predict.classifier",
         "import ppcls_ext.pictures.prepare, ppcls_ext.pictures.transforms",
-        "import ppcls_ext.config_table.recipes",
+        "import ppcls_ext.config.shipped",
         "import ppcls_ext.commands.predict",
     ],
 )

@@ -9,7 +9,7 @@ import tracemalloc
 import pytest
 
 from ppcls_ext.bounded_yaml import load_yaml
-from ppcls_ext.configuration.load import load_config
+from ppcls_ext.config.load import load_config
 from ppcls_ext.errors import PpclsExtError
 
 MIB = 1 << 20

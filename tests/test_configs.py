@@ -12,9 +12,8 @@ import yaml
 from PIL import Image
 
 from ppcls_ext import list_models
-from ppcls_ext.config_table.files import config_files
-from ppcls_ext.config_table.recipes import RECIPES
-from ppcls_ext.config_table.shipped import SHIPPED
+from ppcls_ext.config.downstream import config_files
+from ppcls_ext.config.shipped import RECIPES, SHIPPED
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
@@ -62,8 +61,8 @@ def pictures(tmp_path_factory):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_engine_builds_everything(name, pictures, tmp_path):
-    from ppcls_ext.configuration.load import load_config
-    from ppcls_ext.configuration.prepare import prepare
+    from ppcls_ext.config.load import load_config
+    from ppcls_ext.config.prepare import prepare
     from ppcls_ext.engine.start import set_up
 
     overrides = [f"Global.output_dir={tmp_path}", "Global.device=cpu"]

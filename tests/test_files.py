@@ -124,12 +124,12 @@ def test_no_more_is_read_than_the_limit(tmp_path):
 #: Files of the package that read without `read_regular` or `open_regular`, and why no pipe can hold them up.
 READERS = {
     "checkpoints/atomic_set.py": "is_file before",
-    "configuration/fields.py": "PaddleClas's own source",
-    "configuration/host_copies.py": "read_list and read_class_names have read it before",
+    "config/checks.py": "PaddleClas's own source",
+    "config/lists.py": "read_list and read_class_names have read it before",
     "data/flowers102.py": "is_file before; a download whose MD5 is known",
     "data/overlap.py": "read_list has found that they are files",
     "commands/bench.py": "of the system",
-    "runs/record.py": "is_file before",
+    "config/folder.py": "is_file before",
     "deploy/convert.py": "written by the conversion",
     "doctor/machine.py": "of the system",
     "download.py": "the package's own cache",

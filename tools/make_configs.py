@@ -1,4 +1,4 @@
-"""Writes the files of configs/ from the table in ppcls_ext/config_table.
+"""Writes the files of configs/ from the table in ppcls_ext/config/shipped.py.
 
 Example: python tools/make_configs.py
          python tools/make_configs.py --check   # say which files differ, write none
@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from ppcls_ext.commands.outcome import run
-from ppcls_ext.config_table.files import config_files
+from ppcls_ext.config.downstream import config_files
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.files import atomic_write
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from ppcls_ext.commands.source import open_run
+from ppcls_ext.config.folder import CONFIG, find_run
 from ppcls_ext.data.lists import read_lines
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.pictures.find import find_images
 from ppcls_ext.pictures.prepare import prepare
 from ppcls_ext.pictures.rule import Preprocessing
-from ppcls_ext.runs.folder import CONFIG, find_run
 
 
 def calibration_pictures(

@@ -6,7 +6,7 @@ import sys
 
 from tqdm import tqdm
 
-from ppcls_ext.configuration.image_lists import read_lists
+from ppcls_ext.config.lists import read_lists
 from ppcls_ext.data import decodable
 from ppcls_ext.errors import PpclsExtError, one_line, printable
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import ppcls_ext
 from ppcls_ext.commands.options import add_config_arguments, command_parser
-from ppcls_ext.configuration.load import load_config
+from ppcls_ext.config.load import load_config
 from ppcls_ext.doctor import installation, machine
 from ppcls_ext.doctor.finding import Finding, look_at_all
 from ppcls_ext.errors import printable

@@ -62,7 +62,7 @@ def _run(mode: str, argv: Sequence[str] | None) -> None:
     print(f"{args.config or source.folder}: loading Paddle and PaddleClas", flush=True)  # which takes some seconds
     set_up()
     interrupt_on_sigterm()
-    from ppcls_ext.configuration.prepare import prepare
+    from ppcls_ext.config.prepare import prepare
     from ppcls_ext.engine.terminal import quiet_host
 
     if not args.verbose:

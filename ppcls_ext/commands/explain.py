@@ -75,7 +75,7 @@ def _open_file(path: str) -> _Explained:
 
 def _open_run(name: str) -> _Explained:
     from ppcls_ext.commands.source import open_run
-    from ppcls_ext.runs.folder import find_run, need_weights
+    from ppcls_ext.config.folder import find_run, need_weights
 
     try:
         run = find_run(name)

@@ -12,7 +12,7 @@ from typing import Any
 
 import ppcls_ext
 from ppcls_ext.commands.interruption import interrupt_on_sigterm
-from ppcls_ext.configuration.load import load_config
+from ppcls_ext.config.load import load_config
 from ppcls_ext.downstream import checkouts
 from ppcls_ext.engine.start import set_up
 from ppcls_ext.errors import PpclsExtError
@@ -103,7 +103,7 @@ def give_scripts_our_engine(mode: str) -> None:
     import ppcls.engine.engine
     import ppcls.utils.config
 
-    from ppcls_ext.configuration.prepare import prepare
+    from ppcls_ext.config.prepare import prepare
     from ppcls_ext.engine.engine import Engine
 
     def get_config(fname: str, overrides: Sequence[str] | None = None, show: bool = False) -> dict[str, Any]:

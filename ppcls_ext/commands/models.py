@@ -92,7 +92,7 @@ def _markdown(rows: Sequence[tuple[str, ...]]) -> list[str]:
 
 
 def _configuration(name: str) -> str:
-    from ppcls_ext.config_table.shipped import nearest, shipped  # its YAML library takes longer than the table
+    from ppcls_ext.config.shipped import nearest, shipped  # its YAML library takes longer than the table
 
     text = shipped(name)
     if text is None:

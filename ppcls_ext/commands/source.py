@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ppcls_ext.commands.options import add_config_arguments
-from ppcls_ext.configuration.load import load_config, override
-from ppcls_ext.configuration.yaml_file import read_yaml
-from ppcls_ext.runs.folder import CONFIG, Run, find_run, need_weights
+from ppcls_ext.config.folder import CONFIG, Run, find_run, need_weights
+from ppcls_ext.config.load import load_config, override, read_yaml
 
 RUN_HELP = "folder that a training wrote, such as output/MobileOne_S0, or weights in it; instead of -c"
 

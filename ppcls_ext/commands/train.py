@@ -13,12 +13,12 @@ from ppcls_ext.commands.interruption import interrupt_on_sigterm
 from ppcls_ext.commands.make_lists import add_split_arguments, progress
 from ppcls_ext.commands.options import add_config_arguments, command_parser, positive
 from ppcls_ext.commands.source import Source, open_run
-from ppcls_ext.configuration.load import load_config, override
-from ppcls_ext.configuration.own_pictures import use_pictures
-from ppcls_ext.configuration.places import require_no_earlier_training
+from ppcls_ext.config.folder import CONFIG, LISTS, find_run, folder_of
+from ppcls_ext.config.lists import use_pictures
+from ppcls_ext.config.load import load_config, override
+from ppcls_ext.config.weights import require_no_earlier_training
 from ppcls_ext.data.make_lists import NAMES, TRAIN, VAL, kept_lists, make_lists
 from ppcls_ext.engine.start import set_up
-from ppcls_ext.runs.folder import CONFIG, LISTS, find_run, folder_of
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = source.config
     set_up()
     interrupt_on_sigterm()
-    from ppcls_ext.configuration.prepare import prepare
+    from ppcls_ext.config.prepare import prepare
 
     config["profiler_options"] = args.profiler_options
     if not args.verbose:

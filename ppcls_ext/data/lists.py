@@ -5,7 +5,7 @@ A list is a UTF-8 text file with one image a line, the path relative to the imag
     jpg/image_00001.jpg 76
 
 The label is what follows the last delimiter, so that paths may hold it, too. (PaddleClas takes the first two fields of
-such a line for path and label: `ppcls_ext.configuration.host_copies`.)
+such a line for path and label: `ppcls_ext.config.lists`.)
 """
 
 from __future__ import annotations

@@ -7,12 +7,12 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ppcls_ext.config.trained_with import check_weights
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.models.table import MODELS
 from ppcls_ext.pictures.class_names import read_class_names
 from ppcls_ext.pictures.transforms import rule_from_transforms
 from ppcls_ext.predict.metadata import Metadata
-from ppcls_ext.runs.trained_with import check_weights
 
 if TYPE_CHECKING:
     from paddle import nn

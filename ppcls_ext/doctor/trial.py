@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ppcls_ext.checkpoints.folder_lock import release
-from ppcls_ext.configuration.image_lists import read_lists
-from ppcls_ext.configuration.places import require_writable
-from ppcls_ext.configuration.prepare import prepare
+from ppcls_ext.config.lists import read_lists
+from ppcls_ext.config.prepare import prepare
+from ppcls_ext.config.weights import require_writable
 from ppcls_ext.doctor.finding import Finding, look
 from ppcls_ext.engine.start import set_up
 from ppcls_ext.errors import PpclsExtError

@@ -14,7 +14,9 @@ import paddle.distributed as dist
 from ppcls_ext.checkpoints.atomic_set import how_to_resume
 from ppcls_ext.checkpoints.folder_lock import hold, release
 from ppcls_ext.checkpoints.in_host import Checkpoints, host_adds_architecture
-from ppcls_ext.configuration.fields import is_ours
+from ppcls_ext.config.checks import is_ours
+from ppcls_ext.config.recipe import read_settings
+from ppcls_ext.config.trained_with import KEY
 from ppcls_ext.engine.decode_image import give_host_our_reader
 from ppcls_ext.engine.epochs import AveragedLoss, Epochs, TrainingEnds
 from ppcls_ext.engine.evaluation import read_evaluation
@@ -29,9 +31,7 @@ from ppcls_ext.engine.watch import watch_evaluation, watch_training
 from ppcls_ext.engine.workers import explained_workers
 from ppcls_ext.errors import Interrupted, PpclsExtError, unwrapped
 from ppcls_ext.hosts.paddleclas.locate import engine_class
-from ppcls_ext.runs.trained_with import KEY
 from ppcls_ext.training.recipe import Training
-from ppcls_ext.training.settings import read_settings
 from ppcls_ext.weights.finite import require_finite
 from ppcls_ext.weights.loading import load_weights
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ppcls_ext.config.folder import config_text
+from ppcls_ext.config.trained_with import describe
 from ppcls_ext.engine.answers import Answers
 from ppcls_ext.report.evaluation_report import write_evaluation_report
-from ppcls_ext.runs.record import config_text
-from ppcls_ext.runs.trained_with import describe
 
 
 class EvaluationReport:

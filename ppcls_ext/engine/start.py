@@ -22,7 +22,7 @@ def set_up() -> None:
     from ppcls_ext.hosts.paddleclas.late_imports import late_imports
 
     with late_imports():
-        from ppcls_ext.configuration.evaluation import guard
+        from ppcls_ext.config.evaluation import guard
         from ppcls_ext.engine.bounded_resizing import bound_resizing
         from ppcls_ext.hosts.paddleclas import adaptations
         from ppcls_ext.hosts.paddleclas.registry import register

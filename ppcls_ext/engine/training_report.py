@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ppcls_ext.config.folder import config_text
 from ppcls_ext.engine.answers import Answers
 from ppcls_ext.engine.epochs import Epoch
 from ppcls_ext.engine.strict_data import is_image_list
@@ -20,7 +21,6 @@ from ppcls_ext.report.curves import draw_curves
 from ppcls_ext.report.evaluation_report import write_evaluation_report
 from ppcls_ext.report.metrics_file import add_metrics
 from ppcls_ext.report.sheets import LARGEST, draw_sheet, to_pixels
-from ppcls_ext.runs.record import config_text
 
 logger = logging.getLogger("ppcls_ext")
 

@@ -12,10 +12,10 @@ import paddle
 import paddle.distributed as dist
 
 from ppcls_ext.checkpoints.manifest import manifest_path, read_manifest
+from ppcls_ext.config.folder import Record
+from ppcls_ext.config.trained_with import KEY, describe
 from ppcls_ext.engine.early_stopping import EarlyStopping
 from ppcls_ext.engine.epochs import Epoch
-from ppcls_ext.runs.record import Record
-from ppcls_ext.runs.trained_with import KEY, describe
 
 
 class TrainingRun:

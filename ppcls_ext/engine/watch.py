@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import paddle
 
-from ppcls_ext.configuration.fields import is_ours
+from ppcls_ext.config.checks import is_ours
 from ppcls_ext.errors import PpclsExtError
 
 WHAT_TO_TRY = (

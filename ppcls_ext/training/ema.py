@@ -14,8 +14,8 @@ from collections.abc import Iterator
 import paddle
 from paddle import Tensor, nn
 
+from ppcls_ext.config.recipe import Ema
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.training.settings import Ema
 from ppcls_ext.weights.files import read_weight_file
 
 

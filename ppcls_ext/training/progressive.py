@@ -13,8 +13,7 @@ from typing import Any
 
 from paddle.io import Dataset
 
-from ppcls_ext.training.compatibility import POLICIES
-from ppcls_ext.training.settings import Stage
+from ppcls_ext.config.recipe import POLICIES, Stage
 
 
 class Curriculum:

@@ -15,13 +15,13 @@ from typing import Any
 from paddle import nn
 from paddle.optimizer import Optimizer
 
+from ppcls_ext.config.recipe import CALIBRATION_PICTURES, Settings
 from ppcls_ext.training.clipping import clip_global_norm
 from ppcls_ext.training.custom_l2 import LossWithCustomL2, kernels_of_custom_l2
 from ppcls_ext.training.ema import Average
 from ppcls_ext.training.head_learning_rate import multiply_head_learning_rate
 from ppcls_ext.training.progressive import Curriculum
 from ppcls_ext.training.running_statistics import average_statistics
-from ppcls_ext.training.settings import CALIBRATION_PICTURES, Settings
 from ppcls_ext.training.unfused_start import load_fused, start_unfused
 from ppcls_ext.training.weight_decay import AnnealedDecay
 

@@ -15,7 +15,7 @@ from paddle import Tensor
 from paddle.optimizer import AdamW, Optimizer
 from paddle.regularizer import WeightDecayRegularizer
 
-from ppcls_ext.training.settings import Decay
+from ppcls_ext.config.recipe import Decay
 
 
 class AnnealedDecay:

@@ -15,7 +15,7 @@ import pytest
 from ppcls_ext.checkpoints import folder_lock
 from ppcls_ext.checkpoints.atomic_set import read_set
 from ppcls_ext.checkpoints.folder_lock import NAME, hold, release
-from ppcls_ext.configuration.prepare import prepare
+from ppcls_ext.config.prepare import prepare
 from ppcls_ext.errors import PpclsExtError
 from tests.helpers import wait_for
 

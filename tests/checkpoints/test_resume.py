@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from ppcls_ext.checkpoints.atomic_set import read_set
-from ppcls_ext.configuration.prepare import prepare
+from ppcls_ext.config.prepare import prepare
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.weights.paddle_content import read_paddle_file
 from tests.helpers import wait_for

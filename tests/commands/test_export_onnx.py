@@ -17,8 +17,8 @@ import ppcls_ext
 from ppcls_ext.commands import export_onnx as command
 from ppcls_ext.commands import predict
 from ppcls_ext.commands.outcome import run
-from ppcls_ext.config_table.recipes import RECIPES
-from ppcls_ext.configuration.load import load_config
+from ppcls_ext.config.load import load_config
+from ppcls_ext.config.shipped import RECIPES
 from ppcls_ext.pictures.prepare import prepare
 from ppcls_ext.pictures.rule import Preprocessing
 from ppcls_ext.predict.classifier import softmax

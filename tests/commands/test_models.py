@@ -13,7 +13,7 @@ import pytest
 import ppcls_ext
 from benchmarks.model_figures import count
 from ppcls_ext.commands.main import main
-from ppcls_ext.config_table.shipped import SHIPPED, shipped
+from ppcls_ext.config.shipped import SHIPPED, shipped
 from ppcls_ext.models.figures import FIGURES
 from ppcls_ext.models.table import MODELS
 

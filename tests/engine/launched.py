@@ -22,14 +22,14 @@ def note(event: str, arguments: tuple) -> None:
 def main() -> None:
     """Trains."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-    from ppcls_ext.configuration.load import load_config
+    from ppcls_ext.config.load import load_config
     from ppcls_ext.engine.start import set_up
 
     set_up()
     import numpy as np
     import paddle.distributed as dist
 
-    from ppcls_ext.configuration.prepare import prepare
+    from ppcls_ext.config.prepare import prepare
 
     config = prepare(load_config(sys.argv[1]), "train")
     from ppcls_ext.engine.engine import Engine

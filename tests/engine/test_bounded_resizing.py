@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ppcls_ext.configuration.prepare import prepare
+from ppcls_ext.config.prepare import prepare
 from ppcls_ext.engine.bounded_resizing import bound_resizing
 from ppcls_ext.errors import PpclsExtError
 

@@ -103,7 +103,7 @@ def test_training_counts_what_it_cannot_read(many_images, tmp_path, workers):
 
 
 def test_training_ends_where_images_cannot_be_read(config, dataset, tmp_path, monkeypatch):
-    from ppcls_ext.configuration.prepare import prepare
+    from ppcls_ext.config.prepare import prepare
     from ppcls_ext.engine.engine import Engine
 
     shutil.copytree(dataset, tmp_path / "data")
@@ -118,7 +118,7 @@ def test_training_ends_where_images_cannot_be_read(config, dataset, tmp_path, mo
 
 
 def test_overlap_of_the_lists_is_said_in_one_line(config, caplog):
-    from ppcls_ext.configuration.prepare import prepare
+    from ppcls_ext.config.prepare import prepare
 
     prepare(config, "train")
     (record,) = [record for record in caplog.records if "training images too" in record.message]

@@ -10,7 +10,7 @@ import paddle
 import pytest
 from PIL import Image
 
-from ppcls_ext.configuration.prepare import prepare
+from ppcls_ext.config.prepare import prepare
 from ppcls_ext.errors import PpclsExtError
 
 pytestmark = pytest.mark.usefixtures("registered")

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("registered")
 @pytest.fixture
 def make_engine(config, tmp_path):
     """Builds an engine for a training of FasterNet_T0, with fields of `Global`."""
-    from ppcls_ext.configuration.prepare import prepare
+    from ppcls_ext.config.prepare import prepare
     from ppcls_ext.engine.engine import Engine
 
     def make(**fields):

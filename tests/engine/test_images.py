@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from ppcls_ext.configuration.prepare import prepare
+from ppcls_ext.config.prepare import prepare
 from ppcls_ext.engine.inference import preprocess
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.pictures.decoding import decode

@@ -23,7 +23,7 @@ REPORT = {"confusion.png", "reliability.png", "per_class.csv", "confused_pairs.c
 @pytest.fixture
 def make_engine(config, tmp_path):
     """Builds an engine of FasterNet_T0, with fields of `Global`."""
-    from ppcls_ext.configuration.prepare import prepare
+    from ppcls_ext.config.prepare import prepare
     from ppcls_ext.engine.engine import Engine
 
     def make(mode="train", **fields):

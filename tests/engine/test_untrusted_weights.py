@@ -13,7 +13,7 @@ import paddle
 import pytest
 import yaml
 
-from ppcls_ext.configuration.prepare import prepare
+from ppcls_ext.config.prepare import prepare
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.weights.in_paddle import read_without_running
 from tests.tiny_dataset import ROOT

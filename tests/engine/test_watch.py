@@ -9,7 +9,7 @@ import numpy as np
 import paddle
 import pytest
 
-from ppcls_ext.configuration.prepare import prepare
+from ppcls_ext.config.prepare import prepare
 from ppcls_ext.errors import PpclsExtError
 
 pytestmark = pytest.mark.usefixtures("registered")

@@ -10,7 +10,7 @@ import numpy as np
 import paddle
 import pytest
 
-from ppcls_ext.configuration.prepare import prepare
+from ppcls_ext.config.prepare import prepare
 from ppcls_ext.hosts.paddleclas.locate import activate
 from tests.options.table import NEWER_SCHEDULES
 

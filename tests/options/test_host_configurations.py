@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ppcls_ext.configuration.load import load_config
+from ppcls_ext.config.load import load_config
 from tests.options.table import MODELS
 
 CHECKOUT = os.environ.get("PADDLECLAS_HOME")

@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from ppcls_ext.configuration.prepare import prepare
+from ppcls_ext.config.prepare import prepare
 from ppcls_ext.errors import PpclsExtError
 from tests.options.table import MODELS, NEWER_SCHEDULES, optimizer, schedule, setting
 

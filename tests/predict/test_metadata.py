@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ppcls_ext.config_table.recipes import RECIPES
-from ppcls_ext.configuration.load import load_config
+from ppcls_ext.config.load import load_config
+from ppcls_ext.config.shipped import RECIPES
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.pictures.class_names import read_class_names
 from ppcls_ext.pictures.rule import Preprocessing

@@ -17,7 +17,7 @@ def engine(config, tmp_path, monkeypatch, registered):
     config["Global"]["overwrite"] = True  # some train twice
 
     def build(**recipe):
-        from ppcls_ext.configuration.prepare import prepare
+        from ppcls_ext.config.prepare import prepare
         from ppcls_ext.engine.engine import Engine
 
         config["Recipe"] = recipe

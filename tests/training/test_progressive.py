@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ppcls_ext.config.recipe import Stage
 from ppcls_ext.training.progressive import Curriculum
-from ppcls_ext.training.settings import Stage
 
 
 def crop_and_augment(config, policy: dict) -> None:

@@ -1,0 +1,391 @@
+"""Checks of a configuration before anything is built: fields, ranges of numbers, the device, options of PaddleClas."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib.util
+import logging
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from ppcls_ext.config.evaluation import read_literal
+from ppcls_ext.config.host_classes import walk
+from ppcls_ext.errors import PpclsExtError, one_line
+from ppcls_ext.hosts.paddleclas.locate import activate
+from ppcls_ext.models.table import MODELS
+
+logger = logging.getLogger("ppcls_ext")
+
+
+#: Fields without which the engine fails somewhere inside.
+REQUIRED = {
+    "train": (
+        *("Global.output_dir", "Global.epochs", "Global.print_batch_step"),
+        *("Global.eval_during_train", "Global.eval_interval"),
+        *("Arch.name", "Loss.Train", "Optimizer", "DataLoader.Train"),
+    ),
+    "eval": ("Global.output_dir", "Global.print_batch_step", "Arch.name", "DataLoader.Eval", "Metric.Eval"),
+    "infer": (
+        *("Global.output_dir", "Arch.name", "Infer.infer_imgs", "Infer.batch_size", "Infer.transforms"),
+        "Infer.PostProcess.name",
+    ),
+    "export": ("Global.output_dir", "Global.image_shape", "Global.save_inference_dir", "Arch.name"),
+}
+
+
+#: Fields of newer engines that an older one would leave out without a word: by mode, field and the text in its source.
+NEWER = {
+    "train": {
+        "EMA": '"EMA"',
+        "Global.train_mode": '"train_mode"',
+        "Global.update_freq": '"update_freq"',
+        "Global.uniform_output_enabled": "uniform_output_enabled",
+    },
+    "export": {"Global.export_for_fd": "export_for_fd"},
+}
+
+
+def require_fields(config: dict, mode: str) -> None:
+    """Raises PpclsExtError for the first field that `mode` needs and the configuration lacks."""
+    evaluates = mode == "train" and _get(config, "Global.eval_during_train")
+    for path in (*REQUIRED[mode], *(("DataLoader.Eval", "Metric.Eval") if evaluates else ())):
+        if _get(config, path) is None:
+            raise PpclsExtError(f"the configuration has no {path}, which {mode} needs: add it, or -o {path}=…")
+    for loader in [*(["Train"] if mode == "train" else []), *(["Eval"] if evaluates or mode == "eval" else [])]:
+        _require_loader(config, f"DataLoader.{loader}")
+    if is_ours(config) and config["Arch"].get("class_num") == 0:
+        raise PpclsExtError("Arch.class_num is 0, which leaves the classifier out: give the number of classes")
+
+
+def _require_loader(config: dict, path: str) -> None:
+    """What PaddleClas's `build_dataloader` asks for; retrieval has its own layout."""
+    if not isinstance(_get(config, path), dict) or {"Gallery", "Query"} & set(_get(config, path)):
+        return
+    fields = ["dataset.name", "sampler", "loader.num_workers", "loader.use_shared_memory"]
+    if _get(config, f"{path}.sampler.name") is None:
+        fields += ["sampler.batch_size", "sampler.drop_last", "sampler.shuffle"]
+    for field in fields:
+        if _get(config, f"{path}.{field}") is None:
+            raise PpclsExtError(f"the configuration has no {path}.{field}: add it, or -o {path}.{field}=…")
+
+
+def _get(config: dict, path: str) -> Any:
+    node: Any = config
+    for part in path.split("."):
+        node = node.get(part) if isinstance(node, dict) else None
+    return node
+
+
+def fill_in(config: dict, mode: str) -> None:
+    """What the engine reads in every mode although it means nothing there, and a switch that 2.4 does not know."""
+    for field, value in (("checkpoints", None), ("pretrained_model", None), ("use_visualdl", False), ("epochs", 1)):
+        config["Global"].setdefault(field, value)
+    for section in ("DataLoader", "Metric"):
+        config[section] = config.get(section) or {}
+    if mode == "export":
+        config["Metric"].setdefault("Eval", [{}])
+    config.setdefault("profiler_options", None)
+    if config.get("AMP") and not config["AMP"].get("use_amp", True):
+        config["AMP"] = None  # PaddleClas 2.4 turns AMP on for any AMP section
+
+
+def warn_about_newer_fields(config: dict, mode: str) -> None:
+    """Logs the fields that this PaddleClas would leave out without a word."""
+    if mode not in NEWER:
+        return
+    paddleclas = activate(need_engine=True)
+    source = (paddleclas.path / "ppcls" / "engine" / "engine.py").read_text(encoding="utf-8")
+    for field, text in NEWER[mode].items():
+        if _get(config, field) and text not in source:
+            logger.warning("%s is left out: PaddleClas %s cannot do it", field, paddleclas.version)
+
+
+def is_ours(config: dict) -> bool:
+    """Whether the architecture is one of this project's models, on its own."""
+    return config["Arch"]["name"] in MODELS
+
+
+#: Whole numbers, by path: the least and the greatest.
+WHOLE = {
+    r"Global\.(epochs|print_batch_step|eval_interval|update_freq|iter_per_epoch)": (1, 10**9),
+    r"Global\.save_interval": (-1, 10**9),  # -1, as some of PaddleClas's files have it, is none, as 0
+    r"Global\.start_eval_epoch": (0, 10**9),
+    r"Global\.seed": (0, 2**32 - 1),
+    r"(Global|Arch)\.(.+\.)?class_num": (0, 10**7),
+    r"DataLoader\.(.+\.)?sampler\.batch_size": (1, 10**6),
+    r"DataLoader\.(.+\.)?loader\.num_workers": (0, 10**4),
+    r"Infer\.batch_size": (1, 10**6),
+    r"Infer\.PostProcess\.(.+\.)?topk": (1, 10**7),
+    r"Global\.image_shape\.\d+": (1, 10**6),
+}
+#: Numbers that may be fractions: the least, and whether it is allowed itself.
+REAL = {
+    r"Optimizer\.(.+\.)?(learning_rate|warmup_epoch|warmup_start_lr|eta_min|end_lr)": 0.0,
+    r"Optimizer\.(.+\.)?(weight_decay|coeff|clip_norm|momentum|beta1|beta2|epsilon|rho)": 0.0,
+    r"(UnLabel)?Loss\.\w+\.\d+\.\w+\.weight": -math.inf,
+}
+SWITCHES = (
+    r"Global\.(eval_during_train|use_visualdl|use_dali|use_multilabel|overwrite)",
+    r"DataLoader\.(.+\.)?sampler\.(drop_last|shuffle)",
+)
+#: Where nothing, or false, means none.
+OPTIONAL = r"Global\.(seed|save_interval|iter_per_epoch|start_eval_epoch|class_num)|Optimizer\..+|.*class_num"
+BITS_64 = 2**63
+
+
+def check_numbers(config: dict, sections: tuple[str, ...]) -> None:
+    """Checks the numbers of these sections.
+
+    Raises:
+        PpclsExtError: one is no number, not finite, or out of range; with its path in the YAML.
+    """
+    for path, parent, key in walk({section: config[section] for section in sections if section in config}, ""):
+        if isinstance(parent, dict) and not isinstance(key, str):
+            raise PpclsExtError(f"{path} is a field named by a {type(key).__name__}: names are texts, quote it")
+        _check_number(path, parent[key])
+
+
+def _check_number(path: str, given: Any) -> None:
+    value = _read(given)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise PpclsExtError(f"{path} is {given}: expected a finite number")
+    if type(value) is int and abs(value) >= BITS_64:
+        raise PpclsExtError(f"{path} is too large a number: expected one of 64 bits")
+    if value in (None, False) and re.fullmatch(OPTIONAL, path):
+        return
+    for pattern, (least, greatest) in WHOLE.items():
+        if re.fullmatch(pattern, path) and not _is_whole(value, least, greatest):
+            raise PpclsExtError(f"{path} is {given!r}: expected a whole number from {least} to {greatest}")
+    for pattern, least in REAL.items():
+        if re.fullmatch(pattern, path) and not _is_real(value, least):
+            at_least = "" if least == -math.inf else f" from {least:g}"
+            raise PpclsExtError(f"{path} is {given!r}: expected a number{at_least}")
+    if any(re.fullmatch(pattern, path) for pattern in SWITCHES) and type(value) not in (bool, type(None)):
+        raise PpclsExtError(f"{path} is {given!r}: expected true or false")
+
+
+def _read(value: Any) -> Any:
+    """PaddleClas reads texts that are Python's numbers as numbers: 1e-3, to YAML a text."""
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return read_literal(value)
+    return value
+
+
+def _is_whole(value: Any, least: int, greatest: int) -> bool:
+    return type(value) is int and least <= value <= greatest and (value != 0 or least == 0)
+
+
+def _is_real(value: Any, least: float) -> bool:
+    return isinstance(value, (dict, list)) or (type(value) in (int, float) and value >= least)
+
+
+def choose_device(wanted: str | None) -> str:
+    """The device to run on: for "auto" (or nothing) the GPU where Paddle sees one, else the CPU.
+
+    Raises:
+        PpclsExtError: the device asked for is not there.
+    """
+    import paddle
+
+    names = [*paddle.device.get_available_device(), *(paddle.device.get_available_custom_device() or ())]
+    available = {"cpu", *(name.split(":")[0] for name in names)}
+    if wanted in (None, "auto"):
+        return "gpu" if "gpu" in available else "cpu"
+    if wanted not in available:
+        raise PpclsExtError(
+            f"Global.device is {wanted!r}, and this Paddle sees only {', '.join(sorted(available))}: "
+            "use one of these or auto"
+        )
+    return wanted
+
+
+#: PaddleClas's models of several parts.
+WRAPPERS = ("RecModel", "DistillationModel", "AttentionModel")
+
+
+def check_options(config: dict, mode: str) -> None:
+    """Checks the options that `mode` uses; the device must be chosen already.
+
+    Args:
+        config: changed in place where an option makes no difference and PaddleClas would fail on it.
+        mode: "train", "eval", "infer" or "export".
+
+    Raises:
+        PpclsExtError: an option that PaddleClas, Paddle or the model cannot do.
+    """
+    _check_sync_bn(config, mode)
+    _check_slim(config)
+    if mode in ("train", "eval"):
+        _tell_precision(config)
+        _check_losses(config)
+    if mode == "train":
+        _check_optimizer(config)
+        _check_schedules(config)
+        _check_multi_scale(config)
+
+
+def _check_sync_bn(config: dict, mode: str) -> None:
+    """Where statistics are not synchronised, plain batch normalisation is the same function with the same names."""
+    arch, device = config["Arch"], config["Global"]["device"]
+    if not arch.get("use_sync_bn") or device != "cpu":
+        return
+    from paddle.distributed import get_world_size
+
+    if mode == "train" and get_world_size() > 1:
+        raise PpclsExtError(
+            "Arch.use_sync_bn is true, and Paddle synchronises no batch normalisation on cpu: set it to false, or "
+            "train in one process"
+        )
+    if mode == "train":
+        logger.info("Arch.use_sync_bn changes nothing: one process on cpu has nobody to synchronise with")
+    arch["use_sync_bn"] = False
+
+
+def _tell_precision(config: dict) -> None:
+    """Paddle says so in a warning, which PaddleClas filters away."""
+    import paddle
+
+    device = config["Global"]["device"]
+    if config.get("AMP") and (device == "cpu" or not paddle.amp.is_float16_supported(device)):
+        logger.warning("AMP is given, and %s has no mixed precision in Paddle: all is computed in float32", device)
+
+
+def _check_losses(config: dict) -> None:
+    """PaddleClas 2.4's `weight_ratio` multiplies numbers by booleans, which Paddle refuses since 3.0."""
+    for when in ("Train", "Eval"):
+        for loss in (config.get("Loss") or {}).get(when) or ():
+            name, fields = next(iter(loss.items()))
+            if name == "MultiLabelLoss" and (fields or {}).get("weight_ratio") and not _weighs_labels():
+                raise PpclsExtError(
+                    f"Loss.{when}: MultiLabelLoss.weight_ratio does not work with {activate()} and this Paddle: set it "
+                    "to False, or use a newer PaddleClas"
+                )
+
+
+def _weighs_labels() -> bool:
+    import paddle
+    from ppcls.loss import MultiLabelLoss
+
+    try:
+        MultiLabelLoss(weight_ratio=True)(paddle.zeros([1, 2]), paddle.zeros([1, 2, 2]))
+    except TypeError:
+        return False
+    return True
+
+
+def _check_optimizer(config: dict) -> None:
+    section = config["Optimizer"]
+    names = [next(iter(item)) for item in section] if isinstance(section, list) else [section.get("name")]
+    if "AdamWDL" in names and (is_ours(config) or config["Arch"]["name"] in WRAPPERS):
+        raise PpclsExtError(
+            "Optimizer.name is AdamWDL, whose learning rates follow the numbered blocks of a transformer, and "
+            f"{config['Arch']['name']} has none: expected AdamW"
+        )
+
+
+def _check_schedules(config: dict) -> None:
+    """Builds each schedule for a try: what PaddleClas or Paddle refuses is known before the data and the model."""
+    from ppcls.optimizer import build_lr_scheduler
+    from ppcls.utils.config import AttrDict, create_attr_dict
+
+    section = config["Optimizer"]
+    sections = {
+        **({"Optimizer": section} if isinstance(section, dict) else {}),
+        **{
+            f"Optimizer.{index}.{name}": fields
+            for index, item in enumerate(section if isinstance(section, list) else ())
+            for name, fields in item.items()
+        },
+    }
+    for path, fields in sections.items():
+        if not isinstance(fields.get("lr"), dict):
+            raise PpclsExtError(f"{path}.lr is {fields.get('lr')!r}: expected a section with a learning_rate")
+        schedule = AttrDict(copy.deepcopy(fields["lr"]))
+        create_attr_dict(schedule)  # to YAML, 1e-4 is a text
+        try:
+            with _silent_host():
+                build_lr_scheduler(schedule, config["Global"]["epochs"], 1)
+        except (AssertionError, TypeError, ValueError) as error:
+            raise PpclsExtError(f"{path}.lr is refused by PaddleClas: {one_line(error)}") from error
+
+
+@contextlib.contextmanager
+def _silent_host() -> Iterator[None]:
+    """Inside, PaddleClas says nothing: it is only tried."""
+    from ppcls.utils import logger as host_logger
+
+    if host_logger._logger is None:
+        host_logger.init_logger()
+    level = host_logger._logger.level
+    host_logger._logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        host_logger._logger.setLevel(level)
+
+
+def _check_multi_scale(config: dict) -> None:
+    dataset = config["DataLoader"]["Train"].get("dataset") or {}
+    operators = {name for operator in dataset.get("transform_ops") or () for name in operator}
+    resizing = ("RandCropImage", "ResizeImage", "CropImage")
+    if dataset.get("name") == "MultiScaleDataset" and operators.isdisjoint(resizing):
+        raise PpclsExtError(
+            "DataLoader.Train.dataset is a MultiScaleDataset, which sets the size of an operator, and transform_ops "
+            f"has none of {', '.join(resizing)}: add RandCropImage"
+        )
+
+
+def _check_slim(config: dict) -> None:
+    slim = config.get("Slim") or {}
+    for field, check in (("prune", _check_prune), ("quant", _check_quant)):
+        if not slim.get(field):
+            continue
+        if importlib.util.find_spec("paddleslim") is None:
+            raise PpclsExtError(
+                f"Slim.{field} needs the package paddleslim: pip install --no-deps paddleslim, and pip install pyzmq "
+                "decorator (its own pins fit no current Python); or remove the section Slim"
+            )
+        check(config)
+
+
+def _check_prune(config: dict) -> None:
+    from paddle.base.dygraph import base
+
+    if is_ours(config):
+        raise PpclsExtError(
+            f"Slim.prune cuts the filters of single convolutions, and those of {config['Arch']['name']} belong "
+            "together in blocks: remove it, or take a smaller variant"
+        )
+    if not hasattr(base, "_to_static_mode_guard_"):
+        raise PpclsExtError("Slim.prune: PaddleSlim 2 prunes with what Paddle 3 no longer has: remove it")
+
+
+def _check_quant(config: dict) -> None:
+    recipe = config.get("Recipe") or {}
+    clash = [name for name in ("custom_l2", "unfuse") if recipe.get(name) is not None]
+    if clash:
+        raise PpclsExtError(
+            f"Slim.quant fuses the model before it trains, and Recipe.{clash[0]} is for branches: keep one of them"
+        )
+
+
+def describes_export(config: dict, mode: str) -> bool:
+    """Whether PaddleClas will write `inference.yml`, for which it reads the class names.
+
+    Raises:
+        PpclsExtError: it will, and there are none to read.
+    """
+    fields = {"export": ("export_for_fd",), "train": ("uniform_output_enabled",)}.get(mode, ())
+    asked = [field for field in fields if config["Global"].get(field)]
+    infer = config.get("Infer")
+    if not asked or not infer:
+        return False
+    if not (infer.get("PostProcess") or {}).get("class_id_map_file"):
+        raise PpclsExtError(
+            f"Global.{asked[0]} writes inference.yml, and Infer.PostProcess.class_id_map_file is missing: add it"
+        )
+    return True

@@ -1,0 +1,174 @@
+"""Texts that PaddleClas would hand to Python's `eval`: literals, arithmetic and names of classes, and no code.
+
+`host_classes` checks beforehand, with their place in the YAML file, the texts that are known to be evaluated. `guard`
+is for the others: those of another version, or of a script that reads its configuration itself.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import inspect
+import operator
+import os
+import pkgutil
+import sys
+import warnings
+from types import ModuleType
+from typing import Any
+
+from ppcls_ext.bounded_yaml import LONGEST_TEXT
+from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.weights.pickles import shown
+
+
+def parse(text: str) -> ast.expr:
+    """The syntax tree of an expression, without Python's warnings about it.
+
+    Raises:
+        ValueError: it is none, too long or nested too deeply.
+    """
+    if len(text) > LONGEST_TEXT:
+        raise ValueError(f"it is longer than {LONGEST_TEXT:,} characters")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, RecursionError, MemoryError) as error:
+        raise ValueError(str(error)) from error
+
+
+def read_literal(text: str) -> Any:
+    """The value of a literal: a number, text, list, tuple, set, dict, True, False or None.
+
+    Raises:
+        ValueError: it is anything else.
+    """
+    try:
+        return ast.literal_eval(parse(text))
+    except (SyntaxError, TypeError, RecursionError, MemoryError) as error:
+        raise ValueError(str(error)) from error
+
+
+OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
+
+
+SIGNS = {ast.UAdd: operator.pos, ast.USub: operator.neg}
+
+
+def evaluate(text: str) -> int | float:
+    """The value of plain arithmetic: numbers, + - * /, signs and parentheses.
+
+    Raises:
+        ValueError: `text` is anything else, or divides by zero.
+    """
+    try:
+        return _value(parse(text))
+    except (RecursionError, MemoryError, ZeroDivisionError, OverflowError) as error:
+        raise ValueError(str(error)) from error
+
+
+def _value(node: ast.expr) -> int | float:
+    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+        return node.value
+    if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
+        return OPERATORS[type(node.op)](_value(node.left), _value(node.right))
+    if isinstance(node, ast.UnaryOp) and type(node.op) in SIGNS:
+        return SIGNS[type(node.op)](_value(node.operand))
+    raise ValueError("only numbers, + - * / and parentheses are allowed")
+
+
+#: Packages that PaddleClas imports for its own use. What comes from any other package was put there by a plug-in.
+TOOLS = {
+    "builtins",
+    "numpy",
+    "PIL",
+    "cv2",
+    "scipy",
+    "sklearn",
+    "visualdl",
+    "paddleslim",
+    "tqdm",
+    "yaml",
+    "six",
+    "nvidia",
+}
+# Python 3.9 does not list its modules
+STANDARD_LIBRARY = getattr(sys, "stdlib_module_names", None) or {
+    *sys.builtin_module_names,
+    *(module.name for module in pkgutil.iter_modules([os.path.dirname(os.__file__)])),
+}
+MODEL_MODULES = "ppcls.arch.backbone"
+
+
+def is_offered(value: Any) -> bool:
+    """Whether `value` may be built because a configuration names it.
+
+    A module of PaddleClas also holds what it imports to do its work, and every module has Python's built-in functions:
+    none of these. Functions count where they are models; everything else that PaddleClas builds by name is a class.
+    """
+    if not (inspect.isclass(value) or inspect.isfunction(value)):
+        return False
+    home = str(value.__module__)
+    package = home.partition(".")[0]
+    if package in TOOLS or package in STANDARD_LIBRARY:
+        return False
+    return inspect.isclass(value) or package not in ("ppcls", "paddle") or home.startswith(MODEL_MODULES)
+
+
+def offered(module: ModuleType) -> list[str]:
+    """The names of `module` that a configuration may name."""
+    return [name for name, value in vars(module).items() if not name.startswith("_") and is_offered(value)]
+
+
+def find(module: ModuleType, name: str) -> Any:
+    """What a plain or dotted name (`nn.LayerNorm`) means in `module`, if a configuration may name it; else None."""
+    first, *rest = name.split(".")
+    value = vars(module).get(first)
+    for part in rest:
+        if not isinstance(value, ModuleType) or value.__name__.partition(".")[0] != "paddle":
+            return None
+        value = vars(value).get(part)
+    return value if is_offered(value) else None
+
+
+class Evaluator:
+    """`eval` for one module.
+
+    Args:
+        module: whose names the texts may use.
+    """
+
+    def __init__(self, module: ModuleType) -> None:
+        self.module = module
+
+    def __call__(self, text: str, *scopes: dict) -> Any:
+        """The value of a literal or of plain arithmetic, a class or model of the module's, or data of the module's.
+
+        Raises:
+            PpclsExtError: the text is anything else.
+        """
+        if isinstance(text, str) and not scopes:
+            for read in (read_literal, evaluate):
+                with contextlib.suppress(ValueError):
+                    return read(text)
+            data = vars(self.module).get(text)
+            if isinstance(data, (bool, int, float, str, tuple, list, dict)) and text.isidentifier():
+                return data
+            value = find(self.module, text)
+            if value is not None:
+                return value
+        raise PpclsExtError(
+            f"PaddleClas would evaluate {shown(str(text))} in {self.module.__name__}: expected a number, or the name "
+            "of a class that stands there"
+        )
+
+
+def guard() -> None:
+    """Gives each of PaddleClas's modules that is imported by now its `Evaluator`; a second call changes nothing."""
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] != "ppcls" or not isinstance(module, ModuleType):
+            continue
+        present = vars(module).get("eval")  # an Evaluator of another module came with `import *`
+        if present is None or (isinstance(present, Evaluator) and present.module is not module):
+            module.eval = Evaluator(module)

@@ -1,0 +1,338 @@
+"""Reading a configuration: the YAML file or the shipped one, the overrides of -o, spelling, the image size."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ppcls_ext.bounded_yaml import LONGEST_TEXT, MAX_DEPTH, BoundedLoader, Refused, load_yaml
+from ppcls_ext.config.evaluation import evaluate, read_literal
+from ppcls_ext.config.shipped import nearest, shipped
+from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.files import read_regular
+
+logger = logging.getLogger("ppcls_ext")
+
+
+LARGEST = 1 << 18
+"""Bytes of a file. PaddleClas's own have up to 10,000."""
+
+
+def read_yaml(path: Path) -> dict:
+    """The mapping in a YAML file.
+
+    Raises:
+        PpclsExtError: there is no such file, or it holds anything else; names the line.
+    """
+    try:
+        text = read_regular(path, LARGEST).decode("utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        raise PpclsExtError(f"no configuration {path}; {_suggest_file(path)}") from None
+    except OSError as error:
+        raise PpclsExtError(f"cannot read configuration {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError:
+        raise PpclsExtError(f"configuration {path} is not text in UTF-8") from None
+    except PpclsExtError as error:
+        raise PpclsExtError(f"cannot read the configuration: {error}") from None
+    return parse_yaml(text, path)
+
+
+def parse_yaml(text: str, path: Path) -> dict:
+    """The mapping in a text; `path` is what errors call it.
+
+    Raises:
+        PpclsExtError: it holds anything else; names the line.
+    """
+    try:
+        config = load_yaml(text, _StrictLoader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise PpclsExtError(
+            f"{path}:{line}: {'' if isinstance(error, Refused) else 'not YAML: '}{error.problem}"
+        ) from None
+    except PpclsExtError as error:
+        raise PpclsExtError(f"{path}: {error}") from None
+    if not isinstance(config, dict):
+        raise PpclsExtError(
+            f"{path}:1: expected sections (Global:, Arch:, …), got {type(config).__name__}: no PaddleClas configuration"
+        )
+    return config
+
+
+class _StrictLoader(BoundedLoader):
+    """A loader that refuses a key given twice instead of dropping the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value} is given twice", key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _suggest_file(path: Path) -> str:
+    folder = path.parent
+    names = sorted(file.name for file in folder.glob("*.y*ml")) if folder.is_dir() else []
+    near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5) or names[:5]
+    found = [str(folder / name) for name in near] or [f"no YAML file in {folder}"]
+    ours = nearest(path.as_posix()) or ["MobileOne_S0", "ImageNet/RepVGG_A0", "…"]
+    return f"near it: {', '.join(found)}; shipped ones go by name: {', '.join(f'-c {name}' for name in ours)}"
+
+
+YAML_WORDS = {"true": True, "false": False, "null": None}
+
+
+def apply_override(config: dict, text: str) -> None:
+    """Changes `config` by one override; see `load_config`.
+
+    Raises:
+        PpclsExtError: it fits nothing.
+    """
+    if len(text) > LONGEST_TEXT:
+        raise PpclsExtError(
+            f"override {_short(text)!r}: it is longer than {LONGEST_TEXT:,} characters: put it into the file"
+        )
+    path, equals, value = text.partition("=")
+    parts = path.strip().split(".")
+    text = _short(text)
+    if len(parts) > MAX_DEPTH:
+        raise PpclsExtError(f"override {text!r}: it is more than {MAX_DEPTH} levels deep, as no configuration is")
+    if not equals or not all(parts):
+        raise PpclsExtError(f"override {text!r}: expected A.B.C=value, such as Global.epochs=3")
+    node: Any = config
+    for depth, part in enumerate(parts[:-1], 1):
+        key = _key(node, part, parts[: depth - 1], text)
+        child = node[key] if isinstance(node, list) else node.get(key)
+        if child is None:
+            child = node[key] = {}
+        node = child
+    key = _key(node, parts[-1], parts[:-1], text)
+    old = node[key] if isinstance(node, list) else node.get(key)
+    node[key] = _parse_value(value.strip(), old, text)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 100 else f"{text[:100]}…"
+
+
+def _key(node: Any, part: str, above: list[str], text: str) -> str | int:
+    """`part` as a key of `node`, which stands at the path `above`."""
+    where = ".".join(above)
+    if isinstance(node, dict):
+        return part
+    if not isinstance(node, list):
+        raise PpclsExtError(f"override {text!r}: {_short(where)} is {_short(repr(node))}, which has no fields")
+    if not part.isdecimal() or len(part) > 9 or int(part) >= len(node):
+        raise PpclsExtError(
+            f"override {text!r}: {where} is a list of {len(node)}: expected 0 to {len(node) - 1}, not {_short(part)}"
+        )
+    return int(part)
+
+
+def _parse_value(value: str, old: Any, text: str) -> Any:
+    if value in YAML_WORDS:
+        return YAML_WORDS[value]
+    with contextlib.suppress(ValueError):
+        literal = read_literal(value)
+        if literal is None or isinstance(literal, (bool, int, float, str, list, tuple, dict)):
+            return literal
+    if value[:1] in ("[", "{"):
+        try:
+            return load_yaml(value)
+        except Refused as error:
+            raise PpclsExtError(f"override {text!r}: {error.problem}") from None
+        except yaml.YAMLError:
+            raise PpclsExtError(
+                f"override {text!r}: {_short(value)} is neither a Python nor a YAML list or mapping"
+            ) from None
+        except PpclsExtError as error:
+            raise PpclsExtError(f"override {text!r}: {error}") from None
+    if isinstance(old, (int, float)) and not isinstance(old, bool):
+        with contextlib.suppress(ValueError):
+            return evaluate(value)
+    return value
+
+
+#: What PaddleClas and this project read, by section; a name that is nearly one of these is taken for a mistake.
+KNOWN = {
+    "": "Global AMP Arch DataLoader EMA IndexProcess Infer Loss Metric MLDecoder Optimizer Recipe SSL Slim UnLabelLoss "
+    "profiler_options output_dir",
+    "Global": "checkpoints class_num device distributed epochs eval_during_train eval_interval eval_mode export_for_fd "
+    "feature_binarize feature_normalize hpi_config_path image_channel image_shape image_size infer_imgs "
+    "iter_per_epoch log_ranks output_dir overwrite patience pdx_model_name pretrained_model print_batch_step report "
+    "print_mem_info re_ranking retrieval_feature_from save_inference_dir save_interval seed sim_block_size "
+    "start_eval_epoch to_static train_mode uniform_output_enabled update_freq use_dali use_multilabel "
+    "use_visualdl warmup_iter",
+    "Arch": "Backbone BackboneStopLayer Head Neck class_num freeze_befor freeze_params_list fused infer_add_softmax "
+    "infer_model_name infer_output_key is_rec models name pretrained pretrained_list return_patterns return_stages "
+    "stop_after use_ml_decoder use_ssld use_sync_bn",
+    "Infer": "PostProcess batch_size infer_imgs infer_list save_dir save_image transforms",
+}
+
+
+#: What stands below some sections, by the path of the mapping.
+BELOW = {
+    r"AMP": "use_amp level scale_loss use_dynamic_loss_scaling use_fp16_test use_promote",
+    r"Loss": "Train Eval Basic MetaTrain MetaTest",
+    r"(Metric|UnLabelLoss)": "Train Eval",
+    r"DataLoader": "Train Eval Test Gallery Query UnLabelTrain Metalearning class_num mean std",
+    r"DataLoader\.\w+(\.(Gallery|Query|Train|Eval))?": "dataset sampler loader Gallery Query Train",
+    r"DataLoader\.(\w+\.){1,2}loader": "num_workers use_shared_memory",
+}
+#: Sections whose fields are looked for where one stands in a wrong section; other sections' own are not all known.
+ELSEWHERE = {"": ("Global", "Arch", "Infer"), "Global": ("Arch", "Infer"), "Infer": ("Global",)}
+NEARLY = 0.8  # difflib's ratio from which two names count as one misspelt
+
+
+def check_structure(config: dict) -> None:
+    """Raises PpclsExtError where a name between a section and what is built by name is nearly a known one."""
+    for path, fields in _mappings(config, ""):
+        for pattern, known in BELOW.items():
+            if re.fullmatch(pattern, path):
+                for field in fields:
+                    _refuse_if_near(field, known.split(), f"{path}.")
+
+
+def _mappings(node: dict, above: str, depth: int = 0) -> Iterator[tuple[str, dict]]:
+    for key, value in node.items():
+        path = f"{above}.{key}" if above else str(key)
+        if isinstance(value, dict) and depth < 4:
+            yield path, value
+            yield from _mappings(value, path, depth + 1)
+
+
+def _refuse_if_near(field: Any, known: list[str], prefix: str) -> None:
+    near = difflib.get_close_matches(str(field), known, n=1, cutoff=NEARLY)
+    if near and field not in known:
+        raise PpclsExtError(f"{prefix}{field} is unknown: did you mean {prefix}{near[0]}?")
+
+
+def check_spelling(section: str, fields: Any) -> None:
+    """Raises PpclsExtError where a field of `section`, "" for the sections themselves, is nearly a known one."""
+    known = KNOWN[section].split()
+    for field in fields if isinstance(fields, dict) else ():
+        _refuse_if_near(field, known, f"{section}." if section else "")
+        for other in ELSEWHERE.get(section, ()) if field not in known else ():
+            if field in KNOWN[other].split():
+                if section:
+                    raise PpclsExtError(f"{section}.{field} is unknown: it belongs in {other}")
+                # some of PaddleClas's own files have such a field
+                logger.warning("%s stands outside the sections and is left out: it belongs in %s", field, other)
+
+
+SMALLEST = 32  # px; the networks halve the size five times
+SIZE_FIELDS = ("size", "resize_short", "resize_long", "img_size", "crop_size")
+
+
+def set_picture_size(config: dict) -> None:
+    """Takes `Global.image_size` out of the configuration and sets what follows from it, in place.
+
+    These are: the crop of training pictures; in evaluation and inference the crop, and the size before it in the same
+    proportion as it was (256 to 224, say); `Global.image_shape`; the sizes of `Recipe.progressive`, the largest of
+    which becomes this size.
+
+    Raises:
+        PpclsExtError: it is no size, or a list of transforms has none that could be set.
+    """
+    settings = config.get("Global")
+    if not isinstance(settings, dict) or settings.get("image_size") is None:
+        return
+    size = settings.pop("image_size")
+    if type(size) is not int or size < SMALLEST:
+        raise PpclsExtError(f"Global.image_size (--size) is {size!r}: expected a whole number of px from {SMALLEST}")
+    shape = settings.get("image_shape")
+    settings["image_shape"] = [shape[0] if isinstance(shape, (list, tuple)) and shape else 3, size, size]
+    for path, transforms in _transforms(config):
+        _scale(path, transforms, size)
+    stages = (config.get("Recipe") or {}).get("progressive")
+    sized = [stage for stage in stages or () if isinstance(stage, dict) and type(stage.get("size")) is int]
+    largest = max((stage["size"] for stage in sized), default=0)
+    for stage in sized:
+        stage["size"] = max(SMALLEST, round(stage["size"] * size / largest))
+
+
+def _transforms(config: dict) -> list[tuple[str, list]]:
+    """The lists of transforms of all data sets and of inference, each with its path."""
+    found = []
+
+    def look(node: Any, path: str) -> None:
+        if not isinstance(node, dict):
+            return
+        for key, value in node.items():
+            if key in ("transform_ops", "transforms") and isinstance(value, list):
+                found.append((f"{path}.{key}", value))
+            else:
+                look(value, f"{path}.{key}")
+
+    for section in ("DataLoader", "Infer"):
+        look(config.get(section), section)
+    return found
+
+
+def _scale(path: str, transforms: list, size: int) -> None:
+    """Multiplies every size in a list so that its last, that of the network's input, becomes `size`."""
+    places = [
+        (options, field)
+        for operator in transforms
+        if isinstance(operator, dict)
+        for options in operator.values()
+        if isinstance(options, dict)
+        for field in SIZE_FIELDS
+        if _sides(options.get(field))
+    ]
+    if not places:
+        raise PpclsExtError(f"Global.image_size (--size): {path} has no size that it could set; set the sizes there")
+    options, field = places[-1]
+    last = max(_sides(options[field]))
+    for options, field in places:
+        value = options[field]
+        scaled = [round(side * size / last) for side in _sides(value)]
+        options[field] = scaled if isinstance(value, (list, tuple)) else scaled[0]
+
+
+def _sides(value: Any) -> list[int]:
+    sides = value if isinstance(value, (list, tuple)) else [value]
+    return list(sides) if sides and all(type(side) is int and side > 0 for side in sides) else []
+
+
+def load_config(path: str | os.PathLike, overrides: Iterable[str] = ()) -> dict:
+    """The configuration `path`, changed by `overrides`.
+
+    Args:
+        path: a YAML file in PaddleClas's layout, or the name of a shipped one, such as "ImageNet/RepVGG_A0".
+        overrides: `A.B.1.C=value` texts. A number in the path counts the items of a list from 0; missing sections are
+            made. The value is a Python literal (`1e-3`, `[1, 5]`, `None`), `true`, `false` or `null`, a YAML list or
+            mapping in brackets, plain arithmetic where a number stood before, and else a string; it may hold `=`.
+
+    Raises:
+        PpclsExtError: the file is missing or no YAML mapping, an override fits nothing, or a section or field is
+            misspelt. The message names the line of the file or the path in it.
+    """
+    text = None if Path(path).is_file() else shipped(os.fspath(path))
+    config = read_yaml(Path(path)) if text is None else parse_yaml(text, Path(path))
+    return override(config, overrides)
+
+
+def override(config: dict, overrides: Iterable[str]) -> dict:
+    """Applies `overrides` to `config`, in place, checks the spelling and does what `Global.image_size` asks for.
+
+    Raises:
+        PpclsExtError: see `load_config`.
+    """
+    for text in overrides:
+        apply_override(config, text)
+    check_structure(config)
+    for section in KNOWN:
+        check_spelling(section, config.get(section) if section else config)
+    set_picture_size(config)
+    return config

@@ -1,0 +1,173 @@
+"""Facts that weights are trained with (architecture, classes, image rule), kept beside them and compared.
+
+They stand in the manifest beside the weights, PREFIX.json, and go where both are copied; run.json in a run's folder
+holds them, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ppcls_ext.checkpoints.manifest import manifest_path, read_manifest
+from ppcls_ext.config.folder import read_record
+from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.models.table import MODELS
+from ppcls_ext.pictures.class_names import read_class_names
+from ppcls_ext.pictures.transforms import rule_from_transforms
+
+logger = logging.getLogger("ppcls_ext")
+
+
+KEY = "trained_with"
+Facts = dict[str, Any]
+
+
+class Difference(NamedTuple):
+    """A setting, as the weights were trained with it and as a configuration has it."""
+
+    what: str
+    trained: Any
+    now: Any
+
+
+def describe(config: dict, mode: str = "train") -> Facts:
+    """What weights trained with `config` are for; in another mode, what `config` takes weights to be for.
+
+    Args:
+        config: with absolute paths or not, before PaddleClas gets its own copies of lists.
+        mode: "train" and "eval" take pictures as evaluation does, "infer" and "export" as `Infer.transforms` says.
+
+    Returns:
+        As JSON holds it: "architecture", "class_num", "class_names" (None: unknown) and "pictures" (None: the
+        transforms cannot be described), the fields of `Preprocessing`.
+    """
+    facts = {
+        "architecture": config["Arch"]["name"],
+        "class_num": class_count(config),
+        "class_names": _class_names(config),
+        "pictures": _pictures(config, ("Eval", "Infer") if mode in ("train", "eval") else ("Infer", "Eval")),
+    }
+    return json.loads(json.dumps(facts))
+
+
+def class_count(config: dict) -> int | None:
+    """The number of classes: the stated one, else that of this project's models; None where nothing tells it."""
+    arch = config["Arch"]
+    return arch.get("class_num") or config["Global"].get("class_num") or (1000 if arch["name"] in MODELS else None)
+
+
+def read_trained_with(weights: Path) -> Facts | None:
+    """What stands beside a file of weights; None where nothing does."""
+    prefix = weights.with_name(weights.name.split(".")[0])
+    found = None
+    with contextlib.suppress(PpclsExtError):  # whoever loads the weights says what is wrong with the manifest
+        if manifest_path(prefix).is_file():
+            found = read_manifest(prefix).state.get(KEY)
+    if found is None and re.fullmatch(r"best_model|latest|epoch_\d+", prefix.name):
+        with contextlib.suppress(PpclsExtError):
+            found = (read_record(weights.parent) or {}).get(KEY)
+    return found if isinstance(found, dict) else None
+
+
+def check_weights(weights: Path, config: dict, mode: str) -> None:
+    """Compares a configuration with what the weights were trained with; differences are logged in one line.
+
+    Args:
+        weights: the file.
+        config: that will be used with it.
+        mode: "train" starts a training from the weights, which may have other classes and another size.
+
+    Raises:
+        PpclsExtError: the number or the order of the classes differs.
+    """
+    trained = read_trained_with(weights)
+    if trained is None:
+        return
+    now = describe(config, mode)
+    if mode == "export":  # an exported model fixes the size alone
+        shape = config["Global"]["image_shape"]
+        now["pictures"] = {"picture size": _size(shape[-1:-3:-1])}
+    found = differences(trained, now)
+    if mode == "train":
+        found = [item for item in found if item.what in ("mean", "std", "channel_order", "scale")]
+    else:
+        _check_classes(weights, trained, now)
+    if found:
+        was, says = (
+            ", ".join(f"{item.what} {_text(getattr(item, side))}" for item in found) for side in ("trained", "now")
+        )
+        logger.warning("warning: %s was trained with %s; the configuration says %s", weights, was, says)
+
+
+def differences(trained: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
+    """The architecture and the fields of the pictures' rule that differ, where both sides know them."""
+    found = []
+    if trained.get("architecture") != now["architecture"]:
+        found.append(Difference("architecture", trained.get("architecture"), now["architecture"]))
+    theirs, ours = (_with_size(facts.get("pictures") or {}) for facts in (trained, now))
+    found += [Difference(name, theirs[name], ours[name]) for name in theirs if name in ours]
+    return [item for item in found if item.trained != item.now]
+
+
+def _with_size(pictures: Mapping[str, Any]) -> dict[str, Any]:
+    """The rule's fields with the size in words, in the place of the crop."""
+    fields = dict(pictures)
+    crop, resize = fields.pop("crop", None), fields.get("resize")
+    return {"picture size": _size(crop or resize), **fields} if crop or resize else fields
+
+
+def _size(pair: Any) -> str:
+    return "×".join(map(str, pair)) + " px"
+
+
+def _text(value: Any) -> str:
+    return "none" if value is None else str(value)
+
+
+def _check_classes(weights: Path, trained: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    was, says = trained.get("class_num"), now["class_num"]
+    if None not in (was, says) and was != says:
+        raise PpclsExtError(
+            f"{weights} was trained with {was} classes, and the configuration says {says}: "
+            f"set Arch.class_num to {was}, or use the run's own settings: ppcls-ext eval {weights.parent}"
+        )
+    was, says = trained.get("class_names"), now["class_names"]
+    if not was or not says or was == says:
+        return
+    first = next(i for i, pair in enumerate(zip([*was, None], [*says, None])) if pair[0] != pair[1])
+    names = f"class {first} was {was[first] if first < len(was) else 'none'!r} when {weights} was trained, and is "
+    names += f"{says[first] if first < len(says) else 'none'!r} in the configuration's class_id_map_file"
+    if sorted(was) == sorted(says):
+        raise PpclsExtError(f"the same classes in another order: {names}: give the file that it was trained with")
+    logger.warning("warning: %s", names)
+
+
+def _class_names(config: dict) -> list[str] | None:
+    post_process = (config.get("Infer") or {}).get("PostProcess") or {}
+    path = post_process.get("class_id_map_file")
+    if not isinstance(path, str):
+        return None
+    with contextlib.suppress(PpclsExtError):
+        return list(read_class_names(path, post_process.get("delimiter") or " "))
+    return None
+
+
+def _pictures(config: dict, order: tuple[str, str]) -> Facts | None:
+    dataset = ((config.get("DataLoader") or {}).get("Eval") or {}).get("dataset") or {}
+    transforms = {
+        # PaddleClas's datasets put the channels first themselves
+        "Eval": [*(dataset.get("transform_ops") or ()), "ToCHWImage"],
+        "Infer": (config.get("Infer") or {}).get("transforms") or (),
+    }
+    for name in order:
+        if len(transforms[name]) > 1:
+            with contextlib.suppress(PpclsExtError):
+                return dataclasses.asdict(rule_from_transforms(transforms[name]))
+    return None

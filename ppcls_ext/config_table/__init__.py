@@ -1,1 +1,0 @@
-"""The table from which all files in configs/ are written."""

@@ -1,1 +1,0 @@
-"""A run's folder: what was trained, with which settings, how far and how well."""
