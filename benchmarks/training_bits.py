@@ -172,7 +172,7 @@ def train(config: dict, variant: str) -> str:
     from ppcls_ext.commands.train import main
     from ppcls_ext.errors import Interrupted
 
-    Path("config.yml").write_text(yaml.safe_dump(config, sort_keys=False))
+    Path("config.yml").write_text(yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False))  # no aliases
     with contextlib.redirect_stdout(sys.stderr):
         if variant == "interrupted":
             # optimizers and checkpoints know parameters by names that a process counts
