@@ -20,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from ppcls_ext.engine.threads import use_all_cores
+from ppcls_ext.hosts.threads import use_all_cores
 
 use_all_cores()
 import numpy as np

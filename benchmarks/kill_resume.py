@@ -24,7 +24,7 @@ from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from ppcls_ext.checkpoints.atomic_set import NEW, find_newest, read_set
+from ppcls_ext.weights.checkpoint_sets import NEW, find_newest, read_set
 from ppcls_ext.weights.files import read_paddle_file
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -33,7 +33,7 @@ CLOCKS = {"wall": "perf_counter", "cpu": "process_time"}
 PADDLE_STEP = """
 import sys, time
 name, batch, size, clock = sys.argv[1], *map(int, sys.argv[2:4]), getattr(time, sys.argv[5])
-from ppcls_ext.engine.threads import use_all_cores
+from ppcls_ext.hosts.threads import use_all_cores
 use_all_cores()
 import paddle, ppcls_ext
 paddle.seed(0)

@@ -19,15 +19,15 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import numpy as np  # noqa: E402
-import yaml  # noqa: E402
-from PIL import Image  # noqa: E402
+import numpy as np
+import yaml
+from PIL import Image
 
 MODELS = ("MobileOne_S0", "RepVGG_A0", "FasterNet_T0")
 PICTURES, SIZE, CLASSES = 24, 32, 2
@@ -113,39 +113,41 @@ VARIANTS: dict[str, Callable[[dict], None]] = {
 }
 
 
+def parts(name: str, value: Any) -> Iterator[tuple[str, bytes]]:
+    """Every number and text in nested dicts and lists, with its place."""
+    if isinstance(value, dict):
+        for key in sorted(value, key=str):
+            yield from parts(f"{name}/{key}", value[key])
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from parts(f"{name}/{index}", item)
+    else:
+        value = value.numpy() if hasattr(value, "numpy") else value
+        content = value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode()
+        yield f"{name} {getattr(value, 'dtype', '')} ", content
+
+
 def hash_of_run(folder: Path) -> str:
     """The SHA-256 of what a run's checkpoints hold and of the figures of its epochs."""
     import paddle
 
-    digest = hashlib.sha256()
-
-    def add(name: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for key in sorted(value, key=str):
-                add(f"{name}/{key}", value[key])
-        elif isinstance(value, (list, tuple)):
-            for index, item in enumerate(value):
-                add(f"{name}/{index}", item)
-        else:
-            if isinstance(value, paddle.Tensor):
-                value = value.numpy()
-            content = value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode()
-            digest.update(f"{name} {getattr(value, 'dtype', '')} ".encode() + content)
-
-    for path in sorted(folder.glob("*.pd*")):
-        add(path.name, paddle.load(str(path)))
+    found = {path.name: paddle.load(str(path)) for path in sorted(folder.glob("*.pd*"))}
     for path in sorted(folder.glob("*.json")):
         content = json.loads(path.read_text())
         if "set" in content:
-            add(path.name, content["set"]["state"])
+            found[path.name] = content["set"]["state"]
     with open(folder / "metrics.csv", newline="") as stream:
         for index, row in enumerate(csv.DictReader(stream)):
-            add(f"row {index}", {name: value for name, value in row.items() if name not in TIMES})
+            found[f"row {index}"] = {name: value for name, value in row.items() if name not in TIMES}
+    digest = hashlib.sha256()
+    for name, value in found.items():
+        for place, content in parts(name, value):
+            digest.update(place.encode() + content)
     return digest.hexdigest()
 
 
 @contextlib.contextmanager
-def _interrupted_at(step: int):
+def _interrupted_at(step: int) -> Iterator[None]:
     """Inside, the update number `step` of the weights is interrupted as by Ctrl-C."""
     from paddle.optimizer import Optimizer
 
@@ -184,6 +186,7 @@ def train(config: dict, variant: str) -> str:
 
 
 def main() -> None:
+    """Prints a line for each network and variant."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--variants", nargs="+", default=[*VARIANTS], choices=[*VARIANTS])

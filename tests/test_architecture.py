@@ -22,7 +22,7 @@ ARROWS = {
     "download": "errors packages",
     "pictures": "errors files packages",
     "hosts": "",
-    "hosts/paddleclas": "errors packages hosts",
+    "hosts/paddleclas": "errors packages pictures hosts",
     "data": "errors files packages download pictures",
     "predict": "errors files bounded_yaml packages pictures",
     "report": "errors files packages pictures predict",
@@ -31,23 +31,21 @@ ARROWS = {
     "layers": "errors onednn reparam",
     "weights": "errors files packages download",
     "models": "errors hosts/paddleclas onednn layers reparam weights",
-    "checkpoints": "errors files weights",
-    "config": "errors files bounded_yaml hosts/paddleclas pictures data models checkpoints weights",
-    "training": "errors models config reparam weights",
-    "engine": "errors files packages hosts/paddleclas pictures report data predict reparam weights models checkpoints "
-    "config training",
+    "config": "errors files bounded_yaml hosts/paddleclas pictures data models weights",
+    "training": "errors files packages hosts hosts/paddleclas pictures report data predict reparam weights models "
+    "config",
     "quantize": "errors files packages pictures predict",
     "deploy": "errors files packages hosts/paddleclas pictures predict quantize reparam weights models config",
     "downstream": "errors files packages hosts pictures reparam weights models deploy",
-    "doctor": "errors packages hosts/paddleclas onednn checkpoints config engine",
+    "doctor": "errors packages hosts hosts/paddleclas onednn weights config training",
 }
 #: These call all the others: the public face, and the command lines.
 ON_TOP = {"__init__", "__main__", "commands"}
 #: Packages that only these rooms may import.
 ONLY_IN = {
-    "ppcls": {"hosts/paddleclas", "checkpoints", "training", "config", "engine", "commands"},
-    "paddle": {"__init__", "hosts/paddleclas", "onednn", "reparam", "layers", "weights", "models", "checkpoints"}
-    | {"training", "config", "engine", "deploy", "downstream", "doctor", "commands"},
+    "ppcls": {"hosts/paddleclas", "training", "config", "commands"},
+    "paddle": {"__init__", "hosts", "hosts/paddleclas", "onednn", "reparam", "layers", "weights", "models", "training"}
+    | {"config", "deploy", "downstream", "doctor", "commands"},
     "ppdet": {"downstream"},
     "paddleseg": {"downstream"},
 }

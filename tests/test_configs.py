@@ -63,7 +63,7 @@ def pictures(tmp_path_factory):
 def test_engine_builds_everything(name, pictures, tmp_path):
     from ppcls_ext.config.load import load_config
     from ppcls_ext.config.prepare import prepare
-    from ppcls_ext.engine.start import set_up
+    from ppcls_ext.training.start import set_up
 
     overrides = [f"Global.output_dir={tmp_path}", "Global.device=cpu"]
     for loader, file_list in (("Train", "train_list.txt"), ("Eval", "val_list.txt")):
@@ -75,7 +75,7 @@ def test_engine_builds_everything(name, pictures, tmp_path):
         ]
     set_up()
     config = prepare(load_config(CONFIGS / name, overrides), "train")
-    from ppcls_ext.engine.engine import Engine
+    from ppcls_ext.training.engine import Engine
 
     engine = Engine(config, "train")
     images, labels = next(iter(engine.train_dataloader))[:2]

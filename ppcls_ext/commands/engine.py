@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from ppcls_ext.commands.interruption import interrupt_on_sigterm
 from ppcls_ext.commands.options import RESULTS_HELP, SAVE_IMAGE_HELP, command_parser, results_file
 from ppcls_ext.commands.source import add_source_arguments, read_source
-from ppcls_ext.engine.start import set_up
+from ppcls_ext.training.start import set_up
 
 #: By mode: the command's name, and examples.
 COMMANDS = {
@@ -63,7 +63,7 @@ def _run(mode: str, argv: Sequence[str] | None) -> None:
     set_up()
     interrupt_on_sigterm()
     from ppcls_ext.config.prepare import prepare
-    from ppcls_ext.engine.terminal import quiet_host
+    from ppcls_ext.training.terminal import quiet_host
 
     if not args.verbose:
         quiet_host()
@@ -73,8 +73,8 @@ def _run(mode: str, argv: Sequence[str] | None) -> None:
 
         check_images(config, mode)  # the lists as they are written, not PaddleClas's copies
         return
-    from ppcls_ext.engine.engine import Engine
-    from ppcls_ext.engine.evaluation_report import EvaluationReport
+    from ppcls_ext.training.engine import Engine
+    from ppcls_ext.training.evaluation_report import EvaluationReport
 
     target = prepared["Global"].get("save_inference_dir")
     engine = Engine(prepared, mode)

@@ -85,7 +85,7 @@ def _open_run(name: str) -> _Explained:
     config = open_run(run, [])
 
     from ppcls_ext.deploy.configured import build, describe
-    from ppcls_ext.engine.threads import use_all_cores
+    from ppcls_ext.hosts.threads import use_all_cores
 
     metadata = describe(config)
     print(f"{run.weights}: loading Paddle", file=sys.stderr, flush=True)  # which takes some seconds

@@ -13,7 +13,7 @@ from ppcls_ext.commands.options import command_parser, positive
 from ppcls_ext.commands.reduced import INT8_OPSET, add_reduced_arguments, reduction
 from ppcls_ext.commands.source import add_source_arguments, read_source
 from ppcls_ext.deploy.configured import build, describe, read_section
-from ppcls_ext.engine.threads import use_all_cores
+from ppcls_ext.hosts.threads import use_all_cores
 from ppcls_ext.packages import require
 from ppcls_ext.pictures.find import find_images
 from ppcls_ext.pictures.prepare import prepare

@@ -14,9 +14,9 @@ import ppcls_ext
 from ppcls_ext.commands.interruption import interrupt_on_sigterm
 from ppcls_ext.config.load import load_config
 from ppcls_ext.downstream import checkouts
-from ppcls_ext.engine.start import set_up
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.hosts.paddleclas.locate import HOME
+from ppcls_ext.training.start import set_up
 from ppcls_ext.weights.in_paddle import read_without_running
 
 REGISTER = {"ppdet": ppcls_ext.register_in_paddledet, "paddleseg": ppcls_ext.register_in_paddleseg}
@@ -104,7 +104,7 @@ def give_scripts_our_engine(mode: str) -> None:
     import ppcls.utils.config
 
     from ppcls_ext.config.prepare import prepare
-    from ppcls_ext.engine.engine import Engine
+    from ppcls_ext.training.engine import Engine
 
     def get_config(fname: str, overrides: Sequence[str] | None = None, show: bool = False) -> dict[str, Any]:
         config = prepare(load_config(fname, overrides or ()), mode)

@@ -18,7 +18,7 @@ from ppcls_ext.config.lists import use_pictures
 from ppcls_ext.config.load import load_config, override
 from ppcls_ext.config.weights import require_no_earlier_training
 from ppcls_ext.data.make_lists import NAMES, TRAIN, VAL, kept_lists, make_lists
-from ppcls_ext.engine.start import set_up
+from ppcls_ext.training.start import set_up
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -36,14 +36,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     config["profiler_options"] = args.profiler_options
     if not args.verbose:
-        from ppcls_ext.engine.terminal import quiet_host
+        from ppcls_ext.training.terminal import quiet_host
 
         quiet_host()
     if args.overwrite or args.check_images:
         config["Global"]["overwrite"] = True
     if args.report:
         config["Global"]["report"] = True
-    from ppcls_ext.engine.terminal import TrainingOnTerminal
+    from ppcls_ext.training.terminal import TrainingOnTerminal
 
     with _new_lists(source, args):
         prepared = prepare(copy.deepcopy(config), "train", source.folder)
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
             check_images(config, "train")  # the lists as they are written, not PaddleClas's copies
             return
-        from ppcls_ext.engine.engine import Engine
+        from ppcls_ext.training.engine import Engine
 
         engine = Engine(prepared, "train")
     with contextlib.nullcontext() if args.verbose else TrainingOnTerminal(engine).shown():

@@ -10,7 +10,6 @@ import inspect
 import logging
 from pathlib import Path
 
-from ppcls_ext.checkpoints.folder_lock import release
 from ppcls_ext.config.checks import (
     check_numbers,
     check_options,
@@ -37,6 +36,7 @@ from ppcls_ext.config.weights import (
 )
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.hosts.paddleclas.locate import activate
+from ppcls_ext.weights.folder_lock import release
 
 logger = logging.getLogger("ppcls_ext")
 

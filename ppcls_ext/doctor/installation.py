@@ -8,9 +8,9 @@ import warnings
 from importlib.metadata import PackageNotFoundError, version
 
 from ppcls_ext.doctor.finding import Finding
-from ppcls_ext.engine.threads import use_all_cores
 from ppcls_ext.errors import PpclsExtError, one_line
 from ppcls_ext.hosts.paddleclas.locate import HOW_TO_GET_ONE, find
+from ppcls_ext.hosts.threads import use_all_cores
 from ppcls_ext.packages import EXTRAS, import_extra, missing
 
 #: Versions of Paddle that this project is made for: from, and below.

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from ppcls_ext.doctor.finding import Finding
-from ppcls_ext.engine.threads import VARIABLE, usable_cores
+from ppcls_ext.hosts.threads import VARIABLE, usable_cores
 
 #: What makes matrix products, or int8, fast, in /proc/cpuinfo's words.
 FEATURES = ("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp", "i8mm")

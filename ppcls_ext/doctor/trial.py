@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ppcls_ext.checkpoints.folder_lock import release
 from ppcls_ext.config.lists import read_lists
 from ppcls_ext.config.prepare import prepare
 from ppcls_ext.config.weights import require_writable
 from ppcls_ext.doctor.finding import Finding, look
-from ppcls_ext.engine.start import set_up
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.training.start import set_up
+from ppcls_ext.weights.folder_lock import release
 
 STEPS = 4  # the first one builds what the others use
 
@@ -73,7 +73,7 @@ def _model(config: dict, folder: str, steps: list[_Steps]) -> Finding:
     config["Arch"].pop("pretrained", None)
     if isinstance(config.get("Recipe"), dict):
         config["Recipe"].pop("unfuse", None)
-    from ppcls_ext.engine.engine import Engine
+    from ppcls_ext.training.engine import Engine
 
     with _silence():
         engine = Engine(prepare(config, "train"), "train")

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ppcls_ext.checkpoints.atomic_set import intact
 from ppcls_ext.commands.host_script import one_value_each
+from ppcls_ext.weights.checkpoint_sets import intact
 
 CHECKOUT = os.environ.get("PADDLECLAS_HOME")
 # what tools/train.py of every PaddleClas does: the wheel has no tools

@@ -95,7 +95,7 @@ def test_other_samplers_too(config, tmp_path, monkeypatch):
     """What only PaddleClas's loader knows is looked at before the first step, too."""
     import paddle
 
-    from ppcls_ext.engine.engine import Engine
+    from ppcls_ext.training.engine import Engine
 
     monkeypatch.chdir(tmp_path)
     config["Arch"]["name"] = "FasterNet_T0"
@@ -112,7 +112,7 @@ def test_fewer_calibration_pictures_than_asked(config, tmp_path, monkeypatch, ca
     import paddle
 
     import ppcls_ext
-    from ppcls_ext.engine.engine import Engine
+    from ppcls_ext.training.engine import Engine
 
     host_logger = logging.getLogger("ppcls")  # it hands nothing on to pytest's
     monkeypatch.setattr(host_logger, "handlers", [*host_logger.handlers, caplog.handler])

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ppcls_ext.checkpoints.atomic_set import SetWriter
 from ppcls_ext.config.folder import Record, find_run, make_absolute, need_weights
 from ppcls_ext.config.resume import changes, in_words
 from ppcls_ext.config.trained_with import KEY, check_weights, describe, read_trained_with
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.weights.checkpoint_sets import SetWriter
 
 
 @pytest.fixture

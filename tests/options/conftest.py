@@ -28,7 +28,7 @@ def config(base_config) -> dict:
 @pytest.fixture
 def run(registered, tmp_path, monkeypatch) -> Callable:
     """Runs the engine in one mode, in `tmp_path`, and returns it."""
-    from ppcls_ext.engine.engine import Engine
+    from ppcls_ext.training.engine import Engine
 
     monkeypatch.chdir(tmp_path)
 

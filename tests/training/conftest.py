@@ -18,7 +18,7 @@ def engine(config, tmp_path, monkeypatch, registered):
 
     def build(**recipe):
         from ppcls_ext.config.prepare import prepare
-        from ppcls_ext.engine.engine import Engine
+        from ppcls_ext.training.engine import Engine
 
         config["Recipe"] = recipe
         return Engine(prepare(copy.deepcopy(config), "train"), "train")

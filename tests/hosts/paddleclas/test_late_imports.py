@@ -7,7 +7,7 @@ import sys
 
 from tests.helpers import ROOT
 
-SETUP = "import sys; from ppcls_ext.engine.start import set_up; set_up(); "
+SETUP = "import sys; from ppcls_ext.training.start import set_up; set_up(); "
 
 
 def run(code: str) -> str:

@@ -1,1 +1,0 @@
-"""Checkpoints as whole sets, and resuming from them."""

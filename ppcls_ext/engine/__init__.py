@@ -1,1 +1,0 @@
-"""PaddleClas's engine, and ours around it."""

@@ -1,0 +1,170 @@
+"""What a command shows on the terminal: PaddleClas's own output goes to the log file, a summary stays."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import paddle
+import paddle.distributed as dist
+from tqdm import tqdm
+
+from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.training.epochs import Batch, Epoch
+from ppcls_ext.weights.manifest import read_manifest
+
+#: Lines of PaddleClas's that only concern the training of its own models.
+UNASKED = ("The training strategy provided by PaddleClas is based on",)
+EVERY = 60.0  # seconds between two lines of a long epoch, where there is no terminal for a bar
+
+
+def quiet_host() -> None:
+    """Keeps PaddleClas's own output off the terminal, but for its warnings; its log file holds all of it."""
+    from ppcls.utils import logger
+
+    logger.init_logger()  # PaddleClas adds no second handler of this name later
+    for handler in logging.getLogger("ppcls").handlers:
+        if handler.get_name() == "stream_handler":
+            handler.stream = sys.stderr  # setStream would flush the one before, which may be closed
+            handler.setLevel(logging.WARNING)
+            handler.setFormatter(_OneLine())
+            handler.addFilter(lambda record: not record.getMessage().startswith(UNASKED))
+
+
+class TrainingOnTerminal:
+    """Shows a training: what is trained, a bar, a line an epoch, and what there is in the end.
+
+    Args:
+        engine: ours, built, in its mode "train".
+    """
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+        self._bar: tqdm | None = None
+        self._last_line = 0.0
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Around the training."""
+        if dist.get_rank() == 0:
+            epochs = self._engine.epochs
+            epochs.observers.append(self._epoch)
+            epochs.batch_observers.append(self._batch)
+            epochs.begin_observers.append(lambda: _show(self._beginning()))
+            epochs.end_observers.append(lambda: _show(self._end()))
+        try:
+            yield
+        finally:
+            self._close()
+
+    def _beginning(self) -> list[str]:
+        engine, config = self._engine, self._engine.config
+        settings, train = config["Global"], engine.train_dataloader
+        count = sum(parameter.size for parameter in engine.network.parameters())
+        classes = f", {config['Arch']['class_num']} classes" if config["Arch"].get("class_num") else ""
+        shape = settings.get("image_shape")
+        size = f", {shape[2]}×{shape[1]} px" if isinstance(shape, (list, tuple)) and len(shape) == 3 else ""
+        evaluated = getattr(engine, "eval_dataloader", None)
+        pictures = f"{len(train.dataset):,} to train on" if hasattr(train, "dataset") else "from DALI"
+        if evaluated is not None and hasattr(evaluated, "dataset"):
+            pictures += f", {len(evaluated.dataset):,} to evaluate on"
+        batch = getattr(getattr(train, "batch_sampler", None), "batch_size", None)
+        processes = f" × {dist.get_world_size()} processes" if dist.get_world_size() > 1 else ""
+        optimizer = config["Optimizer"]
+        names = [optimizer["name"]] if isinstance(optimizer, dict) else [key for item in optimizer for key in item]
+        threads = os.environ.get("OMP_NUM_THREADS")
+        device = paddle.device.get_device()
+        device += f", {threads} thread{'s' * (threads != '1')}" if threads and device == "cpu" else ""
+        epochs = f"{settings['epochs']} epochs of {len(train)} batches of {batch}{processes}"
+        return [
+            f"model      {config['Arch']['name']}, {count / 1e6:.1f} million parameters{classes}",
+            f"pictures   {pictures}{size}",
+            f"training   {epochs}, {', '.join(names)}, on {device}",
+            f"folder     {engine.folder}, PaddleClas's output is in train.log",
+        ]
+
+    def _batch(self, batch: Batch) -> None:
+        left = batch.total * (batch.of - batch.epoch + 1) - batch.done
+        left_seconds = left * batch.seconds / batch.done
+        text = f"loss {batch.loss:.4f}, {batch.pictures_per_second:.0f} images/s, {duration(left_seconds)} left"
+        if sys.stderr.isatty():
+            if self._bar is None:
+                form = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
+                self._bar = tqdm(total=batch.total, file=sys.stderr, leave=False, bar_format=form, dynamic_ncols=True)
+                self._bar.set_description_str(f"epoch {batch.epoch}/{batch.of}")
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.update(batch.done - self._bar.n)
+        elif batch.seconds - self._last_line >= EVERY:
+            self._last_line = batch.seconds
+            print(f"epoch {batch.epoch}/{batch.of}, batch {batch.done}/{batch.total}: {text}", flush=True)
+
+    def _epoch(self, epoch: Epoch) -> None:
+        self._close()
+        self._last_line = 0.0
+        speed = epoch.pictures / max(epoch.seconds, 1e-9)
+        values = ", ".join(f"{name} {value:.4f}" for name, value in shown_averages(epoch.train).items())
+        line = f"epoch {epoch.number}/{epoch.of}: {values}, {speed:.0f} images/s"
+        left = (epoch.of - epoch.number) * epoch.seconds
+        line += f", {duration(left)} left" if left else ""
+        if epoch.evaluation is not None:
+            line += f" | evaluation: {epoch.evaluation}{', best so far' if epoch.is_best else ''}"
+        print(line, flush=True)
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _end(self) -> list[str]:
+        folder = self._engine.folder
+        sets = {name: _size_of_set(folder, name) for name in ("best_model", "latest")}
+        sizes = [f"{name} {size / 1e6:.1f} MB" for name, size in sets.items() if size]
+        if not sizes:
+            return []
+        others = sorted(path.stem for path in folder.glob("epoch_*.json"))
+        size = sum(_size_of_set(folder, name) for name in others)
+        sizes += [f"{len(others)} others {size / 1e6:.1f} MB"] if others else []
+        return [
+            f"kept       {', '.join(sizes)}",
+            "next:",
+            f"  ppcls-ext eval {folder}",
+            f"  ppcls-ext infer {folder} PICTURE…",
+            f"  ppcls-ext export-onnx {folder}",
+        ]
+
+
+def _show(lines: list[str]) -> None:
+    for line in lines:
+        print(line, flush=True)
+
+
+def shown_averages(values: dict[str, float]) -> dict[str, float]:
+    """The averages of a training without those that repeat the loss under another name."""
+    return {name: value for name, value in values.items() if name == "loss" or value != values.get("loss")}
+
+
+def duration(seconds: float) -> str:
+    """A time in words: 45 s, 12 min, 3 h 20 min."""
+    seconds = round(seconds)
+    if seconds < 100:
+        return f"{seconds} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _size_of_set(folder: Any, name: str) -> int:
+    try:
+        return sum(facts["size"] for facts in read_manifest(folder / name).files.values())
+    except PpclsExtError:
+        return 0
+
+
+class _OneLine(logging.Formatter):
+    """PaddleClas's warnings as this project writes them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{record.levelname.lower()}: {' '.join(record.getMessage().split())}"

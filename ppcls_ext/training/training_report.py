@@ -1,0 +1,160 @@
+"""A training's pictures: what it reads, how it goes, and at its end what the best weights answer."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ppcls_ext.config.folder import config_text
+from ppcls_ext.errors import one_line
+from ppcls_ext.pictures.transforms import parse_scale
+from ppcls_ext.report.class_counts import draw_class_counts
+from ppcls_ext.report.curves import draw_curves
+from ppcls_ext.report.evaluation_report import write_evaluation_report
+from ppcls_ext.report.metrics_file import add_metrics
+from ppcls_ext.report.sheets import LARGEST, draw_sheet, to_pixels
+from ppcls_ext.training.answers import Answers
+from ppcls_ext.training.epochs import Epoch
+from ppcls_ext.training.strict_data import is_image_list
+from ppcls_ext.training.watched_loader import WatchedLoader
+
+logger = logging.getLogger("ppcls_ext")
+
+#: Share of a training's time that drawing its curves may take; the last curves are drawn in any case.
+SHARE = 0.01
+
+
+class TrainingReport:
+    """Writes metrics.csv, curves.png, data.png and batch.png into the folder of an engine's run.
+
+    No failure to write or draw ends a training: the first is said, and the training goes on without further ones.
+
+    Args:
+        engine: ours, built, in its mode "train".
+        names: of the classes; None where they have none.
+        with_evaluation: whether a report of the best evaluation is written at the end.
+
+    Raises:
+        PpclsExtError: that evaluation is of a kind that has no report, or matplotlib is missing for it.
+    """
+
+    def __init__(self, engine: Any, names: list[str] | None, with_evaluation: bool) -> None:
+        self._engine, self._names = engine, names
+        self._answers = Answers(engine) if with_evaluation else None
+        self._best: Any = None
+        self._trained = self._drawn = 0.0  # seconds
+        self._rows: list[dict] = []
+        self._is_first = True  # the batch that comes next
+        self._off: set[str] = set()
+        engine.train_dataloader = WatchedLoader(engine.train_dataloader, self._batch)
+        engine.epochs.begin_observers.insert(0, lambda: self._draw(self._data))
+        engine.epochs.observers.append(self._epoch)
+        engine.epochs.end_observers.insert(0, lambda: self._draw(self._end))
+
+    def _draw(self, draw: Callable[..., None], *args: Any) -> None:
+        start = time.monotonic()
+        self._try("pictures of this training are drawn", draw, *args)
+        self._drawn += time.monotonic() - start
+
+    def _try(self, what: str, write: Callable[..., None], *args: Any) -> None:
+        if what in self._off:
+            return
+        try:
+            write(*args)
+        except Exception as error:  # no reason to lose a training
+            self._off.add(what)
+            logger.warning("no further %s: %s", what, one_line(error))
+
+    def _data(self) -> None:
+        loaders = {"train": self._engine.train_dataloader, "evaluation": self._engine.eval_dataloader}
+        datasets = {name: getattr(loader, "dataset", None) for name, loader in loaders.items()}
+        labels = {name: dataset.labels for name, dataset in datasets.items() if is_image_list(dataset)}
+        classes = self._engine.config["Arch"].get("class_num") or 1000
+        if labels:
+            draw_class_counts(labels, self._names, classes, self._engine.folder / "data.png")
+
+    def _batch(self, batch: list) -> None:
+        if self._is_first:
+            self._is_first = False
+            with self._engine.epochs.aside():
+                self._draw(self._draw_batch, batch)
+
+    def _draw_batch(self, batch: list) -> None:
+        images, labels = batch[0].numpy(), batch[1].numpy()
+        if images.ndim == 4 and images.shape[1] == 3:
+            pixels = _pixels(images[:LARGEST], self._engine.config["DataLoader"]["Train"]["dataset"])
+            captions = [self._caption(label) for label in labels.reshape(len(labels), -1)[:LARGEST]]
+            title = (
+                f"first batch: {len(images)} pictures of {images.shape[3]} × {images.shape[2]} px, as the net sees them"
+            )
+            draw_sheet(list(pixels), captions, title, self._engine.folder / "batch.png")
+
+    def _caption(self, label: np.ndarray) -> str:
+        if len(label) == 1:
+            return self._name(int(label[0]))
+        parts = [index for index in np.argsort(-label, kind="stable")[:2] if label[index] > 0]
+        return "\n".join(f"{label[index]:.0%} {self._name(int(index))}" for index in parts)
+
+    def _name(self, index: int) -> str:
+        named = self._names is not None and index < len(self._names) and self._names[index]
+        return self._names[index] if named else f"class {index}"
+
+    def _epoch(self, epoch: Epoch) -> None:
+        self._trained += epoch.seconds
+        self._try("rows are added to metrics.csv", self._add_row, epoch)
+        if self._answers is not None and epoch.evaluation is not None:
+            self._try("answers are kept for the report", self._keep_answers, epoch.is_best)
+        if self._drawn <= SHARE * self._trained:
+            self._draw(self._curves)
+
+    def _add_row(self, epoch: Epoch) -> None:
+        self._rows = add_metrics(self._engine.folder / "metrics.csv", self._row(epoch))
+
+    def _keep_answers(self, is_best: bool) -> None:
+        if is_best:
+            self._best = self._answers.evaluation(self._names)
+        self._answers.clear()
+
+    def _row(self, epoch: Epoch) -> dict[str, float]:
+        row = {
+            "epoch": epoch.number,
+            "step": epoch.number * len(self._engine.train_dataloader),
+            "learning_rate": epoch.learning_rate,
+            "images_per_second": epoch.pictures / max(epoch.seconds, 1e-9),
+            **{f"train_{name}": value for name, value in epoch.train.items()},
+        }
+        if epoch.evaluation is not None:
+            row.update({f"eval_{name}": value for name, value in epoch.evaluation.metrics.items()})
+        return row
+
+    def _curves(self) -> None:
+        if self._rows:
+            draw_curves(self._rows, self._engine.folder / "curves.png")
+
+    def _end(self) -> None:
+        self._curves()
+        folder = self._engine.folder
+        if self._answers is not None and self._best is None and not self._off:
+            print("report: none, as no evaluation of this training was its best (Global.eval_interval)")
+        if self._best is not None:
+            figures = {"Curves": folder / "curves.png", "Pictures a class": folder / "data.png"}
+            figures["First training batch"] = folder / "batch.png"
+            title = f"{self._engine.config['Arch']['name']}: best evaluation"
+            settings = config_text(self._engine.resolved)
+            print(f"report: {write_evaluation_report(self._best, folder / 'report', title, settings, figures)}")
+
+
+def _pixels(images: np.ndarray, dataset: dict) -> np.ndarray:
+    """Network inputs as pictures: their normalisation undone where it can be read, else stretched to all levels."""
+    for operator in dataset.get("transform_ops") or ():
+        options = (operator or {}).get("NormalizeImage") if isinstance(operator, dict) else None
+        if options:
+            mean, std = options.get("mean") or (0.485, 0.456, 0.406), options.get("std") or (0.229, 0.224, 0.225)
+            scale = 1 / 255 if options.get("scale") is None else parse_scale(options["scale"])
+            return to_pixels(images, mean, std, scale)
+    low, high = float(images.min()), float(images.max())
+    return to_pixels((images - low) / max(high - low, 1e-9), (0, 0, 0), (1, 1, 1))

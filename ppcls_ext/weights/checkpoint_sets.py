@@ -1,0 +1,271 @@
+"""Checkpoints as sets: all files of one save, or all of the save before.
+
+A set is a manifest, PREFIX.json, and the files that it lists with their SHA-256. It is written in three steps:
+
+1. each file NAME as NAME.new, flushed to disk;
+2. the manifest, in the same way, and PREFIX.json.new is renamed to PREFIX.json: from now on the new set counts;
+3. each NAME.new is renamed to NAME.
+
+A reader takes, of NAME and NAME.new, the one that has the listed SHA-256. Up to the renaming of step 2 that is NAME, as
+step 1 leaves the old files alone; from then on NAME.new or, once step 3 has come to it, NAME. So a process may be
+killed, or the disk be full, at any moment: what the manifest lists is there, whole. `finish` does what is left of
+step 3, and has to before the next step 1 may write over a NAME.new. Nothing but the manifest on the disk says whether
+the new set counts: a signal may come between any two instructions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import hashlib
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.files import require_plain
+from ppcls_ext.weights.manifest import NEW, WHAT_TO_DO, belongs, dump_manifest, manifest_path, read_manifest
+
+
+class CheckpointSet(NamedTuple):
+    """A complete set.
+
+    Attributes:
+        prefix: the path without suffix, such as output/MobileOne_S0/latest.
+        written: when, in nanoseconds since 1970.
+        state: what was handed to `SetWriter.commit`.
+        files: where each file is at present, by its name relative to the folder.
+    """
+
+    prefix: Path
+    written: int
+    state: dict[str, Any]
+    files: dict[str, Path]
+
+    def file(self, suffix: str) -> Path:
+        """Where PREFIX + `suffix` is.
+
+        Raises:
+            PpclsExtError: the set has no such file.
+        """
+        name = self.prefix.name + suffix
+        if name not in self.files:
+            raise PpclsExtError(f"the checkpoint {self.prefix} has no {name}; it holds {', '.join(self.files)}")
+        return self.files[name]
+
+
+class SetWriter:
+    """Writes one set: `add` its files, then `commit`; then, or after any failure, `close`.
+
+    Args:
+        prefix: the set's path without suffix. What an interrupted save of it left is put in order first.
+
+    Raises:
+        PpclsExtError: (all methods) the folder cannot be written, the disk is full, or something that is no plain file
+            has a name of the set.
+    """
+
+    def __init__(self, prefix: Path) -> None:
+        self._prefix = prefix
+        self._listed: dict[str, dict[str, Any]] = {}
+        self._folder_is_new = not prefix.is_dir()  # PaddleClas develop's best_model/
+        with _explained(prefix):
+            require_plain(manifest_path(prefix))
+            finish(prefix)
+
+    def add(self, path: Path, content: bytes | memoryview) -> None:
+        """Writes a file of the set beside its final place, which is the prefix's folder or below."""
+        name = path.relative_to(self._prefix.parent).as_posix()
+        if not belongs(self._prefix, name):
+            raise PpclsExtError(f"cannot write checkpoint {path}: that is no name for a file of {self._prefix}")
+        with _explained(path):
+            require_plain(path)
+            self._listed[name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            _write_new(path, content)
+
+    def commit(self, state: Mapping[str, Any]) -> None:
+        """Puts the set in the place of the one before.
+
+        Args:
+            state: anything else to keep, as JSON can hold it.
+        """
+        path = manifest_path(self._prefix)
+        with _explained(path):
+            before = _files_before(self._prefix)
+            _write_new(path, dump_manifest(state, self._listed, time.time_ns()))
+            _flush_folder(path.parent)
+            os.replace(_new(path), path)
+            _flush_folder(path.parent)
+            for name in self._listed:
+                os.replace(_new(path.parent / name), path.parent / name)
+            _flush_folder(path.parent)
+            for name in before.difference(self._listed):
+                (path.parent / name).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Removes what `add` wrote unless it is committed; puts it in place where it is."""
+        with contextlib.suppress(OSError):
+            finish(self._prefix)
+        if self._folder_is_new:
+            with contextlib.suppress(OSError):
+                self._prefix.rmdir()  # only an empty one
+
+
+def has_manifest(prefix: Path) -> bool:
+    """Whether there is a set of this path without suffix; plain PaddleClas writes none."""
+    return manifest_path(prefix).is_file()
+
+
+def read_set(prefix: Path) -> CheckpointSet:
+    """Reads a set and checks every file of it.
+
+    Raises:
+        PpclsExtError: a file is missing, truncated or changed; the message names it.
+    """
+    manifest = read_manifest(prefix)
+    files = {name: _find_intact(prefix.parent / name, facts) for name, facts in manifest.files.items()}
+    return CheckpointSet(prefix, manifest.written, manifest.state, files)
+
+
+def intact(path: Path) -> Path:
+    """Where the content of a checkpoint's file is at present; `path` itself where no set is known to hold it.
+
+    Raises:
+        PpclsExtError: the set's manifest lists the file with another content.
+    """
+    prefix = path.with_name(path.name.split(".")[0])
+    if not has_manifest(prefix):
+        return path
+    facts = read_manifest(prefix).files.get(path.name)
+    return path if facts is None else _find_intact(path, facts)
+
+
+def find_newest(folder: Path) -> tuple[CheckpointSet | None, list[str]]:
+    """The set to resume from, and what is wrong with those that come before it.
+
+    `latest` comes first, being at most one epoch behind the others and the only one that every epoch renews; then the
+    others, the newest first.
+
+    Args:
+        folder: of the sets, or of one folder for each, where PaddleClas writes it (`uniform_output_enabled`).
+    """
+    candidates, faults = [], []
+    for manifest in sorted({*folder.glob("*.json"), *folder.glob("*/*.json")}):
+        prefix = manifest.with_suffix("")
+        if not [*prefix.parent.glob(f"{glob.escape(prefix.name)}.pdparams*")]:
+            continue  # some other JSON file
+        try:
+            candidates.append((prefix.name == "latest", read_manifest(prefix).written, prefix))
+        except PpclsExtError as error:
+            faults.append(str(error))
+    for _, _, prefix in sorted(candidates, reverse=True):
+        try:
+            found = read_set(prefix)
+        except PpclsExtError as error:
+            faults.append(str(error))
+            continue
+        if found.state.get("resumable"):
+            return found, faults
+    return None, faults
+
+
+def how_to_resume(folder: Path) -> str:
+    """What to tell the user whose training was stopped."""
+    found, _ = find_newest(folder)
+    if found is None:
+        return f"begin again: {folder} holds no checkpoint to resume from"
+    return f"resume with the same command and --resume: the checkpoint of epoch {found.state.get('epoch')} is whole"
+
+
+def finish(prefix: Path) -> None:
+    """Does what is left of an interrupted save: puts in place what is committed, removes what is not."""
+    _new(manifest_path(prefix)).unlink(missing_ok=True)
+    # PaddleClas develop writes the best weights once more, as best_model/model.pdparams
+    left = [*prefix.parent.glob(f"{glob.escape(prefix.name)}*{NEW}"), *prefix.glob(f"model.*{NEW}")]
+    targets = [(path, path.with_name(path.name[: -len(NEW)])) for path in left]
+    names = {path: target.relative_to(prefix.parent).as_posix() for path, target in targets}
+    targets = [(path, target) for path, target in targets if belongs(prefix, names[path])]
+    if not targets:
+        return
+    try:
+        files = read_manifest(prefix).files
+    except PpclsExtError:
+        files = {}  # the first save of this set, or a manifest damaged later
+    for path, target in targets:
+        facts = files.get(names[path])
+        if facts is not None and not _has(target, facts) and _has(path, facts):
+            os.replace(path, target)
+        else:
+            path.unlink(missing_ok=True)
+    _flush_folder(prefix.parent)
+
+
+def _new(path: Path) -> Path:
+    return path.with_name(path.name + NEW)
+
+
+def _files_before(prefix: Path) -> set[str]:
+    try:
+        return set(read_manifest(prefix).files)
+    except PpclsExtError:
+        return set()
+
+
+def _find_intact(path: Path, facts: Mapping[str, Any]) -> Path:
+    for candidate in (path, _new(path), path):  # once more: another process may just have renamed it
+        if _has(candidate, facts):
+            return candidate
+    size = path.stat().st_size if path.is_file() else None
+    state = "missing" if size is None else f"{size:,} bytes long" if size != facts["size"] else "changed"
+    raise PpclsExtError(
+        f"checkpoint {path} is damaged: it is {state}, and {facts['size']:,} bytes with another checksum were written; "
+        f"{WHAT_TO_DO}"
+    )
+
+
+def _has(path: Path, facts: Mapping[str, Any]) -> bool:
+    """Whether `path` is a file with the listed content."""
+    digest = hashlib.sha256()
+    try:
+        if not path.is_file() or path.stat().st_size != facts["size"]:
+            return False
+        with open(path, "rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return digest.hexdigest() == facts["sha256"]
+
+
+def _write_new(path: Path, content: bytes | memoryview) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with open(_new(path), "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except BaseException:
+        with contextlib.suppress(OSError):
+            _new(path).unlink()
+        raise
+
+
+def _flush_folder(folder: Path) -> None:
+    """Makes renamings in `folder` survive a power cut, where the system lets folders be flushed."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = f"{error.strerror or error}; make room, then {how_to_resume(path.parent)}"
+        raise PpclsExtError(f"cannot write checkpoint {path}: {reason}") from error

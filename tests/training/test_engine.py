@@ -1,0 +1,143 @@
+"""Where our engine differs from PaddleClas's, on its real parts."""
+
+from __future__ import annotations
+
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import paddle
+import pytest
+from PIL import Image
+
+from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.training.checkpoints import host_adds_architecture
+from ppcls_ext.training.strict_data import StrictLoader, count_unreadable, read_first
+
+pytestmark = pytest.mark.usefixtures("registered")
+
+
+def test_host_adds_architecture_as_it_really_does(tmp_path):
+    from ppcls.utils.save_load import save_model
+
+    save_model(paddle.nn.Linear(1, 1), [], {}, str(tmp_path), model_name="ARCH", prefix="probe")
+    assert (tmp_path / "ARCH" / "probe.pdparams").exists() == host_adds_architecture()
+    assert (tmp_path / "probe.pdparams").exists() != host_adds_architecture()
+
+
+@pytest.fixture
+def two_images(dataset, tmp_path):
+    """PaddleClas's dataset of good.png (class 0) and bad.png (class 1), both still good."""
+    from ppcls.data import ImageNetDataset
+
+    (tmp_path / "png").mkdir()
+    for name in ("good.png", "bad.png"):
+        Image.open(dataset / "png" / "00.png").save(tmp_path / "png" / name)
+    (tmp_path / "list.txt").write_text("png/good.png 0\npng/bad.png 1\n")
+    decode = [{"DecodeImage": {"to_rgb": True, "channel_first": False}}]
+    return ImageNetDataset(str(tmp_path), str(tmp_path / "list.txt"), decode)
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "not an image"])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_evaluation_refuses_a_replaced_image(two_images, tmp_path, damage, workers):
+    bad = tmp_path / "png" / "bad.png"
+    loader = StrictLoader(paddle.io.DataLoader(two_images, batch_size=1, num_workers=workers))
+    assert [batch[1].item() for batch in loader] == [0, 1]
+    if damage == "missing":
+        bad.unlink()
+    else:
+        bad.write_bytes(b"" if damage == "empty" else b"GIF? no")
+
+    labels = []
+    with pytest.raises(PpclsExtError, match=r"cannot read .*bad.png .*take it off the list"):
+        labels += [batch[1].item() for batch in loader]
+    assert len(loader) == 2
+    assert loader.dataset is two_images
+
+
+@pytest.fixture
+def many_images(dataset, tmp_path):
+    """PaddleClas's dataset of 300 images of class 0."""
+    from ppcls.data import ImageNetDataset
+
+    for index in range(300):
+        shutil.copy(dataset / "png" / "00.png", tmp_path / f"{index}.png")
+    (tmp_path / "list.txt").write_text("".join(f"{index}.png 0\n" for index in range(300)))
+    decode = [{"DecodeImage": {"to_rgb": True, "channel_first": False}}]
+    return ImageNetDataset(str(tmp_path), str(tmp_path / "list.txt"), decode)
+
+
+def count_images(engine, epoch: int) -> None:
+    """In the place of PaddleClas's function for an epoch."""
+    engine.images = sum(len(batch[0]) for batch in engine.train_dataloader)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_training_counts_what_it_cannot_read(many_images, tmp_path, workers):
+    lines = []
+
+    def warn(text):
+        lines.append(text)
+
+    loader = paddle.io.DataLoader(many_images, batch_size=10, num_workers=workers)
+    engine = SimpleNamespace(train_dataloader=loader, train_epoch_func=count_images)
+    count_unreadable(engine)
+    for name in ("7.png", "250.png"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ppcls.utils.logger.warning", warn)
+        assert len([*engine.train_dataloader]) == 30  # as calibration does, which is no part of an epoch
+        for epoch in (1, 2):
+            engine.train_epoch_func(engine, epoch)
+            assert engine.images == 300, "others take their place"
+        assert [line.partition(": first")[0] for line in lines] == [
+            f"[Train][Epoch {epoch}] 2 of 300 images could not be read, and others took their place" for epoch in (1, 2)
+        ]
+        if not workers:
+            assert lines[0].endswith("7.png")
+        for name in ("100.png", "101.png"):
+            (tmp_path / name).write_bytes(b"not an image")
+        with pytest.raises(PpclsExtError, match=r"4 of 300 training images, more than 1%, cannot be read: first .*png"):
+            engine.train_epoch_func(engine, 3)
+
+
+def test_training_ends_where_images_cannot_be_read(config, dataset, tmp_path, monkeypatch):
+    from ppcls_ext.config.prepare import prepare
+    from ppcls_ext.training.engine import Engine
+
+    shutil.copytree(dataset, tmp_path / "data")
+    (tmp_path / "data" / "png" / "05.png").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    config["Arch"]["name"] = "FasterNet_T0"
+    config["Global"]["eval_during_train"] = False
+    config["DataLoader"]["Train"]["dataset"].update(image_root="data", cls_label_path="data/train_list.txt")
+    with pytest.raises(PpclsExtError, match=r"1 of 24 training images, more than 1%, cannot be read: first .*05\.png"):
+        Engine(prepare(config, "train"), "train").train()
+    assert not list((tmp_path / "output").rglob("*.pdparams"))
+
+
+def test_overlap_of_the_lists_is_said_in_one_line(config, caplog):
+    from ppcls_ext.config.prepare import prepare
+
+    prepare(config, "train")
+    (record,) = [record for record in caplog.records if "training images too" in record.message]
+    assert record.message.startswith("20 of the 20 images of ")
+    assert "val_list.txt are training images too" in record.message
+    assert "\n" not in record.message
+
+
+def test_paddleclas_replaces_an_image(two_images, tmp_path):
+    """Why StrictLoader is there: should PaddleClas stop doing so, it can go."""
+    (tmp_path / "png" / "bad.png").write_bytes(b"")
+    assert two_images[1][1] == 0
+
+
+def test_first_image_is_read_before_anything_is_trained(two_images, tmp_path):
+    state = np.random.get_state()[1].tolist()
+    read_first(two_images)
+    (tmp_path / "png" / "good.png").write_bytes(b"")
+    with pytest.raises(PpclsExtError, match=r"cannot read .*good.png: \w+: "):
+        read_first(two_images)
+    assert type(two_images).__name__ == "ImageNetDataset", "training may go on replacing images"
+    assert np.random.get_state()[1].tolist() == state

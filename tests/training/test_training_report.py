@@ -1,0 +1,140 @@
+"""What a training and an evaluation draw, on PaddleClas's real engine; a failure to draw ends no training."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.report.metrics_file import read_metrics
+from ppcls_ext.training import training_report
+from ppcls_ext.training.answers import Answers
+from ppcls_ext.weights.checkpoint_sets import read_set
+
+pytestmark = pytest.mark.usefixtures("registered")
+REPORT = {"confusion.png", "reliability.png", "per_class.csv", "confused_pairs.csv", "report.html"}
+
+
+@pytest.fixture
+def make_engine(config, tmp_path):
+    """Builds an engine of FasterNet_T0, with fields of `Global`."""
+    from ppcls_ext.config.prepare import prepare
+    from ppcls_ext.training.engine import Engine
+
+    def make(mode="train", **fields):
+        config["Arch"]["name"] = "FasterNet_T0"
+        config["Global"].update(output_dir=str(tmp_path), save_interval=0, **fields)
+        return Engine(prepare(json.loads(json.dumps(config)), mode), mode)
+
+    return make
+
+
+def is_drawn(path) -> bool:
+    with Image.open(path) as image:
+        return len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)) > 8
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_training_shows_what_it_reads_and_how_it_goes(mixed, make_engine, config, tmp_path):
+    if mixed:
+        config["DataLoader"]["Train"]["dataset"]["batch_transform_ops"] = [{"MixupOperator": {"alpha": 0.5}}]
+        config["Metric"]["Train"] = None
+    make_engine(epochs=2, report=True).train()
+    folder = tmp_path / "FasterNet_T0"
+    assert all(is_drawn(folder / name) for name in ("batch.png", "data.png", "curves.png"))
+    rows = read_metrics(folder / "metrics.csv")
+    assert [(row["epoch"], row["step"]) for row in rows] == [(1, 3), (2, 6)]
+    assert all(row["eval_top1"] is not None and row["images_per_second"] > 0 for row in rows)
+    assert {path.name for path in (folder / "report").iterdir()} - {"mistakes.png"} == REPORT
+    page = (folder / "report" / "report.html").read_text(encoding="utf-8")
+    best = max(row["eval_top1"] for row in rows)
+    assert f"<td>{best:.4f}</td>" in page, "the report's accuracy is the engine's own"
+    assert "red" in page, "classes by their names"
+
+
+def test_a_failure_to_draw_ends_no_training(make_engine, tmp_path, monkeypatch, caplog):
+    def fail(*_):
+        raise RuntimeError("no ink")
+
+    monkeypatch.setattr(training_report, "draw_class_counts", fail)
+    make_engine(epochs=1).train()
+    assert [record.getMessage() for record in caplog.records if "no ink" in record.getMessage()] == [
+        "no further pictures of this training are drawn: no ink"
+    ]
+    assert (tmp_path / "FasterNet_T0" / "latest.pdparams").is_file()
+    assert read_metrics(tmp_path / "FasterNet_T0" / "metrics.csv")
+
+
+def test_drawing_the_first_batch_is_no_time_of_the_training(make_engine, monkeypatch):
+    engine, epochs = make_engine(epochs=1), []
+    monkeypatch.setattr(training_report, "draw_sheet", lambda *_: time.sleep(30))
+    monkeypatch.setattr(time, "sleep", lambda seconds: monkeypatch.setattr(time, "monotonic", late(seconds)))
+    engine.epochs.observers.append(epochs.append)
+    engine.train()
+    assert epochs[0].seconds < 15
+
+
+def late(seconds: float):
+    monotonic = time.monotonic
+    return lambda: monotonic() + seconds
+
+
+def test_a_damaged_file_of_metrics_ends_no_training(make_engine, tmp_path, caplog):
+    folder = tmp_path / "FasterNet_T0"
+    folder.mkdir()
+    (folder / "metrics.csv").write_text("epoch,step\n0,none\n")
+    make_engine(epochs=2).train()
+    (line,) = [record.getMessage() for record in caplog.records if "metrics.csv" in record.getMessage()]
+    assert line.startswith("no further rows are added to metrics.csv: cannot read ")
+    assert read_set(folder / "latest").state["epoch"] == 2
+    assert (folder / "metrics.csv").read_text() == "epoch,step\n0,none\n"
+
+
+def test_drawing_keeps_to_its_share(make_engine, tmp_path, monkeypatch):
+    """Curves are drawn while a training is long for it, and once more at its end."""
+    drawn = []
+    monkeypatch.setattr(training_report, "draw_curves", lambda rows, path: drawn.append(len(rows)))
+    monkeypatch.setattr(training_report, "SHARE", 0.0)
+    make_engine(epochs=3).train()
+    assert drawn == [3]
+
+
+def test_an_evaluation_writes_its_report(make_engine, tmp_path):
+    from ppcls_ext.training.evaluation_report import EvaluationReport
+
+    engine = make_engine("eval")
+    report = EvaluationReport(engine, str(tmp_path / "out"))
+    first = engine.eval()
+    page = report.write()
+    assert {path.name for path in page.parent.iterdir()} - {"mistakes.png"} == REPORT
+    assert f"<td>{first:.4f}</td>" in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_what_a_report_lacks_is_said_before_the_work(make_engine, config, tmp_path, monkeypatch, mode):
+    from ppcls_ext.training.evaluation_report import EvaluationReport
+
+    def start():
+        engine = make_engine(mode, report=True)
+        engine.train() if mode == "train" else EvaluationReport(engine, True)
+
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "matplotlib", None)
+        with pytest.raises(PpclsExtError, match=r'matplotlib.*pip install "ppcls-ext\['):
+            start()
+    config["DataLoader"]["Eval"]["sampler"]["shuffle"] = True
+    with pytest.raises(PpclsExtError, match=r"in the order of their list, .* set its sampler\.shuffle to false"):
+        start()
+    assert not list(tmp_path.rglob("*.pdparams"))
+
+
+def test_evaluations_without_a_report(make_engine):
+    engine = make_engine("eval")
+    engine.eval_mode = "retrieval"
+    with pytest.raises(PpclsExtError, match="--report needs an evaluation on a plain list"):
+        Answers(engine)
