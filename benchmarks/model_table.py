@@ -21,11 +21,11 @@ import onnxruntime
 import paddle
 
 from ppcls_ext import build, list_models
+from ppcls_ext.data.image_rule import Preprocessing
 from ppcls_ext.deploy.export import export_onnx
 from ppcls_ext.files import atomic_write
 from ppcls_ext.models.figures import FIGURES
 from ppcls_ext.models.table import MODELS
-from ppcls_ext.pictures.rule import Preprocessing
 from ppcls_ext.predict.metadata import Metadata
 from tests.helpers import randomise_norms
 

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
     from paddle import nn
 
+    from ppcls_ext.data.image_input import ImageLike
+    from ppcls_ext.data.image_rule import Preprocessing
     from ppcls_ext.deploy.export import ExportReport
     from ppcls_ext.models.backbone import Backbone
-    from ppcls_ext.pictures.prepare import Picture
-    from ppcls_ext.pictures.rule import Preprocessing
     from ppcls_ext.predict.classifier import Classifier
     from ppcls_ext.reparam.unfuse import Batches
     from ppcls_ext.weights.loading import LoadReport, Source
@@ -145,7 +145,7 @@ def export_onnx(
     size: int | None = None,
     class_names: Sequence[str] | None = None,
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
-    samples: Sequence[Picture] = (),
+    samples: Sequence[ImageLike] = (),
     opset: int = 17,
     batch: int | None = None,
     softmax: bool = True,
@@ -158,7 +158,7 @@ def export_onnx(
         size: side of the square that the model sees, px; 224 where None.
         class_names: by class index, to be kept in the file.
         preprocessing: how a picture becomes the input, kept in the file: fields of
-            `ppcls_ext.pictures.rule.Preprocessing`, such as `{"mean": (0.5, 0.5, 0.5)}`, in the place of ImageNet's
+            `ppcls_ext.data.image_rule.Preprocessing`, such as `{"mean": (0.5, 0.5, 0.5)}`, in the place of ImageNet's
             (short side resized to 256 / 224 of the size, centre crop, ImageNet's mean and std); or a whole
             `Preprocessing`.
         samples: pictures to compare on, beside random input: paths, Pillow images or uint8 arrays (H, W, 3).

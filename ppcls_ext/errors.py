@@ -43,3 +43,8 @@ def printable(text: str) -> str:
     File names and class names come from others, and may hold control characters and marks that turn text around.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def shown(text: str) -> str:
+    """Returns a string from a file fit for a one-line message: short, quoted, without control characters."""
+    return ascii(text if len(text) <= 100 else f"{text[:100]}...")

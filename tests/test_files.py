@@ -127,7 +127,7 @@ READERS = {
     "config/checks.py": "PaddleClas's own source",
     "config/lists.py": "read_list and read_class_names have read it before",
     "data/flowers102.py": "is_file before; a download whose MD5 is known",
-    "data/overlap.py": "read_list has found that they are files",
+    "data/lists.py": "read_list has found that they are files",
     "commands/bench.py": "of the system",
     "config/folder.py": "is_file before",
     "deploy/convert.py": "written by the conversion",
@@ -160,7 +160,7 @@ def test_files_of_the_user_are_read_where_no_pipe_holds_the_reader_up():
 WRITERS = {
     "checkpoints/atomic_set.py": "under names of its own, until the whole set is there",
     "data/flowers102.py": "in a folder aside, which is renamed",
-    "data/made_folder.py": "in a folder aside, which is renamed",
+    "data/dataset_folder.py": "in a folder aside, which is renamed",
     "data/shapes.py": "in a folder aside, which is renamed",
     "download.py": "a part of another name, and the lock",
     "downstream/onnx.py": "in a temporary folder",

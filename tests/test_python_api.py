@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 import ppcls_ext
+from ppcls_ext.data.image_input import network_input
+from ppcls_ext.data.image_rule import Preprocessing
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.pictures.prepare import prepare
-from ppcls_ext.pictures.rule import Preprocessing
 from tests.helpers import needs_converter
 from tests.tiny_net import CLASSES as NAMES
 from tests.tiny_net import make_net
@@ -114,7 +114,7 @@ def test_classifier_takes_every_kind_of_picture(exported, pictures):
     assert len(classifier(pictures[0])[0]["class_ids"]) == min(5, CLASSES)
 
     net.eval()
-    x = prepare(pictures[1], classifier.metadata.preprocessing)
+    x = network_input(pictures[1], classifier.metadata.preprocessing)
     expected = paddle.nn.functional.softmax(net(paddle.to_tensor(x[None]))).numpy()[0]
     assert by_path[1]["class_ids"] == [int(index) for index in expected.argsort()[::-1][:3]]
     np.testing.assert_allclose(by_path[1]["scores"], sorted(expected)[::-1][:3], atol=2e-5)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import paddle
 from paddle import nn
 
+from ppcls_ext.data.image_rule import Preprocessing
 from ppcls_ext.models.fasternet import FasterNetBlock
 from ppcls_ext.models.mobileone import MobileOneBlock
-from ppcls_ext.pictures.rule import Preprocessing
 from ppcls_ext.predict.metadata import Metadata
 from tests.helpers import randomise_norms
 

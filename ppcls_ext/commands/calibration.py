@@ -10,11 +10,11 @@ import numpy as np
 
 from ppcls_ext.commands.source import open_run
 from ppcls_ext.config.folder import CONFIG, find_run
+from ppcls_ext.data.image_files import find_images
+from ppcls_ext.data.image_input import network_input
+from ppcls_ext.data.image_rule import Preprocessing
 from ppcls_ext.data.lists import read_lines
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.pictures.find import find_images
-from ppcls_ext.pictures.prepare import prepare
-from ppcls_ext.pictures.rule import Preprocessing
 
 
 def calibration_pictures(
@@ -38,7 +38,7 @@ def calibration_pictures(
     """
     files = sorted(dict.fromkeys(_files(source, config)))
     chosen = np.sort(np.random.default_rng(seed).permutation(len(files))[:count])
-    return np.stack([prepare(files[index], rule) for index in chosen])
+    return np.stack([network_input(files[index], rule) for index in chosen])
 
 
 def _files(source: str | None, config: Mapping[str, Any]) -> list[Path]:

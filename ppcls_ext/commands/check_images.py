@@ -7,7 +7,7 @@ import sys
 from tqdm import tqdm
 
 from ppcls_ext.config.lists import read_lists
-from ppcls_ext.data import decodable
+from ppcls_ext.data import image_files
 from ppcls_ext.errors import PpclsExtError, one_line, printable
 
 
@@ -28,7 +28,7 @@ def check_images(config: dict, mode: str) -> None:
     for loader, entries in found.items():
         path = config["DataLoader"][loader]["dataset"]["cls_label_path"]
         with tqdm(total=len(entries), desc=loader, unit=" images", file=sys.stderr) as bar:
-            faults = decodable.check_images(entries, lambda done, total, bar=bar: bar.update())
+            faults = image_files.check_images(entries, lambda done, total, bar=bar: bar.update())
         for entry, fault in faults:
             print(printable(one_line(f"{path}:{entry.line}: {entry.path}: {fault}")), file=sys.stderr)
         print(f"{path}: {len(entries) - len(faults)} of {len(entries)} images can be read")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ppcls_ext.commands.options import command_parser
-from ppcls_ext.weights.saving import FORMATS, save_weights
+from ppcls_ext.weights.loading import FORMATS, save_weights
 
 
 def main(argv: list[str] | None = None) -> None:

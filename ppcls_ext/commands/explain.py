@@ -11,12 +11,12 @@ from typing import NamedTuple
 import numpy as np
 
 from ppcls_ext.commands.options import command_parser
+from ppcls_ext.data.image_files import find_images
+from ppcls_ext.data.image_input import network_input
+from ppcls_ext.data.image_rule import Preprocessing
 from ppcls_ext.errors import PpclsExtError, one_line, printable
 from ppcls_ext.files import unused
 from ppcls_ext.packages import require
-from ppcls_ext.pictures.find import find_images
-from ppcls_ext.pictures.prepare import prepare
-from ppcls_ext.pictures.rule import Preprocessing
 from ppcls_ext.predict.classifier import Classifier, softmax
 from ppcls_ext.predict.evidence import Halves, read_evidence, split_file
 from ppcls_ext.predict.metadata import Metadata
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     written: list[Path] = []
     for file in files:
         try:
-            image = prepare(file, rule)
+            image = network_input(file, rule)
         except PpclsExtError as error:
             print(f"error: {printable(one_line(error))}", file=sys.stderr)
             continue

@@ -12,11 +12,11 @@ from ppcls_ext.commands.interruption import interrupt_on_sigterm
 from ppcls_ext.commands.options import command_parser, positive
 from ppcls_ext.commands.reduced import INT8_OPSET, add_reduced_arguments, reduction
 from ppcls_ext.commands.source import add_source_arguments, read_source
+from ppcls_ext.data.image_files import find_images
+from ppcls_ext.data.image_input import network_input
 from ppcls_ext.deploy.configured import build, describe, read_section
 from ppcls_ext.hosts.threads import use_all_cores
 from ppcls_ext.packages import require
-from ppcls_ext.pictures.find import find_images
-from ppcls_ext.pictures.prepare import prepare
 
 logger = logging.getLogger("ppcls_ext")
 
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     use_all_cores()  # before anything imports Paddle
     metadata = describe(config)
     rule = metadata.preprocessing
-    samples = np.stack([prepare(path, rule) for path in find_images(args.samples)]) if args.samples else None
+    samples = np.stack([network_input(path, rule) for path in find_images(args.samples)]) if args.samples else None
     require("paddle2onnx", "onnx", "onnxslim", "onnxruntime")
     reduce = reduction(args, config, rule)
     import paddle

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ppcls_ext.commands.options import command_parser
-from ppcls_ext.data.make_lists import NAMES, TRAIN, VAL, make_lists
+from ppcls_ext.data.class_folders import LABEL_LIST, TRAIN_LIST, VAL_LIST, make_lists
 from ppcls_ext.packages import import_extra
 
 
@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
         made = make_lists(args.folder, args.output, args.val_share, args.split_seed, report)
     for line in made.lines():
         print(line)
-    for name in (TRAIN, VAL, NAMES):
+    for name in (TRAIN_LIST, VAL_LIST, LABEL_LIST):
         print(made.folder / name)
     print(f"in the YAML: class_num: {len(made.classes)}, image_root: {made.root}")
 

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ppcls_ext.commands.options import RESULTS_HELP, SAVE_IMAGE_HELP, command_parser, positive, results_file
+from ppcls_ext.data.image_files import decode, find_images, read_image
 from ppcls_ext.errors import PpclsExtError, one_line, printable
-from ppcls_ext.pictures.decoding import decode, read_picture
-from ppcls_ext.pictures.find import find_images
 from ppcls_ext.predict.classifier import BATCH, Classifier, classify
 from ppcls_ext.predict.results import write_results
 from ppcls_ext.predict.runtimes import RUNTIMES
@@ -34,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"error: {printable(one_line(result))}", file=sys.stderr)
             continue
         if saved is not None:
-            saved.add(file, decode(read_picture(file)), result)
+            saved.add(file, decode(read_image(file)), result)
         results.append({"file_name": str(file), **result})
         if not args.json:
             _print_table(file, result)

@@ -5,8 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from ppcls_ext.commands.options import command_parser
-from ppcls_ext.data.flowers102 import ARCHIVE, DEFAULT_OUTPUT, IMAGES, LABEL_LIST, LISTS, MD5, URL, origin_file, prepare
-from ppcls_ext.data.flowers102_names import NAMES
+from ppcls_ext.data.flowers102 import (
+    ARCHIVE,
+    DEFAULT_OUTPUT,
+    IMAGES,
+    LABEL_LIST,
+    LISTS,
+    MD5,
+    NAMES,
+    URL,
+    origin_file,
+    prepare,
+)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ppcls_ext.commands.options import command_parser
-from ppcls_ext.pictures.decoding import decode, read_picture
-from ppcls_ext.pictures.find import find_images
+from ppcls_ext.data.image_files import decode, find_images, read_image
 
 SAMPLES = 8  # pictures to compare on
 
@@ -28,5 +27,5 @@ def main(argv: list[str] | None = None) -> None:
     prefix = find_prefix(args.program)
     output = args.output or prefix.with_suffix(".onnx")
     files = find_images([str(args.samples)])[:SAMPLES] if args.samples else []
-    pictures = [decode(read_picture(file)) for file in files]
+    pictures = [decode(read_image(file)) for file in files]
     print(program_to_onnx(prefix, output, opset=args.opset, pictures=pictures))

@@ -9,7 +9,7 @@ from typing import Any
 
 from ppcls_ext.commands.calibration import calibration_pictures
 from ppcls_ext.commands.options import positive
-from ppcls_ext.pictures.rule import Preprocessing
+from ppcls_ext.data.image_rule import Preprocessing
 
 #: GELU is one node from this opset on.
 INT8_OPSET = 20

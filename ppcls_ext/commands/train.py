@@ -17,7 +17,7 @@ from ppcls_ext.config.folder import CONFIG, LISTS, find_run, folder_of
 from ppcls_ext.config.lists import use_pictures
 from ppcls_ext.config.load import load_config, override
 from ppcls_ext.config.weights import require_no_earlier_training
-from ppcls_ext.data.make_lists import NAMES, TRAIN, VAL, kept_lists, make_lists
+from ppcls_ext.data.class_folders import LABEL_LIST, TRAIN_LIST, VAL_LIST, kept_lists, make_lists
 from ppcls_ext.training.start import set_up
 
 
@@ -132,7 +132,7 @@ def _fields(args: argparse.Namespace) -> dict[str, int | None]:
 
 def _use_data(args: argparse.Namespace, source: Source) -> None:
     folder = (source.folder or folder_of(source.config)) / LISTS
-    if args.resume and all((folder / name).is_file() for name in (TRAIN, VAL, NAMES)):
+    if args.resume and all((folder / name).is_file() for name in (TRAIN_LIST, VAL_LIST, LABEL_LIST)):
         made = kept_lists(Path(args.data), folder)
     else:
         if not (args.overwrite or args.resume or source.config["Global"].get("overwrite")):

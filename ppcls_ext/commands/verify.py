@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from ppcls_ext.commands.options import command_parser
+from ppcls_ext.data.image_files import find_images
+from ppcls_ext.data.image_input import network_input
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.pictures.find import find_images
-from ppcls_ext.pictures.prepare import prepare
 from ppcls_ext.predict.classifier import Classifier
 from ppcls_ext.predict.runtimes import installed, with_version
 
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
     reference = Classifier(args.file)
     rule = reference.metadata.preprocessing
-    pictures = np.stack([prepare(path, rule) for path in find_images(args.pictures)])
+    pictures = np.stack([network_input(path, rule) for path in find_images(args.pictures)])
     expected = _probabilities(reference, pictures)
     print(f"{args.file}: {len(pictures)} pictures, compared with {with_version('onnxruntime')}")
     print(COLUMNS.format("runtime", "difference", "same class"))

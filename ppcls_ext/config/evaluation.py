@@ -18,8 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from ppcls_ext.bounded_yaml import LONGEST_TEXT
-from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.weights.pickles import shown
+from ppcls_ext.errors import PpclsExtError, shown
 
 
 def parse(text: str) -> ast.expr:

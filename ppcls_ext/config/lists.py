@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ppcls_ext.config.trained_with import class_count
-from ppcls_ext.data.lists import ListEntry, list_text, read_list, write_list
-from ppcls_ext.data.make_lists import NAMES, TRAIN, VAL, Made
-from ppcls_ext.data.overlap import overlap
+from ppcls_ext.data.class_folders import LABEL_LIST, TRAIN_LIST, VAL_LIST, ClassLists
+from ppcls_ext.data.lists import ListEntry, list_text, overlap, read_list, write_list
 from ppcls_ext.errors import PpclsExtError
 
 logger = logging.getLogger("ppcls_ext")
@@ -132,7 +131,7 @@ def _say_absent_classes(path: str, entries: Sequence[ListEntry], classes: int) -
         logger.warning("%s has no picture of %d classes: %s", path, len(absent), names)
 
 
-def use_pictures(config: dict, made: Made) -> None:
+def use_pictures(config: dict, made: ClassLists) -> None:
     """Sets, in place, data sets, number of classes, class names and accuracies to those of the lists.
 
     Args:
@@ -143,7 +142,7 @@ def use_pictures(config: dict, made: Made) -> None:
         PpclsExtError: the configuration does not train a classifier on an image list.
     """
     count = len(made.classes)
-    for loader, name in (("Train", TRAIN), ("Eval", VAL)):
+    for loader, name in (("Train", TRAIN_LIST), ("Eval", VAL_LIST)):
         dataset = ((config.get("DataLoader") or {}).get(loader) or {}).get("dataset")
         if not isinstance(dataset, dict) or dataset.get("name") != "ImageNetDataset":
             raise PpclsExtError(
@@ -158,7 +157,7 @@ def use_pictures(config: dict, made: Made) -> None:
     if isinstance(infer, dict):
         infer["infer_imgs"] = _first_picture(made)
         post_process = infer.setdefault("PostProcess", {})
-        post_process["class_id_map_file"] = str((made.folder / NAMES).absolute())
+        post_process["class_id_map_file"] = str((made.folder / LABEL_LIST).absolute())
         post_process.pop("delimiter", None)
         if isinstance(post_process.get("topk"), int):
             post_process["topk"] = min(post_process["topk"], count)
@@ -180,8 +179,8 @@ def _set_accuracies(config: dict, count: int) -> None:
                 options["topk"] = [k for k in topk if k < count] or [1]
 
 
-def _first_picture(made: Made) -> str:
-    return str(read_list(made.folder / VAL, made.root, None)[0].path)
+def _first_picture(made: ClassLists) -> str:
+    return str(read_list(made.folder / VAL_LIST, made.root, None)[0].path)
 
 
 #: Between path and label of a copy: in no absolute, normalised path.

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ppcls_ext.config.folder import read_record
+from ppcls_ext.data.image_rule import rule_from_transforms
+from ppcls_ext.data.lists import read_class_names
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.models.table import MODELS
-from ppcls_ext.pictures.class_names import read_class_names
-from ppcls_ext.pictures.transforms import rule_from_transforms
 from ppcls_ext.weights.manifest import manifest_path, read_manifest
 
 logger = logging.getLogger("ppcls_ext")

@@ -12,15 +12,14 @@ from ppcls_ext.config.checks import is_ours
 from ppcls_ext.config.lists import copy_class_names, host_reads_class_names
 from ppcls_ext.config.recipe import CALIBRATION_PICTURES
 from ppcls_ext.config.trained_with import check_weights, class_count
+from ppcls_ext.data.lists import read_class_names
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.hosts.paddleclas.locate import activate
-from ppcls_ext.pictures.class_names import read_class_names
 from ppcls_ext.weights.checkpoint_sets import find_newest, finish, has_manifest, intact
-from ppcls_ext.weights.fetch import URLS, fetch, is_remote
 from ppcls_ext.weights.files import read_weights
 from ppcls_ext.weights.folder_lock import hold, release
 from ppcls_ext.weights.naming import are_fused
-from ppcls_ext.weights.published import address
+from ppcls_ext.weights.published import URLS, address, fetch, is_remote
 
 logger = logging.getLogger("ppcls_ext")
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ppcls_ext.data.dataset_folder import Kind, make_folder
 from ppcls_ext.data.lists import list_text, read_list, write_list
-from ppcls_ext.data.made_folder import Kind, make_folder
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.packages import import_extra
 

@@ -1,4 +1,4 @@
-"""Oxford Flowers102 in PaddleClas's layout.
+"""The Oxford Flowers102 data set in PaddleClas's layout.
 
 Source: https://www.robots.ox.ac.uk/~vgg/data/flowers/102/ (Nilsback and Zisserman, 2008). 8189 images of 102 classes;
 setid.mat holds the official split, imagelabels.mat the classes 1..102, which become 0..101 in the lists.
@@ -14,7 +14,6 @@ import tempfile
 import zlib
 from pathlib import Path, PurePosixPath
 
-from ppcls_ext.data.flowers102_names import NAMES
 from ppcls_ext.data.lists import list_text, write_list
 from ppcls_ext.download import download, file_md5
 from ppcls_ext.errors import PpclsExtError
@@ -189,3 +188,23 @@ def _extract_images(archive: Path, folder: Path) -> None:
             f"{archive}: {len(missing)} of {len(IMAGES)} images are missing, the first is {min(missing)}; "
             f"get the archive again from {URL}"
         )
+
+
+NAMES = tuple(
+    " ".join(name.split())
+    for name in """
+    pink primrose, hard-leaved pocket orchid, canterbury bells, sweet pea, english marigold, tiger lily, moon orchid,
+    bird of paradise, monkshood, globe thistle, snapdragon, colt's foot, king protea, spear thistle, yellow iris,
+    globe-flower, purple coneflower, peruvian lily, balloon flower, giant white arum lily, fire lily,
+    pincushion flower, fritillary, red ginger, grape hyacinth, corn poppy, prince of wales feathers, stemless gentian,
+    artichoke, sweet william, carnation, garden phlox, love in the mist, mexican aster, alpine sea holly,
+    ruby-lipped cattleya, cape flower, great masterwort, siam tulip, lenten rose, barbeton daisy, daffodil,
+    sword lily, poinsettia, bolero deep blue, wallflower, marigold, buttercup, oxeye daisy, common dandelion, petunia,
+    wild pansy, primula, sunflower, pelargonium, bishop of llandaff, gaura, geranium, orange dahlia,
+    pink-yellow dahlia, cautleya spicata, japanese anemone, black-eyed susan, silverbush, californian poppy,
+    osteospermum, spring crocus, bearded iris, windflower, tree poppy, gazania, azalea, water lily, rose, thorn apple,
+    morning glory, passion flower, lotus lotus, toad lily, anthurium, frangipani, clematis, hibiscus, columbine,
+    desert-rose, tree mallow, magnolia, cyclamen, watercress, canna lily, hippeastrum, bee balm, ball moss, foxglove,
+    bougainvillea, camellia, mallow, mexican petunia, bromelia, blanket flower, trumpet creeper, blackberry lily
+    """.split(",")
+)

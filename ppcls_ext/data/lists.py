@@ -1,25 +1,26 @@
-"""PaddleClas image lists: written, and read strictly before PaddleClas reads them.
+"""PaddleClas's text files: image lists and class names, checked strictly before PaddleClas reads them.
 
-A list is a UTF-8 text file with one image a line, the path relative to the image root, a delimiter, the class:
+An image list is a UTF-8 text file with one image per line: the path relative to the image root, a delimiter, the class:
 
     jpg/image_00001.jpg 76
 
-The label is what follows the last delimiter, so that paths may hold it, too. (PaddleClas takes the first two fields of
-such a line for path and label: `ppcls_ext.config.lists`.)
+The label is what follows the last delimiter, so that paths may contain it too. (PaddleClas takes the first two fields
+of such a line as path and label; `ppcls_ext.config.lists` writes it a list that it understands.)
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.files import atomic_write, read_regular
 
-LARGEST = 1 << 30
+LARGEST_LIST = 1 << 30
 """Bytes of a list. One of ImageNet-21k's 14 million pictures has half of that."""
 _LABEL = re.compile(r"-?[0-9]{1,18}")  # 18 digits always fit PaddleClas's int64
 
@@ -85,7 +86,7 @@ def read_lines(path: Path) -> list[str]:
     """
     try:
         # universal newlines, as PaddleClas has them; str.splitlines would split at more characters
-        text = read_regular(path, LARGEST).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+        text = read_regular(path, LARGEST_LIST).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except (FileNotFoundError, NotADirectoryError):
         raise PpclsExtError(f"no list {path}; {_how_to_make(path)}") from None
     except PpclsExtError as error:
@@ -132,3 +133,84 @@ def _how_to_make(path: Path) -> str:
         "a list is a text file with one image a line, the path from image_root, a delimiter and the class counted "
         "from 0: jpg/image_00001.jpg 76"
     )
+
+
+LARGEST_NAMES = 1 << 26
+"""Bytes of a file of names; indices have up to six digits."""
+
+
+def read_class_names(path: str | os.PathLike, delimiter: str = " ") -> tuple[str, ...]:
+    """Reads PaddleClas's `class_id_map_file`: one "index name" per line, UTF-8.
+
+    Returns:
+        Names by index; "" for an index that the file leaves out.
+
+    Raises:
+        PpclsExtError: the file cannot be read, or a line is no index and name; names the line.
+    """
+    names = {}
+    try:
+        lines = (
+            read_regular(path, LARGEST_NAMES).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n").split("\n")
+        )
+    except (OSError, UnicodeDecodeError, PpclsExtError) as error:
+        reason = (
+            str(error) if isinstance(error, PpclsExtError) else getattr(error, "strerror", None) or "it is not UTF-8"
+        )
+        raise PpclsExtError(
+            f"cannot read the class names {path}: {reason}; mend Infer.PostProcess.class_id_map_file, or set it to null"
+        ) from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        index, _, name = line.partition(delimiter)
+        if not re.fullmatch(r"\d{1,6}", index) or int(index) in names:
+            raise PpclsExtError(
+                f"{path}:{number}: got {line[:99]!r}, expected a new class index, {delimiter!r} and a name"
+            )
+        names[int(index)] = name.strip()
+    return tuple(names.get(index, "") for index in range(max(names, default=-1) + 1))
+
+
+_SAMPLE_BYTES = 4096
+
+
+def overlap(a: Sequence[ListEntry], b: Sequence[ListEntry]) -> list[str]:
+    """The images of `b` that `a` holds too, under the same path or as a byte-identical file of another name.
+
+    Returns:
+        One text for each such image of `b`: its path, or `its path = path in a` where the names differ.
+    """
+    left, right = ({entry.path: None for entry in entries} for entries in (a, b))
+    found = [str(path) for path in right if path in left]
+    twins = _twins(list(left), [path for path in right if path not in left])
+    return found + [f"{path} = {twin}" for path, twin in twins.items()]
+
+
+def _twins(left: list[Path], right: list[Path]) -> dict[Path, Path]:
+    """The files of `right` with the bytes of one in `left`, each with the first such file."""
+    # from cheap to dear, so that few files of a large data set are read whole
+    for key in (_size, _sample, _digest):
+        if not right:
+            return {}
+        left_keys, right_keys = ({path: key(path) for path in paths} for paths in (left, right))
+        common = set(left_keys.values()).intersection(right_keys.values())
+        left = [path for path in left if left_keys[path] in common]
+        right = [path for path in right if right_keys[path] in common]
+    first = {left_keys[path]: path for path in reversed(left)}
+    return {path: first[right_keys[path]] for path in right}
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
+
+
+def _sample(path: Path) -> bytes:
+    """Bytes from the middle: the beginnings of JPEG files are often alike."""
+    with open(path, "rb") as stream:
+        stream.seek(_size(path) // 2)
+        return stream.read(_SAMPLE_BYTES)
+
+
+def _digest(path: Path) -> bytes:
+    return hashlib.sha256(path.read_bytes()).digest()

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ppcls_ext.data.made_folder import Kind, make_folder
+from ppcls_ext.data.dataset_folder import Kind, make_folder
 from ppcls_ext.errors import PpclsExtError
 
 NAMES = ("circle", "square", "triangle")

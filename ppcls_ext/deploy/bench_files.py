@@ -10,12 +10,12 @@ import numpy as np
 import paddle
 from paddle import Tensor
 
+from ppcls_ext.data.image_rule import Preprocessing
 from ppcls_ext.deploy import convert, graph
 from ppcls_ext.deploy.export import Reduce, export_onnx
 from ppcls_ext.deploy.verification import branch_outputs
 from ppcls_ext.files import atomic_write
 from ppcls_ext.models.factories import build
-from ppcls_ext.pictures.rule import Preprocessing
 from ppcls_ext.predict.metadata import Metadata
 from ppcls_ext.quantize.float16 import reduce_to_float16
 from ppcls_ext.quantize.int8 import FEWEST, quantize

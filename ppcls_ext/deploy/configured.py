@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ppcls_ext.config.trained_with import check_weights
+from ppcls_ext.data.image_rule import rule_from_transforms
+from ppcls_ext.data.lists import read_class_names
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.models.table import MODELS
-from ppcls_ext.pictures.class_names import read_class_names
-from ppcls_ext.pictures.transforms import rule_from_transforms
 from ppcls_ext.predict.metadata import Metadata
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ def build(config: dict) -> nn.Layer:
         PpclsExtError: the architecture is not this project's, or the weights do not fit it exactly.
     """
     from ppcls_ext.models.factories import build as build_model
-    from ppcls_ext.weights.fetch import fetch
     from ppcls_ext.weights.loading import load_weights
+    from ppcls_ext.weights.published import fetch
 
     settings = copy.deepcopy(read_section(config, "Arch"))
     name = _architecture(config)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ppcls_ext.data.image_input import ImageLike, network_input
+from ppcls_ext.data.image_rule import Preprocessing
 from ppcls_ext.deploy.export import DEFAULT_OPSET, ExportReport
 from ppcls_ext.deploy.export import export_onnx as export
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.pictures.prepare import Picture, prepare_picture
-from ppcls_ext.pictures.rule import Preprocessing
 from ppcls_ext.predict.metadata import Metadata
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def export_onnx(
     size: int | None = None,
     class_names: Sequence[str] | None = None,
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
-    samples: Sequence[Picture] = (),
+    samples: Sequence[ImageLike] = (),
     opset: int = DEFAULT_OPSET,
     batch: int | None = None,
     softmax: bool = True,
@@ -50,7 +50,7 @@ def export_onnx(
         batch=batch,
         softmax=softmax,
         metadata=Metadata(getattr(model, "arch", type(model).__name__), rule, names).to_properties(),
-        samples=np.stack([prepare_picture(picture, rule) for picture in samples]) if len(samples) else None,
+        samples=np.stack([network_input(picture, rule) for picture in samples]) if len(samples) else None,
     )
 
 

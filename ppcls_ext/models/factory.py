@@ -9,8 +9,8 @@ from typing import Any
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.hosts.paddleclas.registry import tell_replaced
 from ppcls_ext.models.backbone import Backbone
-from ppcls_ext.weights.fetch import PUBLISHED, fetch
 from ppcls_ext.weights.loading import load_weights
+from ppcls_ext.weights.published import PUBLISHED, fetch
 
 Factory = Callable[..., Backbone]
 

@@ -8,10 +8,10 @@ import numpy as np
 from paddle import nn
 
 from ppcls_ext.models.factories import build
-from ppcls_ext.weights.fetch import fetch
 from ppcls_ext.weights.files import read_weights
 from ppcls_ext.weights.loading import LoadReport, load_weights
 from ppcls_ext.weights.naming import are_fused, to_model_names
+from ppcls_ext.weights.published import fetch
 
 
 def load_model(source: str | Path, arch: str, class_num: int | None = None) -> tuple[nn.Layer, LoadReport]:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ppcls_ext.data.image_input import ImageLike, network_input
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.pictures.prepare import Picture, prepare, prepare_picture
 from ppcls_ext.predict.runtimes import load
 
 LARGEST_BATCH = 4096
@@ -58,7 +58,7 @@ class Classifier:
                 "export it again"
             )
 
-    def __call__(self, pictures: Picture | Sequence[Picture], topk: int = 5) -> list[dict[str, list]]:
+    def __call__(self, pictures: ImageLike | Sequence[ImageLike], topk: int = 5) -> list[dict[str, list]]:
         """Classifies pictures.
 
         Args:
@@ -78,7 +78,7 @@ class Classifier:
             raise PpclsExtError(f"topk is {topk!r}: expected a whole number from 1")
         results, size = [], self.batch or BATCH
         for start in range(0, len(pictures), size):
-            images = [prepare_picture(one, self.metadata.preprocessing) for one in pictures[start : start + size]]
+            images = [network_input(one, self.metadata.preprocessing) for one in pictures[start : start + size]]
             results += [self.top(row, topk) for row in self.probabilities(np.stack(images))]
         return results
 
@@ -138,7 +138,7 @@ def classify(
         chunk: dict[Path, Any] = {}
         for file in files[start : start + batch_size]:
             try:
-                chunk[file] = prepare(file, classifier.metadata.preprocessing)
+                chunk[file] = network_input(file, classifier.metadata.preprocessing)
             except PpclsExtError as error:
                 chunk[file] = error
         images = [image for image in chunk.values() if isinstance(image, np.ndarray)]

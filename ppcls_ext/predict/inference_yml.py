@@ -9,9 +9,9 @@ from typing import Any
 import yaml
 
 from ppcls_ext.bounded_yaml import load_yaml
+from ppcls_ext.data.image_rule import Preprocessing
 from ppcls_ext.errors import PpclsExtError, one_line
 from ppcls_ext.files import read_regular
-from ppcls_ext.pictures.rule import Preprocessing
 from ppcls_ext.predict.metadata import Metadata
 
 NAME = "inference.yml"

@@ -11,8 +11,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ppcls_ext.data.image_rule import Preprocessing
 from ppcls_ext.errors import PpclsExtError, printable
-from ppcls_ext.pictures.rule import Preprocessing
 
 SCHEMA_VERSION = "1"
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ppcls_ext.data.image_files import decode, read_image
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.pictures.decoding import decode, read_picture
 from ppcls_ext.report.evaluation import Evaluation, confused_pairs, per_class, reliability, worst_mistakes
 from ppcls_ext.report.evaluation_figures import draw_confusion, draw_reliability
 from ppcls_ext.report.metrics_file import write_table
@@ -84,7 +84,7 @@ def _draw_mistakes(evaluation: Evaluation, path: Path) -> bool:
 
 def _small(path: str) -> np.ndarray:
     try:
-        image = Image.fromarray(decode(read_picture(path)))
+        image = Image.fromarray(decode(read_image(path)))
     except (OSError, PpclsExtError):  # the network read it a moment ago
         return np.full((SIDE, SIDE, 3), 200, np.uint8)
     image.thumbnail((SIDE, SIDE))

@@ -23,8 +23,8 @@ from ppcls_ext.errors import PpclsExtError, one_line
 from ppcls_ext.training.optimizer_state import check_names, with_tensors
 from ppcls_ext.weights.checkpoint_sets import CheckpointSet, SetWriter, has_manifest, read_set
 from ppcls_ext.weights.files import read_weights
-from ppcls_ext.weights.finite import require_finite
-from ppcls_ext.weights.paddle_content import read_paddle_file
+from ppcls_ext.weights.loading import require_finite
+from ppcls_ext.weights.paddle_file import read_paddle_file
 
 
 def host_adds_architecture() -> bool:

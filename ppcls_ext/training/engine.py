@@ -31,9 +31,8 @@ from ppcls_ext.training.training_run import TrainingRun
 from ppcls_ext.training.watch import watch_evaluation, watch_training
 from ppcls_ext.training.workers import explained_workers
 from ppcls_ext.weights.checkpoint_sets import how_to_resume
-from ppcls_ext.weights.finite import require_finite
 from ppcls_ext.weights.folder_lock import hold, release
-from ppcls_ext.weights.loading import load_weights
+from ppcls_ext.weights.loading import load_weights, require_finite
 
 
 class Engine(engine_class()):

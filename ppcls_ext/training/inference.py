@@ -10,8 +10,8 @@ import numpy as np
 import paddle
 import paddle.distributed as dist
 
+from ppcls_ext.data.image_files import decode, read_image
 from ppcls_ext.errors import PpclsExtError, one_line, printable
-from ppcls_ext.pictures.decoding import decode, read_picture
 from ppcls_ext.predict.results import write_results
 from ppcls_ext.report.saved_images import SavedImages
 from ppcls_ext.training.inference_pictures import find_pictures
@@ -75,7 +75,7 @@ def _draw(saved: SavedImages, names: Sequence[str], answers: Sequence[dict]) -> 
             raise PpclsExtError(
                 f"--save-image draws classes and scores, and Infer.PostProcess gives {', '.join(answer)}: expected Topk"
             )
-        saved.add(name, decode(read_picture(name)), answer)
+        saved.add(name, decode(read_image(name)), answer)
 
 
 def preprocess(engine: Any, path: str) -> np.ndarray:
@@ -85,7 +85,7 @@ def preprocess(engine: Any, path: str) -> np.ndarray:
         OSError: it cannot be opened.
         PpclsExtError: it cannot be decoded.
     """
-    data: Any = read_picture(path)
+    data: Any = read_image(path)
     for operator in engine.preprocess_func:
         data = operator(data)
     return data

@@ -6,9 +6,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from ppcls_ext.data.image_files import SUFFIXES, find_images
 from ppcls_ext.data.lists import read_lines
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.pictures.find import SUFFIXES, find_images
 
 
 def find_pictures(names: str | Sequence[str], list_file: str | None) -> list[str]:

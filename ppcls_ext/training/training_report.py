@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ppcls_ext.config.folder import config_text
+from ppcls_ext.data.image_rule import parse_scale
 from ppcls_ext.errors import one_line
-from ppcls_ext.pictures.transforms import parse_scale
 from ppcls_ext.report.class_counts import draw_class_counts
 from ppcls_ext.report.curves import draw_curves
 from ppcls_ext.report.evaluation_report import write_evaluation_report

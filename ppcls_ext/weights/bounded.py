@@ -1,11 +1,21 @@
-"""A weight file under suspicion: nothing that it declares is believed beyond what its own size allows."""
+"""Reading an untrusted weight file within limits: no declared size is believed beyond what the file's own size allows.
+
+`BoundedFile` holds the memory allowance that every reader spends from; `Tensor` and the functions below it turn file
+content into plain NumPy arrays.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import io
+import math
 import os
+import zipfile
+from collections.abc import Iterator, Sequence
 
-from ppcls_ext.errors import PpclsExtError
+import numpy as np
+
+from ppcls_ext.errors import PpclsExtError, shown
 from ppcls_ext.files import open_regular
 
 MIB = 1 << 20
@@ -62,3 +72,115 @@ class BoundedFile(io.BufferedReader):
                 f"refused: it unfolds to more than {ALLOWED_GROWTH} times its own size ({self.size:,} bytes), as no "
                 "real weights do; get it again from its source"
             )
+
+
+@contextlib.contextmanager
+def opened(path: str | os.PathLike) -> Iterator[BoundedFile]:
+    """The file `path`; whatever goes wrong inside becomes a PpclsExtError that names it."""
+    with explained(path), BoundedFile(path) as file:
+        yield file
+
+
+@contextlib.contextmanager
+def explained(path: str | os.PathLike) -> Iterator[None]:
+    """Whatever goes wrong inside with the file `path` becomes a PpclsExtError that names it."""
+    try:
+        yield
+    except PpclsExtError as error:
+        named = str(error).startswith(f"{path} ")
+        raise PpclsExtError(str(error) if named else f"{path}: {error}") from error
+    except OSError as error:
+        raise PpclsExtError(f"cannot read {path}: {error.strerror or error}") from error
+    except MemoryError as error:
+        raise PpclsExtError(f"{path}: needs more memory than there is") from error
+    except Exception as error:  # whatever nonsense provokes in here or in the libraries that parse it
+        reason = f"{type(error).__name__}: {error}"
+        raise PpclsExtError(f"{path}: damaged or incomplete ({shown(reason)}); get it again from its source") from error
+
+
+MAX_DIMENSIONS = 32
+
+
+class Tensor:
+    """A tensor of a checkpoint, described but not read: most of a training checkpoint is never looked at."""
+
+    def read(self, file: BoundedFile) -> np.ndarray:
+        """Returns the tensor's values.
+
+        Raises:
+            ValueError: the description contradicts the file.
+        """
+        raise NotImplementedError
+
+
+def size(value: object) -> int:
+    """Returns a length, an offset or a stride that a file declares, checked to be one."""
+    if type(value) is not int or not 0 <= value < 1 << 63:
+        raise ValueError("a length, offset or stride is not a number in range")
+    return value
+
+
+def sizes(values: object) -> tuple[int, ...]:
+    """Returns a shape or strides that a file declares, checked to be such."""
+    if not isinstance(values, (tuple, list)) or len(values) > MAX_DIMENSIONS:
+        raise ValueError("a shape is not a short tuple of numbers")
+    return tuple(size(value) for value in values)
+
+
+def check_plain(dtype: np.dtype) -> np.dtype:
+    """Returns `dtype` if it is one of real numbers or booleans of at most 64 bits.
+
+    Raises:
+        PpclsExtError: it is anything else, such as Python objects.
+    """
+    if dtype.kind not in "fiub" or dtype.itemsize > 8:
+        raise PpclsExtError(f"holds an array of type {dtype}; expected plain real numbers or booleans")
+    return dtype
+
+
+def from_bytes(
+    content: bytes | memoryview, dtype: np.dtype, shape: Sequence[int], file: BoundedFile, *, fortran: bool = False
+) -> np.ndarray:
+    """Returns the array whose values are exactly `content`, in plain form (`plain`)."""
+    check_plain(dtype)
+    if len(content) != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"{len(content):,} bytes do not fill an array of {dtype} of the shape declared")
+    flat = np.frombuffer(content, dtype)
+    return plain(flat.reshape(shape, order="F" if fortran else "C"), file)
+
+
+def plain(array: np.ndarray, file: BoundedFile) -> np.ndarray:
+    """Returns the values of `array` contiguous in C order, in this machine's byte order, read-only."""
+    native = array.dtype.newbyteorder("=")
+    if array.dtype != native or not array.flags.c_contiguous:
+        file.spend(array.nbytes)
+        array = array.astype(native, order="C")
+    array.flags.writeable = False
+    return array
+
+
+def widen_bfloat16(bits: np.ndarray, file: BoundedFile) -> np.ndarray:
+    """Returns as float32 the bfloat16 numbers whose 16 bits are given as uint16; exact."""
+    file.spend(4 * bits.size)
+    wide = bits.astype(np.uint32).reshape(-1)  # NumPy 1 shifts a 0-D array in int64 and cannot put that back
+    wide <<= 16
+    return plain(wide.view(np.float32).reshape(bits.shape), file)
+
+
+def read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, file: BoundedFile) -> bytes:
+    """Returns a member's content, checked against its checksum.
+
+    Args:
+        archive: opened on `file`.
+        member: one of `archive`.
+        file: the archive's file, whose allowance pays.
+    """
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or member.flag_bits & 1:
+        raise PpclsExtError("refused: it is packed or encrypted in a way that no program for weights uses; unpack it")
+    file.spend(member.file_size)
+    with archive.open(member) as stream:
+        # The count matters: without one, whatever was packed is unpacked, whatever size was declared
+        content = stream.read(member.file_size)
+    if len(content) != member.file_size:
+        raise ValueError(f"member {member.filename!a} ends early")
+    return content

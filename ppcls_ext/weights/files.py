@@ -1,26 +1,22 @@
-"""Reading weight files of any known format, as the untrusted files that they are."""
+"""Reading the weights in a file of any known format, without running anything that it contains."""
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import logging
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Union
 
 import numpy as np
 
-from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.weights.bounded import BoundedFile
-from ppcls_ext.weights.npz_file import read_npz
+from ppcls_ext.errors import PpclsExtError, shown
+from ppcls_ext.weights.array_files import is_safetensors, read_npz, read_safetensors
+from ppcls_ext.weights.bounded import BoundedFile, Tensor, opened
 from ppcls_ext.weights.paddle_file import read_paddle
-from ppcls_ext.weights.pickles import shown
-from ppcls_ext.weights.safetensors_file import is_safetensors, read_safetensors
 from ppcls_ext.weights.torch_file import is_legacy_torch, read_legacy_torch, read_zipped_torch
-from ppcls_ext.weights.training_checkpoint import Leaf, find_state_dict, without_parallel_prefix
 
 logger = logging.getLogger("ppcls_ext")
 
@@ -103,30 +99,6 @@ def read_weight_file(path: str | os.PathLike) -> WeightFile:
     return WeightFile(path, kind, keys, without_parallel_prefix(weights))
 
 
-@contextlib.contextmanager
-def opened(path: str | os.PathLike) -> Iterator[BoundedFile]:
-    """The file `path`; whatever goes wrong inside becomes a PpclsExtError that names it."""
-    with explained(path), BoundedFile(path) as file:
-        yield file
-
-
-@contextlib.contextmanager
-def explained(path: str | os.PathLike) -> Iterator[None]:
-    """Whatever goes wrong inside with the file `path` becomes a PpclsExtError that names it."""
-    try:
-        yield
-    except PpclsExtError as error:
-        named = str(error).startswith(f"{path} ")
-        raise PpclsExtError(str(error) if named else f"{path}: {error}") from error
-    except OSError as error:
-        raise PpclsExtError(f"cannot read {path}: {error.strerror or error}") from error
-    except MemoryError as error:
-        raise PpclsExtError(f"{path}: needs more memory than there is") from error
-    except Exception as error:  # whatever nonsense provokes in here or in the libraries that parse it
-        reason = f"{type(error).__name__}: {error}"
-        raise PpclsExtError(f"{path}: damaged or incomplete ({shown(reason)}); get it again from its source") from error
-
-
 def find_file(path: str | os.PathLike) -> Path:
     """Returns the file that `path` means: itself, else with `.pdparams` added.
 
@@ -198,3 +170,51 @@ def _describe(head: bytes) -> str:
         return "a tar archive: unpack it (PyTorch's oldest format, which is one, is not read)"
     start = head.lstrip().lower()
     return next((what for magic, what in _STRANGERS.items() if start.startswith(magic.lower())), "of unknown format")
+
+
+Leaf = Union[np.ndarray, Tensor]
+
+# The first of these that holds tensors is taken. Averaged weights come first, as in timm: their accuracy is the one
+# that is published.
+WRAPPERS = (
+    "state_dict_ema",
+    "model_ema",
+    "ema_state_dict",
+    "ema",
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "model",
+    "net",
+    "network",
+    "module",
+    "weights",
+    "params",
+)
+# Of nn.DataParallel and DistributedDataParallel, of torch.compile, and of both around each other
+PARALLEL_PREFIXES = ("module.", "_orig_mod.", "module.")
+
+
+def find_state_dict(content: object, depth: int = 2) -> tuple[list[str], dict[str, Leaf]] | None:
+    """Returns the path of keys to the weights in what a file holds, and the weights; None if there are none.
+
+    A dict is searched below the keys in `WRAPPERS`, in their order, up to `depth` levels deep; only if none of them
+    leads to tensors does it count as a state dict itself, and then its entries that are no tensors are left out.
+    """
+    if not isinstance(content, Mapping):
+        return None
+    if depth > 0:
+        for key in WRAPPERS:
+            found = find_state_dict(content.get(key), depth - 1)
+            if found:
+                return [key, *found[0]], found[1]
+    tensors = {name: value for name, value in content.items() if isinstance(value, (np.ndarray, Tensor))}
+    return ([], tensors) if tensors else None
+
+
+def without_parallel_prefix(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns `weights` without the prefix that a parallel or compiled wrapper put before every name."""
+    for prefix in PARALLEL_PREFIXES:
+        if all(name.startswith(prefix) for name in weights):
+            weights = {name[len(prefix) :]: value for name, value in weights.items()}
+    return weights

@@ -13,10 +13,8 @@ from types import ModuleType
 from typing import Any, BinaryIO
 
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.weights.bounded import BoundedFile
-from ppcls_ext.weights.files import explained
-from ppcls_ext.weights.paddle_content import with_arrays
-from ppcls_ext.weights.paddle_file import read_paddle_as_saved
+from ppcls_ext.weights.bounded import BoundedFile, explained
+from ppcls_ext.weights.paddle_file import read_paddle_as_saved, with_arrays
 
 #: Where Paddle reads files: framework/io.py (load), static/io.py and pir_io.py, jit/translated_layer.py, hapi/model.py
 #: (below fluid before 2.5), vision/datasets/cifar.py, which PaddleClas's Cifar10 is made of; and PaddleClas itself.

@@ -1,20 +1,24 @@
-"""Strict loading: everything fits, or nothing is loaded."""
+"""A model's weights: loaded strictly (everything fits, or nothing is loaded), checked, saved."""
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 from collections.abc import Mapping
-from typing import NamedTuple, Union
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
 import numpy as np
-import paddle
-from paddle import nn
 
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.files import atomic_write
 from ppcls_ext.weights.files import read_weight_file
-from ppcls_ext.weights.finite import require_finite
-from ppcls_ext.weights.naming import are_fused, to_model_names
+from ppcls_ext.weights.naming import are_fused, to_model_names, to_torch_names
+
+if TYPE_CHECKING:
+    from paddle import nn
+
 
 logger = logging.getLogger("ppcls_ext")
 
@@ -63,6 +67,8 @@ def load_weights(model: nn.Layer, source: Source, *, allow_other_classes: bool =
         PpclsExtError: the file cannot be read, or its tensors are not exactly the model's. The message names the first
             differences; the model is unchanged.
     """
+    import paddle
+
     state = model.state_dict()
     expected = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if isinstance(source, Mapping):
@@ -166,3 +172,48 @@ def _explain_form(model: nn.Layer, origin: str, tensors: Mapping[str, np.ndarray
             f"{origin} holds unfused weights, and the model is fused: build it with fused=False, load, then fuse it "
             "with ppcls_ext.reparameterize"
         )
+
+
+FORMATS = (".pdparams", ".npz", ".safetensors")
+
+
+def save_weights(model: nn.Layer, path: str | Path) -> None:
+    """Writes a model's state dict, atomically; the suffix decides the format (`FORMATS`)."""
+    path = Path(path)
+    if path.suffix not in FORMATS:
+        raise PpclsExtError(
+            f"cannot write {path}: the suffix decides the format and must be one of {', '.join(FORMATS)}"
+        )
+    state = to_torch_names({name: tensor.numpy() for name, tensor in model.state_dict().items()})
+    with atomic_write(path) as stream:
+        if path.suffix == ".npz":
+            np.savez(stream, **state)
+        elif path.suffix == ".safetensors":
+            from safetensors.numpy import save
+
+            stream.write(save(state))
+        else:
+            import paddle
+
+            buffer = io.BytesIO()  # paddle.save takes no other stream
+            paddle.save(model.state_dict(), buffer)
+            stream.write(buffer.getbuffer())
+
+
+def require_finite(state: Mapping[str, Any], whose: str, what_to_do: str) -> None:
+    """Raises PpclsExtError where an array or tensor of `state` holds NaN or infinity; names the first.
+
+    Args:
+        state: names to arrays or tensors; what is neither, or not of floats, is left out.
+        whose: the beginning of the message.
+        what_to_do: its end.
+    """
+    wrong = [name for name, value in state.items() if not _is_finite(value)]
+    if wrong:
+        more = f" and {len(wrong) - 1} more tensors" if len(wrong) > 1 else ""
+        raise PpclsExtError(f"{whose} not finite: {wrong[0]}{more} hold NaN or infinity; {what_to_do}")
+
+
+def _is_finite(value: Any) -> bool:
+    array = value.numpy() if hasattr(value, "numpy") else value
+    return not isinstance(array, np.ndarray) or array.dtype.kind != "f" or bool(np.isfinite(array).all())

@@ -1,16 +1,15 @@
-"""Paddle's `.pdparams`: one pickle of names and NumPy arrays, as `paddle.save` writes it."""
+"""Paddle's `.pdparams`, `.pdopt` and `.pdstates`: one pickle of names and NumPy arrays, as `paddle.save` writes it."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import numpy as np
 
-from ppcls_ext.weights.arrays import Tensor, plain, sizes, widen_bfloat16
-from ppcls_ext.weights.bounded import BoundedFile
-from ppcls_ext.weights.harmless import COMMON
-from ppcls_ext.weights.numpy_pickles import PickledArray, numpy_globals
-from ppcls_ext.weights.pickles import Unpickler
+from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.weights.bounded import BoundedFile, Tensor, opened, plain, sizes, widen_bfloat16
+from ppcls_ext.weights.pickles import COMMON, PickledArray, Unpickler, numpy_globals
 
 # Paddle's own spelling; protocols 2 and 3 cannot hold 4 GiB, so larger arrays are saved in flat parts
 _PARTS = "UnpackBigParamInfor@@"
@@ -76,3 +75,47 @@ def _named_tensor(pair: object) -> tuple[str, Tensor]:
     if not isinstance(name, str) or not isinstance(array, PickledArray):
         raise ValueError("a pair of name and array holds no array")
     return name, array
+
+
+MAX_DEPTH = 32
+"""Containers within containers. An optimizer's state has 3."""
+ITEM = 64
+"""Bytes that an item of a container is reckoned at."""
+
+
+def read_paddle_file(path: str | os.PathLike) -> object:
+    """Returns all that a file of `paddle.save` holds, without running any of it.
+
+    Returns:
+        Dicts, lists and tuples of numbers, texts and arrays (read-only; bfloat16 as float32).
+
+    Raises:
+        PpclsExtError: it cannot be read, is damaged, holds anything else, or unfolds to far more than its size.
+    """
+    with opened(path) as file:
+        return with_arrays(read_paddle(file), file)
+
+
+def with_arrays(content: object, file: BoundedFile, depth: int = 0) -> object:
+    """Returns `content` with its tensors read.
+
+    A pickle may hold one list many times over, and such lists in lists: a few bytes that whoever walks through them
+    finds endless. So each occurrence is paid from the file's allowance.
+
+    Raises:
+        PpclsExtError: the allowance is used up, or containers are nested more than `MAX_DEPTH` deep.
+    """
+    file.spend(ITEM)
+    if depth > MAX_DEPTH:
+        raise PpclsExtError(f"refused: it is nested more than {MAX_DEPTH} deep, as no checkpoint is")
+    if isinstance(content, Tensor):
+        array = content.read(file)
+        file.spend(array.nbytes)
+        return array
+    if isinstance(content, np.ndarray):
+        raise ValueError("an array stands where none can be")
+    if isinstance(content, dict):
+        return {name: with_arrays(value, file, depth + 1) for name, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return type(content)(with_arrays(value, file, depth + 1) for value in content)
+    return content

@@ -1,28 +1,26 @@
 """Reading pickles without running them.
 
-Python's unpickler calls whatever a file names. This one is a small machine for the same instructions that knows
-numbers, texts, bytes, tuples, lists and dicts, and a table of names it was given, each standing for a function of
-our own. A name outside the table ends the reading; nothing is ever imported, called or set that the file chose.
+Python's unpickler calls whatever a file names. `Unpickler` is a small machine for the same instructions that knows
+numbers, strings, bytes, tuples, lists and dicts, and a table of names that it was given, each standing for a function
+of ours. A name outside the table ends the reading; nothing that the file chooses is ever imported, called or set.
 """
 
 from __future__ import annotations
 
 import pickletools
+import re
 from collections.abc import Callable, Mapping
 from types import FunctionType
 from typing import BinaryIO
 
-from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.weights.harmless import OPAQUE
+import numpy as np
+
+from ppcls_ext.errors import PpclsExtError, shown
+from ppcls_ext.weights.bounded import BoundedFile, Tensor, from_bytes, sizes
 
 MAX_STEPS = 1_000_000
 """Instructions read from one pickle before it is given up. A tensor takes about 25 of them; each may cost some hundred
 bytes of memory, though it is one byte in the file."""
-
-
-def shown(text: str) -> str:
-    """Returns a text from a file fit for a one-line message: short, in quotes, without control characters."""
-    return ascii(text if len(text) <= 100 else f"{text[:100]}...")
 
 
 class Stateful:
@@ -242,3 +240,122 @@ _INSTRUCTIONS: dict[str, Callable] = {
     "BUILD": Unpickler._build,
     "BINPERSID": Unpickler._persistent,
 }
+
+
+class Opaque:
+    """Stands for every object that weights do not need; takes any argument, item or state and keeps none."""
+
+
+OPAQUE = Opaque()
+
+
+_HARMLESS = """
+argparse.Namespace types.SimpleNamespace typing.Any builtins.bool builtins.complex builtins.dict builtins.float
+builtins.frozenset builtins.int builtins.list builtins.long builtins.set builtins.str collections.Counter
+datetime.date datetime.datetime datetime.timedelta datetime.timezone pathlib.Path pathlib.PosixPath
+pathlib.WindowsPath pathlib.PurePosixPath pathlib.PureWindowsPath pathlib._local.Path pathlib._local.PosixPath
+pathlib._local.WindowsPath addict.addict.Dict easydict.EasyDict yacs.config.CfgNode fvcore.common.config.CfgNode
+mmcv.utils.config.ConfigDict mmengine.config.config.ConfigDict omegaconf.base.ContainerMetadata
+omegaconf.base.Metadata omegaconf.dictconfig.DictConfig omegaconf.listconfig.ListConfig omegaconf.nodes.AnyNode
+lightning_fabric.utilities.data.AttributeDict pytorch_lightning.utilities.parsing.AttributeDict
+pytorch_lightning.callbacks.early_stopping.EarlyStopping
+pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint
+""".split()
+
+
+def _dict(pairs: object = ()) -> dict:
+    # Python 2 pickles an OrderedDict as a list of [key, value]
+    if not isinstance(pairs, (list, tuple)):
+        raise ValueError("a dict is made of something else than pairs")
+    return {key: value for key, value in pairs if isinstance(key, str)}
+
+
+def _empty_dict(*_arguments: object) -> dict:
+    return {}
+
+
+COMMON: dict[str, object] = {
+    **dict.fromkeys(_HARMLESS, OPAQUE),
+    "collections.OrderedDict": _dict,
+    "collections.defaultdict": _empty_dict,
+}
+"""The names known in every pickle: containers, and settings found in training checkpoints beside the weights."""
+
+
+class PickledType(Stateful):
+    """A NumPy type as it is pickled: `dtype("f4")`, then a state that holds the byte order."""
+
+    def __init__(self, code: object, *_flags: object) -> None:
+        self._code = code
+        self._order = "="
+
+    def set_state(self, state: object) -> None:
+        """Takes (version, byte order, ...)."""
+        _version, self._order = state[:2]
+
+    def dtype(self) -> np.dtype:
+        """Returns the type, one of plain numbers.
+
+        Raises:
+            PpclsExtError: it is anything else.
+        """
+        if not isinstance(self._code, str):
+            raise ValueError("an array's type has no name")
+        if not re.fullmatch("[fiub][1248]", self._code):  # NumPy would accept much more
+            raise PpclsExtError(f"holds an array of type {shown(self._code)}; expected plain real numbers or booleans")
+        return np.dtype(self._code).newbyteorder(self._order if self._order in ("<", ">") else "=")
+
+
+class PickledArray(Tensor, Stateful):
+    """An array as it is pickled: an empty one, then a state with its type, shape and bytes."""
+
+    def __init__(self) -> None:
+        self.set_state((1, (), None, False, None))
+
+    def set_state(self, state: object) -> None:
+        """Takes (version, shape, type, whether in Fortran order, bytes)."""
+        _version, self._shape, self._type, self._fortran, self._content = state
+
+    def read(self, file: BoundedFile) -> np.ndarray:
+        """Returns the array; only now is its state checked."""
+        if not isinstance(self._type, PickledType):
+            raise ValueError("an array has no type")
+        dtype, content = self._type.dtype(), self._content
+        if isinstance(content, str):  # Python 2's bytes, and Python 3's in protocol 2
+            file.spend(len(content))
+            content = content.encode("latin-1")
+        if not isinstance(content, (bytes, bytearray)):
+            raise ValueError("an array has no content")
+        return from_bytes(content, dtype, sizes(self._shape), file, fortran=self._fortran is True)
+
+
+def numpy_globals(array: type[PickledArray] = PickledArray) -> dict[str, object]:
+    """Returns what stands for NumPy's names in a pickle; arrays become objects of the class `array`."""
+
+    def reconstruct(*_arguments: object) -> PickledArray:
+        return array()
+
+    def from_buffer(content: object, element: object, shape: object, order: object) -> PickledArray:
+        made = array()
+        made.set_state((1, shape, element, order == "F", content))
+        return made
+
+    def scalar(element: object, content: object) -> object:
+        """A number of NumPy's; only in what is saved beside weights, so what is none is as good as nothing."""
+        bits = content.encode("latin-1") if isinstance(content, str) else content
+        if not isinstance(element, PickledType) or not isinstance(bits, bytes) or len(bits) > 8:
+            return OPAQUE
+        return np.frombuffer(bits, element.dtype())[0].item()
+
+    known = {
+        "numpy.ndarray": OPAQUE,
+        "numpy.dtype": lambda *arguments: PickledType(*arguments),
+        # Protocol 2 writes bytes as a text to be encoded; PickledArray does that, once, when it is read
+        "_codecs.encode": lambda text, _encoding: text,
+        "builtins.bytes": lambda: b"",
+    }
+    for core in ("core", "_core"):  # before and since NumPy 2
+        known[f"numpy.{core}.multiarray._reconstruct"] = reconstruct
+        known[f"numpy.{core}.multiarray.scalar"] = scalar
+        known[f"numpy.{core}.numeric._frombuffer"] = from_buffer
+    return known

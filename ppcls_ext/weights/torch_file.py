@@ -13,12 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.weights.arrays import Tensor, plain, size, sizes, widen_bfloat16
-from ppcls_ext.weights.bounded import BoundedFile
-from ppcls_ext.weights.harmless import COMMON, OPAQUE
-from ppcls_ext.weights.numpy_pickles import numpy_globals
-from ppcls_ext.weights.pickles import Unpickler
-from ppcls_ext.weights.zips import read_member
+from ppcls_ext.weights.bounded import BoundedFile, Tensor, plain, read_member, size, sizes, widen_bfloat16
+from ppcls_ext.weights.pickles import COMMON, OPAQUE, Unpickler, numpy_globals
 
 LEGACY_MAGIC = bytes.fromhex("6cfc9c46f9206aa85019")
 """The number that the first pickle of the legacy format holds, little-endian."""

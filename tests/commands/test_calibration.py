@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from ppcls_ext.commands.calibration import calibration_pictures
+from ppcls_ext.data.image_rule import Preprocessing
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.pictures.rule import Preprocessing
 from tests.commands.test_export_onnx import export, small_config
 from tests.helpers import needs_converter
 

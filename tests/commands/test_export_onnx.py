@@ -19,8 +19,8 @@ from ppcls_ext.commands import predict
 from ppcls_ext.commands.outcome import run
 from ppcls_ext.config.load import load_config
 from ppcls_ext.config.shipped import RECIPES
-from ppcls_ext.pictures.prepare import prepare
-from ppcls_ext.pictures.rule import Preprocessing
+from ppcls_ext.data.image_input import network_input
+from ppcls_ext.data.image_rule import Preprocessing
 from ppcls_ext.predict.classifier import softmax
 from ppcls_ext.predict.metadata import Metadata
 from tests.helpers import needs_converter, sample_pictures, tool
@@ -83,7 +83,7 @@ def test_from_configuration_to_classes(tmp_path, capsys):
     assert run(lambda: predict.main(["--model", str(output), "--json", "--topk", "4", str(picture)])) == 0
     (result,) = json.loads(capsys.readouterr().out)
     with paddle.no_grad():
-        expected = softmax(model(paddle.to_tensor(prepare(picture, rule)[None])).numpy())[0]
+        expected = softmax(model(paddle.to_tensor(network_input(picture, rule)[None])).numpy())[0]
     assert result["class_ids"] == np.argsort(-expected).tolist()
     np.testing.assert_allclose(result["scores"], np.sort(expected)[::-1], atol=1.1e-5)
     assert sorted(result["label_names"]) == sorted(names)

@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from ppcls_ext.config.load import load_config, set_picture_size
+from ppcls_ext.data.image_rule import rule_from_transforms
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.pictures.transforms import rule_from_transforms
 from tests.helpers import ROOT
 
 

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ppcls_ext.config.host_classes import resolve
+from ppcls_ext.data.image_rule import rule_from_transforms
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.pictures.transforms import rule_from_transforms
 
 NAMES = ["ResizeImage", "NormalizeImage", "RandomErasing", "OpSampler", "RandomApply", "MixupOperator", "CropImage"]
 EVIL = ["open", "__import__", "eval", "exit", "np", "random", "Image", "__class__", "os.system", "(lambda: 0)", "nn"]

@@ -14,10 +14,9 @@ import pytest
 from sklearn.datasets import load_digits
 
 from ppcls_ext.commands.make_sample_dataset import main
-from ppcls_ext.data.decodable import check_images
 from ppcls_ext.data.digits import LABEL_LIST, LISTS, make
-from ppcls_ext.data.lists import read_list
-from ppcls_ext.data.overlap import overlap
+from ppcls_ext.data.image_files import check_images
+from ppcls_ext.data.lists import overlap, read_list
 from ppcls_ext.errors import PpclsExtError
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "make_sample_dataset.py"

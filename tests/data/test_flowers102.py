@@ -19,8 +19,7 @@ import pytest
 
 from ppcls_ext.commands.prepare_flowers102 import main
 from ppcls_ext.data import flowers102
-from ppcls_ext.data.flowers102 import ARCHIVE, IMAGES, LABEL_LIST, LISTS, extract, prepare
-from ppcls_ext.data.flowers102_names import NAMES
+from ppcls_ext.data.flowers102 import ARCHIVE, IMAGES, LABEL_LIST, LISTS, NAMES, extract, prepare
 from ppcls_ext.data.lists import read_list
 from ppcls_ext.download import file_md5
 from ppcls_ext.errors import PpclsExtError

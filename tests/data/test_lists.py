@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ppcls_ext.data import lists
-from ppcls_ext.data.decodable import check_images
-from ppcls_ext.data.lists import ListEntry, read_list
-from ppcls_ext.data.overlap import overlap
+from ppcls_ext.data.image_files import check_images
+from ppcls_ext.data.lists import ListEntry, overlap, read_list
 from ppcls_ext.errors import PpclsExtError
 
 
@@ -214,7 +213,7 @@ def test_list_that_has_no_end(tmp_path, kind):
 
 
 def test_list_that_is_too_large(tmp_path, monkeypatch):
-    monkeypatch.setattr(lists, "LARGEST", 10)
+    monkeypatch.setattr(lists, "LARGEST_LIST", 10)
     (tmp_path / "list.txt").write_text("picture.png 0\n")
     with pytest.raises(PpclsExtError, match="larger than the 10 bytes"):
         read_list(tmp_path / "list.txt", tmp_path, None)

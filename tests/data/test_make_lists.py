@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ppcls_ext.data.lists import read_list
-from ppcls_ext.data.make_lists import make_lists
+from ppcls_ext.data.class_folders import make_lists
+from ppcls_ext.data.lists import read_class_names, read_list
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.pictures.class_names import read_class_names
 
 
 def picture(path: Path, seed: int = 0, **options) -> Path:

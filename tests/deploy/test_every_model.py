@@ -10,8 +10,8 @@ import pytest
 from paddle import nn
 
 from ppcls_ext import build, list_models, reparameterize
+from ppcls_ext.data.image_rule import rule_from_transforms
 from ppcls_ext.deploy.export import export_onnx
-from ppcls_ext.pictures.transforms import rule_from_transforms
 from ppcls_ext.predict.metadata import Metadata
 from tests.helpers import needs_converter, randomise_norms
 

@@ -20,10 +20,10 @@ from onnx import numpy_helper
 from paddle import nn
 
 import ppcls_ext
+from ppcls_ext.data.image_rule import Preprocessing
 from ppcls_ext.deploy import convert, export, graph, verification
 from ppcls_ext.deploy.export import export_onnx
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.pictures.rule import Preprocessing
 from ppcls_ext.predict.metadata import Metadata
 from tests.helpers import needs_converter, randomise_norms
 from tests.tiny_net import CLASSES, METADATA, PIXELS, make_net

@@ -17,10 +17,10 @@ from PIL import Image
 import ppcls_ext
 from ppcls_ext.commands.outcome import run
 from ppcls_ext.commands.predict import main
+from ppcls_ext.data.image_files import find_images
+from ppcls_ext.data.image_input import network_input
 from ppcls_ext.deploy.export import export_onnx
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.pictures.find import find_images
-from ppcls_ext.pictures.prepare import prepare
 from ppcls_ext.predict.classifier import Classifier, softmax
 from ppcls_ext.predict.metadata import Metadata
 from tests.tiny_net import CLASSES, METADATA, PIXELS, make_net
@@ -58,7 +58,7 @@ def test_answers_are_paddles(exported, pictures, capsys):
     for result in results:
         assert list(result) == ["file_name", "class_ids", "scores", "label_names"]
         with paddle.no_grad():
-            expected = softmax(fused(paddle.to_tensor(prepare(Path(result["file_name"]), rule)[None])).numpy())[0]
+            expected = softmax(fused(paddle.to_tensor(network_input(Path(result["file_name"]), rule)[None])).numpy())[0]
         order = np.argsort(-expected)[:3]
         assert result["class_ids"] == order.tolist()
         np.testing.assert_allclose(result["scores"], expected[order], atol=1.1e-5)

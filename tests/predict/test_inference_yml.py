@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import yaml
 
+from ppcls_ext.data.image_rule import Preprocessing
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.pictures.rule import Preprocessing
 from ppcls_ext.predict.inference_yml import WORDS, paddlex_name, read_inference_yml, to_inference_yml
 from ppcls_ext.predict.metadata import Metadata
 

@@ -9,10 +9,9 @@ import pytest
 
 from ppcls_ext.config.load import load_config
 from ppcls_ext.config.shipped import RECIPES
+from ppcls_ext.data.image_rule import Preprocessing, parse_scale, rule_from_transforms
+from ppcls_ext.data.lists import read_class_names
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.pictures.class_names import read_class_names
-from ppcls_ext.pictures.rule import Preprocessing
-from ppcls_ext.pictures.transforms import parse_scale, rule_from_transforms
 from ppcls_ext.predict.metadata import Metadata
 from tests.tiny_net import METADATA
 

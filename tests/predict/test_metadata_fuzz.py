@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ppcls_ext.data.image_input import resize_and_crop
+from ppcls_ext.data.image_rule import LARGEST_AREA
+from ppcls_ext.data.lists import read_class_names
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.pictures.class_names import read_class_names
-from ppcls_ext.pictures.resizing import resize_and_crop
-from ppcls_ext.pictures.rule import LARGEST_AREA
 from ppcls_ext.predict.classifier import Classifier
 from ppcls_ext.predict.metadata import Metadata
 from tests.tiny_net import METADATA

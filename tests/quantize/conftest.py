@@ -8,9 +8,9 @@ import paddle
 import pytest
 from paddle import nn
 
+from ppcls_ext.data.image_rule import Preprocessing
 from ppcls_ext.deploy.export import export_onnx
 from ppcls_ext.models import fasternet, mobileone, repvgg
-from ppcls_ext.pictures.rule import Preprocessing
 from ppcls_ext.predict.metadata import Metadata
 from tests.helpers import randomise_norms
 

@@ -10,9 +10,9 @@ import pytest
 
 import ppcls_ext
 from ppcls_ext.commands.calibration import calibration_pictures
+from ppcls_ext.data.image_input import network_input
+from ppcls_ext.data.image_rule import Preprocessing
 from ppcls_ext.deploy.export import export_onnx
-from ppcls_ext.pictures.prepare import prepare
-from ppcls_ext.pictures.rule import Preprocessing
 from ppcls_ext.predict.classifier import Classifier
 from ppcls_ext.predict.metadata import Metadata
 from ppcls_ext.quantize import int8
@@ -38,7 +38,7 @@ def test_accuracy_is_kept(shared, tmp_path):
 
     lines = (folder / "val_list.txt").read_text().split("\n")
     rows = [line.split() for line in lines if line.strip()]
-    images = np.stack([prepare(folder / name, rule) for name, _ in rows])
+    images = np.stack([network_input(folder / name, rule) for name, _ in rows])
     theirs, ours = (Classifier(tmp_path / f"{name}.onnx").probabilities(images) for name in ("fp32", "int8"))
     # 64 + 20 pictures: one is more than a point, so the divergence is the sharper measure; plain quantization has 0.3
     assert np.mean(np.sum(theirs * np.log((theirs + 1e-9) / (ours + 1e-9)), axis=1)) < 0.04

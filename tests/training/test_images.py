@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from ppcls_ext.config.prepare import prepare
+from ppcls_ext.data.image_files import decode
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.pictures.decoding import decode
 from ppcls_ext.training.inference import preprocess
-from tests.pictures.test_prepare import BROKEN, IMAGES, opencv, png_header
-from tests.pictures.zoo import ZOO
+from tests.data.image_kinds import ZOO
+from tests.data.test_image_input import BROKEN, IMAGES, opencv, png_header
 
 READABLE = {name: data for name, data in IMAGES.items() if opencv(data) is not None}
 UNREADABLE = {**BROKEN, "bomb": png_header(60_000, 60_000), "large": png_header(12_000, 12_000)}

@@ -19,7 +19,7 @@ import yaml
 from ppcls_ext.config.prepare import prepare
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.weights.checkpoint_sets import read_set
-from ppcls_ext.weights.paddle_content import read_paddle_file
+from ppcls_ext.weights.paddle_file import read_paddle_file
 from tests.helpers import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]

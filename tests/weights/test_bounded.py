@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.weights.arrays import widen_bfloat16
-from ppcls_ext.weights.bounded import BoundedFile
+from ppcls_ext.weights.bounded import BoundedFile, widen_bfloat16
 
 
 @pytest.fixture

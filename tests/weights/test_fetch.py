@@ -12,7 +12,7 @@ import pytest
 import ppcls_ext
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.weights import published
-from ppcls_ext.weights.fetch import cache_folder, fetch, is_remote
+from ppcls_ext.weights.published import cache_folder, fetch, is_remote
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.weights import harmless, pickles
+from ppcls_ext.weights import pickles
 from ppcls_ext.weights.bounded import MIB
 from ppcls_ext.weights.files import read_weights
 from tests.weights.files import build
@@ -156,15 +156,15 @@ def test_name_of_a_global_cannot_garble_the_message(tmp_path):
 
 def test_known_globals_hold_no_function_of_others():
     """What a pickle can reach are functions of this package and inert values."""
-    from ppcls_ext.weights import numpy_pickles, paddle_file, torch_file
+    from ppcls_ext.weights import paddle_file, torch_file
 
-    known = [*torch_file._TorchFile(None)._globals().values(), *numpy_pickles.numpy_globals().values()]
+    known = [*torch_file._TorchFile(None)._globals().values(), *pickles.numpy_globals().values()]
     known += [paddle_file._tensor_in_a_tuple, paddle_file._named_tensor]
     for value in known:
         if isinstance(value, type(lambda: 0)):
             assert value.__module__.startswith("ppcls_ext.weights.")
         else:
-            assert isinstance(value, (harmless.Opaque, torch_file.ElementType))
+            assert isinstance(value, (pickles.Opaque, torch_file.ElementType))
 
 
 def test_objects_in_npz_are_not_unpickled(tmp_path):

@@ -15,8 +15,8 @@ import pytest
 from ppcls_ext import build, load_weights, reparameterize
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.models.from_file import load_model
+from ppcls_ext.weights.loading import FORMATS, save_weights
 from ppcls_ext.weights.naming import to_model_names, to_torch_names
-from ppcls_ext.weights.saving import FORMATS, save_weights
 from tests.helpers import randomise_norms, relative
 from tests.reference import official_weights
 

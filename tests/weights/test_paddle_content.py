@@ -17,7 +17,7 @@ from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.weights.bounded import MIB
 from ppcls_ext.weights.files import read_weights
 from ppcls_ext.weights.in_paddle import read_pickle
-from ppcls_ext.weights.paddle_content import read_paddle_file
+from ppcls_ext.weights.paddle_file import read_paddle_file
 from tests.weights.files.build import named, number, numbers, program, text
 
 

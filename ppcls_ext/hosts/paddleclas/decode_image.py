@@ -1,4 +1,4 @@
-"""PaddleClas's operator DecodeImage reads pictures as prediction does: `pictures/decoding`."""
+"""PaddleClas's operator DecodeImage reads pictures as prediction does: `data/image_files`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from ppcls_ext.pictures.decoding import decode
+from ppcls_ext.data.image_files import decode
 
 
 def give_host_our_reader() -> None:

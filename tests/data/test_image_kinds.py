@@ -7,13 +7,12 @@ import copy
 import numpy as np
 import pytest
 
+from ppcls_ext.data.image_files import decode
+from ppcls_ext.data.image_input import network_input
+from ppcls_ext.data.image_rule import Preprocessing, rule_from_transforms
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.pictures.decoding import decode
-from ppcls_ext.pictures.prepare import prepare
-from ppcls_ext.pictures.rule import Preprocessing
-from ppcls_ext.pictures.transforms import rule_from_transforms
-from tests.pictures.test_prepare import opencv
-from tests.pictures.zoo import ZOO
+from tests.data.image_kinds import ZOO
+from tests.data.test_image_input import opencv
 
 TRANSFORMS = [
     {"DecodeImage": {"to_rgb": True, "channel_first": False}},
@@ -61,7 +60,7 @@ def test_the_same_pixels_or_refused_alike(operators, tmp_path, name):
     path = tmp_path / "picture"
     path.write_bytes(ZOO[name])
     try:
-        expected = prepare(path, rule_from_transforms(TRANSFORMS))
+        expected = network_input(path, rule_from_transforms(TRANSFORMS))
     except PpclsExtError:
         with pytest.raises(PpclsExtError):
             operators[0](ZOO[name])
@@ -122,4 +121,4 @@ def test_files_that_never_end(tmp_path):
     (tmp_path / "endless.jpg").symlink_to("/dev/zero")
     for name in ("fifo.jpg", "endless.jpg"):
         with pytest.raises(PpclsExtError, match="expected a regular file"):
-            prepare(tmp_path / name, Preprocessing())
+            network_input(tmp_path / name, Preprocessing())

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image, features
 
-from tests.pictures.test_prepare import BROKEN, DEEP, GREYS, HEIGHT, IMAGES, PALETTE, RGB, RGBA, WIDTH, encoded
+from tests.data.test_image_input import BROKEN, DEEP, GREYS, HEIGHT, IMAGES, PALETTE, RGB, RGBA, WIDTH, encoded
 
 DEEP_RGBA = np.dstack([DEEP, DEEP[:, :, 0]])
 FLOATS = (DEEP / 65535).astype(np.float32)

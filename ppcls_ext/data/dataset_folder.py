@@ -1,4 +1,4 @@
-"""A folder that a tool makes as a whole, and knows again by the settings that it keeps in it."""
+"""Data set folders that a tool generates as a whole and recognises by the settings stored in them."""
 
 from __future__ import annotations
 

@@ -1,19 +1,25 @@
-"""From the bytes of an image file to its pixels: the one reader of training, evaluation and prediction, with Pillow.
+"""Image files: finding them, reading them, and decoding them to pixels with Pillow.
 
-It gives what `cv2.imdecode` gives, where that reads a whole picture of an ordinary kind. What is damaged or cut off, or
-holds floats, 32 bits or CIELAB colours, is refused; TIFF's 16 bits lose the lower 8.
+This is the only decoder of training, evaluation and prediction. It gives what `cv2.imdecode` gives wherever that reads
+a whole image of an ordinary kind. Damaged and truncated files are refused, and so are float, 32-bit and CIELAB images;
+the 16-bit samples of a TIFF file lose their lower 8 bits.
 """
 
 from __future__ import annotations
 
 import contextlib
+import glob
 import io
 import os
 import warnings
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, features
 
+from ppcls_ext.data.lists import ListEntry
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.files import read_regular
 
@@ -27,7 +33,7 @@ LARGEST = 1 << 30  # bytes of a file
 MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "I", "I;16", "I;16B", "I;16L")
 
 
-def read_picture(path: str | os.PathLike) -> bytes:
+def read_image(path: str | os.PathLike) -> bytes:
     """The bytes of an image file; raises OSError, or PpclsExtError where it is no file or far too large."""
     return read_regular(path, LARGEST)
 
@@ -105,3 +111,81 @@ def _as_opencv(image: Image.Image) -> np.ndarray | Image.Image:
 
 def _as_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
+
+
+#: What counts as an image inside a folder; a file that is named itself is always tried.
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".jp2")
+
+
+def find_images(names: Sequence[str]) -> list[Path]:
+    """The image files that the names stand for: files, folders and all below them, glob patterns.
+
+    Returns:
+        In the order of the names, what is in a folder or fits a pattern sorted; each file once.
+
+    Raises:
+        PpclsExtError: a name stands for nothing.
+    """
+    found = {}
+    for name in names:
+        path = Path(name)
+        if path.is_dir():
+            files = sorted(_below(path))
+        elif path.exists() or not glob.has_magic(name):
+            files = [path]  # a missing one is reported when its turn comes
+        else:
+            files = sorted(Path(file) for file in glob.glob(name, recursive=True) if Path(file).is_file())
+        if not files:
+            raise PpclsExtError(f"{name}: no image found; expected files, folders or patterns of {' '.join(SUFFIXES)}")
+        for file in files:
+            found.setdefault(os.path.realpath(file), file)
+    return list(found.values())
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """The images in `folder` and in the folders below it, links followed once."""
+    seen = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()  # a link to a folder above
+            continue
+        seen.add(real)
+        for path in (Path(place, name) for name in names):
+            if path.suffix.lower() in SUFFIXES and path.is_file():
+                yield path
+
+
+def faults(paths: Sequence[Path], report: Callable[[int, int], None] | None = None) -> list[str | None]:
+    """Decodes every file to its last pixel, as training does, on all cores.
+
+    Args:
+        paths: of the files.
+        report: called after each file with (files done, files in all).
+
+    Returns:
+        What is wrong with each file; None for nothing.
+    """
+    found = []
+    with ThreadPool() as pool:  # Pillow decodes outside the interpreter lock
+        for fault in pool.imap(_fault, paths, chunksize=16):
+            found.append(fault)
+            if report:
+                report(len(found), len(paths))
+    return found
+
+
+def check_images(
+    entries: Sequence[ListEntry], report: Callable[[int, int], None] | None = None
+) -> list[tuple[ListEntry, str]]:
+    """The entries of a list (`read_list`) that cannot be decoded, each with the reason, in order; see `faults`."""
+    found = zip(entries, faults([entry.path for entry in entries], report))
+    return [(entry, fault) for entry, fault in found if fault is not None]
+
+
+def _fault(path: Path) -> str | None:
+    try:
+        decode(read_image(path))
+    except (OSError, PpclsExtError) as error:
+        return getattr(error, "strerror", None) or str(error)
+    return None

@@ -1,4 +1,4 @@
-"""ppcls_ext.pictures.prepare against OpenCV and PaddleClas's own operators."""
+"""ppcls_ext.data.image_input against OpenCV and PaddleClas's own operators."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ppcls_ext.data.image_files import decode
+from ppcls_ext.data.image_input import network_input, resize_and_crop, resize_as_opencv
+from ppcls_ext.data.image_rule import Preprocessing, rule_from_transforms
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.pictures.decoding import decode
-from ppcls_ext.pictures.prepare import prepare
-from ppcls_ext.pictures.resizing import resize_and_crop, resize_as_opencv
-from ppcls_ext.pictures.rule import Preprocessing
-from ppcls_ext.pictures.transforms import rule_from_transforms
 from tests.helpers import sample_pictures
 
 cv2 = pytest.importorskip("cv2")
@@ -120,7 +118,7 @@ def test_broken_images_are_refused_and_named(name, tmp_path):
     path = tmp_path / "broken.jpg"
     path.write_bytes(BROKEN[name])
     with pytest.raises(PpclsExtError) as caught:
-        prepare(path, Preprocessing())
+        network_input(path, Preprocessing())
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -146,14 +144,14 @@ def test_a_decompression_bomb_is_an_error(side, tmp_path):
     path = tmp_path / "bomb.png"
     path.write_bytes(png_header(side, side))
     with pytest.raises(PpclsExtError, match="too large") as caught:
-        prepare(path, Preprocessing())
+        network_input(path, Preprocessing())
     assert str(path) in str(caught.value)
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path):
     for path in (tmp_path / "nothing.jpg", tmp_path):
         with pytest.raises(PpclsExtError) as caught:
-            prepare(path, Preprocessing())
+            network_input(path, Preprocessing())
         assert str(path) in str(caught.value)
 
 
@@ -236,7 +234,7 @@ def assert_agrees_with_paddleclas(path, name):
     expected = path.read_bytes()
     for operator in create_operators(transforms):
         expected = operator(expected)
-    got = prepare(path, rule_from_transforms(transforms))
+    got = network_input(path, rule_from_transforms(transforms))
     assert got.dtype == expected.dtype == np.float32
     assert got.shape == expected.shape
     assert np.abs(got - expected).max() <= 1.01 / 255 / 0.224

@@ -1,12 +1,68 @@
-"""Resizing as OpenCV or Pillow does it, with NumPy and Pillow alone."""
+"""From an image to the network's input, as PaddleClas's evaluation computes it, with NumPy and Pillow alone.
+
+Decoding follows `cv2.imdecode(data, 1)`; resizing follows `cv2.resize` or Pillow, whichever the model was evaluated
+with: they differ by whole grey levels (Pillow averages when it shrinks an image, OpenCV does not).
+"""
 
 from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Union
 
 import numpy as np
 from PIL import Image
 
+from ppcls_ext.data.image_files import decode, pixels, read_image
+from ppcls_ext.data.image_rule import Pair, Preprocessing
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.pictures.rule import Pair, Preprocessing
+
+#: What Python callers may give: a path, Pillow's image, or the pixels as uint8 (H, W, 3), RGB.
+ImageLike = Union[str, os.PathLike, Image.Image, np.ndarray]
+
+
+def network_input(image: ImageLike, rule: Preprocessing) -> np.ndarray:
+    """Reads an image in any form and makes it the network's input.
+
+    Args:
+        image: a path, a Pillow image, or the pixels as uint8 (H, W, 3), RGB.
+        rule: the preprocessing that the network expects.
+
+    Returns:
+        float32 (3, H, W).
+
+    Raises:
+        PpclsExtError: a file cannot be read or is not an image (the message names it), or an array has another type or
+            shape.
+    """
+    if isinstance(image, (str, os.PathLike)):
+        return _to_input(_read(Path(image), rule.decode), rule)
+    if isinstance(image, Image.Image):
+        return _to_input(pixels(image, rule.decode), rule)
+    if not isinstance(image, np.ndarray):
+        raise PpclsExtError(f"got a {type(image).__name__}: expected a path, a Pillow image or an array (H, W, 3)")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise PpclsExtError(f"got an array {image.dtype} {image.shape}: expected uint8 (H, W, 3), RGB")
+    return _to_input(image, rule)
+
+
+def _read(path: Path, library: str) -> np.ndarray:
+    try:
+        return decode(read_image(path), library)
+    except OSError as error:
+        raise PpclsExtError(f"{path}: {error.strerror or error}") from error
+    except PpclsExtError as error:
+        raise PpclsExtError(f"{path}: {error}") from error
+
+
+def _to_input(image: np.ndarray, rule: Preprocessing) -> np.ndarray:
+    """`image: uint8 (H, W, 3)`, RGB → float32 (3, H, W)."""
+    image = resize_and_crop(image, rule)
+    if rule.channel_order == "BGR":
+        image = image[:, :, ::-1]
+    # in float32 and in PaddleClas's order, so that the last bit agrees
+    image = (image.astype(np.float32) * np.float32(rule.scale) - np.float32(rule.mean)) / np.float32(rule.std)
+    return image.transpose(2, 0, 1)
 
 
 def resize_and_crop(image: np.ndarray, rule: Preprocessing) -> np.ndarray:

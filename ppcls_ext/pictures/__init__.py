@@ -1,1 +1,0 @@
-"""From a picture's file to the network's input, without Paddle and PaddleClas."""
