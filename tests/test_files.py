@@ -123,7 +123,7 @@ def test_no_more_is_read_than_the_limit(tmp_path):
 
 #: Files of the package that read without `read_regular` or `open_regular`, and why no pipe can hold them up.
 READERS = {
-    "checkpoints/atomic_set.py": "is_file before",
+    "weights/checkpoint_sets.py": "is_file before",
     "config/checks.py": "PaddleClas's own source",
     "config/lists.py": "read_list and read_class_names have read it before",
     "data/flowers102.py": "is_file before; a download whose MD5 is known",
@@ -135,7 +135,7 @@ READERS = {
     "download.py": "the package's own cache",
     "downstream/onnx.py": "is_file before",
     "downstream/program.py": "is_file before",
-    "engine/threads.py": "of the system",
+    "hosts/threads.py": "of the system",
     "files.py": "open_regular itself",
     "hosts/paddleclas/locate.py": "PaddleClas's own version",
     "quantize/checks.py": "of the system",
@@ -158,7 +158,7 @@ def test_files_of_the_user_are_read_where_no_pipe_holds_the_reader_up():
 
 #: Files of the package that write without `atomic_write`, and why nobody sees half of it.
 WRITERS = {
-    "checkpoints/atomic_set.py": "under names of its own, until the whole set is there",
+    "weights/checkpoint_sets.py": "under names of its own, until the whole set is there",
     "data/flowers102.py": "in a folder aside, which is renamed",
     "data/dataset_folder.py": "in a folder aside, which is renamed",
     "data/shapes.py": "in a folder aside, which is renamed",
