@@ -29,7 +29,7 @@ from PIL import Image, ImageDraw
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from ppcls_ext.data.shapes import NAMES
-from ppcls_ext.downstream.onnx import program_to_onnx
+from ppcls_ext.export.program_to_onnx import program_to_onnx
 
 DATA = Path("dataset", "shapes")
 PUBLISHED = "picodet_mobileone_s0_published"

@@ -22,7 +22,7 @@ import paddle
 
 from ppcls_ext import build, list_models
 from ppcls_ext.data.image_rule import Preprocessing
-from ppcls_ext.deploy.export import export_onnx
+from ppcls_ext.export.pipeline import export_onnx
 from ppcls_ext.files import atomic_write
 from ppcls_ext.models.figures import FIGURES
 from ppcls_ext.models.table import MODELS

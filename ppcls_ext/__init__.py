@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ppcls_ext.data.image_input import ImageLike
     from ppcls_ext.data.image_rule import Preprocessing
-    from ppcls_ext.deploy.export import ExportReport
+    from ppcls_ext.export.pipeline import ExportReport
     from ppcls_ext.models.backbone import Backbone
     from ppcls_ext.predict.classifier import Classifier
     from ppcls_ext.reparam.unfuse import Batches
@@ -59,25 +59,25 @@ def register_in_paddledet() -> None:
     Raises:
         PpclsExtError: no PaddleDetection is found, or a wheel that does not train on Paddle 3.
     """
-    from ppcls_ext.downstream.paddledet import register as publish
+    from ppcls_ext.hosts.paddledet.backbones import register as publish
 
     publish()
 
 
 def register_in_paddleseg() -> None:
     """Publishes every model as a backbone of PaddleSeg; see `register_in_paddledet`."""
-    from ppcls_ext.downstream.paddleseg import register as publish
+    from ppcls_ext.hosts.paddleseg.backbones import register as publish
 
     publish()
 
 
 def register_in_paddlex() -> None:
-    """Lets `paddlex.create_model` open what `export-model` wrote; see `ppcls_ext.deploy.paddlex`.
+    """Lets `paddlex.create_model` open what `export-model` wrote; see `ppcls_ext.hosts.paddlex`.
 
     Raises:
         PpclsExtError: PaddleX is missing or too old.
     """
-    from ppcls_ext.deploy.paddlex import register_in_paddlex as bind
+    from ppcls_ext.hosts.paddlex import register_in_paddlex as bind
 
     bind()
 
@@ -174,7 +174,7 @@ def export_onnx(
             file that cannot be written; nothing is left then.
     """
     _require_paddle()
-    from ppcls_ext.deploy.from_python import export_onnx as export
+    from ppcls_ext.export.from_python import export_onnx as export
 
     return export(
         model,

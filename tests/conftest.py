@@ -42,7 +42,7 @@ def shared() -> Path:
 def exported(tmp_path_factory):
     """The network of seed 0, its file for any batch, and the report."""
     pytest.importorskip("paddle2onnx", reason="needs paddle2onnx, which has no wheel for Python 3.13")
-    from ppcls_ext.deploy.export import export_onnx
+    from ppcls_ext.export.pipeline import export_onnx
 
     net, path = make_net(), tmp_path_factory.mktemp("exported") / "tiny.onnx"
     report = export_onnx(net, path, image_shape=(3, PIXELS, PIXELS), metadata=METADATA.to_properties())

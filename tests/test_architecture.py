@@ -32,9 +32,11 @@ ARROWS = {
     "models": "errors hosts/paddleclas onednn layers reparam weights",
     "config": "errors files bounded_yaml hosts/paddleclas data models weights",
     "training": "errors files packages hosts hosts/paddleclas report data predict reparam weights models config",
-    "quantize": "errors files packages data predict",
-    "deploy": "errors files packages hosts/paddleclas data predict quantize reparam weights models config",
-    "downstream": "errors files packages hosts data reparam weights models deploy",
+    "export": "errors files packages hosts/paddleclas data predict reparam weights models config",
+    "hosts/dense": "errors hosts reparam models export",
+    "hosts/paddledet": "errors hosts models hosts/dense",
+    "hosts/paddleseg": "errors hosts models hosts/dense",
+    "hosts/paddlex": "errors packages predict models",
     "doctor": "errors packages hosts hosts/paddleclas onednn weights config training",
 }
 #: These call all the others: the public face, and the command lines.
@@ -43,9 +45,9 @@ ON_TOP = {"__init__", "__main__", "commands"}
 ONLY_IN = {
     "ppcls": {"hosts/paddleclas", "training", "config", "commands"},
     "paddle": {"__init__", "hosts", "hosts/paddleclas", "onednn", "reparam", "layers", "weights", "models", "training"}
-    | {"config", "deploy", "downstream", "doctor", "commands"},
-    "ppdet": {"downstream"},
-    "paddleseg": {"downstream"},
+    | {"config", "export", "hosts/dense", "hosts/paddledet", "hosts/paddleseg", "doctor", "commands"},
+    "ppdet": {"hosts/dense", "hosts/paddledet"},
+    "paddleseg": {"hosts/paddleseg"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -120,6 +122,7 @@ def test_the_page_shows_the_same_rooms_and_arrows():
         "import ppcls_ext.data.image_input, ppcls_ext.data.image_rule",
         "import ppcls_ext.config.shipped",
         "import ppcls_ext.commands.predict",
+        "import ppcls_ext.export.int8, ppcls_ext.export.float16",
     ],
 )
 def test_no_paddle(statement):

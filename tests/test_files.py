@@ -130,15 +130,15 @@ READERS = {
     "data/lists.py": "read_list has found that they are files",
     "commands/bench.py": "of the system",
     "config/folder.py": "is_file before",
-    "deploy/convert.py": "written by the conversion",
+    "export/convert.py": "written by the conversion",
     "doctor/machine.py": "of the system",
     "download.py": "the package's own cache",
-    "downstream/onnx.py": "is_file before",
-    "downstream/program.py": "is_file before",
+    "export/program_to_onnx.py": "is_file before",
+    "export/program.py": "is_file before",
     "hosts/threads.py": "of the system",
     "files.py": "open_regular itself",
     "hosts/paddleclas/locate.py": "PaddleClas's own version",
-    "quantize/checks.py": "of the system",
+    "export/checks.py": "of the system",
     "report/page.py": "pictures of the report's own",
     "commands/prepare_flowers102.py": "written before",
 }
@@ -163,7 +163,7 @@ WRITERS = {
     "data/dataset_folder.py": "in a folder aside, which is renamed",
     "data/shapes.py": "in a folder aside, which is renamed",
     "download.py": "a part of another name, and the lock",
-    "downstream/onnx.py": "in a temporary folder",
+    "export/program_to_onnx.py": "in a temporary folder",
     "predict/ncnn_network.py": "in a temporary folder",
 }
 

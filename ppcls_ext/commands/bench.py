@@ -54,7 +54,7 @@ def _files(item: str, forms: Sequence[str], px: int, folder: Path) -> dict[str, 
     if item not in MODELS:
         return {"file": Path(item)}
     require("paddle", "paddle2onnx", "onnx", "onnxslim", "onnxruntime")
-    from ppcls_ext.deploy.bench_files import write_forms
+    from ppcls_ext.export.bench_files import write_forms
 
     return write_forms(item, forms, px, folder)
 

@@ -84,13 +84,13 @@ def _open_run(name: str) -> _Explained:
     need_weights(run)
     config = open_run(run, [])
 
-    from ppcls_ext.deploy.configured import build, describe
+    from ppcls_ext.export.configured import build, describe
     from ppcls_ext.hosts.threads import use_all_cores
 
     metadata = describe(config)
     print(f"{run.weights}: loading Paddle", file=sys.stderr, flush=True)  # which takes some seconds
     use_all_cores()
-    from ppcls_ext.deploy.halves import split_model
+    from ppcls_ext.export.halves import split_model
 
     return _Explained(split_model(build(config)), metadata)
 

@@ -13,8 +13,8 @@ from typing import Any
 import ppcls_ext
 from ppcls_ext.commands.interruption import interrupt_on_sigterm
 from ppcls_ext.config.load import load_config
-from ppcls_ext.downstream import checkouts
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.hosts.dense import checkouts
 from ppcls_ext.hosts.paddleclas.locate import HOME
 from ppcls_ext.training.start import set_up
 from ppcls_ext.weights.in_paddle import read_without_running

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from ppcls_ext.deploy.configured import describe
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.export.configured import describe
 from ppcls_ext.files import atomic_write
 from ppcls_ext.models.table import MODELS
 from ppcls_ext.predict.inference_yml import NAME, to_inference_yml

@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--opset", type=int, default=17, help="default: %(default)s")
     parser.add_argument("--samples", type=Path, metavar="DIR", help=f"pictures to compare on, {SAMPLES} at most")
     args = parser.parse_args(argv)
-    from ppcls_ext.downstream.onnx import find_prefix, program_to_onnx  # loads Paddle
+    from ppcls_ext.export.program_to_onnx import find_prefix, program_to_onnx  # loads Paddle
 
     prefix = find_prefix(args.program)
     output = args.output or prefix.with_suffix(".onnx")

@@ -41,12 +41,12 @@ def add_reduced_arguments(parser: argparse.ArgumentParser) -> None:
 def reduction(args: argparse.Namespace, config: Mapping[str, Any], rule: Preprocessing) -> Callable | None:
     """What `export_onnx` is to do with the proved graph; None for fp32. Reads the calibration pictures."""
     if args.fp16:
-        from ppcls_ext.quantize.float16 import reduce_to_float16
+        from ppcls_ext.export.float16 import reduce_to_float16
 
         return reduce_to_float16
     if not args.int8:
         return None
-    from ppcls_ext.quantize.int8 import quantize
+    from ppcls_ext.export.int8 import quantize
 
     pictures = calibration_pictures(args.calibration, config, args.calibration_pictures, rule)
     return partial(quantize, pictures=pictures, allow=args.allow)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 
 class Adaptation(NamedTuple):
-    """One change to a host: PaddleClas, or one of those that `ppcls_ext.downstream` knows.
+    """One change to a host: PaddleClas, or another one below `hosts/`.
 
     Attributes:
         name: what `apply_needed` reports.

@@ -19,8 +19,8 @@ from ppcls_ext.commands.outcome import run
 from ppcls_ext.commands.predict import main
 from ppcls_ext.data.image_files import find_images
 from ppcls_ext.data.image_input import network_input
-from ppcls_ext.deploy.export import export_onnx
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.export.pipeline import export_onnx
 from ppcls_ext.predict.classifier import Classifier, softmax
 from ppcls_ext.predict.metadata import Metadata
 from tests.tiny_net import CLASSES, METADATA, PIXELS, make_net

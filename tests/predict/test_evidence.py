@@ -121,7 +121,7 @@ def test_the_model_its_file_and_paddles_gradient_say_the_same(trained, exact, tm
     import paddle
 
     import ppcls_ext
-    from ppcls_ext.deploy.halves import split_model
+    from ppcls_ext.export.halves import split_model
 
     path = tmp_path / "net.onnx"
     ppcls_ext.export_onnx(trained, path, size=64)
@@ -143,7 +143,7 @@ def test_the_model_its_file_and_paddles_gradient_say_the_same(trained, exact, tm
 @pytest.mark.parametrize("options", [{"class_num": 0}, {"features_only": True}])
 def test_a_model_without_a_classifier(options):
     import ppcls_ext
-    from ppcls_ext.deploy.halves import split_model
+    from ppcls_ext.export.halves import split_model
 
     with pytest.raises(PpclsExtError, match="has no classifier"):
         split_model(ppcls_ext.build("FasterNet_T0", **options))

@@ -1,1 +1,0 @@
-"""PaddleDetection and PaddleSeg: our nets as their backbones, trained and exported by their own scripts."""

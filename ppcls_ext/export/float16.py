@@ -1,0 +1,83 @@
+"""fp16: weights stored in half the space; a Cast behind each gives the runtime fp32, or its own half precision."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.export.graph import Network, run_piece
+from ppcls_ext.predict.onnx_file import logits_name
+
+#: Of the logits, relative to the largest; rounding to 11 bits leaves about 1e-3.
+TOLERANCE = 0.02
+SMALLEST_STORED = 64  # elements; the Cast of a smaller constant takes more space than it saves
+
+
+@dataclass(frozen=True)
+class Float16Report:
+    """What became of a network.
+
+    Args:
+        difference: between the fp16 and the fp32 form's outputs before Softmax, as a part of the largest.
+        size: part of the fp32 file's.
+    """
+
+    difference: float
+    size: float
+
+    def __str__(self) -> str:
+        return f"fp16    {self.size:.2f} of fp32's size, from whose logits it differs by {self.difference:.1e}"
+
+
+def reduce_to_float16(model: onnx.ModelProto) -> tuple[onnx.ModelProto, Float16Report]:
+    """The fp16 form of a classifier, compared with it on random input.
+
+    Raises:
+        PpclsExtError: a weight is too large for fp16, or the outputs differ by more than `TOLERANCE`.
+    """
+    half = store_as_float16(model)
+    ours, theirs = _logits(half), _logits(model)
+    difference = float(np.abs(ours - theirs).max() / max(np.abs(theirs).max(), np.finfo(np.float32).tiny))
+    if not difference <= TOLERANCE:
+        raise PpclsExtError(
+            f"fp16 changes the logits by {difference:.1e} of the largest, allowed is {TOLERANCE:g}; nothing was "
+            "written: keep fp32"
+        )
+    return half, Float16Report(difference, half.ByteSize() / model.ByteSize())
+
+
+def _logits(model: onnx.ModelProto) -> np.ndarray:
+    network = Network(model)
+    value = logits_name(model)
+    shape = [entry.dim_value for entry in model.graph.input[0].type.tensor_type.shape.dim]
+    noise = np.random.default_rng(0).standard_normal((4, *shape[1:]), dtype=np.float32)
+    runs = run_piece(network.piece({network.input: TensorProto.FLOAT}, [value]), {network.input: noise}, [value])
+    return np.concatenate([logits for (logits,) in runs])
+
+
+def store_as_float16(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy with its fp32 constants rounded to fp16; its metadata say "quantization".
+
+    Raises:
+        PpclsExtError: a weight is too large for fp16, which ends at 65504.
+    """
+    network = Network(model)
+    casts = []
+    for name, array in list(network.constants.items()):
+        if array.dtype != np.float32 or array.size < SMALLEST_STORED:
+            continue
+        largest = float(np.abs(array).max())
+        if largest > float(np.finfo(np.float16).max):
+            raise PpclsExtError(f"{name} holds {largest:.3g}, and fp16 ends at 65504: keep fp32")
+        network.constants[f"{name}.half"] = array.astype(np.float16)
+        del network.constants[name]
+        casts.append(helper.make_node("Cast", [f"{name}.half"], [name], name=f"{name}.cast", to=TensorProto.FLOAT))
+    network.nodes[:0] = casts
+    half = network.to_model()
+    half.metadata_props.add(key="quantization", value=json.dumps({"type": "fp16"}))
+    return half

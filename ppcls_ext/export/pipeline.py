@@ -1,0 +1,220 @@
+"""Export to ONNX: fuse, convert, simplify, compare, and only then write the file.
+
+Before the file there are four comparisons: every fused layer with its branches, the fused model with the unfused one,
+the parameters in the graph with the model's, and what onnxruntime makes of the file's bytes with Paddle's answers. Any
+failure leaves the disk as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import paddle
+from paddle import nn
+
+import ppcls_ext
+from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.export import comparison
+from ppcls_ext.export.comparison import ByKind, OnnxSession, largest_difference, require_small
+from ppcls_ext.export.written_file import WrittenFile, write_file
+from ppcls_ext.packages import require
+from ppcls_ext.predict.classifier import softmax as softmax_of
+from ppcls_ext.predict.metadata import Metadata
+from ppcls_ext.reparam.fuse import reparameterize
+
+if TYPE_CHECKING:
+    import onnx
+
+#: From the proved fp32 graph to what is written instead of it, and what to report of that.
+Reduce = Callable[["onnx.ModelProto"], "tuple[onnx.ModelProto, object]"]
+
+OPSETS = range(11, 21)
+DEFAULT_OPSET = 17
+#: Eight bits may round otherwise in another batch, and little becomes more on the way.
+SAME_REDUCED = 0.1
+
+
+@dataclass(frozen=True)
+class ExportReport(WrittenFile):
+    """How equal the written file is; differences are parts of the largest value.
+
+    Args:
+        layer_difference: between fused and unfused layers on equal inputs; None where the model came fused.
+        fused_difference: between the fused and the unfused model's logits; None where the model came fused.
+        onnx_differences: between onnxruntime's and Paddle's logits, by batch.
+        noise: how far the logits move when the input moves by 1e-6; rounding errors do about as much.
+        reduced: the report of `reduce`; None where the file is fp32.
+    """
+
+    layer_difference: float | None
+    fused_difference: float | None
+    onnx_differences: Mapping[int, float]
+    noise: float
+    reduced: object | None = None
+
+    def __str__(self) -> str:
+        differences = {
+            "fused layers, from the sums of their branches": self.layer_difference,
+            "fused model, from the unfused model": self.fused_difference,
+            **{f"onnxruntime, from Paddle, batch {n}": value for n, value in self.onnx_differences.items()},
+            f"for comparison: Paddle, the input changed by {comparison.NUDGE:.0e}": self.noise,
+        }
+        whose = "the logits" if self.reduced is None else "the logits in fp32"
+        lines = [
+            super().__str__(),
+            f"largest differences of {whose}, relative to the largest logit:",
+            *(f"  {value:.1e}  {what}" for what, value in differences.items() if value is not None),
+        ]
+        if self.noise * comparison.NOISE_FACTOR > comparison.TOLERANCE:
+            lines.append("note: this model magnifies rounding errors; only its layers and parameters compare sharply")
+        if self.reduced is not None:
+            lines.append(str(self.reduced))
+        return "\n".join(lines)
+
+
+def export_onnx(
+    model: nn.Layer,
+    output: str | Path,
+    *,
+    image_shape: tuple[int, int, int] = (3, 224, 224),
+    opset: int = DEFAULT_OPSET,
+    batch: int | None = None,
+    softmax: bool = True,
+    metadata: Mapping[str, str],
+    samples: np.ndarray | None = None,
+    reduce: Reduce | None = None,
+) -> ExportReport:
+    """Writes the fused form of a classifier as an ONNX file that has been proved equal to the model.
+
+    Args:
+        model: images in, logits (N, classes) out; left as it is.
+        output: the file to write; an older one stays until the new one is proved and complete.
+        image_shape: (C, H, W) of the input.
+        opset: of ONNX's standard operators, 11 to 20.
+        batch: fixes N; None leaves it free, under the name "batch".
+        softmax: end in "probabilities"; otherwise in "logits".
+        metadata: `Metadata(…).to_properties()`; versions and opset are added.
+        samples: real images, prepared, (N, C, H, W) float32, to compare on beside random ones.
+        reduce: makes int8 or fp16 of the proved fp32 graph (`ppcls_ext.export.int8`, `float16`); that is written then.
+
+    Raises:
+        PpclsExtError: an argument out of range, a package missing, a conversion that fails, forms that differ, or a
+            file that cannot be written.
+    """
+    described = _check_arguments(output, image_shape, opset, batch, metadata, samples)
+    require("paddle2onnx", "onnx", "onnxslim", "onnxruntime")
+    from ppcls_ext.export import convert, simplify
+
+    fused = reparameterize(model)
+    inputs = comparison.comparison_inputs(image_shape, described.preprocessing, samples)
+    logits = comparison.paddle_logits(fused, inputs)
+    classes = logits["noise"].shape[1]
+    if described.class_names is not None and len(described.class_names) > classes:
+        raise PpclsExtError(
+            f"there are {len(described.class_names)} class names for a model of {classes} classes: "
+            "mend Infer.PostProcess.class_id_map_file or Arch.class_num"
+        )
+    noise = comparison.rounding_noise(fused, inputs, logits)
+    allowed = max(comparison.TOLERANCE, comparison.NOISE_FACTOR * noise)
+    reference, comparisons = comparison.branch_form(model, fused)
+    fused_difference = comparison.largest_difference(logits, comparison.paddle_logits(reference, inputs))
+    require_small("the fused and the unfused model's logits", fused_difference, allowed)
+
+    parameters = fused.state_dict()
+    raw = convert.convert(convert.Network(fused, softmax), (batch, *image_shape), opset)
+    names = {parameter.name: name for name, parameter in parameters.items()}
+    ending = simplify.PROBABILITIES if softmax else simplify.LOGITS
+    onnx_model = simplify.simplify(raw, described.architecture, names, ending)
+    versions = {
+        "ppcls_ext_version": ppcls_ext.__version__,
+        "paddle_version": paddle.__version__,
+        "paddle2onnx_version": version("paddle2onnx"),
+        "opset": str(simplify.opset(onnx_model)),
+    }
+    simplify.set_properties(onnx_model, {**metadata, **versions})
+
+    simplify.check(onnx_model)
+    comparison.require_same_parameters(onnx_model, {name: value.numpy() for name, value in parameters.items()})
+    batches = [batch] if batch else [1, 3]
+    content, reduced = onnx_model.SerializeToString(deterministic=True), None
+    session = OnnxSession(simplify.with_logits(onnx_model, content))
+    onnx_differences = {n: _compare_with_paddle(session, inputs, logits, n, softmax, allowed) for n in batches}
+    del session
+    if reduce:
+        onnx_model, reduced = reduce(onnx_model)
+        content = onnx_model.SerializeToString(deterministic=True)
+        _require_same_at_every_batch(content, inputs, batches, softmax)
+    return ExportReport(
+        **vars(write_file(onnx_model, content, output)),
+        layer_difference=max(comparison.difference for comparison in comparisons) if comparisons else None,
+        fused_difference=fused_difference if comparisons else None,
+        onnx_differences=onnx_differences,
+        noise=noise,
+        reduced=reduced,
+    )
+
+
+def _compare_with_paddle(
+    session: OnnxSession, inputs: ByKind, logits: ByKind, batch: int, softmax: bool, allowed: float
+) -> float:
+    """The logits' largest difference, relative; raises where they or the probabilities differ too much.
+
+    The session's first output is the file's, the last one the logits.
+    """
+    answers = session.outputs(inputs, batch)
+    difference = largest_difference(answers[-1], logits)
+    require_small(f"onnxruntime's and Paddle's logits at batch {batch}", difference, allowed)
+    if softmax:
+        expected = {kind: softmax_of(values) for kind, values in logits.items()}
+        # logits that are d apart make probabilities with ratios of up to exp(2 d)
+        scale = max(float(np.abs(values).max()) for values in logits.values())
+        what = f"onnxruntime's and Paddle's probabilities at batch {batch}"
+        require_small(what, largest_difference(answers[0], expected), allowed * max(1.0, 2 * scale))
+    return difference
+
+
+def _require_same_at_every_batch(
+    content: bytes, inputs: ByKind, batches: Sequence[int], are_probabilities: bool
+) -> None:
+    """Raises where int8 or fp16, whose answers `reduce` compared, changes them with the batch, or with their sum."""
+    session = OnnxSession(content)
+    few = {kind: images[:2] for kind, images in inputs.items()}
+    found = {batch: session.outputs(few, batch)[0] for batch in batches}
+    for batch, answers in found.items():
+        difference = largest_difference(answers, found[batches[0]])
+        require_small(f"its answers at batch {batches[0]} and {batch}", difference, SAME_REDUCED)
+        if are_probabilities:
+            sums = {kind: rows.sum(axis=1) for kind, rows in answers.items()}
+            ones = {kind: np.ones(len(rows)) for kind, rows in answers.items()}
+            require_small(f"the sums of its probabilities at batch {batch} and 1", largest_difference(sums, ones))
+
+
+def _check_arguments(
+    output: str | Path,
+    image_shape: tuple[int, int, int],
+    opset: int,
+    batch: int | None,
+    metadata: Mapping[str, str],
+    samples: np.ndarray | None,
+) -> Metadata:
+    if Path(output).is_dir():
+        raise PpclsExtError(f"{output} is a folder: expected the name of the file to write")
+    if opset not in OPSETS:
+        raise PpclsExtError(f"opset is {opset}: expected {OPSETS[0]} to {OPSETS[-1]}")
+    if batch is not None and (type(batch) is not int or batch < 1):
+        raise PpclsExtError(f"batch is {batch!r}: expected a whole number from 1, or none for any batch")
+    described = Metadata.from_properties(metadata)
+    width, height = described.preprocessing.image_size
+    if list(np.ravel(image_shape)) != [3, height, width]:
+        raise PpclsExtError(
+            f"image_shape is {image_shape}, but the transforms make images of shape {(3, height, width)}: "
+            "change Global.image_shape or the sizes in Infer.transforms"
+        )
+    if samples is not None and (samples.ndim != 4 or samples.shape[1:] != tuple(image_shape) or not len(samples)):
+        raise PpclsExtError(f"samples have shape {samples.shape}: expected (N, {', '.join(map(str, image_shape))})")
+    return described

@@ -1,0 +1,1 @@
+"""The hosts of dense prediction, PaddleDetection and PaddleSeg: what both share."""

@@ -1,0 +1,103 @@
+"""Our nets as backbones of PaddleDetection."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from paddle import Tensor, nn
+
+from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.hosts.adaptation import apply_needed
+from ppcls_ext.hosts.dense import adaptations, checkouts
+from ppcls_ext.hosts.dense.maps import build_net, freeze_norms, freeze_parameters
+from ppcls_ext.hosts.dense.proof import fuse_with_proof, prove_exports
+from ppcls_ext.models.table import MODELS
+
+
+class DetectionBackbone(nn.Layer):
+    """One of our nets, as PaddleDetection calls its backbones; there is a subclass of each net's name.
+
+    Args:
+        return_idx: which of the four maps, at strides 4, 8, 16 and 32, the neck gets.
+        freeze_at: the stem and the stages 0 to this one keep their weights and statistics; -1 freezes nothing.
+        freeze_norm: all batch normalisations use their running statistics and keep their parameters.
+        pretrained: a weights file of any kind that `ppcls_ext.load_weights` reads, loaded strictly; True for the
+            published one.
+        fused: train the one-convolution form (for weights that are published fused).
+
+    Raises:
+        PpclsExtError: an argument out of range, or weights that do not fit.
+    """
+
+    arch: str
+
+    def __init__(
+        self,
+        return_idx: Sequence[int] = (1, 2, 3),
+        freeze_at: int = -1,
+        freeze_norm: bool = False,
+        pretrained: str | bool | None = None,
+        fused: bool = False,
+    ) -> None:
+        super().__init__()
+        indices = [return_idx] if isinstance(return_idx, int) else list(return_idx)
+        if not indices or indices != sorted(set(indices)) or not set(indices) <= set(range(4)):
+            raise PpclsExtError(f"return_idx of {self.arch} is {return_idx!r}: expected rising numbers from 0 to 3")
+        if freeze_at not in range(-1, 4):
+            raise PpclsExtError(f"freeze_at of {self.arch} is {freeze_at!r}: expected -1 to 3")
+        self.return_idx = indices
+        self.net = build_net(self.arch, pretrained, fused)
+        if freeze_at >= 0:
+            frozen = [layer for part in self.net.parts()[: freeze_at + 2] for layer in part]
+            freeze_parameters(frozen)
+            freeze_norms(frozen)
+        if freeze_norm:
+            freeze_norms([self.net])
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+        """`inputs["image"]: (N, 3, H, W)` → the maps of `return_idx`."""
+        maps = self.net(inputs["image"])
+        return [maps[index] for index in self.return_idx]
+
+    @property
+    def out_shape(self) -> list[Any]:
+        """Channels and stride of each map, as PaddleDetection's ShapeSpec."""
+        from ppdet.modeling.shape_spec import ShapeSpec
+
+        return [ShapeSpec(channels=self.net.channels[i], stride=self.net.strides[i]) for i in self.return_idx]
+
+    def convert_to_deploy(self) -> None:
+        """Fuses every block, proved equal; PaddleDetection's export calls it on its copy of the model."""
+        fuse_with_proof(self.net)
+
+
+def register() -> None:
+    """See `ppcls_ext.register_in_paddledet`."""
+    checkouts.activate(checkouts.PADDLEDET)
+    apply_needed(adaptations.PADDLEDET)
+    import ppdet.engine.trainer
+    from ppdet.core.workspace import global_config, serializable
+    from ppdet.core.workspace import register as publish
+
+    prove_exports(ppdet.engine.trainer, arguments=dict)
+
+    for arch in MODELS:
+        ours = BACKBONES[arch]
+        registered = global_config.get(arch)
+        if registered is not None and getattr(registered, "pymodule", None) is sys.modules[__name__]:
+            continue
+        if registered is not None:
+            raise PpclsExtError(f"{arch} is already registered in PaddleDetection, by {registered.pymodule.__name__}")
+        publish(serializable(ours))
+
+
+def _backbone(arch: str) -> type[DetectionBackbone]:
+    doc = f"{arch} as a backbone; the arguments are `DetectionBackbone`'s."
+    return type(arch, (DetectionBackbone,), {"arch": arch, "__module__": __name__, "__doc__": doc})
+
+
+#: name → class; PaddleDetection looks for the class under its name in this module.
+BACKBONES = {arch: _backbone(arch) for arch in MODELS}
+globals().update(BACKBONES)

@@ -1,0 +1,1 @@
+"""PaddleSeg: our nets as its backbones."""

@@ -1,0 +1,78 @@
+"""Our nets as backbones of PaddleSeg."""
+
+from __future__ import annotations
+
+from paddle import Tensor, nn
+
+from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.hosts.adaptation import apply_needed
+from ppcls_ext.hosts.dense import adaptations, checkouts
+from ppcls_ext.hosts.dense.maps import build_net
+from ppcls_ext.hosts.dense.proof import prove_exports
+from ppcls_ext.models.table import MODELS
+
+
+class SegmentationBackbone(nn.Layer):
+    """One of our nets, as PaddleSeg calls its backbones; there is a subclass of each net's name.
+
+    Args:
+        in_channels: of the pictures: 3.
+        pretrained: a weights file of any kind that `ppcls_ext.load_weights` reads, loaded strictly; True for the
+            published one.
+        fused: train the one-convolution form (for weights that are published fused).
+        stem: give the map at stride 2 before the other four, as PP-LiteSeg's configurations expect.
+
+    Attributes:
+        feat_channels: channels of the maps that are given.
+
+    Raises:
+        PpclsExtError: other pictures than of 3 channels, a stem map that the family has not, weights that do not fit.
+    """
+
+    arch: str
+
+    def __init__(
+        self, in_channels: int = 3, pretrained: str | bool | None = None, fused: bool = False, stem: bool = False
+    ) -> None:
+        super().__init__()
+        if in_channels != 3:
+            raise PpclsExtError(f"in_channels of {self.arch} is {in_channels!r}: these nets take 3 channels")
+        self.net = build_net(self.arch, pretrained, fused)
+        self.stem = stem
+        if stem and not self.net.stem_channels:
+            raise PpclsExtError(
+                f"{self.arch} has no map at stride 2: leave stem out and lower backbone_indices by one, as in [1, 2, 3]"
+            )
+        self.feat_channels = [*([self.net.stem_channels] if stem else []), *self.net.channels]
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """`x: (N, 3, H, W)` → the maps, the largest first."""
+        return self.net.features(x, stem=self.stem)
+
+
+def register() -> None:
+    """See `ppcls_ext.register_in_paddleseg`."""
+    checkouts.activate(checkouts.PADDLESEG)
+    apply_needed(adaptations.PADDLESEG)
+    import paddleseg.core.export
+    from paddleseg.cvlibs import manager
+
+    prove_exports(paddleseg.core.export, arguments=lambda inputs: inputs[next(iter(inputs))])
+
+    for arch, ours in BACKBONES.items():
+        registered = manager.BACKBONES.components_dict.get(arch)
+        if registered is ours:
+            continue
+        if registered is not None:
+            raise PpclsExtError(f"{arch} is already registered in PaddleSeg, by {registered.__module__}")
+        manager.BACKBONES.add_component(ours)
+
+
+def _backbone(arch: str) -> type[SegmentationBackbone]:
+    doc = f"{arch} as a backbone; the arguments are `SegmentationBackbone`'s."
+    return type(arch, (SegmentationBackbone,), {"arch": arch, "__module__": __name__, "__doc__": doc})
+
+
+#: name → class; pickles look for the classes under their names in this module.
+BACKBONES = {arch: _backbone(arch) for arch in MODELS}
+globals().update(BACKBONES)
