@@ -30,8 +30,9 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"destination must end in one of {', '.join(FORMATS)}")
     from ppcls_ext.models.from_file import load_model
     from ppcls_ext.reparam.fuse import reparameterize
+    from ppcls_ext.weights.checkpoint_sets import intact
 
-    model, _ = load_model(args.source, args.arch, args.class_num)
+    model, _ = load_model(intact(Path(args.source)), args.arch, args.class_num)
     if args.fuse:
         model = reparameterize(model)
     save_weights(model, args.destination)

@@ -19,6 +19,7 @@ import yaml
 from ppcls_ext.config.shipped import Dumper
 from ppcls_ext.errors import PpclsExtError, one_line
 from ppcls_ext.files import atomic_write, read_regular
+from ppcls_ext.weights.checkpoint_sets import is_saved
 
 logger = logging.getLogger("ppcls_ext")
 
@@ -69,10 +70,10 @@ def find_run(name: str | os.PathLike) -> Run:
                 f"{name} is no run: it holds no {CONFIG}; expected the folder that a training wrote, such as "
                 f"output/MobileOne_S0{_runs_below(path)}"
             )
-        found = [path / file for file in WEIGHTS if (path / file).is_file()]
+        found = [path / file for file in WEIGHTS if is_saved(path / file)]
         return Run(path, found[0] if found else None)
     for weights in (path, path.with_name(f"{path.name}.pdparams")):
-        if weights.is_file() and (weights.parent / CONFIG).is_file():
+        if weights.suffix and is_saved(weights) and (weights.parent / CONFIG).is_file():
             return Run(weights.parent, weights)
     raise PpclsExtError(
         f"{name} is no run: expected the folder that a training wrote, such as output/MobileOne_S0, or weights in it"

@@ -216,6 +216,11 @@ def copy_class_names(names: Sequence[str], delimiter: str) -> Path:
     return _write("".join(f"{index}{delimiter}{name}\n" for index, name in enumerate(names)))
 
 
+def copy_weights(path: Path) -> Path:
+    """A copy of weights under a name that PaddleClas takes; it lives as long as this process."""
+    return Path(shutil.copy(path, Path(_folder(), f"{path.name.partition('.')[0]}.pdparams")))
+
+
 def _write(text: str) -> Path:
     handle, name = tempfile.mkstemp(suffix=".txt", dir=_folder())
     os.close(handle)

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from ppcls_ext.config.checks import is_ours
-from ppcls_ext.config.lists import copy_class_names, host_reads_class_names
+from ppcls_ext.config.lists import copy_class_names, copy_weights, host_reads_class_names
 from ppcls_ext.config.recipe import CALIBRATION_PICTURES
 from ppcls_ext.config.trained_with import check_weights, class_count
 from ppcls_ext.data.lists import read_class_names
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.hosts.paddleclas.locate import activate
-from ppcls_ext.weights.checkpoint_sets import find_newest, finish, has_manifest, intact
+from ppcls_ext.weights.checkpoint_sets import find_newest, finish, has_manifest, intact, is_saved
 from ppcls_ext.weights.files import read_weights
 from ppcls_ext.weights.folder_lock import hold, release
 from ppcls_ext.weights.naming import are_fused
@@ -124,15 +124,29 @@ def place_weights(config: dict, mode: str) -> None:
         if mode != "train" and not _any_pretrained(arch):
             logger.warning("no Global.pretrained_model: the weights are random")
     elif is_ours(config):
-        path = existing_file("Global.pretrained_model", weights, ".pdparams")
-        check_weights(path, config, mode)
-        arch["pretrained"] = str(intact(path))
+        arch["pretrained"] = str(find_weights(weights, config, mode))
         settings["pretrained_model"] = None
     elif isinstance(weights, str) and not weights.startswith(URLS):
         # PaddleClas 2.4 appends the suffix itself
-        path = existing_file("Global.pretrained_model", weights.removesuffix(".pdparams"), ".pdparams")
-        check_weights(path, config, mode)
+        path = find_weights(weights.removesuffix(".pdparams"), config, mode)
+        path = path if path.suffix == ".pdparams" else copy_weights(path)
         settings["pretrained_model"] = str(path).removesuffix(".pdparams")
+
+
+def find_weights(weights: Any, config: dict, mode: str) -> Path:
+    """The file with the content of `Global.pretrained_model`, once it is known to be for this configuration.
+
+    Args:
+        weights: a path, with or without the suffix .pdparams.
+        config: what the weights are for.
+        mode: see `check_weights`.
+
+    Raises:
+        PpclsExtError: there is no such file, it was altered after a training wrote it, or its classes differ.
+    """
+    path = existing_file("Global.pretrained_model", weights, ".pdparams")
+    check_weights(path, config, mode)
+    return intact(path)
 
 
 def _any_pretrained(node: Any) -> bool:
@@ -146,7 +160,7 @@ def existing_file(field: str, value: Any, suffix: str) -> Path:
     if not isinstance(value, str) or not value:
         raise PpclsExtError(f"{field} is {value!r}: expected a path")
     for path in (Path(value + suffix), Path(value)):
-        if path.is_file():
+        if path.name and is_saved(path):
             return path
     folder = Path(value).parent
     there = sorted(path.name for path in folder.glob(f"*{suffix}")) if folder.is_dir() else []

@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ppcls_ext.config.trained_with import check_weights
+from ppcls_ext.config.weights import find_weights
 from ppcls_ext.data.image_rule import rule_from_transforms
 from ppcls_ext.data.lists import read_class_names
 from ppcls_ext.errors import PpclsExtError
@@ -59,8 +59,7 @@ def build(config: dict) -> nn.Layer:
     model = build_model(name, **settings)
     if weights:
         path = fetch(weights, name)
-        check_weights(Path(path), config, "infer")
-        load_weights(model, path)
+        load_weights(model, path if path != weights else find_weights(weights, config, "infer"))
     else:
         logger.warning("no Global.pretrained_model: the weights are random")
     return model

@@ -142,6 +142,11 @@ def intact(path: Path) -> Path:
     return path if facts is None else _find_intact(path, facts)
 
 
+def is_saved(path: Path) -> bool:
+    """Whether the content of a checkpoint's file is there: under its name, or not yet renamed to it by `commit`."""
+    return path.is_file() or (_new(path).is_file() and has_manifest(path.with_name(path.name.split(".")[0])))
+
+
 def find_newest(folder: Path) -> tuple[CheckpointSet | None, list[str]]:
     """The set to resume from, and what is wrong with those that come before it.
 
