@@ -13,38 +13,79 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.files import atomic_write, read_regular
 
 LARGEST_LIST = 1 << 30
-"""Bytes of a list. One of ImageNet-21k's 14 million pictures has half of that."""
+"""Bytes of an image list. ImageNet-21k's, with 14 million images, has half as many."""
+LARGEST_NAMES = 1 << 26
+"""Bytes of a file of class names; an index has up to six digits."""
 _LABEL = re.compile(r"-?[0-9]{1,18}")  # 18 digits always fit PaddleClas's int64
+_SAMPLE_BYTES = 4096
 
 
 class ListEntry(NamedTuple):
-    """One line of a list: the image's file, its class and its line number, counted from 1."""
+    """One line of a list.
+
+    Attributes:
+        path: the image file.
+        label: its class index.
+        line: the line's number in the list, counted from 1.
+    """
 
     path: Path
     label: int
     line: int
 
 
-def list_text(images: Iterable[tuple[str, int]], delimiter: str = " ") -> str:
-    """The text of the list of these (path relative to the image root, label) pairs."""
-    return "".join(f"{path}{delimiter}{label}\n" for path, label in images)
+@dataclass(frozen=True)
+class ImageList(Sequence[ListEntry]):
+    """An image list, parsed and checked once (`read_list`); as a sequence, its entries in the file's order.
+
+    Attributes:
+        path: the list file.
+        image_root: the folder that the paths in the file start from.
+        delimiter: the string between path and label.
+        entries: one per line.
+        sha256: hexadecimal digest of the file's bytes.
+        is_plain: whether PaddleClas reads the same entries from the file: it splits each line at every delimiter, and
+            understands neither a byte order mark nor blank lines.
+    """
+
+    path: Path
+    image_root: Path
+    delimiter: str
+    entries: tuple[ListEntry, ...]
+    sha256: str
+    is_plain: bool
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @overload
+    def __getitem__(self, index: int) -> ListEntry: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[ListEntry, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> ListEntry | tuple[ListEntry, ...]:
+        return self.entries[index]
+
+    def __iter__(self) -> Iterator[ListEntry]:
+        return iter(self.entries)
+
+    @property
+    def labels(self) -> frozenset[int]:
+        """The class indices that occur."""
+        return frozenset(entry.label for entry in self.entries)
 
 
-def write_list(path: Path, text: str) -> None:
-    """Writes a list's text atomically, with the same bytes on every system."""
-    with atomic_write(path, "w", encoding="utf-8", newline="\n") as stream:
-        stream.write(text)
-
-
-def read_list(path: Path, image_root: Path, class_num: int | None, delimiter: str = " ") -> list[ListEntry]:
+def read_list(path: Path, image_root: Path, class_num: int | None, delimiter: str = " ") -> ImageList:
     """Reads a list and checks every line, every label and that every image file exists.
 
     A byte order mark, CRLF, blank lines at the end and the delimiter in paths are allowed.
@@ -53,21 +94,26 @@ def read_list(path: Path, image_root: Path, class_num: int | None, delimiter: st
         path: the list, PaddleClas's `cls_label_path`.
         image_root: the folder that the image paths start from.
         class_num: labels must be in 0..class_num-1; None accepts any integer.
-        delimiter: what stands between path and label.
+        delimiter: the string between path and label.
 
     Raises:
-        PpclsExtError: with `file:line` of the first fault.
+        PpclsExtError: the list is missing or has a fault; the message begins with `file:line` of the first one.
     """
     if not delimiter:
         raise PpclsExtError(f"{path}: the delimiter is empty; expected what stands between path and label, such as ' '")
-    lines = read_lines(path)
+    data = _read_bytes(path)
+    text = _decode(path, data)
+    lines = _lines(path, text)
     if not os.path.isdir(image_root):
         raise PpclsExtError(f"no image root {image_root}: not a folder; {_how_to_make(image_root)}")
+    # PaddleClas counts the blank lines at the end, and takes a byte order mark for a part of the first path
+    is_plain = not data.startswith(b"\xef\xbb\xbf") and text.count("\n") + (not text.endswith("\n")) == len(lines)
     entries = []
     for number, line in enumerate(lines, 1):
         image, label = _parse(line, f"{path}:{number}", class_num, delimiter)
+        is_plain = is_plain and line.strip() == f"{image}{delimiter}{label}" and delimiter not in image
         entries.append(ListEntry(Path(image_root, image), label, number))
-    # isfile of a string: unlike Path.is_file() it is False for names that no system allows
+    # isfile of a string: unlike Path.is_file(), it returns False for names that no system allows
     missing = [entry for entry in entries if not os.path.isfile(str(entry.path))]
     if missing:
         first = missing[0]
@@ -75,29 +121,134 @@ def read_list(path: Path, image_root: Path, class_num: int | None, delimiter: st
             f"{path}:{first.line}: no image file {str(first.path)!r} ({len(missing)} of {len(entries)} are missing); "
             f"the list's paths start from image_root {image_root}; {_how_to_make(image_root)}"
         )
-    return entries
+    digest = hashlib.sha256(data).hexdigest()
+    return ImageList(Path(path), Path(image_root), delimiter, tuple(entries), digest, is_plain)
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a list up to the last that is not blank.
+    """Reads the lines of a text file up to the last that is not blank.
 
     Raises:
         PpclsExtError: the file is missing, unreadable, empty or not UTF-8.
     """
+    return _lines(path, _decode(path, _read_bytes(path)))
+
+
+def list_text(images: Iterable[tuple[str, int]], delimiter: str = " ") -> str:
+    """Returns the text of the list of these (path relative to the image root, label) pairs."""
+    return "".join(f"{path}{delimiter}{label}\n" for path, label in images)
+
+
+def class_names_text(names: Iterable[str], delimiter: str = " ") -> str:
+    """Returns the text of PaddleClas's `class_id_map_file` for these names, given by class index."""
+    return "".join(f"{index}{delimiter}{name}\n" for index, name in enumerate(names))
+
+
+def write_list(path: Path, text: str) -> None:
+    """Writes the text of a list or of class names atomically, with the same bytes on every system."""
+    with atomic_write(path, "w", encoding="utf-8", newline="\n") as stream:
+        stream.write(text)
+
+
+def read_class_names(path: str | os.PathLike, delimiter: str = " ") -> tuple[str, ...]:
+    """Reads PaddleClas's `class_id_map_file`: one "index name" per line, UTF-8.
+
+    Returns:
+        The names by index; "" for an index that the file leaves out.
+
+    Raises:
+        PpclsExtError: the file cannot be read, or a line is not an index and a name (the message gives the line).
+    """
+    names = {}
     try:
-        # universal newlines, as PaddleClas has them; str.splitlines would split at more characters
-        text = read_regular(path, LARGEST_LIST).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+        lines = _with_newlines(read_regular(path, LARGEST_NAMES).decode("utf-8-sig")).split("\n")
+    except (OSError, UnicodeDecodeError, PpclsExtError) as error:
+        reason = (
+            str(error) if isinstance(error, PpclsExtError) else getattr(error, "strerror", None) or "it is not UTF-8"
+        )
+        raise PpclsExtError(
+            f"cannot read the class names {path}: {reason}; mend Infer.PostProcess.class_id_map_file, or set it to null"
+        ) from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        index, _, name = line.partition(delimiter)
+        if not re.fullmatch(r"\d{1,6}", index) or int(index) in names:
+            raise PpclsExtError(
+                f"{path}:{number}: got {line[:99]!r}, expected a new class index, {delimiter!r} and a name"
+            )
+        names[int(index)] = name.strip()
+    return tuple(names.get(index, "") for index in range(max(names, default=-1) + 1))
+
+
+def overlap(a: Sequence[ListEntry], b: Sequence[ListEntry]) -> list[str]:
+    """Finds the images of `b` that `a` contains too, under the same path or as a byte-identical file of another name.
+
+    Returns:
+        One string for each such image of `b`: its path, or `its path = path in a` where the names differ.
+    """
+    left, right = ({entry.path: None for entry in entries} for entries in (a, b))
+    found = [str(path) for path in right if path in left]
+    copies = _byte_identical(list(left), [path for path in right if path not in left])
+    return found + [f"{path} = {other}" for path, other in copies.items()]
+
+
+def _byte_identical(left: list[Path], right: list[Path]) -> dict[Path, Path]:
+    """Maps each file of `right` whose bytes some file of `left` has to the first such file."""
+    # from the cheapest comparison to the dearest, so that few files of a large data set are read whole
+    for key in (_size, _sample, _digest):
+        if not right:
+            return {}
+        left_keys, right_keys = ({path: key(path) for path in paths} for paths in (left, right))
+        common = set(left_keys.values()).intersection(right_keys.values())
+        left = [path for path in left if left_keys[path] in common]
+        right = [path for path in right if right_keys[path] in common]
+    first = {left_keys[path]: path for path in reversed(left)}
+    return {path: first[right_keys[path]] for path in right}
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
+
+
+def _sample(path: Path) -> bytes:
+    """Reads bytes from the middle, because the beginnings of JPEG files are often alike."""
+    with open(path, "rb") as stream:
+        stream.seek(_size(path) // 2)
+        return stream.read(_SAMPLE_BYTES)
+
+
+def _digest(path: Path) -> bytes:
+    return hashlib.sha256(path.read_bytes()).digest()
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return read_regular(path, LARGEST_LIST)
     except (FileNotFoundError, NotADirectoryError):
         raise PpclsExtError(f"no list {path}; {_how_to_make(path)}") from None
     except PpclsExtError as error:
         raise PpclsExtError(f"cannot read the list: {error}") from None
     except OSError as error:
         raise PpclsExtError(f"cannot read list {path}: {error.strerror or error}") from error
+
+
+def _decode(path: Path, data: bytes) -> str:
+    try:
+        return _with_newlines(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise PpclsExtError(
             f"{path}:{line}: not UTF-8 (byte 0x{error.object[error.start]:02x}); save the list as UTF-8 text"
         ) from None
+
+
+def _with_newlines(text: str) -> str:
+    # universal newlines, as PaddleClas has them; str.splitlines would split at more characters
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _lines(path: Path, text: str) -> list[str]:
     lines = text.rstrip().split("\n")
     if lines == [""]:
         raise PpclsExtError(f"{path}:1: the list is empty; {_how_to_make(path)}")
@@ -105,7 +256,7 @@ def read_lines(path: Path) -> list[str]:
 
 
 def _parse(line: str, where: str, class_num: int | None, delimiter: str) -> tuple[str, int]:
-    """The image path and the label of one line, or a PpclsExtError that starts with `where`."""
+    """Returns the image path and the label of one line; the message of a fault begins with `where`."""
     image, found, label = line.strip().rpartition(delimiter)
     if not found:
         raise PpclsExtError(
@@ -133,84 +284,3 @@ def _how_to_make(path: Path) -> str:
         "a list is a text file with one image a line, the path from image_root, a delimiter and the class counted "
         "from 0: jpg/image_00001.jpg 76"
     )
-
-
-LARGEST_NAMES = 1 << 26
-"""Bytes of a file of names; indices have up to six digits."""
-
-
-def read_class_names(path: str | os.PathLike, delimiter: str = " ") -> tuple[str, ...]:
-    """Reads PaddleClas's `class_id_map_file`: one "index name" per line, UTF-8.
-
-    Returns:
-        Names by index; "" for an index that the file leaves out.
-
-    Raises:
-        PpclsExtError: the file cannot be read, or a line is no index and name; names the line.
-    """
-    names = {}
-    try:
-        lines = (
-            read_regular(path, LARGEST_NAMES).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n").split("\n")
-        )
-    except (OSError, UnicodeDecodeError, PpclsExtError) as error:
-        reason = (
-            str(error) if isinstance(error, PpclsExtError) else getattr(error, "strerror", None) or "it is not UTF-8"
-        )
-        raise PpclsExtError(
-            f"cannot read the class names {path}: {reason}; mend Infer.PostProcess.class_id_map_file, or set it to null"
-        ) from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        index, _, name = line.partition(delimiter)
-        if not re.fullmatch(r"\d{1,6}", index) or int(index) in names:
-            raise PpclsExtError(
-                f"{path}:{number}: got {line[:99]!r}, expected a new class index, {delimiter!r} and a name"
-            )
-        names[int(index)] = name.strip()
-    return tuple(names.get(index, "") for index in range(max(names, default=-1) + 1))
-
-
-_SAMPLE_BYTES = 4096
-
-
-def overlap(a: Sequence[ListEntry], b: Sequence[ListEntry]) -> list[str]:
-    """The images of `b` that `a` holds too, under the same path or as a byte-identical file of another name.
-
-    Returns:
-        One text for each such image of `b`: its path, or `its path = path in a` where the names differ.
-    """
-    left, right = ({entry.path: None for entry in entries} for entries in (a, b))
-    found = [str(path) for path in right if path in left]
-    twins = _twins(list(left), [path for path in right if path not in left])
-    return found + [f"{path} = {twin}" for path, twin in twins.items()]
-
-
-def _twins(left: list[Path], right: list[Path]) -> dict[Path, Path]:
-    """The files of `right` with the bytes of one in `left`, each with the first such file."""
-    # from cheap to dear, so that few files of a large data set are read whole
-    for key in (_size, _sample, _digest):
-        if not right:
-            return {}
-        left_keys, right_keys = ({path: key(path) for path in paths} for paths in (left, right))
-        common = set(left_keys.values()).intersection(right_keys.values())
-        left = [path for path in left if left_keys[path] in common]
-        right = [path for path in right if right_keys[path] in common]
-    first = {left_keys[path]: path for path in reversed(left)}
-    return {path: first[right_keys[path]] for path in right}
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size
-
-
-def _sample(path: Path) -> bytes:
-    """Bytes from the middle: the beginnings of JPEG files are often alike."""
-    with open(path, "rb") as stream:
-        stream.seek(_size(path) // 2)
-        return stream.read(_SAMPLE_BYTES)
-
-
-def _digest(path: Path) -> bytes:
-    return hashlib.sha256(path.read_bytes()).digest()

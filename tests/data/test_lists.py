@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -47,17 +48,53 @@ GOOD = "jpg/a.jpg 0\njpg/b.jpg 9\n"
     ],
 )
 def test_good_lists(root, content):
-    assert read(root, content) == [ListEntry(root / "jpg/a.jpg", 0, 1), ListEntry(root / "jpg/b.jpg", 9, 2)]
+    assert list(read(root, content)) == [ListEntry(root / "jpg/a.jpg", 0, 1), ListEntry(root / "jpg/b.jpg", 9, 2)]
+
+
+@pytest.mark.parametrize(
+    ("content", "delimiter", "is_plain"),
+    [
+        (GOOD, " ", True),
+        (GOOD.rstrip("\n"), " ", True),
+        (GOOD.replace("\n", "\r\n"), " ", True),
+        (GOOD.replace("jpg/b", "  jpg/b"), " ", True),
+        (GOOD.replace(" ", "\t"), "\t", True),
+        ("jpg/my rose.jpg\t3\n", "\t", True),
+        ("\ufeff" + GOOD, " ", False),
+        (GOOD + "\n", " ", False),
+        (GOOD + " \n", " ", False),
+        ("jpg/my rose.jpg 3\n", " ", False),
+        ("jpg/a.jpg 03\n", " ", False),
+    ],
+)
+def test_lists_that_paddleclas_reads_alike(root, content, delimiter, is_plain):
+    """PaddleClas's own way (`imagenet_dataset.py`) gives the same entries just where `is_plain` says so."""
+    found = read(root, content, delimiter=delimiter)
+    assert found.is_plain == is_plain
+    with open(root / "list.txt", encoding="utf-8") as stream:
+        fields = [line.strip().split(delimiter) for line in stream]
+    host = [(root / line[0], line[1]) for line in fields if len(line) > 1]
+    same = len(fields) == len(host) and host == [(entry.path, str(entry.label)) for entry in found]
+    assert same == is_plain
+
+
+def test_what_a_list_says_of_itself(root):
+    found = read(root, GOOD)
+    assert (found.path, found.image_root, found.delimiter) == (root / "list.txt", root, " ")
+    assert found.sha256 == hashlib.sha256(GOOD.encode()).hexdigest()
+    assert len(found) == 2
+    assert found.labels == {0, 9}
+    assert found[-1] == found.entries[1]
 
 
 @pytest.mark.parametrize("delimiter", [" ", "\t"])
 def test_spaces_in_paths(root, delimiter):
     content = f"jpg/my rose.jpg{delimiter}3\n"
-    assert read(root, content, delimiter=delimiter) == [ListEntry(root / "jpg/my rose.jpg", 3, 1)]
+    assert list(read(root, content, delimiter=delimiter)) == [ListEntry(root / "jpg/my rose.jpg", 3, 1)]
 
 
 def test_absolute_path(root, tmp_path):
-    assert read(root, f"{root}/jpg/a.jpg 3").pop().path == root / "jpg/a.jpg"
+    assert read(root, f"{root}/jpg/a.jpg 3")[0].path == root / "jpg/a.jpg"
 
 
 def test_only_line_ends_end_a_line(root):
