@@ -17,11 +17,12 @@ PACKAGE = ROOT / "ppcls_ext"
 ARROWS = {
     "errors": "",
     "files": "errors",
+    "cpu": "",
     "bounded_yaml": "errors",
     "packages": "errors",
     "download": "errors packages",
     "data": "errors files packages download",
-    "hosts": "",
+    "hosts": "cpu",
     "hosts/paddleclas": "errors packages data hosts",
     "predict": "errors files bounded_yaml packages data",
     "report": "errors files packages data predict",
@@ -32,12 +33,12 @@ ARROWS = {
     "models": "errors hosts/paddleclas onednn layers reparam weights",
     "config": "errors files bounded_yaml hosts/paddleclas data models weights",
     "training": "errors files packages hosts hosts/paddleclas report data predict reparam weights models config",
-    "export": "errors files packages hosts/paddleclas data predict reparam weights models config",
+    "export": "errors files packages cpu hosts/paddleclas data predict reparam weights models config",
     "hosts/dense": "errors hosts reparam models export",
     "hosts/paddledet": "errors hosts models hosts/dense",
     "hosts/paddleseg": "errors hosts models hosts/dense",
     "hosts/paddlex": "errors packages predict models",
-    "doctor": "errors packages hosts hosts/paddleclas onednn weights config training",
+    "doctor": "errors packages cpu hosts hosts/paddleclas onednn weights config training",
 }
 #: These call all the others: the public face, and the command lines.
 ON_TOP = {"__init__", "__main__", "commands"}

@@ -128,17 +128,16 @@ READERS = {
     "config/lists.py": "read_list and read_class_names have read it before",
     "data/flowers102.py": "is_file before; a download whose MD5 is known",
     "data/lists.py": "read_list has found that they are files",
-    "commands/bench.py": "of the system",
+    "cpu.py": "of the system",
     "config/folder.py": "is_file before",
     "export/convert.py": "written by the conversion",
-    "doctor/machine.py": "of the system",
+    "doctor.py": "of the system",
     "download.py": "the package's own cache",
     "export/program_to_onnx.py": "is_file before",
     "export/program.py": "is_file before",
     "hosts/threads.py": "of the system",
     "files.py": "open_regular itself",
     "hosts/paddleclas/locate.py": "PaddleClas's own version",
-    "export/checks.py": "of the system",
     "report/page.py": "pictures of the report's own",
     "commands/prepare_flowers102.py": "written before",
 }
@@ -164,7 +163,7 @@ WRITERS = {
     "data/shapes.py": "in a folder aside, which is renamed",
     "download.py": "a part of another name, and the lock",
     "export/program_to_onnx.py": "in a temporary folder",
-    "predict/ncnn_network.py": "in a temporary folder",
+    "predict/runtimes.py": "in a temporary folder",
 }
 
 

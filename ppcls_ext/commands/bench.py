@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from ppcls_ext import cpu
 from ppcls_ext.commands.options import command_parser, positive
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.files import atomic_write
@@ -26,7 +27,7 @@ from ppcls_ext.packages import require
 from ppcls_ext.predict.classifier import Classifier
 from ppcls_ext.predict.latency import measure
 from ppcls_ext.predict.runtimes import with_version
-from ppcls_ext.report.latency_plot import draw_latency
+from ppcls_ext.report.charts import draw_latency
 
 FORMS = ("unfused", "fused", "int8", "fp16")
 ROW = "{:<16} {:<8} {:<14} {:>7} {:>5} {:>9} {:>15} {:>7}"
@@ -123,11 +124,8 @@ def markdown(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
 
 
 def machine() -> str:
-    """The processor's name, as far as the system tells it."""
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text(encoding="utf-8").splitlines() if information.exists() else []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{named[0] if named else platform.processor() or platform.machine()}, {platform.system()}"
+    """Returns the names of the processor and the operating system."""
+    return f"{cpu.name()}, {platform.system()}"
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -20,8 +20,7 @@ from ppcls_ext.packages import require
 from ppcls_ext.predict.classifier import Classifier, softmax
 from ppcls_ext.predict.evidence import Halves, read_evidence, split_file
 from ppcls_ext.predict.metadata import Metadata
-from ppcls_ext.report.activation_map import EXACT, FIRST_ORDER, activation_map, draw_activation_map
-from ppcls_ext.report.sheets import to_pixels
+from ppcls_ext.report.image_figures import EXACT, FIRST_ORDER, activation_map, draw_activation_map, to_pixels
 
 
 class _Explained(NamedTuple):

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ppcls_ext.commands.options import RESULTS_HELP, SAVE_IMAGE_HELP, command_parser, positive, results_file
-from ppcls_ext.data.image_files import decode, find_images, read_image
+from ppcls_ext.data.image_files import find_images
 from ppcls_ext.errors import PpclsExtError, one_line, printable
 from ppcls_ext.predict.classifier import BATCH, Classifier, classify
 from ppcls_ext.predict.results import write_results
 from ppcls_ext.predict.runtimes import RUNTIMES
-from ppcls_ext.report.saved_images import SavedImages
+from ppcls_ext.report.image_figures import SavedImages, shrunk
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,13 +27,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     saved = SavedImages(args.save_image, len(files)) if args.save_image else None
     results, failed = [], 0
-    for file, result in classify(classifier, files, classifier.batch or args.batch_size or BATCH, args.topk):
+    batch_size = classifier.batch or args.batch_size or BATCH
+    keep = shrunk if saved is not None else None
+    for file, result, image in classify(classifier, files, batch_size, args.topk, keep):
         if isinstance(result, PpclsExtError):
             failed += 1
             print(f"error: {printable(one_line(result))}", file=sys.stderr)
             continue
-        if saved is not None:
-            saved.add(file, decode(read_image(file)), result)
+        if saved is not None and image is not None:
+            saved.add(file, image, result)
         results.append({"file_name": str(file), **result})
         if not args.json:
             _print_table(file, result)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -12,12 +10,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from ppcls_ext.predict.onnx_session import open_session
+from ppcls_ext.predict.onnx_file import open_session
 
 #: What onnxruntime runs in floats; none of it may be left.
 FLOAT_OPERATORS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
-#: Linux's names of the instructions that multiply and sum bytes.
-INTEGER_INSTRUCTIONS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
 
 
 def classes_of(model: onnx.ModelProto, pictures: np.ndarray) -> Iterator[int]:
@@ -37,10 +33,3 @@ def running_operators(model: onnx.ModelProto) -> Counter[str]:
         path = str(Path(folder, "optimized.onnx"))
         open_session(model, optimized=path)
         return Counter(node.op_type for node in onnx.load(path).graph.node)
-
-
-def multiplies_bytes() -> bool | None:
-    """Whether this CPU has instructions for int8, without which int8 is about size; None where it can't be told."""
-    if os.path.exists("/proc/cpuinfo"):
-        return bool(INTEGER_INSTRUCTIONS & set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split()))
-    return True if platform.machine() == "arm64" else None  # every Mac with Apple's chips has them

@@ -12,7 +12,7 @@ from paddle import Tensor, nn
 
 from ppcls_ext.data.image_rule import Preprocessing
 from ppcls_ext.errors import PpclsExtError, one_line
-from ppcls_ext.predict.onnx_session import open_session
+from ppcls_ext.predict.onnx_file import open_session
 from ppcls_ext.reparam.reparameterizable import Reparameterizable
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import onnx
 from onnx import helper, numpy_helper, shape_inference
 
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.predict.onnx_session import open_session
+from ppcls_ext.predict.onnx_file import open_session
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 from tqdm import tqdm
 
+from ppcls_ext import cpu
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.export import checks
 from ppcls_ext.export.bias_correction import correct_biases
@@ -57,7 +58,7 @@ class Int8Report:
             f"        the same class as fp32 on {self.agreement:.1%} of {self.checked} other pictures",
             f"        onnxruntime runs {integer}",
         ]
-        if checks.multiplies_bytes() is False:
+        if cpu.multiplies_bytes() is False:
             lines.append("note: this CPU has no instructions for int8 (VNNI): here int8 saves space, not time")
         return "\n".join(lines)
 

@@ -17,6 +17,8 @@ import os
 import sys
 from pathlib import Path
 
+from ppcls_ext import cpu
+
 VARIABLE = "OMP_NUM_THREADS"
 MKL_VARIABLE = "MKL_DEBUG_CPU_TYPE"
 
@@ -36,7 +38,7 @@ def use_all_cores() -> None:
     if "paddle" in sys.modules:
         return
     _keep_freed_memory()
-    if MKL_VARIABLE not in os.environ and _is_amd_with_avx2():
+    if MKL_VARIABLE not in os.environ and cpu.is_amd_with_avx2():
         os.environ[MKL_VARIABLE] = "5"
     threads = threads_to_use()
     if threads is not None:
@@ -54,7 +56,7 @@ def threads_to_use() -> int | None:
     if _set_by_user():
         return None
     processes = int(os.environ.get("PADDLE_LOCAL_SIZE", "1"))
-    return max(1, usable_cores() // max(1, processes))
+    return max(1, cpu.usable_cores() // max(1, processes))
 
 
 def _keep_freed_memory() -> None:
@@ -65,21 +67,6 @@ def _keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _LARGEST_HEAP_BLOCK)
         mallopt(_M_TRIM_THRESHOLD, _LARGEST_REST)
-
-
-def _is_amd_with_avx2() -> bool:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
-    return "AuthenticAMD" in text and " avx2 " in text
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _set_by_user() -> bool:

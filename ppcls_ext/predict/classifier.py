@@ -6,30 +6,36 @@ How an image becomes the input, and the classes' names, are read from the file i
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from ppcls_ext.data.image_files import decode, read_image
 from ppcls_ext.data.image_input import ImageLike, network_input
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.predict.runtimes import load
 
 LARGEST_BATCH = 4096
-#: Pictures a run, where the file leaves it free.
+#: Images per run where the file accepts any number.
 BATCH = 8
 
 
 class Classifier:
-    """An exported file, ready to run.
+    """Classifies images with an exported file.
 
     Args:
         path: the ONNX file; for the runtime "paddle" the folder that export-model wrote.
-        threads: of one operation; None leaves the choice to the runtime.
+        threads: number of threads of one operation; by default the runtime chooses.
         runtime: "onnxruntime", "openvino", "ncnn" or "paddle".
-        bf16: let it compute in bfloat16; for "openvino".
+        bf16: whether to compute in bfloat16, which "openvino" alone offers.
+
+    Attributes:
+        network: the loaded model.
+        metadata: the file's metadata.
+        batch: the batch size that the file requires; None where any size is accepted.
 
     Raises:
         PpclsExtError: the file is missing, damaged, or not exported by this project.
@@ -44,7 +50,6 @@ class Classifier:
     ) -> None:
         self.network = load(runtime, path, threads, bf16)
         self.metadata = self.network.metadata
-        #: The batch that the file demands; None where any will do.
         self.batch = self.network.batch
         if self.batch is not None and not 1 <= self.batch <= LARGEST_BATCH:
             raise PpclsExtError(
@@ -126,22 +131,58 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
+class Classified(NamedTuple):
+    """One image file, classified.
+
+    Attributes:
+        path: the file.
+        result: its best classes, or the error where it cannot be read.
+        kept: what `classify` was told to keep of the decoded image; None where there was an error.
+    """
+
+    path: Path
+    result: dict[str, list] | PpclsExtError
+    kept: np.ndarray | None = None
+
+
 def classify(
-    classifier: Classifier, files: Sequence[Path], batch_size: int, topk: int
-) -> Iterator[tuple[Path, dict[str, list] | PpclsExtError]]:
-    """Classifies image files, `batch_size` at a time.
+    classifier: Classifier,
+    files: Sequence[Path],
+    batch_size: int,
+    topk: int,
+    keep: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> Iterator[Classified]:
+    """Classifies image files, each of which is read and decoded once.
+
+    Args:
+        classifier: the network.
+        files: the image files.
+        batch_size: number of images per run.
+        topk: number of classes per image.
+        keep: called with each decoded image, (H, W, 3) uint8, RGB; returns what to keep of it, such as a smaller one;
+            by default nothing is kept.
 
     Yields:
-        Each file, in order, with its best classes, or with the error where it could not be read.
+        Each file, in order.
     """
     for start in range(0, len(files), batch_size):
-        chunk: dict[Path, Any] = {}
-        for file in files[start : start + batch_size]:
-            try:
-                chunk[file] = network_input(file, classifier.metadata.preprocessing)
-            except PpclsExtError as error:
-                chunk[file] = error
-        images = [image for image in chunk.values() if isinstance(image, np.ndarray)]
-        rows = iter(classifier.probabilities(np.stack(images)) if images else ())
-        for file, image in chunk.items():
-            yield file, image if isinstance(image, PpclsExtError) else classifier.top(next(rows), topk)
+        chunk = [(file, *_prepared(classifier, file, keep)) for file in files[start : start + batch_size]]
+        inputs = [image for _, image, _ in chunk if isinstance(image, np.ndarray)]
+        rows = iter(classifier.probabilities(np.stack(inputs)) if inputs else ())
+        for file, image, kept in chunk:
+            result = image if isinstance(image, PpclsExtError) else classifier.top(next(rows), topk)
+            yield Classified(file, result, kept)
+
+
+def _prepared(
+    classifier: Classifier, file: Path, keep: Callable[[np.ndarray], np.ndarray] | None
+) -> tuple[np.ndarray | PpclsExtError, np.ndarray | None]:
+    """Returns the network's input, or the error that names the file, and what `keep` keeps."""
+    rule = classifier.metadata.preprocessing
+    try:
+        image = decode(read_image(file), rule.decode)
+        return network_input(image, rule), None if keep is None else keep(image)
+    except OSError as error:
+        return PpclsExtError(f"{file}: {error.strerror or error}"), None
+    except PpclsExtError as error:
+        return PpclsExtError(f"{file}: {error}"), None

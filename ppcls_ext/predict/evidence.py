@@ -10,8 +10,7 @@ import numpy as np
 
 from ppcls_ext.errors import PpclsExtError, one_line
 from ppcls_ext.packages import require
-from ppcls_ext.predict.onnx_file import logits_name
-from ppcls_ext.predict.onnx_session import open_session
+from ppcls_ext.predict.onnx_file import logits_name, open_session
 
 if TYPE_CHECKING:
     import onnx

@@ -1,4 +1,4 @@
-"""An ONNX file before it is loaded: that it is there, and what it says about itself."""
+"""ONNX files: their existence, their metadata, the name of their logits, and sessions of onnxruntime."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from ppcls_ext.predict.metadata import Metadata
 
 if TYPE_CHECKING:
     import onnx
+    import onnxruntime
 
 
 def require_file(path: str | os.PathLike) -> None:
-    """Raises PpclsExtError where the path is no file."""
+    """Raises PpclsExtError where the path is not a regular file."""
     try:
         os.close(open_regular(path))
     except OSError as error:
@@ -24,10 +25,14 @@ def require_file(path: str | os.PathLike) -> None:
 
 
 def read_metadata(path: str | os.PathLike, properties: dict[str, str] | None = None) -> Metadata:
-    """What the file says, read from its properties, with the onnx package where they are not given.
+    """Reads the metadata of an exported file.
+
+    Args:
+        path: the ONNX file.
+        properties: its `metadata_props`; where they are not given, the onnx package reads them.
 
     Raises:
-        PpclsExtError: it is no ONNX file, or none of this project's.
+        PpclsExtError: the file is not an ONNX file, or not one of this project's.
     """
     try:
         return Metadata.from_properties(_properties(path) if properties is None else properties)
@@ -36,7 +41,7 @@ def read_metadata(path: str | os.PathLike, properties: dict[str, str] | None = N
 
 
 def logits_name(model: onnx.ModelProto) -> str:
-    """The name of a classifier's logits: its output, or what the Softmax at its end reads."""
+    """Returns the name of a classifier's logits: its output, or the input of the Softmax at its end."""
     (output,) = model.graph.output
     last = next(node for node in model.graph.node if output.name in node.output)
     return last.input[0] if last.op_type == "Softmax" else output.name
@@ -46,6 +51,28 @@ def _properties(path: str | os.PathLike) -> dict[str, str]:
     onnx = import_extra("onnx")
     try:
         model = onnx.load(path, load_external_data=False)
-    except Exception as error:  # protobuf's kinds have no common base
+    except Exception as error:  # protobuf's exceptions have no common base
         raise PpclsExtError(f"onnx cannot read it ({one_line(error)}); expected an ONNX file") from error
     return {entry.key: entry.value for entry in model.metadata_props}
+
+
+def open_session(
+    network: str | bytes | onnx.ModelProto, threads: int = 0, optimized: str = ""
+) -> onnxruntime.InferenceSession:
+    """Loads a network into onnxruntime on the CPU, which prints nothing; its exceptions pass through.
+
+    Args:
+        network: the path of a file, the content of one, or a model.
+        threads: number of threads of one operation; 0 leaves the choice to onnxruntime.
+        optimized: the path where onnxruntime writes its optimized graph; by default it writes none.
+
+    Raises:
+        PpclsExtError: onnxruntime is missing.
+    """
+    onnxruntime = import_extra("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads
+    options.optimized_model_filepath = optimized
+    source = network if isinstance(network, (str, bytes)) else network.SerializeToString()
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])

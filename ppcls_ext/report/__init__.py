@@ -1,1 +1,1 @@
-"""Pictures and pages about data, trainings and predictions; matplotlib draws them, no Paddle."""
+"""Figures and pages about data, trainings and predictions, drawn by matplotlib and without Paddle."""

@@ -7,23 +7,31 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from ppcls_ext.data.image_files import decode, read_image
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.report.evaluation import Evaluation, confused_pairs, per_class, reliability, worst_mistakes
-from ppcls_ext.report.evaluation_figures import draw_confusion, draw_reliability
-from ppcls_ext.report.metrics_file import write_table
+from ppcls_ext.report.figures import BLUE, GREY, ORANGE, class_labels, figure
+from ppcls_ext.report.image_figures import draw_sheet, shrunk
 from ppcls_ext.report.page import Page
-from ppcls_ext.report.sheets import draw_sheet
+from ppcls_ext.report.predictions import (
+    Predictions,
+    confused_pairs,
+    confusion_matrix,
+    per_class,
+    reliability,
+    worst_mistakes,
+)
+from ppcls_ext.report.tables import write_table
 
+#: Up to this number of classes, a confusion matrix names the classes; up to the second, its cells hold their counts.
+NAMED, COUNTED = 60, 20
 #: Mistakes on their sheet.
 MISTAKES = 40
-SIDE = 200  # px, of a picture on a sheet
+MISTAKE_SIDE = 200  # px, longer side of an image on that sheet
 
 
 def write_evaluation_report(
-    evaluation: Evaluation,
+    predictions: Predictions,
     folder: str | os.PathLike,
     title: str,
     settings: str,
@@ -32,26 +40,26 @@ def write_evaluation_report(
     """Writes confusion.png, reliability.png, mistakes.png, per_class.csv, confused_pairs.csv and report.html.
 
     Args:
-        evaluation: what the network answers.
-        folder: to write to.
-        title: of the page.
-        settings: of the run, as text.
+        predictions: the network's predictions for the evaluated images.
+        folder: the folder to write to.
+        title: title of the page.
+        settings: the run's configuration, as text.
         figures: heading → PNG file of further figures for the page, such as the training's curves.
 
     Returns:
-        The page.
+        The path of the page.
     """
     folder = Path(folder)
-    classes, pairs, curve = per_class(evaluation), confused_pairs(evaluation), reliability(evaluation)
+    classes, pairs, curve = per_class(predictions), confused_pairs(predictions), reliability(predictions)
     summary = {
-        "pictures": len(evaluation.labels),
-        "classes": evaluation.classes,
-        "top-1": f"{evaluation.accuracy():.4f}",
-        "top-5": f"{evaluation.accuracy(5):.4f}",
+        "pictures": len(predictions.labels),
+        "classes": predictions.classes,
+        "top-1": f"{predictions.accuracy():.4f}",
+        "top-5": f"{predictions.accuracy(5):.4f}",
         "expected calibration error": f"{curve.error:.4f}",
     }
-    draw_confusion(evaluation, folder / "confusion.png")
-    draw_reliability(evaluation, folder / "reliability.png")
+    draw_confusion(predictions, folder / "confusion.png")
+    draw_reliability(predictions, folder / "reliability.png")
     write_table(folder / "per_class.csv", list(classes[0]), classes)
     write_table(folder / "confused_pairs.csv", ("true", "predicted", "pictures", "share"), pairs)
     page = Page(title, summary)
@@ -60,32 +68,88 @@ def write_evaluation_report(
             page.add_image(heading, path)
     page.add_image("Confusion matrix", folder / "confusion.png")
     page.add_table("Most confused pairs", pairs)
-    if _draw_mistakes(evaluation, folder / "mistakes.png"):
+    if _draw_mistakes(predictions, folder / "mistakes.png"):
         page.add_image("Most confident mistakes", folder / "mistakes.png")
-    page.add_image("How far confidence can be believed", folder / "reliability.png")
+    page.add_image("Calibration (expected calibration error)", folder / "reliability.png")
     page.add_table("Classes", classes)
     page.add_text("Settings", settings)
     page.write(folder / "report.html")
     return folder / "report.html"
 
 
-def _draw_mistakes(evaluation: Evaluation, path: Path) -> bool:
-    pictures, captions = [], []
-    for index in worst_mistakes(evaluation, MISTAKES):
-        true, predicted = (evaluation.name(int(row[index])) for row in (evaluation.labels, evaluation.predicted))
-        pictures.append(_small(evaluation.paths[index]))
-        captions.append(f"is {true}\ntaken for {predicted}\n{evaluation.confidence[index]:.1%}")
-    if not pictures:
+def draw_confusion(predictions: Predictions, path: str | os.PathLike) -> None:
+    """Draws the confusion matrix, each row as shares of its class; from 2 to 1000 classes.
+
+    A cell of a large matrix is less than a pixel: with more than `NAMED` classes the mistakes are drawn as dots whose
+    size follows the share.
+    """
+    matrix, classes = confusion_matrix(predictions), predictions.classes
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    side = 420 + (22 if classes <= COUNTED else 13) * min(classes, NAMED) if classes <= NAMED else 900
+    with figure(path, side, side) as drawn:
+        axes = drawn.subplots()
+        if classes <= NAMED:
+            image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+            labels = class_labels(predictions.names, classes, length=18)
+            axes.set_xticks(range(classes), labels, rotation=90)
+            axes.set_yticks(range(classes), labels)
+            axes.tick_params(labelsize=8 if classes <= COUNTED else 6)
+            drawn.colorbar(image, ax=axes, shrink=0.6, label="share of the true class")
+            for row, column in np.argwhere(matrix) if classes <= COUNTED else ():
+                dark = shares[row, column] > 0.5
+                text = str(matrix[row, column])
+                axes.text(column, row, text, ha="center", va="center", fontsize=7, color="white" if dark else "black")
+        else:
+            right, wrong = np.diag(shares), shares - np.diag(np.diag(shares))
+            rows, columns = np.nonzero(wrong)
+            sizes = 2 + 40 * wrong[rows, columns]
+            axes.scatter(
+                np.arange(classes), np.arange(classes), s=2 + 6 * right, color=BLUE, linewidths=0, label="right"
+            )
+            axes.scatter(columns, rows, s=sizes, color=ORANGE, linewidths=0, alpha=0.7, label="wrong (area: share)")
+            axes.set_xlim(-1, classes)
+            axes.set_ylim(classes, -1)
+            axes.set_aspect("equal")
+            axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=2)
+        axes.set_xlabel("predicted class")
+        axes.set_ylabel("true class")
+        axes.set_title(f"{len(predictions.labels)} images, top-1 {predictions.accuracy():.4f}")
+
+
+def draw_reliability(predictions: Predictions, path: str | os.PathLike) -> None:
+    """Draws the reliability diagram: accuracy over confidence, and the number of images in each bin."""
+    curve = reliability(predictions)
+    centres, width = (curve.edges[1:] + curve.edges[:-1]) / 2, 1 / len(curve.counts)
+    with figure(path, 520, 560) as drawn:
+        axes, below = drawn.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+        axes.plot((0, 1), (0, 1), "--", color=GREY, label="confidence = accuracy")
+        axes.bar(centres, np.nan_to_num(curve.accuracy), width * 0.9, color=BLUE, alpha=0.8, label="accuracy")
+        axes.plot(curve.confidence, curve.accuracy, "o-", color=ORANGE, markersize=3, label="at the mean confidence")
+        axes.set_ylim(0, 1)
+        axes.set_ylabel("accuracy")
+        axes.set_title(f"expected calibration error {curve.error:.4f}")
+        drawn.legend(frameon=False, loc="outside lower center", ncols=3, fontsize=8)
+        below.bar(centres, curve.counts, width * 0.9, color=GREY)
+        below.set_ylabel("images")
+        below.set_xlabel("confidence")
+        below.set_xlim(0, 1)
+
+
+def _draw_mistakes(predictions: Predictions, path: Path) -> bool:
+    images, captions = [], []
+    for index in worst_mistakes(predictions, MISTAKES):
+        true, predicted = (predictions.name(int(row[index])) for row in (predictions.labels, predictions.predicted))
+        images.append(_small(predictions.paths[index]))
+        captions.append(f"is {true}\ntaken for {predicted}\n{predictions.confidence[index]:.1%}")
+    if not images:
         path.unlink(missing_ok=True)  # an older one would not belong here
         return False
-    draw_sheet(pictures, captions, f"the {len(pictures)} most confident mistakes", path)
+    draw_sheet(images, captions, f"the {len(images)} most confident mistakes", path)
     return True
 
 
 def _small(path: str) -> np.ndarray:
     try:
-        image = Image.fromarray(decode(read_image(path)))
+        return shrunk(decode(read_image(path)), MISTAKE_SIDE)
     except (OSError, PpclsExtError):  # the network read it a moment ago
-        return np.full((SIDE, SIDE, 3), 200, np.uint8)
-    image.thumbnail((SIDE, SIDE))
-    return np.asarray(image)
+        return np.full((MISTAKE_SIDE, MISTAKE_SIDE, 3), 200, np.uint8)

@@ -1,4 +1,4 @@
-"""report.html: figures, tables and settings in one file that needs no other."""
+"""report.html: figures, tables and settings in one self-contained file."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Page:
     """An HTML page that grows section by section.
 
     Args:
-        title: of the page.
-        summary: name → value, in a table on top.
+        title: title of the page.
+        summary: name → value, shown as a table at the top.
     """
 
     def __init__(self, title: str, summary: Mapping[str, object]) -> None:

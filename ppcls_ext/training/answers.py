@@ -10,7 +10,7 @@ import paddle.distributed as dist
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.packages import require
 from ppcls_ext.predict.classifier import softmax
-from ppcls_ext.report.evaluation import Evaluation
+from ppcls_ext.report.predictions import Predictions
 from ppcls_ext.training.strict_data import is_image_list
 
 OUT_OF_ORDER = (
@@ -59,7 +59,7 @@ class Answers:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._metric, name)
 
-    def evaluation(self, names: list[str] | None) -> Evaluation:
+    def evaluation(self, names: list[str] | None) -> Predictions:
         """All answers since `clear`.
 
         Args:
@@ -72,4 +72,4 @@ class Answers:
         if not np.array_equal(labels, np.asarray(self._dataset.labels)[: len(labels)]):
             raise PpclsExtError(OUT_OF_ORDER)
         paths = [str(path) for path in self._dataset.images[: len(labels)]]
-        return Evaluation(paths, labels, softmax(np.concatenate(self._logits)), names).check()
+        return Predictions(paths, labels, softmax(np.concatenate(self._logits)), names).check()

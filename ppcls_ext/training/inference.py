@@ -13,7 +13,7 @@ import paddle.distributed as dist
 from ppcls_ext.data.image_files import decode, read_image
 from ppcls_ext.errors import PpclsExtError, one_line, printable
 from ppcls_ext.predict.results import write_results
-from ppcls_ext.report.saved_images import SavedImages
+from ppcls_ext.report.image_figures import SavedImages
 from ppcls_ext.training.inference_pictures import find_pictures
 from ppcls_ext.training.watch import require_numbers
 

@@ -12,11 +12,10 @@ import numpy as np
 from ppcls_ext.config.folder import config_text
 from ppcls_ext.data.image_rule import parse_scale
 from ppcls_ext.errors import one_line
-from ppcls_ext.report.class_counts import draw_class_counts
-from ppcls_ext.report.curves import draw_curves
+from ppcls_ext.report.charts import draw_class_counts, draw_curves
 from ppcls_ext.report.evaluation_report import write_evaluation_report
-from ppcls_ext.report.metrics_file import add_metrics
-from ppcls_ext.report.sheets import LARGEST, draw_sheet, to_pixels
+from ppcls_ext.report.image_figures import LARGEST_SHEET, draw_sheet, to_pixels
+from ppcls_ext.report.tables import add_metrics
 from ppcls_ext.training.answers import Answers
 from ppcls_ext.training.epochs import Epoch
 from ppcls_ext.training.strict_data import is_image_list
@@ -86,8 +85,8 @@ class TrainingReport:
     def _draw_batch(self, batch: list) -> None:
         images, labels = batch[0].numpy(), batch[1].numpy()
         if images.ndim == 4 and images.shape[1] == 3:
-            pixels = _pixels(images[:LARGEST], self._engine.config["DataLoader"]["Train"]["dataset"])
-            captions = [self._caption(label) for label in labels.reshape(len(labels), -1)[:LARGEST]]
+            pixels = _pixels(images[:LARGEST_SHEET], self._engine.config["DataLoader"]["Train"]["dataset"])
+            captions = [self._caption(label) for label in labels.reshape(len(labels), -1)[:LARGEST_SHEET]]
             title = (
                 f"first batch: {len(images)} pictures of {images.shape[3]} × {images.shape[2]} px, as the net sees them"
             )

@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.export import float16
 from ppcls_ext.export.float16 import reduce_to_float16
-from ppcls_ext.predict.onnx_session import open_session
+from ppcls_ext.predict.onnx_file import open_session
 from tests.export.conftest import make_pictures
 
 

@@ -15,7 +15,7 @@ from ppcls_ext.export import int8
 from ppcls_ext.export.equalization import equalize
 from ppcls_ext.export.graph import Network
 from ppcls_ext.export.statistics import channel_means, measure_limits
-from ppcls_ext.predict.onnx_session import open_session
+from ppcls_ext.predict.onnx_file import open_session
 from tests.export.conftest import make_pictures
 
 FLOAT = onnx.TensorProto.FLOAT

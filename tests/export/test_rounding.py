@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from ppcls_ext.export.rounding import Moments, round_weights
-from ppcls_ext.predict.onnx_session import open_session
+from ppcls_ext.predict.onnx_file import open_session
 
 CASES = {
     "dense": ((6, 4, 3, 3), {}),

@@ -45,7 +45,10 @@ def test_allusable_cores_without_paddles_advice():
     ],
 )
 def test_number_of_threads_on_8_cores(parent, child, expected):
-    code = "from ppcls_ext.hosts import threads; threads.usable_cores = lambda: 8; print(threads.threads_to_use())"
+    code = (
+        "from ppcls_ext import cpu; from ppcls_ext.hosts import threads; "
+        "cpu.usable_cores = lambda: 8; print(threads.threads_to_use())"
+    )
     assert run(code, parent, child).stdout.strip() == str(expected)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import paddle
 import pytest
-from PIL import Image
+from PIL import Image, JpegImagePlugin
 
 import ppcls_ext
 from ppcls_ext.commands.outcome import run
@@ -70,6 +70,20 @@ def test_batches_and_threads_do_not_matter(exported, pictures, capsys, arguments
     _, path, _ = exported
     everything = infer(capsys, "--model", path, "--json", pictures)
     assert infer(capsys, "--model", path, "--json", pictures, *arguments) == everything
+
+
+def test_saved_images_are_decoded_once(exported, pictures, capsys, tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(
+        "PIL.JpegImagePlugin.JpegImageFile.load_prepare",
+        lambda image, prepare=JpegImagePlugin.JpegImageFile.load_prepare: opened.append(image) or prepare(image),
+    )
+    code, _, _ = infer(
+        capsys, "--model", exported[1], pictures / "b.jpg", pictures / "c.JPEG", "--save-image", tmp_path
+    )
+    assert code == 0
+    assert {path.name for path in tmp_path.glob("*.png")} == {"b.png", "c.png", "sheet-01.png"}
+    assert len(opened) == 2
 
 
 def test_the_table(exported, pictures, capsys):

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.predict.evidence import Evidence, read_evidence, split_file
-from ppcls_ext.report.activation_map import activation_map
+from ppcls_ext.report.image_figures import activation_map
 
 CHANNELS, HIDDEN, CLASSES, PIXELS = 6, 9, 4, 8
 IMAGE = np.random.default_rng(1).normal(size=(3, PIXELS, PIXELS)).astype(np.float32)

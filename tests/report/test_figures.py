@@ -9,15 +9,19 @@ import pytest
 from PIL import Image
 
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.report.activation_map import EXACT, activation_map, draw_activation_map
-from ppcls_ext.report.class_counts import class_labels, draw_class_counts
-from ppcls_ext.report.curves import draw_curves
-from ppcls_ext.report.evaluation import Evaluation
-from ppcls_ext.report.evaluation_figures import draw_confusion, draw_reliability
-from ppcls_ext.report.figures import figure
-from ppcls_ext.report.fonts import drawable, font_families
-from ppcls_ext.report.prediction import draw_prediction
-from ppcls_ext.report.sheets import LARGEST, draw_sheet, to_pixels
+from ppcls_ext.report.charts import draw_class_counts, draw_curves
+from ppcls_ext.report.evaluation_report import draw_confusion, draw_reliability
+from ppcls_ext.report.figures import class_labels, drawable, figure, font_families
+from ppcls_ext.report.image_figures import (
+    EXACT,
+    LARGEST_SHEET,
+    activation_map,
+    draw_activation_map,
+    draw_prediction,
+    draw_sheet,
+    to_pixels,
+)
+from ppcls_ext.report.predictions import Predictions
 
 NAMES = ["玫瑰", "été", "роза", "a $name$", "with\nline\x1b[31m", "", "ü" * 80]
 
@@ -38,14 +42,14 @@ def drawn(tmp_path):
     return check
 
 
-def evaluation(classes: int, pictures: int, names=None) -> Evaluation:
+def evaluation(classes: int, pictures: int, names=None) -> Predictions:
     random = np.random.default_rng(0)
     labels = random.integers(0, classes, pictures)
     logits = random.normal(size=(pictures, classes))
     logits[np.arange(pictures), labels] += 3
     powers = np.exp(logits)
     paths = [f"{index}.png" for index in range(pictures)]
-    return Evaluation(paths, labels, powers / powers.sum(axis=1, keepdims=True), names)
+    return Predictions(paths, labels, powers / powers.sum(axis=1, keepdims=True), names)
 
 
 @pytest.mark.parametrize("classes", [2, 7, 60, 61, 1000])
@@ -59,7 +63,7 @@ def test_confusion_shows_where_the_mistakes_are(tmp_path, drawn):
     """All pictures of class 0 taken for class 1: another picture than all of them right."""
     probabilities = np.tile([[0.1, 0.9]], (10, 1))
     for name, label in (("right", 1), ("wrong", 0)):
-        draw_confusion(Evaluation([name] * 10, np.full(10, label), probabilities), tmp_path / f"{name}.png")
+        draw_confusion(Predictions([name] * 10, np.full(10, label), probabilities), tmp_path / f"{name}.png")
     assert (drawn("right.png") != drawn("wrong.png")).any()
 
 
@@ -84,12 +88,13 @@ def test_class_counts(classes, tmp_path, drawn):
     assert drawn("data.png").shape[1] == 900
 
 
-@pytest.mark.parametrize("count", [1, 2, 20, LARGEST + 5])
+@pytest.mark.parametrize("count", [1, 2, 20, LARGEST_SHEET + 5])
 def test_sheet_has_a_cell_for_each_picture(count, tmp_path, drawn):
     pictures = [np.full((8 + index % 5, 9, 3), (250, 0, 250), np.uint8) for index in range(count)]
-    assert draw_sheet(pictures, [f"été {i}\nb" for i in range(count)], "t", tmp_path / "s.png") == min(count, LARGEST)
+    captions = [f"été {i}\nb" for i in range(count)]
+    assert draw_sheet(pictures, captions, "t", tmp_path / "s.png") == min(count, LARGEST_SHEET)
     purple = (drawn("s.png") == (250, 0, 250)).all(axis=2)
-    assert _cells(purple) == min(count, LARGEST)
+    assert _cells(purple) == min(count, LARGEST_SHEET)
 
 
 def _cells(mask: np.ndarray) -> int:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.report.saved_images import SavedImages
+from ppcls_ext.report.image_figures import SavedImages
 
 RESULT = {"class_ids": [1, 0], "scores": [0.75, 0.25], "label_names": ["été", ""]}
 PICTURE = np.random.default_rng(0).integers(0, 255, (900, 30, 3), np.uint8)

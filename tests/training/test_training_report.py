@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.report.metrics_file import read_metrics
+from ppcls_ext.report.tables import read_metrics
 from ppcls_ext.training import training_report
 from ppcls_ext.training.answers import Answers
 from ppcls_ext.weights.checkpoint_sets import read_set

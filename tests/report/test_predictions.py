@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.report.evaluation import (
-    Evaluation,
+from ppcls_ext.report.predictions import (
+    Predictions,
     confused_pairs,
     confusion_matrix,
     per_class,
@@ -15,7 +15,7 @@ from ppcls_ext.report.evaluation import (
     worst_mistakes,
 )
 
-SMALL = Evaluation(
+SMALL = Predictions(
     ["a", "b", "c", "d"],
     np.array([0, 0, 1, 2]),
     np.array([[0.9, 0.1, 0.0], [0.3, 0.6, 0.1], [0.1, 0.8, 0.1], [0.05, 0.95, 0.0]]),
@@ -55,12 +55,12 @@ def test_calibration_error():
     apart = np.abs(SMALL.confidence - right)
     together = (apart[1] + apart[2] + abs(SMALL.confidence[[0, 3]].sum() - 1)) / 4
     assert curve.error == pytest.approx(together if shared else apart.mean())
-    sure = Evaluation(["a"] * 4, np.zeros(4, int), np.tile([[1.0, 0.0]], (4, 1)))
+    sure = Predictions(["a"] * 4, np.zeros(4, int), np.tile([[1.0, 0.0]], (4, 1)))
     assert reliability(sure).error == 0
 
 
 def test_what_is_no_evaluation():
     with pytest.raises(PpclsExtError, match="0 pictures"):
-        Evaluation([], np.zeros(0, int), np.zeros((0, 3))).check()
+        Predictions([], np.zeros(0, int), np.zeros((0, 3))).check()
     with pytest.raises(PpclsExtError, match="not finite"):
         SMALL._replace(probabilities=np.full((4, 3), np.nan)).check()

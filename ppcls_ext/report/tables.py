@@ -1,4 +1,4 @@
-"""metrics.csv: a row per epoch of a training."""
+"""Tables in CSV: metrics.csv, which has a row per epoch of a training, and those of a report."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.files import atomic_write, read_regular
 
 LARGEST = 1 << 26
-"""Bytes of a file; a row has about a hundred."""
-#: First columns; a training's own metrics follow, each as train_NAME or eval_NAME.
+"""Bytes of a metrics file; a row has about a hundred."""
+#: The first columns; the training's own metrics follow, as train_NAME or eval_NAME.
 COLUMNS = ("epoch", "step", "learning_rate", "images_per_second", "train_loss", "eval_loss")
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, float | None]]:
-    """The rows of a metrics file, None where a cell is empty; no rows where there is no file.
+    """Returns the rows of a metrics file, None for an empty cell; no rows where there is no file.
 
     Raises:
-        PpclsExtError: it cannot be read, or a cell is no number.
+        PpclsExtError: the file cannot be read, or a cell is not a number.
     """
     if not Path(path).exists():
         return []
@@ -33,16 +33,17 @@ def read_metrics(path: str | os.PathLike) -> list[dict[str, float | None]]:
 
 
 def add_metrics(path: str | os.PathLike, row: Mapping[str, float | None]) -> list[dict[str, float | None]]:
-    """Adds a row in the place of those of its epoch and later ones, which a resumed training does again.
+    """Adds a row, which replaces the rows of its epoch and later ones: a resumed training repeats them.
 
     Args:
-        path: the file.
-        row: with an "epoch".
+        path: the metrics file.
+        row: its cells by column; "epoch" is one of them.
 
     Returns:
-        All rows.
+        All rows of the file.
     """
-    rows = [old for old in read_metrics(path) if (old.get("epoch") or 0) < row["epoch"]]
+    epoch = row["epoch"] or 0
+    rows = [old for old in read_metrics(path) if (old.get("epoch") or 0) < epoch]
     rows.append(dict(row))
     names = [*COLUMNS, *(name for row in rows for name in row if name not in COLUMNS)]
     write_table(path, list(dict.fromkeys(names)), rows)

@@ -10,10 +10,10 @@ import sys
 import pytest
 import yaml
 
-from ppcls_ext.commands.doctor import CHECKS, main
+from ppcls_ext import cpu, doctor
+from ppcls_ext.commands.doctor import main
 from ppcls_ext.commands.outcome import run
-from ppcls_ext.doctor import installation, machine
-from ppcls_ext.doctor.finding import Finding, look
+from ppcls_ext.doctor import CHECKS, Finding, run_check
 from tests.helpers import needs_converter
 
 
@@ -53,9 +53,9 @@ def test_everything_in_one_screen(capsys):
     ],
 )
 def test_a_missing_package_is_a_problem(capsys, monkeypatch, package, name, advice):
-    there = installation.importlib.util.find_spec
+    there = doctor.importlib.util.find_spec
     monkeypatch.setattr(
-        installation.importlib.util, "find_spec", lambda wanted: (wanted != package and there(wanted)) or None
+        doctor.importlib.util, "find_spec", lambda wanted: (wanted != package and there(wanted)) or None
     )
     assert main(["-c", "MobileOne_S0"] if name == "its needs" else []) == 1
     output = capsys.readouterr().out
@@ -72,34 +72,34 @@ def test_paddleclas_without_engine(monkeypatch, tmp_path):
     for name in [name for name in sys.modules if name.split(".")[0] == "ppcls"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setenv("PADDLECLAS_HOME", str(tmp_path))
-    finding = installation.paddleclas()
+    finding = doctor.check_paddleclas()
     assert "without the training engine" in finding.text
     assert "paddleclas==2.4.2" in finding.advice
     monkeypatch.setenv("PADDLECLAS_HOME", str(tmp_path / "nowhere"))
-    assert "which is no PaddleClas" in installation.paddleclas().advice
+    assert "which is no PaddleClas" in doctor.check_paddleclas().advice
 
 
 def test_onednn(monkeypatch):
     from ppcls_ext.onednn import find
 
     monkeypatch.setattr(find, "library", lambda: None)
-    assert installation.onednn().text.startswith("not used, training on the CPU is slower: none in this Paddle")
+    assert doctor.check_onednn().text.startswith("not used, training on the CPU is slower: none in this Paddle")
     monkeypatch.setattr(find, "library", lambda: find.warnings.warn("it differs", stacklevel=1))
-    assert installation.onednn().text.endswith("slower: it differs")
+    assert doctor.check_onednn().text.endswith("slower: it differs")
     monkeypatch.setenv(find.VARIABLE, "0")
-    assert installation.onednn() == Finding(
+    assert doctor.check_onednn() == Finding(
         "oneDNN", "switched off by PPCLS_EXT_ONEDNN=0: training on the CPU is slower"
     )
 
 
 def test_threads(monkeypatch):
-    monkeypatch.setattr(machine, "usable_cores", lambda: 8)
+    monkeypatch.setattr(cpu, "usable_cores", lambda: 8)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert machine.threads().text.startswith("8, all cores")
+    assert doctor.check_threads().text.startswith("8, all cores")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert "unset OMP_NUM_THREADS to use all 8 cores" in machine.threads().text
+    assert "unset OMP_NUM_THREADS to use all 8 cores" in doctor.check_threads().text
     monkeypatch.setenv("OMP_NUM_THREADS", "many")
-    assert machine.threads().advice
+    assert doctor.check_threads().advice
 
 
 def test_memory_of_a_container(monkeypatch):
@@ -108,30 +108,30 @@ def test_memory_of_a_container(monkeypatch):
         "/sys/fs/cgroup/memory.max": "4294967296\n",
         "/sys/fs/cgroup/memory.current": "3221225472\n",
     }
-    monkeypatch.setattr(machine, "_read", lambda path: files.get(path, ""))
-    assert machine.memory() == Finding("memory", "1.0 of 4.0 GiB free", machine.memory().advice)
-    assert machine.memory().advice
+    monkeypatch.setattr(doctor, "_read", lambda path: files.get(path, ""))
+    assert doctor.check_memory() == Finding("memory", "1.0 of 4.0 GiB free", doctor.check_memory().advice)
+    assert doctor.check_memory().advice
     files.pop("/sys/fs/cgroup/memory.max")
-    assert machine.memory() == Finding("memory", "16.0 of 32.0 GiB free")
+    assert doctor.check_memory() == Finding("memory", "16.0 of 32.0 GiB free")
     files.clear()
-    assert machine.memory().text == "unknown on this system"
+    assert doctor.check_memory().text == "unknown on this system"
 
 
 def test_a_gpu_that_this_paddle_cannot_use(monkeypatch):
     import paddle
 
-    monkeypatch.setattr(machine, "_nvidia", lambda: ["NVIDIA A1"])
+    monkeypatch.setattr(doctor, "_nvidia_gpus", lambda: ["NVIDIA A1"])
     monkeypatch.setattr(paddle.device, "is_compiled_with_cuda", lambda: False)
-    assert "install paddlepaddle-gpu" in machine.gpu().advice
+    assert "install paddlepaddle-gpu" in doctor.check_gpu().advice
     monkeypatch.setattr(paddle.device, "is_compiled_with_cuda", lambda: True)
     monkeypatch.setattr(paddle.device.cuda, "device_count", lambda: 0)
-    assert "check the driver" in machine.gpu().advice
+    assert "check the driver" in doctor.check_gpu().advice
     monkeypatch.setattr(paddle.device.cuda, "device_count", lambda: 1)
-    assert machine.gpu() == Finding("GPU", "1 for Paddle: NVIDIA A1")
+    assert doctor.check_gpu() == Finding("GPU", "1 for Paddle: NVIDIA A1")
 
 
 def test_a_check_that_breaks_is_a_problem():
-    assert look("thing", lambda: 1 / 0) == Finding("thing", "ZeroDivisionError", "division by zero")
+    assert run_check("thing", lambda: 1 / 0) == Finding("thing", "ZeroDivisionError", "division by zero")
     assert str(Finding("a", "b\nc", "d")) == "problem  a            b c: d"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.report.metrics_file import add_metrics, read_metrics
+from ppcls_ext.report.tables import add_metrics, read_metrics
 
 
 def test_rows_are_added_and_replaced(tmp_path):

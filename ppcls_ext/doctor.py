@@ -1,0 +1,408 @@
+"""What `ppcls-ext doctor` checks: the machine, the installed packages, and a configuration's data and first steps."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib.util
+import os
+import platform
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ppcls_ext import cpu
+from ppcls_ext.errors import PpclsExtError, one_line
+from ppcls_ext.hosts.paddleclas.locate import HOW_TO_GET_ONE, find
+from ppcls_ext.hosts.threads import VARIABLE, use_all_cores
+from ppcls_ext.packages import EXTRAS, import_extra, missing
+
+LEAST_MEMORY = 2.0  # GiB; a training of the smallest nets takes about one
+#: Versions of Paddle that this project is made for: from, and below.
+PADDLE_VERSIONS = ((3, 0), (4, 0))
+STEPS = 4  # training steps of a trial; the first one builds what the others use
+
+
+class Finding(NamedTuple):
+    """The result of one check: a line of the doctor's screen.
+
+    Attributes:
+        name: name of the check, such as "Paddle".
+        text: what was found.
+        advice: what to do about a problem; empty where there is none.
+    """
+
+    name: str
+    text: str
+    advice: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.text}: {self.advice}" if self.advice else self.text
+        return f"{'problem' if self.advice else 'ok':<8} {self.name:<12} {one_line(text)}"
+
+
+Check = Callable[[], Finding]
+
+
+def run_check(name: str, check: Check) -> Finding:
+    """Returns the finding of `check`; an exception is a finding, too."""
+    try:
+        return check()
+    except Exception as error:  # what the doctor checks may be broken in any way
+        return Finding(name, type(error).__name__, one_line(error) or "no message")
+
+
+def check_installation() -> Iterator[Finding]:
+    """Yields the findings about the machine and the installed packages."""
+    return (run_check(name, check) for name, check in CHECKS.items())
+
+
+def check_python() -> Finding:
+    """Checks the version of Python."""
+    text = f"{platform.python_version()} on {platform.system()} {platform.machine()}, {sys.executable}"
+    return Finding("Python", text, "" if sys.version_info >= (3, 9) else "expected 3.9 or newer")
+
+
+def check_cpu() -> Finding:
+    """Reports the processor's name, the cores that this process may use, and its instruction sets."""
+    features = " ".join(cpu.features()) or "instruction sets unknown"
+    return Finding("CPU", f"{cpu.name()}, {cpu.usable_cores()} cores: {features}")
+
+
+def check_threads() -> Finding:
+    """Checks how many threads Paddle computes with."""
+    given, cores = os.environ.get(VARIABLE), cpu.usable_cores()
+    if given is None:
+        return Finding("threads", f"{cores}, all cores ({VARIABLE} is not set)")
+    if not given.isdecimal() or int(given) < 1:
+        return Finding("threads", f"{VARIABLE} is {given!r}", "expected a whole number from 1; unset it for all cores")
+    more = f"; unset {VARIABLE} to use all {cores} cores" if int(given) < cores else ""
+    return Finding("threads", f"{given} ({VARIABLE} is set{more})")
+
+
+def check_memory() -> Finding:
+    """Checks the free memory, of all that this process may use."""
+    known = {key: int(value) / 2**20 for key, value in re.findall(r"^(\w+): +(\d+) kB", _read("/proc/meminfo"), re.M)}
+    if "MemTotal" not in known:
+        return Finding("memory", "unknown on this system")
+    total, free = known["MemTotal"], known.get("MemAvailable", known["MemTotal"])
+    limit = _read("/sys/fs/cgroup/memory.max").strip()
+    if limit.isdecimal() and int(limit) / 2**30 < total:
+        total = int(limit) / 2**30
+        used = _read("/sys/fs/cgroup/memory.current").strip()
+        free = min(free, total - int(used) / 2**30) if used.isdecimal() else min(free, total)
+    text = f"{free:.1f} of {total:.1f} GiB free"
+    return Finding("memory", text, "" if free >= LEAST_MEMORY else "close other programs, or train with small batches")
+
+
+def check_gpu() -> Finding:
+    """Checks for GPUs, and whether this Paddle can use them."""
+    names = _nvidia_gpus()
+    try:
+        import paddle
+    except ImportError:
+        return Finding("GPU", ", ".join(names) or "none")
+    if paddle.device.is_compiled_with_cuda():
+        count = paddle.device.cuda.device_count()
+        if count or not names:
+            return Finding("GPU", f"{count} for Paddle: {', '.join(names) or 'none'}")
+        text = f"{', '.join(names)}, which Paddle does not find"
+        return Finding("GPU", text, "check the driver and CUDA_VISIBLE_DEVICES")
+    if names:
+        advice = "install paddlepaddle-gpu in its place, as Paddle's installation page says"
+        return Finding("GPU", f"{', '.join(names)}, and this Paddle is for CPUs", advice)
+    return Finding("GPU", "none: everything runs on the CPU")
+
+
+def check_paddle() -> Finding:
+    """Imports Paddle and checks its version."""
+    if _is_missing("paddle"):
+        return Finding("Paddle", "nothing can be trained or exported", missing("paddle"))
+    use_all_cores()
+    paddle = import_extra("paddle")
+    kind = "for GPUs" if paddle.device.is_compiled_with_cuda() else "for CPUs"
+    text = f"{paddle.__version__} {kind}"
+    numbers = tuple(int(part) for part in paddle.__version__.split(".")[:2] if part.isdecimal())
+    low, high = PADDLE_VERSIONS
+    if low <= numbers < high or numbers == (0, 0):  # 0.0.0 is a build of the development branch
+        return Finding("Paddle", text)
+    return Finding("Paddle", text, f"expected at least {low[0]}.{low[1]} and below {high[0]}.{high[1]}")
+
+
+def check_onednn() -> Finding:
+    """Checks the oneDNN in Paddle's wheel, which makes training on CPUs fast."""
+    if _is_missing("paddle"):
+        return Finding("oneDNN", "none: it comes with Paddle")
+    from ppcls_ext.onednn import find as onednn  # loads Paddle
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = onednn.library()
+    if found is not None:
+        numbers = found.functions.dnnl_version().contents
+        return Finding("oneDNN", f"{numbers.major}.{numbers.minor}.{numbers.patch} of Paddle, used on CPUs")
+    if os.environ.get(onednn.VARIABLE) == "0":
+        return Finding("oneDNN", f"switched off by {onednn.VARIABLE}=0: training on the CPU is slower")
+    why = one_line(caught[-1].message) if caught else "none in this Paddle that is known"
+    return Finding("oneDNN", f"not used, training on the CPU is slower: {why}")
+
+
+def check_paddleclas() -> Finding:
+    """Checks where PaddleClas is, and whether it can train."""
+    try:
+        found = find()
+    except PpclsExtError as error:
+        return Finding("PaddleClas", "nothing can be trained", str(error))
+    text = str(found).removeprefix("PaddleClas ")
+    if not found.has_engine:
+        return Finding("PaddleClas", f"{text}, without the training engine", HOW_TO_GET_ONE)
+    return Finding("PaddleClas", f"{text}, with the training engine")
+
+
+def check_needs_of_paddleclas() -> Finding:
+    """Checks the packages that PaddleClas's engine imports."""
+    needed = [package for package, extra in EXTRAS.items() if extra == "train"]
+    absent = [package for package in needed if _is_missing(package)]
+    if absent:
+        return Finding("its needs", f"without {', '.join(absent)}", 'pip install "ppcls-ext[train]"')
+    return Finding("its needs", f"all {len(needed)} packages of the extra [train]")
+
+
+def check_paddle2onnx() -> Finding:
+    """Checks the packages that the export to ONNX needs."""
+    needed = [package for package, extra in EXTRAS.items() if extra == "onnx"]
+    for package in needed:
+        if _is_missing(package):
+            return Finding("paddle2onnx", "export to ONNX is not possible", missing(package))
+    return Finding("paddle2onnx", ", ".join(f"{name} {_version(name)}".removeprefix("paddle2onnx ") for name in needed))
+
+
+def check_onnxruntime() -> Finding:
+    """Checks onnxruntime, which prediction and the verification of an export need."""
+    if _is_missing("onnxruntime"):
+        return Finding("onnxruntime", "exported files cannot be run", missing("onnxruntime"))
+    return Finding("onnxruntime", import_extra("onnxruntime").__version__)
+
+
+#: Threads come before Paddle, which sets the variable that they are read from.
+CHECKS: dict[str, Check] = {
+    "Python": check_python,
+    "CPU": check_cpu,
+    "threads": check_threads,
+    "memory": check_memory,
+    "Paddle": check_paddle,
+    "oneDNN": check_onednn,
+    "GPU": check_gpu,
+    "PaddleClas": check_paddleclas,
+    "its needs": check_needs_of_paddleclas,
+    "paddle2onnx": check_paddle2onnx,
+    "onnxruntime": check_onnxruntime,
+}
+#: No configuration can be tried where one of these has a problem.
+NEEDED_FOR_TRAINING = frozenset(("Paddle", "PaddleClas", "its needs"))
+
+
+def _is_missing(package: str) -> bool:
+    return importlib.util.find_spec(package) is None
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "(version unknown)"
+
+
+def _nvidia_gpus() -> list[str]:
+    if shutil.which("nvidia-smi") is None:
+        return []
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    return done.stdout.strip().splitlines() if done.returncode == 0 else []
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def try_configuration(config: dict) -> Iterator[Finding]:
+    """Yields the findings about a training with this configuration, and stops at the first problem.
+
+    The files are found and counted, a batch is decoded and some steps are timed; nothing is written.
+
+    Args:
+        config: what `load_config` returned.
+    """
+    from ppcls_ext.weights.folder_lock import release
+
+    config.setdefault("profiler_options", None)
+    trials: list[_Trial] = []
+    with tempfile.TemporaryDirectory(prefix="ppcls-ext-doctor-") as folder:
+        checks: dict[str, Check] = {
+            "data": lambda: _check_data(config, folder),
+            "model": lambda: _check_model(config, folder, trials),
+            "one batch": lambda: trials[0].check_batch(),
+            "one step": lambda: trials[0].check_step(),
+        }
+        try:
+            for name, check in checks.items():
+                finding = run_check(name, check)
+                yield finding
+                if finding.advice:
+                    return
+        finally:
+            release(Path(folder, str(config["Arch"].get("name"))))  # `prepare` holds the folder of a training
+
+
+def _check_data(config: dict, folder: str) -> Finding:
+    """Checks that everything the configuration names exists: lists, images, weights, folders."""
+    from ppcls_ext.config.lists import read_lists
+    from ppcls_ext.config.prepare import prepare
+    from ppcls_ext.config.weights import require_writable
+    from ppcls_ext.training.start import set_up
+
+    try:
+        set_up()
+        settings = config["Global"]
+        require_writable("Global.output_dir", settings.get("output_dir") or "output")
+        tried = {**copy.deepcopy(config), "Global": {**settings, "output_dir": folder, "checkpoints": None}}
+        prepare(tried, "train")
+    except PpclsExtError as error:
+        return Finding("data", "the configuration cannot be trained", str(error))
+    counts = [
+        f"{loader} {len(entries)} pictures of {len({entry.label for entry in entries})} classes"
+        for loader, entries in read_lists(config, "train").items()
+    ]
+    return Finding("data", ", ".join(counts) or "found (it has no plain image lists to count)")
+
+
+def _check_model(config: dict, folder: str, trials: list[_Trial]) -> Finding:
+    """Builds the engine with its data and its model, with random weights."""
+    from ppcls_ext.config.prepare import prepare
+    from ppcls_ext.training.engine import Engine
+
+    config = copy.deepcopy(config)
+    config["Global"].update(output_dir=folder, pretrained_model=None, checkpoints=None, eval_during_train=False)
+    config["Arch"].pop("pretrained", None)
+    if isinstance(config.get("Recipe"), dict):
+        config["Recipe"].pop("unfuse", None)
+    with _silence():
+        engine = Engine(prepare(config, "train"), "train")
+    trials.append(_Trial(engine))
+    count = sum(parameter.size for parameter in engine.model.parameters() if parameter.trainable)
+    device = engine.config["Global"]["device"]
+    return Finding("model", f"{config['Arch']['name']}, {count / 1e6:.2f} M parameters, on the {device}")
+
+
+class _Trial:
+    """A few training steps of an engine.
+
+    One iterator over the data serves both findings: two at a time would disturb each other.
+    """
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+        self._wanted = min(STEPS, len(engine.train_dataloader))
+        self._ends: list[float] = []
+        self._error: Exception | None = None
+
+    def check_batch(self) -> Finding:
+        """Decodes and augments one batch."""
+        if not self._wanted:
+            advice = "there are fewer pictures than a batch takes: make DataLoader.Train.sampler.batch_size smaller"
+            return Finding("one batch", "an epoch has none", advice)
+        optimizer = self._engine.optimizer[-1]
+        for name in ("step", "minimize"):  # PaddleClas 2.4 calls minimize where it uses AMP
+            setattr(optimizer, name, self._counted(getattr(optimizer, name)))
+        loader = self._engine.train_dataloader = _WatchedLoader(self._engine.train_dataloader)
+        with _silence():
+            try:
+                self._engine.train()
+            except _EnoughError:
+                pass
+            except Exception as error:
+                self._error = error
+        if loader.shape is None:
+            raise self._error or PpclsExtError("the engine asked for none")
+        number, _, height, width = loader.shape
+        return Finding("one batch", f"{loader.seconds:.2f} s for {number} pictures of {width} × {height} px")
+
+    def check_step(self) -> Finding:
+        """Reports the median time of a training step with its batch, without the first step."""
+        if self._error is not None:
+            raise self._error
+        from ppcls_ext.training.terminal import duration
+
+        ends, steps = self._ends, len(self._engine.train_dataloader)
+        if len(ends) < 2:
+            return Finding("one step", "an epoch has one: too few to time")
+        seconds = statistics.median(end - start for start, end in zip(ends, ends[1:]))
+        return Finding("one step", f"{seconds:.2f} s; {steps} steps are an epoch, about {duration(seconds * steps)}")
+
+    def _counted(self, update: Callable) -> Callable:
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            result = update(*args, **kwargs)
+            self._ends.append(time.perf_counter())
+            if len(self._ends) >= self._wanted:
+                raise _EnoughError
+            return result
+
+        return counted
+
+
+class _WatchedLoader:
+    """A data loader that notes the shape of its first batch and the time it took, s."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+        self.seconds, self.shape = 0.0, None
+
+    def __iter__(self) -> Iterator[list]:
+        start = time.perf_counter()
+        for batch in self._loader:
+            if self.shape is None:
+                self.seconds, self.shape = time.perf_counter() - start, tuple(batch[0].shape)
+            yield batch
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+
+class _EnoughError(Exception):
+    """Ends the trial from inside the engine."""
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Discards everything that the engine and Paddle's C++ print; exceptions pass through."""
+    streams = (sys.stdout, sys.stderr)
+    for stream in streams:
+        stream.flush()
+    kept = [os.dup(number) for number in (1, 2)]
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    try:
+        for number in (1, 2):
+            os.dup2(nothing, number)
+        yield
+    finally:
+        for stream in streams:
+            stream.flush()
+        for number, copy_of in zip((1, 2), kept):
+            os.dup2(copy_of, number)
+            os.close(copy_of)
+        os.close(nothing)

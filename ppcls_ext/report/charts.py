@@ -1,0 +1,143 @@
+"""Charts: the curves of a training, the images of each class, and accuracy against latency."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Optional
+
+import numpy as np
+
+from ppcls_ext.report.figures import BLUE, GREY, ORANGE, RED, class_labels, figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+#: The rows of metrics.csv.
+Rows = Sequence[Mapping[str, Optional[float]]]
+#: Up to this number of classes, their names are written beside the bars.
+NAMED = 60
+FORM_COLOURS = {"fused": BLUE, "int8": ORANGE, "unfused": GREY, "fp16": RED}
+RUNTIME_MARKERS = {"onnxruntime": "o", "openvino": "s", "openvino-bf16": "^", "ncnn": "D"}
+
+
+def draw_curves(rows: Rows, path: str | os.PathLike) -> None:
+    """Draws curves.png: loss, accuracy and learning rate over the epochs.
+
+    Args:
+        rows: at least one row of metrics.csv.
+        path: the PNG file.
+    """
+    accuracies = sorted({name for row in rows for name in row if name.startswith(("train_top", "eval_top"))})
+    with figure(path, 1200, 380) as drawn:
+        loss, accuracy, rate = drawn.subplots(1, 3)
+        for name, colour in (("train_loss", BLUE), ("eval_loss", ORANGE)):
+            _line(loss, rows, name, colour)
+        loss.set_title("loss")
+        for name in accuracies:
+            first = name.endswith("1")
+            _line(accuracy, rows, name, ORANGE if name.startswith("eval") else BLUE, "-" if first else ":")
+        top1 = {row["epoch"]: value for row in rows if (value := row.get("eval_top1")) is not None}
+        if top1:
+            best = max(top1, key=lambda epoch: top1[epoch])
+            accuracy.plot(best, top1[best], "o", color=ORANGE)
+            accuracy.set_title(f"accuracy; best top-1 {top1[best]:.4f} in epoch {best:.0f}")
+        else:
+            accuracy.set_title("accuracy")
+        accuracy.set_ylim(0, 1.02)
+        _line(rate, rows, "learning_rate", GREY)
+        rate.set_title("learning rate")
+        for axes in (loss, accuracy, rate):
+            axes.set_xlabel("epoch")
+            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.grid(alpha=0.25)
+            if axes.lines:
+                axes.legend(frameon=False)
+
+
+def _line(axes: Axes, rows: Rows, name: str, colour: str, style: str = "-") -> None:
+    points = [(row["epoch"], row[name]) for row in rows if row.get(name) is not None]
+    if points:
+        words = name.replace("_", " ").replace("eval", "evaluation").replace("top", "top-")
+        # markers, as a single point has no line
+        axes.plot(*zip(*points), style, color=colour, marker="o", markersize=3 if len(points) < 30 else 0, label=words)
+
+
+def draw_class_counts(
+    labels: Mapping[str, Sequence[int]], names: Sequence[str] | None, classes: int, path: str | os.PathLike
+) -> None:
+    """Draws data.png: the number of images of each class in each list.
+
+    The classes are named and in order of their index up to `NAMED` of them, and sorted by size beyond.
+
+    Args:
+        labels: the labels of each list, by the list's name.
+        names: class names by index; None where there are none.
+        classes: number of classes.
+        path: the PNG file.
+    """
+    counts = {name: np.bincount(values, minlength=classes)[:classes] for name, values in labels.items()}
+    named = classes <= NAMED
+    height = max(240, 70 + 16 * classes * len(counts)) if named else 380
+    with figure(path, 900, height) as drawn:
+        axes = drawn.subplots()
+        for index, ((name, values), colour) in enumerate(zip(counts.items(), (BLUE, ORANGE, GREY))):
+            words = f"{name}: {values.sum()} images, {values.min()} to {values.max()} a class"
+            if named:
+                share = 0.8 / len(counts)
+                bars = axes.barh(np.arange(classes) + index * share, values, share, color=colour, label=words)
+                axes.bar_label(bars, padding=2, fontsize=7)
+            else:
+                axes.plot(np.sort(values)[::-1], color=colour, label=words)
+        drawn.legend(frameon=False, loc="outside lower center", ncols=len(counts))
+        axes.set_title(f"{classes} classes")
+        if named:
+            axes.set_yticks(np.arange(classes) + 0.4 - 0.4 / len(counts), class_labels(names, classes))
+            axes.invert_yaxis()
+            axes.set_xlabel("images")
+        else:
+            axes.set_xlabel("classes, the largest first")
+            axes.set_ylabel("images")
+            axes.set_ylim(bottom=0)
+
+
+def draw_latency(
+    rows: Sequence[Mapping[str, Any]], published: Mapping[str, float], about: str, path: str | os.PathLike
+) -> None:
+    """Draws bench.png: accuracy against latency, a line per model from form to form and runtime to runtime.
+
+    Only the measurements with the fewest threads are drawn, and only models with a published accuracy.
+
+    Args:
+        rows: the rows of bench.csv.
+        published: top-1 on ImageNet by model, %; int8 is drawn at its fp32 model's accuracy.
+        about: the machine of the measurements.
+        path: the PNG file.
+    """
+    threads = min(row["threads"] for row in rows)
+    shown = [row for row in rows if row["threads"] == threads and row["model"] in published]
+    with figure(path, 900, 520) as drawn:
+        axes = drawn.subplots()
+        for model in dict.fromkeys(row["model"] for row in shown):
+            points = sorted(row["median"] for row in shown if row["model"] == model)
+            top1 = published[model]
+            axes.plot(points, [top1] * len(points), color=GREY, linewidth=0.8, zorder=1)
+            axes.annotate(model, (points[-1], top1), xytext=(8, -3), textcoords="offset points")
+        for form, runtime in dict.fromkeys((row["form"], row["runtime"]) for row in shown):
+            chosen = [row for row in shown if (row["form"], row["runtime"]) == (form, runtime)]
+            axes.plot(
+                [row["median"] for row in chosen],
+                [published[row["model"]] for row in chosen],
+                RUNTIME_MARKERS.get(runtime, "o"),
+                color=FORM_COLOURS.get(form, GREY),
+                label=f"{form}, {runtime}",
+                zorder=2,
+            )
+        axes.set_xscale("log")
+        axes.margins(x=0.18)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if str(f"{value:.0e}")[0] in "25" else "")
+        axes.set_xlabel(f"ms per image, {threads} thread{'s' * (threads > 1)}, logarithmic ({about})")
+        axes.set_ylabel("published top-1 on ImageNet, fp32 (%)")
+        axes.grid(alpha=0.25)
+        axes.legend(frameon=False)

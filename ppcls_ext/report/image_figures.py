@@ -1,0 +1,243 @@
+"""Figures that show images: sheets of many, predictions (--save-image), and class activation maps (explain)."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.files import unused
+from ppcls_ext.packages import require
+from ppcls_ext.report.figures import BLUE, RED, drawable, figure, shortened
+
+#: Maximum number of images on one sheet.
+LARGEST_SHEET = 64
+CELL, LINE = 150, 14  # px: the side of a sheet's cell, and the height of a line of its caption
+#: Longer side of an image in the figure of a prediction, px.
+PREDICTION_SIDE = 400
+_SHEET = re.compile(r"sheet-\d+\.png")
+
+EXACT = "class activation map (exact)"
+FIRST_ORDER = "class activation map (first order: the head is not linear)"
+#: Opacity of an activation map where the evidence is strongest.
+OPACITY = 0.8
+
+
+def draw_sheet(
+    images: Sequence[np.ndarray],
+    captions: Sequence[str],
+    title: str,
+    path: str | os.PathLike,
+    marked: Sequence[bool] | None = None,
+) -> int:
+    """Draws up to `LARGEST_SHEET` images in rows.
+
+    Args:
+        images: (H, W, 3) uint8 each, of any sizes.
+        captions: one per image; lines are separated by a line feed.
+        title: title of the sheet.
+        path: the PNG file.
+        marked: which captions are red.
+
+    Returns:
+        The number of images on the sheet.
+    """
+    count = min(len(images), LARGEST_SHEET)
+    columns = min(8, max(1, math.ceil(math.sqrt(count))))
+    rows = max(1, math.ceil(count / columns))
+    lines = max([caption.count("\n") + 1 for caption in captions[:count]], default=1)
+    height = CELL + LINE * lines  # of a cell with its caption
+    # one pair of axes in px: matplotlib takes seconds to lay out 64
+    with figure(path, max(360, columns * CELL), 40 + rows * height) as drawn:
+        drawn.suptitle(drawable(title, "images"), fontsize=10)
+        axes = drawn.subplots()
+        axes.axis("off")
+        for index, image in enumerate(images[:count]):
+            row, column = divmod(index, columns)
+            extent = _centred(image, column * CELL, row * height + LINE * lines)
+            axes.imshow(image, extent=extent)
+            text = "\n".join(shortened(drawable(line, "class"), 24) for line in captions[index].split("\n"))
+            colour = RED if marked is not None and marked[index] else "black"
+            middle, top = (extent[0] + extent[1]) / 2, extent[3] - 3
+            axes.text(middle, top, text, ha="center", va="bottom", fontsize=7.5, color=colour)
+        axes.set_xlim(0, columns * CELL)
+        axes.set_ylim(rows * height, 0)
+    return count
+
+
+def _centred(image: np.ndarray, left: float, top: float) -> tuple[float, float, float, float]:
+    """Returns left, right, bottom and top of an image that fits into a cell, with a margin."""
+    height, width = image.shape[:2]
+    scale = (CELL - 8) / max(height, width)
+    x, y = left + (CELL - width * scale) / 2, top + (CELL - height * scale) / 2
+    return x, x + width * scale, y + height * scale, y
+
+
+def to_pixels(images: np.ndarray, mean: Sequence[float], std: Sequence[float], scale: float = 1 / 255) -> np.ndarray:
+    """Undoes the normalisation of network inputs.
+
+    Args:
+        images: (N, 3, H, W).
+        mean: see `Preprocessing`.
+        std: see `Preprocessing`.
+        scale: see `Preprocessing`.
+
+    Returns:
+        (N, H, W, 3) uint8.
+    """
+    values = images.transpose(0, 2, 3, 1).astype(np.float64)
+    levels = (values * np.asarray(std) + np.asarray(mean)) / scale
+    return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+
+
+def shrunk(image: np.ndarray, side: int = PREDICTION_SIDE) -> np.ndarray:
+    """Shrinks `image: (H, W, 3)` uint8 so that neither side is longer than `side`; smaller images stay as they are."""
+    small = Image.fromarray(image)
+    small.thumbnail((side, side))
+    return np.asarray(small)
+
+
+def draw_prediction(
+    image: np.ndarray, names: Sequence[str], scores: Sequence[float], title: str, path: str | os.PathLike
+) -> None:
+    """Draws an image and, beside it, a bar for each of its most probable classes.
+
+    Args:
+        image: (H, W, 3) uint8.
+        names: class names, best first.
+        scores: their probabilities.
+        title: title of the figure, such as the file's name.
+        path: the PNG file.
+    """
+    count = len(names)
+    with figure(path, 760, max(320, 90 + 34 * count)) as drawn:
+        left, right = drawn.subplots(1, 2, width_ratios=(1, 1.2))
+        left.imshow(image)
+        left.axis("off")
+        left.set_title(shortened(drawable(title, "image"), 48), fontsize=9)
+        places = np.arange(count)
+        right.barh(places, scores, color=BLUE, height=0.5)
+        for place, name, score in zip(places, names, scores):
+            words = f"{shortened(drawable(name, 'class'), 40)}  {score:.1%}"
+            right.text(0, place - 0.32, words, va="bottom", fontsize=9)
+        right.set_xlim(0, 1)
+        right.set_ylim(count - 0.4, -0.9)
+        right.set_yticks([])
+        right.set_xlabel("probability")
+        right.spines["left"].set_visible(False)
+
+
+class SavedImages:
+    """Draws predictions one by one, and a sheet of each `LARGEST_SHEET` of them: the option --save-image.
+
+    Args:
+        target: a PNG file for one image, a folder for several.
+        count: number of images that will come.
+
+    Attributes:
+        written: the files written, in order.
+
+    Raises:
+        PpclsExtError: the target is a file for several images, or a file that is not PNG; or matplotlib is missing.
+    """
+
+    def __init__(self, target: str | os.PathLike, count: int) -> None:
+        require("matplotlib")  # before the work, not after it
+        self._target = Path(target)
+        self._is_file = self._target.suffix.lower() == ".png" and not self._target.is_dir()
+        if self._target.suffix and not self._is_file and not self._target.is_dir():
+            raise PpclsExtError(f"--save-image is {target}: expected a .png file or a folder")
+        if self._is_file and count > 1:
+            raise PpclsExtError(f"--save-image is the file {target}, and there are {count} pictures: give a folder")
+        self._sheet: list[tuple[np.ndarray, str]] = []
+        self.written: list[Path] = []
+
+    def add(self, path: str | os.PathLike, image: np.ndarray, result: Mapping[str, Any]) -> None:
+        """Draws one prediction.
+
+        Args:
+            path: path of the image file.
+            image: (H, W, 3) uint8.
+            result: "class_ids", "scores" and "label_names", as `Classifier` returns them.
+        """
+        image, title, scores = shrunk(image), Path(path).name, result["scores"]
+        names = result.get("label_names") or [""] * len(scores)
+        names = [name or f"class {index}" for name, index in zip(names, result["class_ids"])]
+        file = self._target if self._is_file else unused(self._target / f"{Path(path).stem}.png", self._is_taken)
+        draw_prediction(image, names, scores, title, file)
+        self.written.append(file)
+        self._sheet.append((image, f"{title}\n{names[0]} {scores[0]:.1%}" if names else title))
+        if len(self._sheet) == LARGEST_SHEET:
+            self._draw_sheet()
+
+    def finish(self) -> str:
+        """Draws the last sheet, which a single image does not need, and returns a line about the files written."""
+        if self._sheet and len(self.written) > 1:
+            self._draw_sheet()
+        return f"{len(self.written)} pictures written, the last {self.written[-1]}" if self.written else ""
+
+    def _draw_sheet(self) -> None:
+        number = 1 + sum(bool(_SHEET.fullmatch(path.name)) for path in self.written)
+        file = self._target / f"sheet-{number:02d}.png"
+        images, captions = zip(*self._sheet)
+        draw_sheet(images, captions, "predictions", file)
+        self.written.append(file)
+        self._sheet = []
+
+    def _is_taken(self, path: Path) -> bool:
+        return path in self.written or bool(_SHEET.fullmatch(path.name))
+
+
+def activation_map(features: np.ndarray, derivative: np.ndarray) -> np.ndarray:
+    """Computes a class activation map (arXiv 1512.04150): the evidence for one class at each place of an image.
+
+    For a network that ends in global average pooling and a linear layer, it is the sum of the last maps, each times
+    the weight from its mean to the class: their mean over all places is the logit, up to the bias. After FasterNet's
+    pooling come a 1×1 convolution and an activation as well; there the weight is the derivative of the logit with
+    respect to the map's mean, which makes the map a first-order approximation.
+
+    Args:
+        features: (C, H, W), the input of the global average pooling.
+        derivative: (C,), the derivative of the class's logit with respect to the mean of each map.
+
+    Returns:
+        (H, W) float64; its mean is the part of the logit that comes from the maps.
+    """
+    return np.tensordot(derivative.astype(np.float64), features.astype(np.float64), axes=1)
+
+
+def draw_activation_map(
+    image: np.ndarray, evidence: np.ndarray, name: str, score: float, kind: str, path: str | os.PathLike
+) -> None:
+    """Draws an image as the network sees it, and again with the activation map over it.
+
+    Args:
+        image: (H, W, 3) uint8, cropped as the network sees it.
+        evidence: (h, w), from `activation_map`.
+        name: name of the class.
+        score: its probability.
+        kind: `EXACT` or `FIRST_ORDER`.
+        path: the PNG file.
+    """
+    height, width = image.shape[:2]
+    smooth = np.asarray(Image.fromarray(evidence.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC))
+    limit = max(float(np.abs(evidence).max()), 1e-12)
+    with figure(path, 820, 440) as drawn:
+        drawn.suptitle(f"{shortened(drawable(name, 'class'), 60)}  {score:.1%}", fontsize=11)
+        left, right = drawn.subplots(1, 2)
+        for axes in (left, right):
+            axes.imshow(image)
+            axes.axis("off")
+        # the image shows through where there is no evidence
+        opacity = OPACITY * np.minimum(np.abs(smooth) / limit, 1)
+        shown = right.imshow(smooth, cmap="bwr", vmin=-limit, vmax=limit, alpha=opacity)
+        bar = drawn.colorbar(shown, ax=right, shrink=0.7)
+        bar.set_label("for the class (red), against it (blue)")
+        drawn.supxlabel(kind, fontsize=8)
