@@ -1,4 +1,4 @@
-"""The one error class of this project, and how its text is shown."""
+"""This project's errors, and how their text is shown."""
 
 from __future__ import annotations
 
@@ -13,12 +13,20 @@ class PpclsExtError(Exception):
     """
 
 
+class NotRegularFileError(PpclsExtError):
+    """A FIFO, device, socket or folder where a regular file was expected; the message begins with its path."""
+
+
+class NotImageError(PpclsExtError):
+    """A file that is not an image of any known format; a damaged image is a plain `PpclsExtError`."""
+
+
 class Interrupted(KeyboardInterrupt):
     """An interruption by the user or the system, whose message says how to go on."""
 
 
 def unwrapped(error: BaseException) -> BaseException:
-    """What was raised inside a gradient that is written in Python; any other error as it is.
+    """Returns the error that was raised inside a gradient written in Python; any other error unchanged.
 
     Paddle gives the caller an OSError with the text of the first (`fluid/eager/pylayer/py_layer_node.cc`), which begins
     with "(External)" up to 3.2 and with "Error message in backward of …" from 3.3 on.
@@ -28,19 +36,20 @@ def unwrapped(error: BaseException) -> BaseException:
     if type(error) is not OSError or told is None:
         return error
     name, text = told[1], (told[2] or "").replace("<EMPTY MESSAGE>", "")
-    known = {kind.__name__: kind for kind in (KeyboardInterrupt, Interrupted, MemoryError, PpclsExtError)}
+    kinds = (KeyboardInterrupt, Interrupted, MemoryError, PpclsExtError, *PpclsExtError.__subclasses__())
+    known = {kind.__name__: kind for kind in kinds}
     return known[name](text) if name in known else RuntimeError(f"{name}: {text}")
 
 
 def one_line(error: object) -> str:
-    """The text of an error without its line breaks."""
+    """Returns the text of an error without its line breaks."""
     return " ".join(str(error).split())
 
 
 def printable(text: str) -> str:
-    """`text` with all that a terminal would obey, or show as nothing, written as an escape in Python's way.
+    """Returns `text` with every character that a terminal would obey or not show replaced by its Python escape.
 
-    File names and class names come from others, and may hold control characters and marks that turn text around.
+    File names and class names come from others, and may contain control characters and marks that reverse text.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 

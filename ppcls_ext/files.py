@@ -1,4 +1,4 @@
-"""Files written so that a reader never sees half of one, and read so that none is endless."""
+"""Files: written atomically, so that no reader sees half of one, and read within limits, so that none is endless."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
-from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.errors import NotRegularFileError, PpclsExtError
 
 KINDS = {
     stat.S_IFIFO: "a FIFO",
@@ -35,9 +35,12 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb", **open_kwargs) -> It
         mode: "wb" or "w".
         **open_kwargs: passed to `open` (encoding, newline).
 
+    Yields:
+        The temporary file, open for writing.
+
     Raises:
-        PpclsExtError: the folder cannot be made or written, the disk is full, or `path` is there and no regular file
-            (a FIFO, a device, a folder) or one that may not be written.
+        PpclsExtError: the folder cannot be made or written, the disk is full, or `path` exists and is either not a
+            regular file (but a FIFO, a device, a folder) or write-protected.
     """
     path = Path(path)
     temporary = None
@@ -64,13 +67,13 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb", **open_kwargs) -> It
 
 
 def unused(path: Path, is_taken: Callable[[Path], bool]) -> Path:
-    """The first of NAME.png, NAME-2.png, NAME-3.png, … that is not taken: two files may have one name."""
+    """Returns the first of NAME.png, NAME-2.png, NAME-3.png, … that is not taken: two files may have one name."""
     numbered = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(2))
     return next(name for name in itertools.chain([path], numbered) if not is_taken(name))
 
 
 def require_plain(path: Path) -> None:
-    """Raises PpclsExtError where `path` is there and anything but a regular file, which renaming would replace."""
+    """Raises PpclsExtError if `path` exists and is anything but a regular file: renaming would replace it."""
     with contextlib.suppress(FileNotFoundError):
         mode = path.lstat().st_mode
         if not stat.S_ISREG(mode):
@@ -78,15 +81,16 @@ def require_plain(path: Path) -> None:
 
 
 def read_regular(path: str | os.PathLike, limit: int) -> bytes:
-    """The bytes of a regular file; a FIFO or device, which may never end, and a larger file are refused.
+    """Reads a regular file; refuses a FIFO or device, which may never end, and a larger file.
 
     Args:
         path: the file, or a link to it.
-        limit: bytes.
+        limit: the largest size in bytes.
 
     Raises:
-        OSError: it cannot be opened or read.
-        PpclsExtError: it is no regular file, or larger.
+        OSError: the file cannot be opened or read.
+        NotRegularFileError: it is a FIFO, device, socket or folder.
+        PpclsExtError: it is larger than `limit`.
     """
     with open(open_regular(path), "rb") as stream:
         data = stream.read(limit + 1)
@@ -96,18 +100,18 @@ def read_regular(path: str | os.PathLike, limit: int) -> bytes:
 
 
 def open_regular(path: str | os.PathLike) -> int:
-    """Opens a regular file for reading and returns its descriptor; see `read_regular`."""
+    """Opens a regular file for reading and returns its descriptor; raises as `read_regular` does."""
     # without O_NONBLOCK, opening a FIFO waits for a writer
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     mode = os.fstat(handle).st_mode
     if not stat.S_ISREG(mode):
         os.close(handle)
-        raise PpclsExtError(f"{path} is {_kind(mode)}: expected a regular file")
+        raise NotRegularFileError(f"{path} is {_kind(mode)}: expected a regular file")
     return handle
 
 
 def _permissions(target: Path) -> int:
-    """Those of the file that is there, else those that open() would give a new one (mkstemp makes private ones)."""
+    """Returns the existing file's permissions, else those that open() would give a new one (mkstemp's are private)."""
     try:
         mode = os.stat(target).st_mode
     except FileNotFoundError:
@@ -122,4 +126,4 @@ def _permissions(target: Path) -> int:
 
 
 def _kind(mode: int) -> str:
-    return KINDS.get(stat.S_IFMT(mode), "no regular file")
+    return KINDS.get(stat.S_IFMT(mode), "not a regular file")

@@ -13,17 +13,25 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ppcls_ext.data.image_files import SUFFIXES, faults, read_image
-from ppcls_ext.data.lists import list_text, read_class_names, read_list, write_list
-from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.data.image_files import SUFFIXES, find_faults, read_image, reason_of
+from ppcls_ext.data.lists import class_names_text, list_text, read_class_names, read_list, write_list
+from ppcls_ext.errors import NotImageError, PpclsExtError
 
-#: What the folder of pictures to evaluate on may be called.
+#: The files that `make_lists` writes.
+TRAIN_LIST, VAL_LIST, LABEL_LIST, LEFT_OUT_LIST = "train_list.txt", "val_list.txt", "label_list.txt", "left_out.txt"
+#: The names that the folder of validation images may have.
 VAL_NAMES = ("val", "valid", "validation")
 LAYOUT = "expected one folder a class, such as FOLDER/daisy and FOLDER/tulip, or these in FOLDER/train and FOLDER/val"
 
 
 class LeftOut(NamedTuple):
-    """A file or folder that will not be used, and why: `kind` is one of few words, `reason` says it whole."""
+    """A file or folder that will not be used.
+
+    Attributes:
+        path: the file or folder.
+        kind: the reason in a few words, which are counted.
+        reason: the reason in full.
+    """
 
     path: Path
     kind: str
@@ -31,14 +39,14 @@ class LeftOut(NamedTuple):
 
 
 class ClassFolders(NamedTuple):
-    """What was found.
+    """The classes of a folder and their files.
 
     Attributes:
-        root: the folder that was asked for.
-        classes: the names, in the order of the class numbers.
-        train: the files of each class below FOLDER/train, or below FOLDER where there is no split.
-        val: the files of each class below FOLDER/val; None where there is no split.
-        left_out: what lies there besides.
+        root: the folder that was searched.
+        classes: the class names, in the order of their indices.
+        train: the files of each class below FOLDER/train, or below FOLDER if there is no split.
+        val: the files of each class below FOLDER/val; None if there is no split.
+        left_out: all other files and folders.
     """
 
     root: Path
@@ -55,10 +63,10 @@ def find_class_folders(root: Path) -> ClassFolders:
     and folders are left out, as is what lies outside the class folders.
 
     Raises:
-        PpclsExtError: there is no such folder, or fewer than two classes in it.
+        PpclsExtError: there is no such folder, or the split is unclear.
     """
     if not root.is_dir():
-        raise PpclsExtError(f"no folder of pictures {root}: {LAYOUT}")
+        raise PpclsExtError(f"no folder of images {root}: {LAYOUT}")
     left_out: list[LeftOut] = []
     folders = _subfolders(root, left_out)
     val = _find_split(root, folders)
@@ -77,7 +85,7 @@ def find_class_folders(root: Path) -> ClassFolders:
     unknown = sorted(name for name, files in parts[val].items() if files and name not in classes)
     if unknown:
         raise PpclsExtError(
-            f"{folders[val]} holds the class {unknown[0]!r}, and {folders['train']} has no pictures of it: "
+            f"{folders[val]} holds the class {unknown[0]!r}, and {folders['train']} has no images of it: "
             "a network can only be evaluated on classes it is trained on"
         )
     return ClassFolders(
@@ -90,7 +98,7 @@ def find_class_folders(root: Path) -> ClassFolders:
 
 
 def _find_split(root: Path, folders: dict[str, Path]) -> str | None:
-    """The name of the folder of pictures to evaluate on, where FOLDER/train and it hold class folders."""
+    """Returns the name of the folder of validation images if FOLDER/train and it contain class folders."""
     found = [name for name in VAL_NAMES if name in folders]
     if "train" not in folders or not found or not all(_has_subfolder(folders[n]) for n in ("train", found[0])):
         return None  # a class may be called train
@@ -107,7 +115,7 @@ def _has_subfolder(path: Path) -> bool:
 
 
 def _subfolders(path: Path, left_out: list[LeftOut]) -> dict[str, Path]:
-    """The folders in `path`, by name; what else lies there is left out."""
+    """Returns the folders in `path` by name, and adds everything else to `left_out`."""
     folders = {}
     for entry in sorted(path.iterdir()):
         reason = _unusable_name(entry.name)
@@ -121,7 +129,7 @@ def _subfolders(path: Path, left_out: list[LeftOut]) -> dict[str, Path]:
 
 
 def _in_order(names: dict) -> list[str]:
-    """Sorted; where all names are numbers, by number, so that folder 10 is class 10."""
+    """Sorts names; by number if all of them are numbers, so that folder 10 is class 10."""
     if all(name.isascii() and name.isdecimal() for name in names):
         return sorted(names, key=lambda name: (int(name), name))
     return sorted(names)
@@ -133,7 +141,7 @@ def _with_files(classes: list[str], files: dict, left_out: list[LeftOut], root: 
 
 
 def _files(folder: Path, left_out: list[LeftOut]) -> list[Path]:
-    """All files in and below a class folder, sorted."""
+    """Returns all files in and below a class folder, sorted."""
     return sorted(_walk(folder, left_out, {folder.resolve()}))
 
 
@@ -151,7 +159,7 @@ def _walk(folder: Path, left_out: list[LeftOut], above: set[Path]) -> Iterator[P
             else:
                 yield from _walk(entry, left_out, above | {real})
         else:
-            left_out.append(LeftOut(entry, "no file", "neither a file nor a folder, or a link to nothing"))
+            left_out.append(LeftOut(entry, "not a file", "neither a file nor a folder, or a link to nothing"))
 
 
 def _unusable_name(name: str) -> str | None:
@@ -166,31 +174,32 @@ def _unusable_name(name: str) -> str | None:
     return None
 
 
-def usable(
+def usable_files(
     classes: Sequence[list[Path]], report: Callable[[int, int], None] | None = None
 ) -> tuple[list[list[Path]], list[LeftOut]]:
-    """Decodes every file of every class, and looks for files of the same bytes.
+    """Decodes every file of every class, and looks for byte-identical files.
 
-    Of twins in one class the first stays; of twins in several classes none, as their class is unknown.
+    Of duplicates within a class the first is kept; duplicates in several classes are all left out, because their class
+    is unknown.
 
     Args:
         classes: the files of each class.
         report: called after each file with (files done, files in all).
 
     Returns:
-        The files that can be used, of each class, and the others.
+        The usable files of each class, and all others with the reason.
     """
-    pictures = [(label, path) for label, files in enumerate(classes) for path in files]
+    images = [(label, path) for label, files in enumerate(classes) for path in files]
     left_out, good = [], []
-    for (label, path), fault in zip(pictures, faults([path for _, path in pictures], report)):
+    for (label, path), fault in zip(images, find_faults([path for _, path in images], report)):
         if fault is None:
             good.append((label, path))
         else:
-            is_picture = path.suffix.lower() in SUFFIXES or not fault.startswith("not an image")
-            left_out.append(LeftOut(path, "unreadable" if is_picture else "no picture", fault))
-    twins = _twins(good)
-    left_out += twins
-    gone = {twin.path for twin in twins}
+            is_image = path.suffix.lower() in SUFFIXES or not isinstance(fault, NotImageError)
+            left_out.append(LeftOut(path, "unreadable" if is_image else "not an image", reason_of(fault)))
+    duplicates = _duplicates(good)
+    left_out += duplicates
+    gone = {duplicate.path for duplicate in duplicates}
     kept: list[list[Path]] = [[] for _ in classes]
     for label, path in good:
         if path not in gone:
@@ -198,9 +207,9 @@ def usable(
     return kept, left_out
 
 
-def _twins(pictures: Sequence[tuple[int, Path]]) -> list[LeftOut]:
+def _duplicates(images: Sequence[tuple[int, Path]]) -> list[LeftOut]:
     by_size = defaultdict(list)
-    for label, path in pictures:
+    for label, path in images:
         by_size[path.stat().st_size].append((label, path))
     by_content = defaultdict(list)
     for group in by_size.values():
@@ -213,24 +222,22 @@ def _twins(pictures: Sequence[tuple[int, Path]]) -> list[LeftOut]:
             left_out += [LeftOut(path, "duplicate", f"the same bytes as {first}") for _, path in group[1:]]
         else:
             for _, path in group:
-                twin = first if path != first else group[1][1]
-                left_out.append(LeftOut(path, "in several classes", f"the same bytes as {twin}: which class is right?"))
+                other = first if path != first else group[1][1]
+                reason = f"the same bytes as {other}: which class is right?"
+                left_out.append(LeftOut(path, "in several classes", reason))
     return left_out
 
 
-TRAIN_LIST, VAL_LIST, LABEL_LIST, LEFT_OUT_LIST = "train_list.txt", "val_list.txt", "label_list.txt", "left_out.txt"
-
-
 class ClassLists(NamedTuple):
-    """The lists that were written.
+    """The lists that `make_lists` wrote.
 
     Attributes:
-        root: the image root that the lists' paths start from.
-        folder: of the lists: train_list.txt, val_list.txt, label_list.txt and, if need be, left_out.txt.
-        classes: the names, in the order of the class numbers.
-        train: how many pictures of each class to train on.
-        val: how many to evaluate on.
-        left_out: what the lists do not hold.
+        root: the image root that the paths in the lists start from.
+        folder: the folder of train_list.txt, val_list.txt, label_list.txt and, if anything was left out, left_out.txt.
+        classes: the class names, in the order of their indices.
+        train: the number of training images of each class.
+        val: the number of validation images of each class.
+        left_out: the files that the lists do not contain.
     """
 
     root: Path
@@ -241,7 +248,7 @@ class ClassLists(NamedTuple):
     left_out: list[LeftOut]
 
     def lines(self) -> list[str]:
-        """What was made and what was left out, for the terminal."""
+        """Returns a summary for the terminal: the counts, what was left out, and classes without validation images."""
         lines = [f"{len(self.classes)} classes, {sum(self.train)} pictures to train on, {sum(self.val)} to evaluate on"]
         if self.left_out:
             counts = Counter(item.kind for item in self.left_out)
@@ -251,7 +258,7 @@ class ClassLists(NamedTuple):
         few = [name for name, count in zip(self.classes, self.val) if not count]
         if few:
             more = f" and {len(few) - 1} more" if len(few) > 1 else ""
-            lines.append(f"no picture of {few[0]!r}{more} to evaluate on")
+            lines.append(f"no image of {few[0]!r}{more} to evaluate on")
         return lines
 
 
@@ -265,34 +272,34 @@ def make_lists(
     """Writes the lists of a folder of class folders.
 
     Args:
-        root: holds one folder a class, or these in train/ and val/; see `find_class_folders`.
-        folder: for the lists.
-        val_share: the share of each class to evaluate on, where there is no val/: at least one picture of a class that
-            has two, and never all.
-        seed: of the split; the same pictures and seed give the same lists.
-        report: called after each picture that was decoded with (done, all).
+        root: contains one folder per class, or these in train/ and val/; see `find_class_folders`.
+        folder: where to write the lists.
+        val_share: the share of each class's images to evaluate on if there is no val/: at least one image of a class
+            that has two, and never all.
+        seed: RNG seed of the split; the same images and seed give the same lists.
+        report: called after each decoded image with (images done, images in all).
 
     Raises:
-        PpclsExtError: fewer than two classes have usable pictures, or there is nothing to evaluate on.
+        PpclsExtError: fewer than two classes have usable images, or there is nothing to evaluate on.
     """
     if not 0 < val_share < 1:
-        raise PpclsExtError(f"the share of pictures to evaluate on is {val_share}: expected more than 0, less than 1")
+        raise PpclsExtError(f"the share of images to evaluate on is {val_share}: expected more than 0, less than 1")
     root, folder = Path(root).resolve(), Path(folder)
     found = find_class_folders(root)
-    train, left_out = usable(found.train, report)
+    train, left_out = usable_files(found.train, report)
     left_out = found.left_out + left_out
     if found.val is not None:
-        val, unusable = usable(found.val, report)
+        val, unusable = usable_files(found.val, report)
         left_out += unusable
     names = found.classes
     kept = [index for index in range(len(names)) if train[index]]
     if found.val is not None:
         orphans = [path for index in range(len(names)) if index not in kept for path in val[index]]
-        left_out += [LeftOut(path, "of no class", "its class has no picture to train on") for path in orphans]
+        left_out += [LeftOut(path, "of no class", "its class has no image to train on") for path in orphans]
     if len(kept) < 2:
         reason = f"; {left_out[0].path}: {left_out[0].reason}" if left_out else ""
         raise PpclsExtError(
-            f"{root} holds pictures of {len(kept)} classes, at least 2 are needed: one folder a class{reason}"
+            f"{root} holds images of {len(kept)} classes, at least 2 are needed: one folder a class{reason}"
         )
     if found.val is None:
         split = [_split(train[index], val_share, f"{seed}/{names[index]}") for index in kept]
@@ -307,16 +314,16 @@ def make_lists(
         left_out,
     )
     if not any(made.val):
-        raise PpclsExtError(f"{root} leaves no picture to evaluate on: every class needs two at least")
+        raise PpclsExtError(f"{root} leaves no image to evaluate on: every class needs two at least")
     _write(made, split)
     return made
 
 
 def kept_lists(root: Path, folder: Path) -> ClassLists:
-    """The lists that `make_lists` wrote to `folder` before, as they are.
+    """Reads the lists that `make_lists` wrote to `folder` earlier.
 
     Raises:
-        PpclsExtError: they are damaged, or a picture is gone.
+        PpclsExtError: a list is damaged, or an image is gone.
     """
     names = read_class_names(folder / LABEL_LIST)
     counts = []
@@ -337,7 +344,7 @@ def _write(made: ClassLists, split: Sequence[tuple[list[Path], list[Path]]]) -> 
     for part, name in ((0, TRAIN_LIST), (1, VAL_LIST)):
         images = ((_listed(path, made.root), label) for label, parts in enumerate(split) for path in parts[part])
         write_list(made.folder / name, list_text(images))
-    write_list(made.folder / LABEL_LIST, "".join(f"{index} {name}\n" for index, name in enumerate(made.classes)))
+    write_list(made.folder / LABEL_LIST, class_names_text(made.classes))
     if made.left_out:
         text = "".join(f"{item.path}\t{item.kind}\t{item.reason}\n" for item in made.left_out)
         write_list(made.folder / LEFT_OUT_LIST, text.encode(errors="backslashreplace").decode())

@@ -13,18 +13,18 @@ from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.files import read_regular
 
 Settings = dict[str, Any]
-LARGEST = 1 << 16
-"""Bytes of a file of settings."""
+LARGEST_SETTINGS = 1 << 16
+"""Bytes of a settings file."""
 
 
-class Kind(NamedTuple):
-    """What a tool makes.
+class DatasetKind(NamedTuple):
+    """A kind of data set that a tool generates.
 
     Attributes:
-        settings_file: the name of the file of settings.
-        contents: the names of all else that lies in the folder.
-        write: fills an empty folder.
-        fault: what is missing in a folder of these settings; None: it is complete.
+        settings_file: the name of the file that stores the settings.
+        contents: the names of everything else in the folder.
+        write: fills an empty folder according to the settings.
+        fault: returns what a folder with these settings lacks; None if it is complete.
     """
 
     settings_file: str
@@ -33,20 +33,20 @@ class Kind(NamedTuple):
     fault: Callable[[Path, Settings], str | None]
 
 
-def make_folder(output: Path, kind: Kind, settings: Settings, force: bool) -> bool:
-    """Makes `output`, which appears as a whole.
+def make_folder(output: Path, kind: DatasetKind, settings: Settings, force: bool) -> bool:
+    """Makes `output`, which appears complete or not at all.
 
     Args:
-        output: may be there: empty, or made by the same tool.
-        kind: what to make.
-        settings: as JSON holds them.
-        force: replaces what was made with other settings, or is damaged.
+        output: the folder; it may exist if it is empty or was made by the same tool.
+        kind: the kind of data set.
+        settings: JSON values.
+        force: whether to replace a folder that was made with other settings or is damaged.
 
     Returns:
-        False where the same is there already.
+        False if the same data set exists already.
 
     Raises:
-        PpclsExtError: something else is there, or it cannot be written.
+        PpclsExtError: the folder contains something else, or cannot be written.
     """
     output = Path(os.path.realpath(output))  # a linked folder is replaced, not its link
     occupied = output.is_dir() and any(output.iterdir())
@@ -69,14 +69,14 @@ def make_folder(output: Path, kind: Kind, settings: Settings, force: bool) -> bo
     return True
 
 
-def _is_there(output: Path, kind: Kind, settings: Settings, force: bool) -> bool:
-    """Whether `output` is just this, complete; False if it may be replaced."""
+def _is_there(output: Path, kind: DatasetKind, settings: Settings, force: bool) -> bool:
+    """Returns whether `output` is exactly this data set and complete; False if it may be replaced."""
     foreign = {file.name for file in output.iterdir()} - {kind.settings_file, *kind.contents}
     if foreign or not (output / kind.settings_file).is_file():
         what = f" ({min(foreign)})" if foreign else ""
         raise PpclsExtError(f"{output} holds files that this tool did not make{what}; choose another --output")
     try:
-        found = json.loads(read_regular(output / kind.settings_file, LARGEST))
+        found = json.loads(read_regular(output / kind.settings_file, LARGEST_SETTINGS))
     except (ValueError, RecursionError):
         found = "unreadable settings"
     if found == settings:

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ppcls_ext.data.dataset_folder import Kind, make_folder
-from ppcls_ext.data.lists import list_text, read_list, write_list
+from ppcls_ext.data.dataset_folder import DatasetKind, make_folder
+from ppcls_ext.data.lists import class_names_text, list_text, read_list, write_list
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.packages import import_extra
 
@@ -25,20 +25,20 @@ DEFAULT_OUTPUT = Path("dataset", "digits")
 
 
 def make(output: Path, size: int = 64, limit: int = IMAGES, seed: int = 0, force: bool = False) -> bool:
-    """Makes the dataset in `output`, which appears as a whole.
+    """Makes the dataset in `output`, which appears complete or not at all.
 
     Args:
         output: the dataset's folder.
         size: side of the images, px.
-        limit: images in all, 20..1797. Every digit is in both lists, in proportion.
-        seed: of the split.
-        force: replaces a dataset of this tool with other settings, or a damaged one.
+        limit: number of images in all, 20..1797; every digit is in both lists, in proportion.
+        seed: RNG seed of the split.
+        force: whether to replace a dataset that this tool made with other settings, or a damaged one.
 
     Returns:
-        False where the same dataset is there already.
+        False if the same dataset exists already.
 
     Raises:
-        PpclsExtError: a setting is out of range, or `output` holds something else.
+        PpclsExtError: a setting is out of range, or `output` contains something else.
     """
     if not 8 <= size <= 1024:
         raise PpclsExtError(f"size {size} px: expected 8..1024")
@@ -80,7 +80,7 @@ def _write(folder: Path, settings: dict[str, int]) -> None:
             image = Image.fromarray(grey).resize((settings["size"], settings["size"]), Image.Resampling.BICUBIC)
             image.convert("RGB").save(folder / path)
         write_list(folder / name, list_text(rows))
-    write_list(folder / LABEL_LIST, "".join(f"{digit} {digit}\n" for digit in range(CLASSES)))
+    write_list(folder / LABEL_LIST, class_names_text(map(str, range(CLASSES))))
 
 
-KIND = Kind("digits_settings.json", frozenset(("images", *LISTS, LABEL_LIST)), _write, _fault)
+KIND = DatasetKind("digits_settings.json", frozenset(("images", *LISTS, LABEL_LIST)), _write, _fault)

@@ -14,11 +14,30 @@ import tempfile
 import zlib
 from pathlib import Path, PurePosixPath
 
-from ppcls_ext.data.lists import list_text, write_list
+from ppcls_ext.data.lists import class_names_text, list_text, write_list
 from ppcls_ext.download import download, file_md5
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.packages import import_extra
 
+#: The English names of the classes, in the order of the official labels 1..102.
+NAMES = tuple(
+    " ".join(name.split())
+    for name in """
+    pink primrose, hard-leaved pocket orchid, canterbury bells, sweet pea, english marigold, tiger lily, moon orchid,
+    bird of paradise, monkshood, globe thistle, snapdragon, colt's foot, king protea, spear thistle, yellow iris,
+    globe-flower, purple coneflower, peruvian lily, balloon flower, giant white arum lily, fire lily,
+    pincushion flower, fritillary, red ginger, grape hyacinth, corn poppy, prince of wales feathers, stemless gentian,
+    artichoke, sweet william, carnation, garden phlox, love in the mist, mexican aster, alpine sea holly,
+    ruby-lipped cattleya, cape flower, great masterwort, siam tulip, lenten rose, barbeton daisy, daffodil,
+    sword lily, poinsettia, bolero deep blue, wallflower, marigold, buttercup, oxeye daisy, common dandelion, petunia,
+    wild pansy, primula, sunflower, pelargonium, bishop of llandaff, gaura, geranium, orange dahlia,
+    pink-yellow dahlia, cautleya spicata, japanese anemone, black-eyed susan, silverbush, californian poppy,
+    osteospermum, spring crocus, bearded iris, windflower, tree poppy, gazania, azalea, water lily, rose, thorn apple,
+    morning glory, passion flower, lotus lotus, toad lily, anthurium, frangipani, clematis, hibiscus, columbine,
+    desert-rose, tree mallow, magnolia, cyclamen, watercress, canna lily, hippeastrum, bee balm, ball moss, foxglove,
+    bougainvillea, camellia, mallow, mexican petunia, bromelia, blanket flower, trumpet creeper, blackberry lily
+    """.split(",")
+)
 URL = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
 ARCHIVE = "102flowers.tgz"
 LABELS = "imagelabels.mat"
@@ -29,7 +48,7 @@ MD5 = {
     SPLIT: "a5357ecc9cb78c4bef273ce3793fc85c",
 }
 IMAGES = [f"jpg/image_{number:05d}.jpg" for number in range(1, 8190)]
-# our lists, as parts of the official split
+#: Our lists, as parts of the official split.
 LISTS = {
     "train_list.txt": ("trnid",),
     "val_list.txt": ("valid",),
@@ -44,20 +63,20 @@ _INSTEAD = "get the files by other means and use --source"
 
 
 def prepare(output: Path, source: Path | None = None) -> bool:
-    """Makes the dataset in `output`: first the images, as a whole, then the lists.
+    """Makes the dataset in `output`: first the image folder, complete or not at all, then the lists.
 
-    What is there already and right stays; nothing that differs is overwritten.
+    Correct files that exist already stay; a file that differs is never overwritten.
 
     Args:
         output: the dataset's folder.
-        source: the folder of the three official files; its archive may hold the same images at another size.
+        source: the folder of the three official files; its archive may contain the same images at another size.
             None downloads them to `output`/download, where a later run finds them.
 
     Returns:
         Whether anything was missing.
 
     Raises:
-        PpclsExtError: a file is missing, damaged or not the expected one, or `output` holds something else.
+        PpclsExtError: a file is missing, damaged or not the expected one, or `output` contains something else.
     """
     downloads = source is None
     if downloads:
@@ -93,11 +112,11 @@ def _check_source(source: Path) -> None:
 
 
 def _lists(source: Path) -> dict[str, str]:
-    """The text of every list by its file name."""
+    """Returns the text of every list by its file name."""
     loadmat = import_extra("scipy.io").loadmat
     labels = loadmat(source / LABELS)["labels"][0]
     split = loadmat(source / SPLIT)
-    texts = {LABEL_LIST: "".join(f"{label} {name}\n" for label, name in enumerate(NAMES))}
+    texts = {LABEL_LIST: class_names_text(NAMES)}
     for name, parts in LISTS.items():
         numbers = [int(number) for part in parts for number in split[part][0]]
         texts[name] = list_text((IMAGES[number - 1], int(labels[number - 1]) - 1) for number in numbers)
@@ -113,7 +132,7 @@ def _is_there(path: Path, text: str) -> bool:
 
 
 def origin_file(output: Path) -> Path:
-    """The file that says which archive the images came from."""
+    """Returns the file that says which archive the images came from."""
     return output / f"{ARCHIVE}.md5"
 
 
@@ -145,7 +164,7 @@ def extract(archive: Path, output: Path, archive_md5: str) -> None:
     Nothing is written under a name from the archive that is not one of the 8189 expected ones.
 
     Raises:
-        PpclsExtError: the archive is damaged, holds anything but the images, or not all of them; or writing failed.
+        PpclsExtError: the archive is damaged, contains anything but the images, or lacks some; or writing failed.
     """
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -179,7 +198,7 @@ def _extract_images(archive: Path, folder: Path) -> None:
                 (folder / name).write_bytes(content)
                 missing.remove(name)
                 bar.update()
-            while stream.read(1 << 20):  # to the end, where gzip compares its checksum
+            while stream.read(1 << 20):  # to the end, where gzip verifies its checksum
                 pass
     except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise PpclsExtError(f"{archive} is damaged ({error}); get it again from {URL}") from error
@@ -188,23 +207,3 @@ def _extract_images(archive: Path, folder: Path) -> None:
             f"{archive}: {len(missing)} of {len(IMAGES)} images are missing, the first is {min(missing)}; "
             f"get the archive again from {URL}"
         )
-
-
-NAMES = tuple(
-    " ".join(name.split())
-    for name in """
-    pink primrose, hard-leaved pocket orchid, canterbury bells, sweet pea, english marigold, tiger lily, moon orchid,
-    bird of paradise, monkshood, globe thistle, snapdragon, colt's foot, king protea, spear thistle, yellow iris,
-    globe-flower, purple coneflower, peruvian lily, balloon flower, giant white arum lily, fire lily,
-    pincushion flower, fritillary, red ginger, grape hyacinth, corn poppy, prince of wales feathers, stemless gentian,
-    artichoke, sweet william, carnation, garden phlox, love in the mist, mexican aster, alpine sea holly,
-    ruby-lipped cattleya, cape flower, great masterwort, siam tulip, lenten rose, barbeton daisy, daffodil,
-    sword lily, poinsettia, bolero deep blue, wallflower, marigold, buttercup, oxeye daisy, common dandelion, petunia,
-    wild pansy, primula, sunflower, pelargonium, bishop of llandaff, gaura, geranium, orange dahlia,
-    pink-yellow dahlia, cautleya spicata, japanese anemone, black-eyed susan, silverbush, californian poppy,
-    osteospermum, spring crocus, bearded iris, windflower, tree poppy, gazania, azalea, water lily, rose, thorn apple,
-    morning glory, passion flower, lotus lotus, toad lily, anthurium, frangipani, clematis, hibiscus, columbine,
-    desert-rose, tree mallow, magnolia, cyclamen, watercress, canna lily, hippeastrum, bee balm, ball moss, foxglove,
-    bougainvillea, camellia, mallow, mexican petunia, bromelia, blanket flower, trumpet creeper, blackberry lily
-    """.split(",")
-)

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image, ImageOps, features
 
 from ppcls_ext.data.lists import ListEntry
-from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.errors import NotImageError, PpclsExtError
 from ppcls_ext.files import read_regular
 
 #: Formats that OpenCV reads as well; no others are tried. Pillow reads AVIF from 11.3.
@@ -28,13 +28,19 @@ FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "JPEG2000", "PPM")
 FORMATS += ("AVIF",) if "avif" in features.modules and features.check("avif") else ()
 MAGIC = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"GIF8": "GIF", b"BM": "BMP"}
 ORIENTATION = 0x112  # EXIF's tag
-LARGEST = 1 << 30  # bytes of a file
-#: Pillow's modes of 8 or 16 bits a sample whose colours `convert` understands.
+LARGEST = 1 << 30
+"""Bytes of an image file."""
+#: Pillow's modes of 8 or 16 bits per sample whose colours `convert` understands.
 MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "I", "I;16", "I;16B", "I;16L")
 
 
 def read_image(path: str | os.PathLike) -> bytes:
-    """The bytes of an image file; raises OSError, or PpclsExtError where it is no file or far too large."""
+    """Reads the bytes of an image file.
+
+    Raises:
+        OSError: the file cannot be opened or read.
+        PpclsExtError: it is not a regular file, or far too large.
+    """
     return read_regular(path, LARGEST)
 
 
@@ -43,14 +49,15 @@ def decode(data: bytes, library: str = "cv2") -> np.ndarray:
 
     Args:
         data: the file's bytes.
-        library: "cv2" gives what `cv2.imdecode(data, 1)` gives, as RGB: the EXIF orientation is applied, alpha is
-            dropped, 16 bits become 8. "pil" gives what Pillow's `convert("RGB")` gives.
+        library: the library whose result is wanted: "cv2" for `cv2.imdecode(data, 1)` as RGB (it applies the EXIF
+            orientation, drops alpha, and reduces 16 bits to 8), "pil" for Pillow's `convert("RGB")`.
 
     Returns:
-        uint8 (H, W, 3), RGB, free to be written.
+        uint8 (H, W, 3), RGB, writable.
 
     Raises:
-        PpclsExtError: no image of a known format, truncated, damaged, or too large.
+        NotImageError: the data are not an image of a known format.
+        PpclsExtError: the image is truncated, damaged or too large.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -65,17 +72,17 @@ def decode(data: bytes, library: str = "cv2") -> np.ndarray:
             for magic, name in MAGIC.items():
                 if data.startswith(magic):
                     raise PpclsExtError(f"damaged {name} image, or of a kind that Pillow does not read") from error
-            raise PpclsExtError(f"not an image of a known format: expected {', '.join(FORMATS)}") from error
+            raise NotImageError(f"not an image of a known format: expected {', '.join(FORMATS)}") from error
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise PpclsExtError(f"the image is too large: expected at most {Image.MAX_IMAGE_PIXELS} px") from error
         except PpclsExtError:
             raise
-        except Exception as error:  # Pillow's readers raise many kinds on damaged files
+        except Exception as error:  # Pillow's readers raise many kinds of errors on damaged files
             raise PpclsExtError(f"damaged image: {error or type(error).__name__}") from error
 
 
 def pixels(image: Image.Image, library: str = "cv2") -> np.ndarray:
-    """The pixels of a Pillow image, uint8 (H, W, 3), RGB; see `decode`."""
+    """Returns the pixels of a Pillow image as uint8 (H, W, 3), RGB; `library` and errors as of `decode`."""
     image.load()
     _require_known_samples(image)
     return np.array(_as_rgb(image) if library == "pil" else _as_opencv(image))
@@ -90,8 +97,8 @@ def _require_known_samples(image: Image.Image) -> None:
 
 def _as_opencv(image: Image.Image) -> np.ndarray | Image.Image:
     file_format, info = image.format, image.info
-    with contextlib.suppress(Exception):  # an orientation that cannot be read is none
-        if image.getexif().get(ORIENTATION, 1) != 1:  # else exif_transpose would copy the picture
+    with contextlib.suppress(Exception):  # an unreadable orientation counts as none
+        if image.getexif().get(ORIENTATION, 1) != 1:  # otherwise exif_transpose would copy the image
             image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
@@ -110,21 +117,24 @@ def _as_opencv(image: Image.Image) -> np.ndarray | Image.Image:
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
-    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
+    return image if image.mode == "RGB" else image.convert("RGB")  # convert would copy it
 
 
-#: What counts as an image inside a folder; a file that is named itself is always tried.
+#: File names that count as images inside a folder; a file that is named itself is always tried.
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".jp2")
 
 
 def find_images(names: Sequence[str]) -> list[Path]:
-    """The image files that the names stand for: files, folders and all below them, glob patterns.
+    """Finds the image files that `names` stand for.
+
+    Args:
+        names: files, folders (all images in and below them) and glob patterns.
 
     Returns:
-        In the order of the names, what is in a folder or fits a pattern sorted; each file once.
+        Each file once, in the order of `names`; the files of a folder or pattern are sorted.
 
     Raises:
-        PpclsExtError: a name stands for nothing.
+        PpclsExtError: no image belongs to one of the names.
     """
     found = {}
     for name in names:
@@ -143,7 +153,7 @@ def find_images(names: Sequence[str]) -> list[Path]:
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    """The images in `folder` and in the folders below it, links followed once."""
+    """Yields the images in `folder` and in the folders below it, following each link once."""
     seen = set()
     for place, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
@@ -156,19 +166,21 @@ def _below(folder: Path) -> Iterator[Path]:
                 yield path
 
 
-def faults(paths: Sequence[Path], report: Callable[[int, int], None] | None = None) -> list[str | None]:
+def find_faults(
+    paths: Sequence[Path], report: Callable[[int, int], None] | None = None
+) -> list[OSError | PpclsExtError | None]:
     """Decodes every file to its last pixel, as training does, on all cores.
 
     Args:
-        paths: of the files.
+        paths: the image files.
         report: called after each file with (files done, files in all).
 
     Returns:
-        What is wrong with each file; None for nothing.
+        For each file the error that reading it raises, or None.
     """
     found = []
     with ThreadPool() as pool:  # Pillow decodes outside the interpreter lock
-        for fault in pool.imap(_fault, paths, chunksize=16):
+        for fault in pool.imap(_find_fault, paths, chunksize=16):
             found.append(fault)
             if report:
                 report(len(found), len(paths))
@@ -178,14 +190,24 @@ def faults(paths: Sequence[Path], report: Callable[[int, int], None] | None = No
 def check_images(
     entries: Sequence[ListEntry], report: Callable[[int, int], None] | None = None
 ) -> list[tuple[ListEntry, str]]:
-    """The entries of a list (`read_list`) that cannot be decoded, each with the reason, in order; see `faults`."""
-    found = zip(entries, faults([entry.path for entry in entries], report))
-    return [(entry, fault) for entry, fault in found if fault is not None]
+    """Returns the entries of a list (`read_list`) that cannot be decoded, in order, each with the reason.
+
+    Args:
+        entries: the list or a part of it.
+        report: called after each image with (images done, images in all).
+    """
+    found = zip(entries, find_faults([entry.path for entry in entries], report))
+    return [(entry, reason_of(fault)) for entry, fault in found if fault is not None]
 
 
-def _fault(path: Path) -> str | None:
+def reason_of(fault: OSError | PpclsExtError) -> str:
+    """Returns why a file cannot be read, without its path."""
+    return getattr(fault, "strerror", None) or str(fault)
+
+
+def _find_fault(path: Path) -> OSError | PpclsExtError | None:
     try:
         decode(read_image(path))
     except (OSError, PpclsExtError) as error:
-        return getattr(error, "strerror", None) or str(error)
+        return error
     return None

@@ -17,7 +17,7 @@ from ppcls_ext.data.image_files import decode, pixels, read_image
 from ppcls_ext.data.image_rule import Pair, Preprocessing
 from ppcls_ext.errors import PpclsExtError
 
-#: What Python callers may give: a path, Pillow's image, or the pixels as uint8 (H, W, 3), RGB.
+#: An image as Python callers may give it: a path, a Pillow image, or the pixels as uint8 (H, W, 3), RGB.
 ImageLike = Union[str, os.PathLike, Image.Image, np.ndarray]
 
 
@@ -66,12 +66,23 @@ def _to_input(image: np.ndarray, rule: Preprocessing) -> np.ndarray:
 
 
 def resize_and_crop(image: np.ndarray, rule: Preprocessing) -> np.ndarray:
-    """Resizes and keeps the centre: `image: (H, W, 3)` uint8 → (height, width, 3) uint8."""
+    """Resizes an image and crops its centre.
+
+    Args:
+        image: uint8 (H, W, 3).
+        rule: its `resize_short` or `resize`, `interpolation`, `backend` and `crop` are used.
+
+    Returns:
+        uint8 (height, width, 3).
+
+    Raises:
+        PpclsExtError: the resized image would be too large, or the interpolation is not implemented.
+    """
     height, width = image.shape[:2]
     if rule.resize is not None:
         size = rule.resize
     else:
-        # PaddleClas's own expression: a quotient first, Python's rounding to even
+        # PaddleClas's own expression: first the quotient, then Python's rounding to even
         factor = float(rule.resize_short) / min(width, height)
         size = round(width * factor), round(height * factor)
     crop = rule.crop or size
@@ -92,18 +103,18 @@ def resize_as_opencv(
     columns: range | None = None,
     rows: range | None = None,
 ) -> np.ndarray:
-    """`cv2.resize(image, size)` and a cut-out of it, computing only what is kept.
+    """Computes a cut-out of `cv2.resize(image, size)`, without the pixels outside it.
 
     Args:
-        image: (H, W, 3) uint8.
+        image: uint8 (H, W, 3).
         size: (width, height) of the whole resized image, px.
-        interpolation: "bilinear" is the only one written here.
+        interpolation: only "bilinear" is implemented.
         columns: the columns to keep; None keeps all.
         rows: the rows to keep; None keeps all.
 
     Returns:
-        uint8 (rows, columns, 3), as OpenCV computes it: with weights of 11 bits, dropping bits between the horizontal
-        and the vertical pass. Compared with OpenCV 5.0 on x86, bit by bit.
+        uint8 (rows, columns, 3), computed as OpenCV does, with weights of 11 bits and bits dropped between the
+        horizontal and the vertical pass; bit-identical with OpenCV 5.0 on x86.
     """
     if interpolation != "bilinear":
         raise PpclsExtError(
@@ -133,7 +144,7 @@ def resize_as_opencv(
 
 
 def _neighbours(source: int, target: int, kept: range | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The two source pixels beside each target pixel's centre (they may lie outside), and their weights of 11 bits."""
+    """Returns the source pixels on both sides of each target pixel's centre (maybe outside), and 11-bit weights."""
     pixels = np.arange(target) if kept is None else np.arange(kept.start, kept.stop)
     position = ((pixels + 0.5) * (1 / (target / source)) - 0.5).astype(np.float32)
     first = np.floor(position).astype(np.int32)

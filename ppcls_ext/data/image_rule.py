@@ -9,24 +9,18 @@ from typing import Any
 
 from ppcls_ext.errors import PpclsExtError
 
-#: What PaddleClas's operators do when the configuration does not say.
+#: The defaults of PaddleClas's operators.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
-
-
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
 INTERPOLATIONS = {
     "cv2": ("nearest", "bilinear", "area", "bicubic", "lanczos"),
     "pil": ("nearest", "bilinear", "bicubic", "box", "lanczos", "hamming"),
 }
-
-
 Pair = tuple[int, int]
 LARGEST_NUMBER = 1e30
 LARGEST_SIDE = 1 << 16
 LARGEST_AREA = 1 << 24
-"""Pixels of the network's input, which is four times as many bytes in each of three channels."""
+"""Pixels of the network's input, which takes four bytes for each of three channels."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +28,16 @@ class Preprocessing:
     """How PaddleClas's evaluation turns an image file into the network's input, in this order.
 
     Args:
-        decode: the library whose reading is meant. "cv2" applies the EXIF orientation, "pil" does not.
+        decode: the library whose decoding is reproduced: "cv2" applies the EXIF orientation, "pil" does not.
         channel_order: "RGB" or "BGR".
-        resize_short: the shorter side after resizing, px; None where `resize` is given.
+        resize_short: the shorter side after resizing, px; None if `resize` is given.
         resize: (width, height) after resizing, px, whatever the image's proportions.
-        interpolation: of the resizing, in PaddleClas's words.
-        backend: the library whose resizing is meant: "cv2" takes no average when it shrinks, "pil" does.
-        crop: (width, height) of the centre that is kept, px; None keeps all.
-        scale: grey levels 0..255 are multiplied by it,
-        mean: then this is subtracted, per channel,
-        std: then divided by this.
+        interpolation: the interpolation of the resizing, in PaddleClas's words.
+        backend: the library whose resizing is reproduced: "pil" averages when it shrinks an image, "cv2" does not.
+        crop: (width, height) of the centre crop, px; None keeps the whole image.
+        scale: factor that grey levels 0..255 are multiplied by.
+        mean: subtracted afterwards, per channel.
+        std: divisor afterwards, per channel.
     """
 
     decode: str = "cv2"
@@ -58,7 +52,7 @@ class Preprocessing:
     std: tuple[float, ...] = IMAGENET_STD
 
     def __post_init__(self) -> None:
-        """Raises PpclsExtError where the values make no sense, alone or together."""
+        """Raises PpclsExtError if a value is invalid, alone or together with the others."""
         for check in (_check_words, _check_sizes, _check_numbers):
             check(self)
 
@@ -119,7 +113,7 @@ def _check_numbers(rule: Preprocessing) -> None:
         raise PpclsExtError(f"std is {rule.std}: expected numbers other than 0")
 
 
-#: With no interpolation given, PaddleClas leaves the choice to the library; Pillow then takes bicubic.
+#: Without an interpolation PaddleClas leaves the choice to the library, and Pillow's is bicubic.
 DEFAULT_INTERPOLATION = {"cv2": "bilinear", "pil": "bicubic"}
 
 
@@ -127,7 +121,7 @@ def rule_from_transforms(transforms: Sequence[Any]) -> Preprocessing:
     """Reads a list of PaddleClas's operators, such as `Infer.transforms` or a dataset's `transform_ops`.
 
     Raises:
-        PpclsExtError: the list holds an operator, an option or an order that these fields cannot express.
+        PpclsExtError: the list contains an operator, an option or an order that `Preprocessing` cannot express.
     """
     steps = dict(_parse_operator(operator) for operator in transforms)
     if len(steps) != len(transforms) or tuple(steps) not in _ORDERS:
@@ -155,7 +149,7 @@ def rule_from_transforms(transforms: Sequence[Any]) -> Preprocessing:
     short = resize["resize_short"] or None
     return Preprocessing(
         decode=str(decode["backend"]).lower(),
-        # an image that stays Pillow's is RGB whatever to_rgb says
+        # an image that remains a Pillow image is RGB whatever to_rgb says
         channel_order="RGB" if decode["to_rgb"] or not decode["to_np"] else "BGR",
         resize_short=short,
         resize=None if short else _pair(resize["size"]),
@@ -169,7 +163,7 @@ def rule_from_transforms(transforms: Sequence[Any]) -> Preprocessing:
 
 
 def parse_scale(scale: float | str) -> float:
-    """The number that PaddleClas's `NormalizeImage.scale` means: 0.5, "0.5", or a quotient such as "1.0/255.0"."""
+    """Returns the value of PaddleClas's `NormalizeImage.scale`: 0.5, "0.5", or a quotient such as "1.0/255.0"."""
     try:
         above, _, below = str(scale).partition("/")
         return float(above) / float(below or 1)
@@ -178,8 +172,6 @@ def parse_scale(scale: float | str) -> float:
 
 
 _STEPS = ("DecodeImage", "ResizeImage", "CropImage")
-
-
 _ORDERS = tuple(
     start + end
     for start in (_STEPS, _STEPS[:2])

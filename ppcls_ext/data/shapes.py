@@ -15,19 +15,26 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ppcls_ext.data.dataset_folder import Kind, make_folder
+from ppcls_ext.data.dataset_folder import DatasetKind, make_folder
 from ppcls_ext.errors import PpclsExtError
 
 NAMES = ("circle", "square", "triangle")
 PARTS = ("train", "val")
 CONTENTS = frozenset(("annotations", "images", "labels", "label_list.txt", "train.txt", "val.txt"))
 DEFAULT_OUTPUT = Path("dataset", "shapes")
-LARGEST = 4  # shapes in a picture
+MOST_SHAPES = 4
+"""Shapes in one image."""
 POINTS = {"circle": 32, "square": 4, "triangle": 3}
 
 
 class Shape(NamedTuple):
-    """One shape of a picture; `polygon` holds (x, y) in px."""
+    """One shape of an image.
+
+    Attributes:
+        kind: one of `NAMES`.
+        polygon: its corners, (x, y) in px.
+        colour: RGB.
+    """
 
     kind: str
     polygon: list[tuple[float, float]]
@@ -43,23 +50,23 @@ def make(
     any_colour: bool = False,
     force: bool = False,
 ) -> bool:
-    """Makes the data set in `output`, which appears as a whole.
+    """Makes the data set in `output`, which appears complete or not at all.
 
     Args:
-        output: the folder: images/, annotations/{train,val}.json (COCO), labels/ (index pictures, 0 is background) and
-            {train,val}.txt (PaddleSeg).
-        size: side of the pictures, px.
-        train: pictures to train on.
-        val: pictures to evaluate on.
-        seed: of everything that is random; the pictures of a seed are always the same.
-        any_colour: colours say nothing of the kind.
-        force: replaces a data set of this tool with other settings.
+        output: the folder of images/, annotations/{train,val}.json (COCO), labels/ (images of class indices, 0 is the
+            background) and {train,val}.txt (PaddleSeg).
+        size: side of the images, px.
+        train: number of training images.
+        val: number of validation images.
+        seed: RNG seed; the same seed gives the same images.
+        any_colour: whether the colour is independent of the kind of shape.
+        force: whether to replace a data set that this tool made with other settings.
 
     Returns:
-        False where the same data set is there already.
+        False if the same data set exists already.
 
     Raises:
-        PpclsExtError: a setting is out of range, or `output` holds something else.
+        PpclsExtError: a setting is out of range, or `output` contains something else.
     """
     for name, value, low, high in (
         ("size", size, 32, 1024),
@@ -82,29 +89,29 @@ def _write(folder: Path, settings: dict[str, int]) -> None:
     (folder / "annotations").mkdir()
     for number, part in enumerate(PARTS):
         random = np.random.default_rng([settings["seed"], number])
-        pictures, annotations, rows = [], [], []
+        images, annotations, rows = [], [], []
         for kind in ("images", "labels"):
             (folder / kind / part).mkdir(parents=True)
         for index in range(settings[part]):
             shapes = list(_shapes(random, settings["size"], settings["any_colour"]))
-            picture, label = _draw(random, settings["size"], shapes)
+            image, label = _draw(random, settings["size"], shapes)
             name = f"{part}/{index:05d}.png"
-            picture.save(folder / "images" / name)
+            image.save(folder / "images" / name)
             label.save(folder / "labels" / name)
             rows.append(f"images/{name} labels/{name}\n")
-            pictures.append({"id": index, "file_name": name, "width": settings["size"], "height": settings["size"]})
+            images.append({"id": index, "file_name": name, "width": settings["size"], "height": settings["size"]})
             annotations += [_annotation(len(annotations) + place, index, s) for place, s in enumerate(shapes)]
         categories = [{"id": number, "name": name} for number, name in enumerate(NAMES, 1)]
-        coco = {"images": pictures, "annotations": annotations, "categories": categories}
+        coco = {"images": images, "annotations": annotations, "categories": categories}
         (folder / "annotations" / f"{part}.json").write_text(json.dumps(coco), encoding="utf-8")
         (folder / f"{part}.txt").write_text("".join(rows), encoding="utf-8")
     (folder / "label_list.txt").write_text("".join(f"{name}\n" for name in NAMES), encoding="utf-8")
 
 
 def _shapes(random: np.random.Generator, size: int, any_colour: bool) -> Iterator[Shape]:
-    """One to four shapes that do not touch each other, wholly inside the picture."""
+    """Yields one to four shapes that do not touch each other, wholly inside the image."""
     taken: list[tuple[float, float, float]] = []
-    wanted = int(random.integers(1, LARGEST + 1))
+    wanted = int(random.integers(1, MOST_SHAPES + 1))
     for _ in range(50):
         radius = size * random.uniform(0.1, 0.22)
         x, y = random.uniform(radius + 1, size - radius - 1, 2)
@@ -124,22 +131,22 @@ def _shapes(random: np.random.Generator, size: int, any_colour: bool) -> Iterato
 
 def _draw(random: np.random.Generator, size: int, shapes: list[Shape]) -> tuple[Image.Image, Image.Image]:
     grey = random.integers(60, 190) + random.normal(0, 12, (size, size, 1))
-    picture = Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8).repeat(3, axis=2))
+    image = Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8).repeat(3, axis=2))
     label = Image.new("L", (size, size))
     for shape in shapes:
-        ImageDraw.Draw(picture).polygon(shape.polygon, fill=shape.colour)
+        ImageDraw.Draw(image).polygon(shape.polygon, fill=shape.colour)
         ImageDraw.Draw(label).polygon(shape.polygon, fill=1 + NAMES.index(shape.kind))
-    return picture, label
+    return image, label
 
 
-def _annotation(number: int, picture: int, shape: Shape) -> dict[str, Any]:
+def _annotation(number: int, image_id: int, shape: Shape) -> dict[str, Any]:
     xs, ys = zip(*shape.polygon)
     left, top, width, height = min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)
     corners = zip(shape.polygon, [*shape.polygon[1:], shape.polygon[0]])
     area = abs(sum(a[0] * b[1] - b[0] * a[1] for a, b in corners)) / 2
     return {
         "id": number + 1,
-        "image_id": picture,
+        "image_id": image_id,
         "category_id": 1 + NAMES.index(shape.kind),
         "bbox": [round(value, 2) for value in (left, top, width, height)],
         "area": round(area, 2),
@@ -148,4 +155,4 @@ def _annotation(number: int, picture: int, shape: Shape) -> dict[str, Any]:
     }
 
 
-KIND = Kind("shapes_settings.json", CONTENTS, _write, _fault)
+KIND = DatasetKind("shapes_settings.json", CONTENTS, _write, _fault)

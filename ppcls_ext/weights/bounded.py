@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ppcls_ext.errors import PpclsExtError, shown
+from ppcls_ext.errors import NotRegularFileError, PpclsExtError, shown
 from ppcls_ext.files import open_regular
 
 MIB = 1 << 20
@@ -86,9 +86,10 @@ def explained(path: str | os.PathLike) -> Iterator[None]:
     """Whatever goes wrong inside with the file `path` becomes a PpclsExtError that names it."""
     try:
         yield
+    except NotRegularFileError:
+        raise
     except PpclsExtError as error:
-        named = str(error).startswith(f"{path} ")
-        raise PpclsExtError(str(error) if named else f"{path}: {error}") from error
+        raise PpclsExtError(f"{path}: {error}") from error
     except OSError as error:
         raise PpclsExtError(f"cannot read {path}: {error.strerror or error}") from error
     except MemoryError as error:

@@ -75,9 +75,9 @@ def test_a_split_that_is_there_is_taken(folder, tmp_path, name):
     made = make_lists(root, tmp_path / "lists")
     assert (made.train, made.val) == ([10] * 3, [0, 1, 0])
     assert [item.path.name for item in made.left_out] == ["test"]
-    assert made.lines()[2] == "no picture of 'Gänseblümchen' and 1 more to evaluate on"
+    assert made.lines()[2] == "no image of 'Gänseblümchen' and 1 more to evaluate on"
     picture(root / name / "tulip" / "x.png")
-    with pytest.raises(PpclsExtError, match=r"holds the class 'tulip', and .*train has no pictures of it"):
+    with pytest.raises(PpclsExtError, match=r"holds the class 'tulip', and .*train has no images of it"):
         make_lists(root, tmp_path / "lists")
 
 
@@ -138,7 +138,7 @@ def test_what_cannot_be_used_is_named(folder, tmp_path):
     assert {item.path.name: item.kind for item in made.left_out} == {
         "cut.jpg": "unreadable",
         "empty.png": "unreadable",
-        "Thumbs.db": "no picture",
+        "Thumbs.db": "not an image",
         ".hidden": "hidden",
         "good.jpg": "duplicate",
         "twin.png": "in several classes",
@@ -146,7 +146,7 @@ def test_what_cannot_be_used_is_named(folder, tmp_path):
         "stray.png": "outside the class folders",
         "nothing": "empty folder",
         "loop": "endless link",
-        "gone.png": "no file",
+        "gone.png": "not a file",
         "two\nlines.png": "oddly named",
         os.fsdecode(b"\xff.png"): "oddly named",
     }
@@ -168,9 +168,9 @@ def test_blanks_at_the_start_of_a_name(tmp_path):
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda root: None, "no folder of pictures"),
-        (lambda root: picture(root / "a.png"), "pictures of 0 classes, at least 2 are needed.*a.png: it lies in no"),
-        (lambda root: picture(root / "a" / "a.png"), "pictures of 1 classes, at least 2 are needed"),
+        (lambda root: None, "no folder of images"),
+        (lambda root: picture(root / "a.png"), "images of 0 classes, at least 2 are needed.*a.png: it lies in no"),
+        (lambda root: picture(root / "a" / "a.png"), "images of 1 classes, at least 2 are needed"),
         (lambda root: [picture(root / name / "a.png") for name in "ab"], "every class needs two at least"),
     ],
 )
