@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "ppcls_ext" / "__init__.py").read_text(encoding="utf-8")).group(1)
 
-# What PaddleClas 2.4.2's engine imports, without its pins of 2021 that no current Python can install.
+# What PaddleClas 2.4.2's engine imports, without its pins of 2021 that no current Python can install; and filelock.
 ENGINE = [
     "opencv-python-headless>=4.5.5.64",
     "prettytable",
@@ -21,6 +21,7 @@ ENGINE = [
     "easydict",
     "faiss-cpu",
     "gast",
+    "filelock>=3.12.0",
 ]
 # paddle2onnx has no wheel for Python 3.13: all but the export to ONNX works there, and the export says so.
 ONNX = [
@@ -30,8 +31,8 @@ ONNX = [
     "onnxruntime>=1.19.2",
     "tqdm",
 ]
-# An extra, so that nothing replaces a paddlepaddle-gpu; tqdm is for downloads of weights.
-PADDLE = ["paddlepaddle>=3.0.0,<4", "tqdm"]
+# An extra, so that nothing replaces a paddlepaddle-gpu; tqdm and filelock are for downloads of weights.
+PADDLE = ["paddlepaddle>=3.0.0,<4", "tqdm", "filelock>=3.12.0"]
 EXTRAS = {
     "predict": ["onnxruntime>=1.19.2"],
     "train": ENGINE,

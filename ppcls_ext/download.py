@@ -1,4 +1,8 @@
-"""Downloading a file, going on where a broken download stopped."""
+"""Downloading a file, resuming where a broken download stopped.
+
+The library for this, pooch (1.9), starts every download from the beginning: a connection that breaks in the last of 350
+MB costs all of them again. So the resuming is written here.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import contextlib
 import hashlib
 import http.client
 import json
+import os
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -20,7 +25,7 @@ _CHUNK_BYTES = 1 << 18
 
 
 def file_md5(path: Path) -> str:
-    """The md5 of a file's content, in hexadecimal."""
+    """Returns the MD5 digest of a file's content, in hexadecimal."""
     digest = hashlib.md5(usedforsecurity=False)
     with open(path, "rb") as stream:
         while chunk := stream.read(_CHUNK_BYTES):
@@ -29,17 +34,17 @@ def file_md5(path: Path) -> str:
 
 
 def download(url: str, path: Path, md5: str | None = None, *, instead: str) -> None:
-    """Downloads `url` to `path`; does nothing where `path` is there already, with that md5.
+    """Downloads `url` to `path`; does nothing if `path` exists already and has that digest.
 
-    The bytes go to `path` + ".part", which stays when the connection breaks: this call goes on from there for as long
-    as each new connection brings more, and so does the next call, if the server still has the same file. The file gets
-    its name when it is complete and its md5 is right: the given one, or else the one that the server states.
+    The bytes go to `path` + ".part", which stays when the connection breaks: this call resumes there for as long as
+    each new connection brings more, and so does the next call if the server still has the same file. The file is
+    renamed to `path` when it is complete and its MD5 is right: the given one, or else the one that the server states.
 
     Args:
-        url: of the file.
-        path: to write.
-        md5: in hexadecimal, where it is known.
-        instead: what to do where the download fails, for the message.
+        url: the address of the file.
+        path: the file to write.
+        md5: the expected digest in hexadecimal; None if it is unknown.
+        instead: advice for the message of a failed download.
 
     Raises:
         PpclsExtError: the download stopped (the part stays), or has another md5 (the part is removed).
@@ -65,7 +70,13 @@ def download(url: str, path: Path, md5: str | None = None, *, instead: str) -> N
 
 
 class _Origin:
-    """What the server said about the file whose beginning is in a .part, kept beside it: its version and its md5."""
+    """What the server stated about a partly downloaded file, stored beside its .part.
+
+    Attributes:
+        path: the file that stores it.
+        version: a strong ETag or a date, which tells whether the rest still belongs to the part; None if unknown.
+        md5: the digest in hexadecimal; None if the server states none.
+    """
 
     def __init__(self, path: Path, version: str | None = None, md5: str | None = None) -> None:
         self.path, self.version, self.md5 = path, version, md5
@@ -93,27 +104,25 @@ class _Origin:
 
 @contextlib.contextmanager
 def _alone(part: Path) -> Iterator[None]:
-    """Keeps other processes, such as those of one launch, from the same download. (Windows has no fcntl: nothing.)"""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    lock = part.with_name(f"{part.name}.lock")
+    """Keeps other processes, such as those of one launch, from downloading the same file at the same time."""
+    lock = import_extra("filelock").FileLock(part.with_name(f"{part.name}.lock"))
     is_new = not part.parent.exists()
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
-        stream = open(lock, "w")  # noqa: SIM115
+        lock.acquire()
+        while not os.path.exists(lock.lock_file):  # removed by the process that had it before
+            lock.release()
+            lock.acquire()
     except OSError as error:
         raise PpclsExtError(
-            f"cannot write {lock.parent}: {error.strerror}; choose a folder that can be written"
+            f"cannot write {part.parent}: {error.strerror or error}; choose a folder that can be written"
         ) from None
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX)
         yield
     finally:
-        lock.unlink(missing_ok=True)
-        stream.close()
+        with contextlib.suppress(OSError):  # Windows does not remove an open file; there filelock does it afterwards
+            Path(lock.lock_file).unlink()
+        lock.release()
         if is_new:
             with contextlib.suppress(OSError):  # not empty
                 part.parent.rmdir()
@@ -132,7 +141,7 @@ def _fetch_all(url: str, part: Path, instead: str) -> None:
 
 
 def _fetch(url: str, part: Path) -> None:
-    """One connection: appends what is missing to `part`, or starts it anew where the server cannot go on."""
+    """Appends the missing bytes to `part` over one connection, or starts it anew if the server cannot resume."""
     start, origin = _size(part), _Origin.of(part)
     headers = {"User-Agent": "ppcls_ext"}
     if start:

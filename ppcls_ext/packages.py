@@ -8,7 +8,7 @@ from types import ModuleType
 
 from ppcls_ext.errors import PpclsExtError, one_line
 
-_TRAIN = "cv2 prettytable requests ujson tqdm visualdl scipy sklearn easydict faiss gast"
+_TRAIN = "cv2 prettytable requests ujson tqdm visualdl scipy sklearn easydict faiss gast filelock"
 
 #: Package → the extra of setup.py that brings it.
 EXTRAS = {

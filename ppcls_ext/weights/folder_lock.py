@@ -1,6 +1,10 @@
 """One training at a time in a folder.
 
-The system's lock on a file: it ends with the process that holds it, however that ends, so none is ever stale.
+The lock is the system's on a file: it ends with the process that holds it, however that ends, so none is ever stale. On
+POSIX it is a record lock (`fcntl.lockf`), which forked children do not inherit: a data worker that outlives a killed
+training for a while does not keep the folder locked. The package filelock uses `flock`, which children do inherit: its
+newest versions close it in them, but 3.19, the last for Python 3.9, does not, and lets every second process clear the
+file that names the holder. So filelock serves only where there is no fcntl: on Windows.
 """
 
 from __future__ import annotations
@@ -12,10 +16,13 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.files import require_plain
+from ppcls_ext.packages import import_extra
 
 try:
     import fcntl
@@ -24,66 +31,95 @@ except ImportError:  # Windows
 
 NAME = ".training.lock"
 logger = logging.getLogger("ppcls_ext")
-# by real path: the file's handle, the process that opened it (a fork inherits this table, not the locks), new folders
-_held: dict[str, tuple[int, int, list[Path]]] = {}
+
+
+class _Held(NamedTuple):
+    """The lock of a folder.
+
+    Attributes:
+        end: ends the lock.
+        process: the process that has it; a forked child inherits this table, but not the lock.
+        new: the folders that were made for it, innermost first.
+    """
+
+    end: Callable[[], None]
+    process: int
+    new: list[Path]
+
+
+_held: dict[str, _Held] = {}  # by the folder's real path
 
 
 def hold(folder: Path) -> None:
-    """Makes this process the one that trains in `folder`, which is made, until `release` or its end; idempotent.
+    """Makes this process the one that trains in `folder` until `release` or its end; makes the folder; idempotent.
 
     Raises:
-        PpclsExtError: another process trains there; says which. Or the folder cannot be written.
+        PpclsExtError: another process trains there (the message says which), or the folder cannot be written.
     """
     key = os.path.realpath(folder)
-    if _held.get(key, (0, 0))[1] == os.getpid():
+    if key in _held and _held[key].process == os.getpid():
         return
     new = [above for above in (folder, *folder.parents) if not above.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = _lock(folder)
-        os.ftruncate(handle, 0)
-        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}, since {time.ctime()}".encode())
+        require_plain(folder / NAME)
+        end = _lock(folder) if fcntl else _lock_without_fcntl(folder)
     except OSError as error:
         raise PpclsExtError(f"cannot train in {folder}: {error.strerror or error}; choose another folder") from error
-    _held[key] = handle, os.getpid(), new
+    _held[key] = _Held(end, os.getpid(), new)
 
 
 def release(folder: Path) -> None:
-    """Lets others train in `folder`; what `hold` made and nobody used is removed."""
-    handle, process, new = _held.pop(os.path.realpath(folder), (0, 0, []))
-    if process == os.getpid():
+    """Lets others train in `folder`; removes the folders that `hold` made if nothing was written to them."""
+    held = _held.pop(os.path.realpath(folder), None)
+    if held is not None and held.process == os.getpid():
         with contextlib.suppress(OSError):
             (folder / NAME).unlink()  # before the lock ends, so that nobody else's is removed
-        os.close(handle)
+        held.end()
         with contextlib.suppress(OSError):
-            for made in new:
+            for made in held.new:
                 made.rmdir()  # only an empty one
 
 
-def _lock(folder: Path) -> int:
+def _lock(folder: Path) -> Callable[[], None]:
+    """Locks the folder's file and writes this process's name into it; returns the function that ends the lock."""
     path = folder / NAME
-    require_plain(path)
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            if fcntl is None:
-                raise OSError(errno.ENOSYS, "this system has no file locks")
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 holder = os.read(handle, 200).decode(errors="replace") or "another process"
                 os.close(handle)
-                raise PpclsExtError(
-                    f"{folder} is in use by another training ({holder}): wait for its end, or choose another "
-                    "Global.output_dir"
-                ) from None
+                raise _in_use(folder, holder) from None
             logger.warning("%s cannot be locked (%s): start no second training there", folder, error.strerror)
-            return handle
-        # the one who held it removes the file; a lock on a removed file says nothing
+            break
+        # the holder removes the file when it ends, and a lock on a removed file locks nobody out
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(handle), os.stat(path)):
-                return handle
+                break
         os.close(handle)
+    os.ftruncate(handle, 0)
+    os.write(handle, f"process {os.getpid()} on {socket.gethostname()}, since {time.ctime()}".encode())
+    return lambda: os.close(handle)
+
+
+def _lock_without_fcntl(folder: Path) -> Callable[[], None]:
+    """Does the same on Windows, where a locked file cannot be read and so does not name its holder."""
+    filelock = import_extra("filelock")
+    lock = filelock.FileLock(folder / NAME)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise _in_use(folder, "another process") from None
+    return lock.release
+
+
+def _in_use(folder: Path, holder: str) -> PpclsExtError:
+    return PpclsExtError(
+        f"{folder} is in use by another training ({holder}): wait for its end, or choose another Global.output_dir"
+    )
 
 
 @atexit.register

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import multiprocessing
 import os
 import signal
@@ -102,11 +103,51 @@ for _ in range(200):
     assert not [error for error in errors if "FileExistsError" in error], errors
 
 
-def test_a_folder_that_cannot_be_locked(tmp_path, monkeypatch, caplog):
+def test_a_worker_that_outlives_a_killed_training_holds_nothing(tmp_path):
+    script = f"""
+import multiprocessing, time
+{HOLDER}
+worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+worker.start()
+print(worker.pid, flush=True)
+time.sleep(60)
+"""
+    command = [sys.executable, "-c", script, str(tmp_path / "output")]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        worker = int(process.stdout.readline())
+        process.kill()
+        process.wait()
+        try:
+            os.kill(worker, 0)  # it lives
+            hold(tmp_path / "output")
+            release(tmp_path / "output")
+        finally:
+            os.kill(worker, signal.SIGKILL)
+
+
+def test_without_fcntl_as_on_windows(tmp_path, monkeypatch):
     monkeypatch.setattr(folder_lock, "fcntl", None)
+    hold(tmp_path / "output")
+    hold(tmp_path / "output")
+    second = f"from ppcls_ext.weights import folder_lock; folder_lock.fcntl = None; {HOLDER}"
+    command = [sys.executable, "-c", second, str(tmp_path / "output")]
+    assert (
+        "in use by another training (another process)"
+        in subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stderr
+    )
+    release(tmp_path / "output")
+    assert not (tmp_path / "output").exists()
+    assert subprocess.run(command, cwd=ROOT).returncode == 0
+
+
+def test_a_folder_that_cannot_be_locked(tmp_path, monkeypatch, caplog):
+    def no_locks(handle, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.lockf", no_locks)
     hold(tmp_path)
     release(tmp_path)
-    assert "cannot be locked" in caplog.text
+    assert "cannot be locked (No locks available)" in caplog.text
     os.mkfifo(tmp_path / NAME)
     with pytest.raises(PpclsExtError, match="it is a FIFO"):
         hold(tmp_path)
