@@ -16,8 +16,8 @@ from ppcls_ext.config.load import load_config
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.hosts.dense import checkouts
 from ppcls_ext.hosts.paddleclas.locate import HOME
+from ppcls_ext.hosts.paddleclas.safe_pickle import read_without_running
 from ppcls_ext.training.start import set_up
-from ppcls_ext.weights.in_paddle import read_without_running
 
 REGISTER = {"ppdet": ppcls_ext.register_in_paddledet, "paddleseg": ppcls_ext.register_in_paddleseg}
 #: PaddleClas's option that changes a field.

@@ -11,10 +11,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from ppcls_ext.config.evaluation import read_literal
 from ppcls_ext.config.host_classes import walk
 from ppcls_ext.errors import PpclsExtError, one_line
 from ppcls_ext.hosts.paddleclas.locate import activate
+from ppcls_ext.hosts.paddleclas.safe_eval import read_literal
 from ppcls_ext.models.table import MODELS
 
 logger = logging.getLogger("ppcls_ext")

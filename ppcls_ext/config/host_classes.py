@@ -16,9 +16,9 @@ import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from ppcls_ext.config.evaluation import evaluate, find, offered, read_literal
 from ppcls_ext.config.load import NEARLY
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.hosts.paddleclas.safe_eval import evaluate, find, offered, read_literal
 
 #: Paths of values that name a class or model, and the module that evaluates them.
 NAMES = {

@@ -14,10 +14,10 @@ from typing import Any
 import yaml
 
 from ppcls_ext.bounded_yaml import LONGEST_TEXT, MAX_DEPTH, BoundedLoader, Refused, load_yaml
-from ppcls_ext.config.evaluation import evaluate, read_literal
 from ppcls_ext.config.shipped import nearest, shipped
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.files import read_regular
+from ppcls_ext.hosts.paddleclas.safe_eval import evaluate, read_literal
 
 logger = logging.getLogger("ppcls_ext")
 

@@ -6,7 +6,6 @@ Everything is checked before anything is built: fields, names, device, weights, 
 from __future__ import annotations
 
 import copy
-import inspect
 import logging
 from pathlib import Path
 
@@ -36,6 +35,7 @@ from ppcls_ext.config.weights import (
 )
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.hosts.paddleclas.locate import activate
+from ppcls_ext.hosts.paddleclas.versions import profiles_with_removed_module
 from ppcls_ext.weights.folder_lock import release
 
 logger = logging.getLogger("ppcls_ext")
@@ -134,10 +134,8 @@ def _prepare_training(config: dict, resolved: dict, folder: Path) -> None:
 
 def _check_profiler(config: dict) -> None:
     import paddle
-    from ppcls.utils import profiler
 
-    uses_old = "paddle.utils.profiler" in inspect.getsource(profiler)
-    if config["profiler_options"] and uses_old and not hasattr(paddle.utils, "profiler"):
+    if config["profiler_options"] and profiles_with_removed_module():
         raise PpclsExtError(
             f"--profiler_options: {activate()} profiles with paddle.utils.profiler, which Paddle {paddle.__version__} "
             "does not have: leave the option out or use a newer PaddleClas"

@@ -1,19 +1,21 @@
-"""What an adaptation is, and what its probes are made of."""
+"""Adaptations: changes to a host that are applied where a probe finds them needed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+import inspect
+from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
 from typing import Any, NamedTuple
 
 
 class Adaptation(NamedTuple):
-    """One change to a host: PaddleClas, or another one below `hosts/`.
+    """One change to a host: PaddleClas, PaddleDetection or PaddleSeg.
 
     Attributes:
-        name: what `apply_needed` reports.
-        answers: the file of the host that fails without it.
-        is_needed: the probe.
+        name: the name that `apply_needed` reports.
+        answers: the file of the host that the change is about.
+        is_needed: the probe: whether the change is needed and not made yet.
         apply: makes the change.
     """
 
@@ -24,7 +26,7 @@ class Adaptation(NamedTuple):
 
 
 def apply_needed(adaptations: Iterable[Adaptation]) -> list[str]:
-    """Applies those whose probe says so, in order; gives their names."""
+    """Applies those whose probe returns True, in order, and returns their names."""
     applied = []
     for adaptation in adaptations:
         if adaptation.is_needed():
@@ -34,7 +36,7 @@ def apply_needed(adaptations: Iterable[Adaptation]) -> list[str]:
 
 
 class Extended:
-    """A module with more in it, for one file of a host alone."""
+    """A module with additional names, for a single file of a host."""
 
     def __init__(self, module: ModuleType | Extended, **names: Any) -> None:
         self._module = module
@@ -45,9 +47,33 @@ class Extended:
 
 
 def raises(errors: type[Exception] | tuple[type[Exception], ...], call: Callable, *args: Any) -> bool:
-    """Whether `call(*args)` raises one of `errors`; what else it raises passes through."""
+    """Returns whether `call(*args)` raises one of `errors`; other exceptions pass through."""
     try:
         call(*args)
     except errors:
         return True
     return False
+
+
+def mentions(code: ModuleType | Callable, text: str) -> bool:
+    """Returns whether the source code of a module, class or function of a host contains `text`."""
+    return text in inspect.getsource(code)
+
+
+def patch(owner: Any, name: str, value: Any) -> None:
+    """Gives a module or class of a host another attribute, for the rest of the process.
+
+    Every change to a host goes through here or through `patched`, so that a search finds them all.
+    """
+    setattr(owner, name, value)
+
+
+@contextlib.contextmanager
+def patched(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Gives a module, class or object of a host another attribute inside the block."""
+    original = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)

@@ -20,19 +20,12 @@ from typing import Any
 import numpy as np
 
 from ppcls_ext.errors import PpclsExtError, one_line
+from ppcls_ext.hosts.paddleclas.versions import adds_architecture
 from ppcls_ext.training.optimizer_state import check_names, with_tensors
 from ppcls_ext.weights.checkpoint_sets import CheckpointSet, SetWriter, has_manifest, read_set
 from ppcls_ext.weights.files import read_weights
 from ppcls_ext.weights.loading import require_finite
 from ppcls_ext.weights.paddle_file import read_paddle_file
-
-
-def host_adds_architecture() -> bool:
-    """Whether PaddleClas itself writes to `output_dir/ARCH` (before 2.5.2) or to `output_dir`."""
-    from ppcls.utils.save_load import save_model
-
-    return "join(model_path, model_name)" in inspect.getsource(save_model)
-
 
 Files = Callable[[Path, Any], Iterable[tuple[Path, Any]]]
 
@@ -99,7 +92,7 @@ class Checkpoints:
             if paddle.distributed.get_rank() != 0:  # PaddleClas writes nothing there, either
                 self._on_saved(prefix)
                 return
-            if host_adds_architecture():
+            if adds_architecture():
                 folder = self._engine.folder
                 given.arguments.update(model_path=str(folder.parent), model_name=folder.name)
             else:

@@ -15,9 +15,9 @@ from ppcls_ext.config.checks import is_ours
 from ppcls_ext.config.recipe import read_settings
 from ppcls_ext.config.trained_with import KEY
 from ppcls_ext.errors import Interrupted, PpclsExtError, unwrapped
-from ppcls_ext.hosts.paddleclas.decode_image import give_host_our_reader
 from ppcls_ext.hosts.paddleclas.locate import engine_class
-from ppcls_ext.training.checkpoints import Checkpoints, host_adds_architecture
+from ppcls_ext.hosts.paddleclas.versions import adds_architecture
+from ppcls_ext.training.checkpoints import Checkpoints
 from ppcls_ext.training.epochs import AveragedLoss, Epochs, TrainingEnds
 from ppcls_ext.training.evaluation import read_evaluation
 from ppcls_ext.training.inference import infer
@@ -54,7 +54,7 @@ class Engine(engine_class()):
             raise
 
     def _build(self, config: dict, mode: str) -> None:
-        if not host_adds_architecture():
+        if not adds_architecture():
             config["Global"]["output_dir"] = str(self.folder)
         if mode == "infer":
             config["AMP"] = None  # a few pictures need no half precision
@@ -65,7 +65,6 @@ class Engine(engine_class()):
         if strict:
             del config["Arch"]["pretrained"]
         recipe = self._read_recipe(config) if mode == "train" else None
-        give_host_our_reader()
         with log_in(self.folder):
             super().__init__(config, mode)
         if strict:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ppcls_ext.config.evaluation import evaluate
 from ppcls_ext.config.host_classes import resolve
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.hosts.paddleclas.safe_eval import evaluate
 
 ALL = ("Global", "Arch", "Loss", "UnLabelLoss", "Optimizer", "DataLoader", "Metric", "Infer")
 OPS = ("DataLoader", "Train", "dataset", "transform_ops")

@@ -16,7 +16,7 @@ import tqdm
 import yaml
 from PIL import Image
 
-from ppcls_ext.config.evaluation import find, is_offered, offered
+from ppcls_ext.hosts.paddleclas.safe_eval import find, is_offered, offered
 
 LIBRARIES = [subprocess.Popen, pathlib.Path, collections.OrderedDict, functools.partial, urllib.request.Request]
 TOOLS = [np.memmap, Image.Image, tqdm.tqdm, yaml.UnsafeLoader, int, dict]

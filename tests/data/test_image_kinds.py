@@ -45,9 +45,9 @@ def operators(registered):
     """PaddleClas's own, as infer and evaluation run them."""
     from ppcls.data import create_operators
 
-    from ppcls_ext.hosts.paddleclas.decode_image import give_host_our_reader
+    from ppcls_ext.hosts.paddleclas import adaptations
 
-    give_host_our_reader()
+    adaptations.apply()
     return create_operators(copy.deepcopy(TRANSFORMS))
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.training.checkpoints import host_adds_architecture
+from ppcls_ext.hosts.paddleclas.versions import adds_architecture
 from ppcls_ext.training.strict_data import StrictLoader, count_unreadable, read_first
 
 pytestmark = pytest.mark.usefixtures("registered")
@@ -21,8 +21,8 @@ def test_host_adds_architecture_as_it_really_does(tmp_path):
     from ppcls.utils.save_load import save_model
 
     save_model(paddle.nn.Linear(1, 1), [], {}, str(tmp_path), model_name="ARCH", prefix="probe")
-    assert (tmp_path / "ARCH" / "probe.pdparams").exists() == host_adds_architecture()
-    assert (tmp_path / "probe.pdparams").exists() != host_adds_architecture()
+    assert (tmp_path / "ARCH" / "probe.pdparams").exists() == adds_architecture()
+    assert (tmp_path / "probe.pdparams").exists() != adds_architecture()
 
 
 @pytest.fixture

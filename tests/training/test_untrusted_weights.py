@@ -15,7 +15,7 @@ import yaml
 
 from ppcls_ext.config.prepare import prepare
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.weights.in_paddle import read_without_running
+from ppcls_ext.hosts.paddleclas.safe_pickle import read_without_running
 from tests.tiny_dataset import ROOT
 
 pytestmark = pytest.mark.usefixtures("registered")

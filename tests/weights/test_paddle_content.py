@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.hosts.paddleclas.safe_pickle import read_pickle
 from ppcls_ext.weights.bounded import MIB
 from ppcls_ext.weights.files import read_weights
-from ppcls_ext.weights.in_paddle import read_pickle
 from ppcls_ext.weights.paddle_file import read_paddle_file
 from tests.weights.files.build import named, number, numbers, program, text
 

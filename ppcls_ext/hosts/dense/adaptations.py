@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import inspect
 import logging
 import sys
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 import paddle
 
-from ppcls_ext.hosts.adaptation import Adaptation, Extended, raises
+from ppcls_ext.hosts.adaptation import Adaptation, Extended, mentions, raises
 
 logger = logging.getLogger("ppcls_ext")
 
@@ -58,7 +57,7 @@ def _imgaug_with_sctypes() -> None:
 def _picture_ids_fail() -> bool:
     from ppdet.engine import trainer
 
-    asks = "int(im_id)" in inspect.getsource(trainer)
+    asks = mentions(trainer, "int(im_id)")
     return asks and not hasattr(trainer, "int") and raises(TypeError, int, np.ones(1))
 
 
@@ -83,7 +82,7 @@ class _Int(int, metaclass=_AsInt):
 def _font_is_far() -> bool:
     from ppdet.utils import visualizer
 
-    downloads = "simfang.ttf" in inspect.getsource(visualizer)
+    downloads = mentions(visualizer, "simfang.ttf")
     return downloads and not isinstance(visualizer.ImageFont, Extended) and not _font().exists()
 
 

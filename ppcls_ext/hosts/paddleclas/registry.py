@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 
+from ppcls_ext.hosts.adaptation import patch
 from ppcls_ext.hosts.paddleclas.locate import activate
 
 logger = logging.getLogger("ppcls_ext")
@@ -35,7 +36,7 @@ def register(factories: Mapping[str, Callable]) -> None:
         if original is not None:
             replaced.setdefault(name, original)
         for module in (ppcls.arch, ppcls.arch.backbone):
-            setattr(module, name, factory)
+            patch(module, name, factory)
 
 
 def tell_replaced(name: str) -> None:

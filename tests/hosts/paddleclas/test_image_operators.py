@@ -8,14 +8,14 @@ from PIL import Image
 
 from ppcls_ext.config.prepare import prepare
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.hosts.paddleclas.bounded_resizing import bound_resizing
+from ppcls_ext.hosts.paddleclas import adaptations
 
 pytestmark = pytest.mark.usefixtures("registered")
 
 
 def test_it_is_refused_before_memory_is_taken():
-    bound_resizing()
-    bound_resizing()
+    adaptations.apply()
+    adaptations.apply()
     from ppcls.data.preprocess import ResizeImage
 
     with pytest.raises(PpclsExtError, match=r"resized to \d+ × 256 px, the picture would be too large"):
@@ -26,7 +26,7 @@ def test_it_is_refused_before_memory_is_taken():
 def test_infer_names_it_and_does_the_rest(config, tmp_path, monkeypatch, capsys):
     from ppcls_ext.training.engine import Engine
 
-    bound_resizing()
+    adaptations.apply()
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pictures").mkdir()
     Image.new("L", (60_000, 1)).save(tmp_path / "pictures" / "thin.png")

@@ -11,14 +11,14 @@ from types import ModuleType
 import pytest
 
 from ppcls_ext.config import host_classes
-from ppcls_ext.config.evaluation import Evaluator, guard
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.hosts.paddleclas.locate import activate, engine_class
+from ppcls_ext.hosts.paddleclas.safe_eval import Evaluator, guard
 
 NAMES, KEYS = "a row of NAMES", "a row of KEYS"
 FIXED = "one of a few names that PaddleClas itself gives"
 ASIDE = "no part of training, evaluating, inferring or exporting"
-SAFE_PICKLE = "weights.in_paddle reads in the place of pickle"
+SAFE_PICKLE = "hosts.paddleclas.safe_pickle reads in the place of pickle"
 
 #: (file, call) of PaddleClas 2.4.2, 2.5.2 and develop → what makes it harmless.
 PLACES = {

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any, BinaryIO
 
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.hosts.adaptation import patch
 from ppcls_ext.weights.bounded import BoundedFile, explained
 from ppcls_ext.weights.paddle_file import read_paddle_as_saved, with_arrays
 
@@ -73,12 +74,24 @@ class SafePickle(ModuleType):
 SAFE_PICKLE = SafePickle()
 
 
+def is_needed() -> bool:
+    """Returns whether a module that is imported by now still reads pickles with Python's reader."""
+    return bool(_unpickling(PLACES))
+
+
 def read_without_running(places: tuple[str, ...] = PLACES) -> None:
     """From now on Paddle reads pickles with `read_pickle`; a second call changes nothing.
 
     Args:
         places: packages; their modules that are imported already are changed.
     """
-    for name, module in list(sys.modules.items()):
-        if name.startswith(places) and getattr(module, "pickle", None) is pickle:
-            module.pickle = SAFE_PICKLE
+    for module in _unpickling(places):
+        patch(module, "pickle", SAFE_PICKLE)
+
+
+def _unpickling(places: tuple[str, ...]) -> list[ModuleType]:
+    return [
+        module
+        for name, module in list(sys.modules.items())
+        if name.startswith(places) and getattr(module, "pickle", None) is pickle
+    ]

@@ -1,7 +1,7 @@
 """Texts that PaddleClas would hand to Python's `eval`: literals, arithmetic and names of classes, and no code.
 
-`host_classes` checks beforehand, with their place in the YAML file, the texts that are known to be evaluated. `guard`
-is for the others: those of another version, or of a script that reads its configuration itself.
+`ppcls_ext.config` checks beforehand, with their place in the YAML file, the texts that are known to be evaluated.
+`guard` covers the others: those of another version, or of a script that reads its configuration itself.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 
 from ppcls_ext.bounded_yaml import LONGEST_TEXT
 from ppcls_ext.errors import PpclsExtError, shown
+from ppcls_ext.hosts.adaptation import patch
 
 
 def parse(text: str) -> ast.expr:
@@ -163,11 +164,23 @@ class Evaluator:
         )
 
 
+def is_needed() -> bool:
+    """Returns whether a module of PaddleClas that is imported by now has another `eval` than its `Evaluator`."""
+    return bool(_unguarded())
+
+
 def guard() -> None:
-    """Gives each of PaddleClas's modules that is imported by now its `Evaluator`; a second call changes nothing."""
+    """Gives each module of PaddleClas that is imported by now its `Evaluator`."""
+    for module in _unguarded():
+        patch(module, "eval", Evaluator(module))
+
+
+def _unguarded() -> list[ModuleType]:
+    found = []
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] != "ppcls" or not isinstance(module, ModuleType):
             continue
         present = vars(module).get("eval")  # an Evaluator of another module came with `import *`
         if present is None or (isinstance(present, Evaluator) and present.module is not module):
-            module.eval = Evaluator(module)
+            found.append(module)
+    return found

@@ -15,12 +15,12 @@ import paddle
 import pytest
 
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.weights import in_paddle
+from ppcls_ext.hosts.paddleclas import safe_pickle
 
 
 @pytest.fixture
 def guarded() -> None:
-    in_paddle.read_without_running()
+    safe_pickle.read_without_running()
 
 
 class Malicious:
@@ -173,9 +173,9 @@ class Endless(io.RawIOBase):
 
 
 def test_streams_are_read_up_to_a_limit(monkeypatch):
-    monkeypatch.setattr(in_paddle, "LARGEST_STREAM", 1000)
+    monkeypatch.setattr(safe_pickle, "LARGEST_STREAM", 1000)
     with pytest.raises(PpclsExtError, match="no file of paddle"):
-        in_paddle.read_pickle(Endless())
+        safe_pickle.read_pickle(Endless())
 
 
 def test_registering_models_leaves_paddle_alone():
