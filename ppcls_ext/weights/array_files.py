@@ -16,7 +16,12 @@ _HEADER_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.f
 
 
 def read_npz(file: BoundedFile, archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
-    """Returns the arrays by name. Python objects in them are refused, not unpickled."""
+    """Reads the arrays of a `.npz` file by name; refuses Python objects in them instead of unpickling.
+
+    Raises:
+        PpclsExtError: an array has an unknown version or type, or the allowance is used up.
+        ValueError: two arrays have the same name, or an array contradicts its header.
+    """
     members = archive.infolist()
     contents = {member.filename[: -len(".npy")]: read_member(archive, member, file) for member in members}
     if len(contents) < len(members):
@@ -52,13 +57,17 @@ _CODES = {
 
 
 def is_safetensors(head: bytes, size: int) -> bool:
-    """Whether a file of `size` bytes that starts with `head` has safetensors' header: its length, then JSON."""
+    """Returns whether a file of `size` bytes that starts with `head` has safetensors' header: its length, then JSON."""
     return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8
 
 
 def read_safetensors(file: BoundedFile) -> dict[str, np.ndarray]:
-    """Returns the arrays, sorted by name, bfloat16 as float32."""
-    # safetensors.numpy knows no bfloat16; deserialize() checks the header and leaves the types to us, in any order
+    """Reads the arrays of a `.safetensors` file, sorted by name, bfloat16 as float32.
+
+    Raises:
+        PpclsExtError: a type is unknown, a name occurs twice, or the allowance is used up.
+    """
+    # safetensors.numpy has no bfloat16; deserialize() checks the header and leaves the types to us, in any order
     arrays, data = {}, file.read()
     entries = import_extra("safetensors").deserialize(data)
     _refuse_duplicates(data[8 : 8 + int.from_bytes(data[:8], "little")])
@@ -72,7 +81,7 @@ def read_safetensors(file: BoundedFile) -> dict[str, np.ndarray]:
 
 
 def _refuse_duplicates(header: bytes) -> None:
-    """Its own library takes one of several tensors of the same name without a word."""
+    """Raises PpclsExtError if a name occurs twice: the library silently takes one of the tensors."""
 
     def pairs(items: list[tuple[str, object]]) -> dict[str, object]:
         made = {}

@@ -20,12 +20,12 @@ from ppcls_ext.files import open_regular
 
 MIB = 1 << 20
 ALLOWED_GROWTH = 16
-"""How many times its own size a file may take in memory. Trained weights compress to 0.9 of their size; a net that
-is mostly zeros compresses further."""
+"""The factor by which a file may grow in memory. Trained weights compress to 0.9 of their size, a net
+that is mostly zero compresses further."""
 
 
 class BoundedFile(io.BufferedReader):
-    """A file open for reading, with an allowance of memory for what is made of its content.
+    """A file open for reading, with an allowance of memory for everything that is made from its content.
 
     The allowance is `ALLOWED_GROWTH` times the file's size, and 64 MiB for small files.
 
@@ -34,7 +34,7 @@ class BoundedFile(io.BufferedReader):
 
     Raises:
         OSError: the file cannot be opened.
-        PpclsExtError: it is a pipe or device.
+        NotRegularFileError: it is a pipe, device or folder.
     """
 
     def __init__(self, source: str | os.PathLike | io.BytesIO) -> None:
@@ -44,7 +44,7 @@ class BoundedFile(io.BufferedReader):
         self.allowance = max(64 * MIB, ALLOWED_GROWTH * self.size)
 
     def read(self, count: int | None = -1) -> bytes:
-        """Reads as `open(...).read` does, but never reserves room for more bytes than the file still holds."""
+        """Reads as `open(...).read` does, but never reserves memory for more bytes than the file has left."""
         if count is None or not 0 <= count <= MIB:
             left = max(0, self.size - self.tell())
             count = left if count is None or count < 0 else min(count, left)
@@ -54,14 +54,14 @@ class BoundedFile(io.BufferedReader):
         """Seeks as `open(...).seek` does, but never to before the beginning or beyond the end.
 
         Raises:
-            ValueError: `position` is there.
+            ValueError: `position` is outside of the file.
         """
         if whence == io.SEEK_SET and not 0 <= position <= self.size:
             raise ValueError("it refers to a place outside of the file")
         return super().seek(position, whence)
 
     def spend(self, amount: int) -> None:
-        """Takes `amount` bytes off the allowance; call it before the memory is reserved.
+        """Takes `amount` bytes off the allowance; to be called before the memory is reserved.
 
         Raises:
             PpclsExtError: the allowance is used up.
@@ -76,14 +76,14 @@ class BoundedFile(io.BufferedReader):
 
 @contextlib.contextmanager
 def opened(path: str | os.PathLike) -> Iterator[BoundedFile]:
-    """The file `path`; whatever goes wrong inside becomes a PpclsExtError that names it."""
+    """Opens the file `path`; turns every exception in the body into a PpclsExtError that names it."""
     with explained(path), BoundedFile(path) as file:
         yield file
 
 
 @contextlib.contextmanager
 def explained(path: str | os.PathLike) -> Iterator[None]:
-    """Whatever goes wrong inside with the file `path` becomes a PpclsExtError that names it."""
+    """Turns every exception in the body into a PpclsExtError that names the file `path`."""
     try:
         yield
     except NotRegularFileError:
@@ -94,16 +94,17 @@ def explained(path: str | os.PathLike) -> Iterator[None]:
         raise PpclsExtError(f"cannot read {path}: {error.strerror or error}") from error
     except MemoryError as error:
         raise PpclsExtError(f"{path}: needs more memory than there is") from error
-    except Exception as error:  # whatever nonsense provokes in here or in the libraries that parse it
+    except Exception as error:  # whatever malformed content provokes here or in the libraries that parse it
         reason = f"{type(error).__name__}: {error}"
         raise PpclsExtError(f"{path}: damaged or incomplete ({shown(reason)}); get it again from its source") from error
 
 
 MAX_DIMENSIONS = 32
+"""Axes of an array; NumPy 1 has no more."""
 
 
 class Tensor:
-    """A tensor of a checkpoint, described but not read: most of a training checkpoint is never looked at."""
+    """A tensor of a checkpoint, described but not read yet: most tensors of a training checkpoint are never needed."""
 
     def read(self, file: BoundedFile) -> np.ndarray:
         """Returns the tensor's values.
@@ -115,21 +116,29 @@ class Tensor:
 
 
 def size(value: object) -> int:
-    """Returns a length, an offset or a stride that a file declares, checked to be one."""
+    """Returns `value`, checked to be a length, an offset or a stride.
+
+    Raises:
+        ValueError: it is anything else.
+    """
     if type(value) is not int or not 0 <= value < 1 << 63:
         raise ValueError("a length, offset or stride is not a number in range")
     return value
 
 
 def sizes(values: object) -> tuple[int, ...]:
-    """Returns a shape or strides that a file declares, checked to be such."""
+    """Returns `values`, checked to be a shape or strides.
+
+    Raises:
+        ValueError: they are anything else.
+    """
     if not isinstance(values, (tuple, list)) or len(values) > MAX_DIMENSIONS:
         raise ValueError("a shape is not a short tuple of numbers")
     return tuple(size(value) for value in values)
 
 
 def check_plain(dtype: np.dtype) -> np.dtype:
-    """Returns `dtype` if it is one of real numbers or booleans of at most 64 bits.
+    """Returns `dtype`, checked to be a type of real numbers or booleans of at most 64 bits.
 
     Raises:
         PpclsExtError: it is anything else, such as Python objects.
@@ -142,7 +151,12 @@ def check_plain(dtype: np.dtype) -> np.dtype:
 def from_bytes(
     content: bytes | memoryview, dtype: np.dtype, shape: Sequence[int], file: BoundedFile, *, fortran: bool = False
 ) -> np.ndarray:
-    """Returns the array whose values are exactly `content`, in plain form (`plain`)."""
+    """Returns the array whose values are exactly `content`, in plain form (`plain`).
+
+    Raises:
+        ValueError: `content` has another length than `shape` and `dtype` require.
+        PpclsExtError: `dtype` is not plain, or the allowance is used up.
+    """
     check_plain(dtype)
     if len(content) != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"{len(content):,} bytes do not fill an array of {dtype} of the shape declared")
@@ -151,7 +165,7 @@ def from_bytes(
 
 
 def plain(array: np.ndarray, file: BoundedFile) -> np.ndarray:
-    """Returns the values of `array` contiguous in C order, in this machine's byte order, read-only."""
+    """Returns the values of `array`, contiguous in C order, in this machine's byte order, read-only."""
     native = array.dtype.newbyteorder("=")
     if array.dtype != native or not array.flags.c_contiguous:
         file.spend(array.nbytes)
@@ -161,7 +175,7 @@ def plain(array: np.ndarray, file: BoundedFile) -> np.ndarray:
 
 
 def widen_bfloat16(bits: np.ndarray, file: BoundedFile) -> np.ndarray:
-    """Returns as float32 the bfloat16 numbers whose 16 bits are given as uint16; exact."""
+    """Converts bfloat16 numbers, given as the uint16 of their bits, to float32; the conversion is exact."""
     file.spend(4 * bits.size)
     wide = bits.astype(np.uint32).reshape(-1)  # NumPy 1 shifts a 0-D array in int64 and cannot put that back
     wide <<= 16
@@ -169,18 +183,21 @@ def widen_bfloat16(bits: np.ndarray, file: BoundedFile) -> np.ndarray:
 
 
 def read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, file: BoundedFile) -> bytes:
-    """Returns a member's content, checked against its checksum.
+    """Returns the content of an archive's member, checked against its checksum.
 
     Args:
-        archive: opened on `file`.
-        member: one of `archive`.
-        file: the archive's file, whose allowance pays.
+        archive: the ZIP archive, opened on `file`.
+        member: one of its members.
+        file: the file whose allowance pays for the content.
+
+    Raises:
+        PpclsExtError: the member is encrypted or compressed by an unusual method, or the allowance is used up.
     """
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or member.flag_bits & 1:
         raise PpclsExtError("refused: it is packed or encrypted in a way that no program for weights uses; unpack it")
     file.spend(member.file_size)
     with archive.open(member) as stream:
-        # The count matters: without one, whatever was packed is unpacked, whatever size was declared
+        # The count matters: without one, everything is unpacked, whatever size the directory declares
         content = stream.read(member.file_size)
     if len(content) != member.file_size:
         raise ValueError(f"member {member.filename!a} ends early")

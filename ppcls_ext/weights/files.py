@@ -21,12 +21,34 @@ from ppcls_ext.weights.torch_file import is_legacy_torch, read_legacy_torch, rea
 logger = logging.getLogger("ppcls_ext")
 
 SUFFIXES = (".pdparams", ".pth", ".tar", ".pt", ".ckpt", ".bin", ".safetensors", ".npz")
-"""Of names suggested where a path leads nowhere. What a file holds decides how it is read, not its name."""
+"""Suffixes of the files that messages suggest. A file's content decides how it is read, not its name."""
 
 _EXPECTED = "expected .pdparams, .pth, .pth.tar, .pt, .safetensors or .npz"
 
-# How files begin that are taken for weights, and what they are
-_STRANGERS = {
+Leaf = Union[np.ndarray, Tensor]
+
+#: The keys below which a training checkpoint keeps weights; the first that leads to tensors is taken. Averaged weights
+#: come first, as in timm: the published accuracy is theirs.
+WRAPPERS = (
+    "state_dict_ema",
+    "model_ema",
+    "ema_state_dict",
+    "ema",
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "model",
+    "net",
+    "network",
+    "module",
+    "weights",
+    "params",
+)
+#: The prefixes of nn.DataParallel and DistributedDataParallel, of torch.compile, and of both around each other.
+PARALLEL_PREFIXES = ("module.", "_orig_mod.", "module.")
+
+# The first bytes of other files that are taken for weights, and what these files are
+_OTHER_FORMATS = {
     b"<!doctype": "a web page, so the download failed",
     b"<html": "a web page, so the download failed",
     b"<?xml": "an XML document, such as a server's error message",
@@ -40,13 +62,13 @@ _STRANGERS = {
 
 
 class WeightFile(NamedTuple):
-    """What `read_weight_file` found.
+    """The weights in a file.
 
     Attributes:
         path: the file that was read.
         format: "paddle", "torch", "safetensors" or "npz".
-        keys: of the dicts within dicts that lead to the weights; empty in a plain file of weights.
-        tensors: name to array.
+        keys: the keys that lead through nested dicts to the weights; empty for a plain file of weights.
+        tensors: the arrays by name.
     """
 
     path: Path
@@ -61,30 +83,31 @@ def read_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 
 def read_weight_file(path: str | os.PathLike) -> WeightFile:
-    """Reads the weights in a file, whatever its format, without running anything that it holds.
+    """Reads the weights in a file of any known format, without running anything that it contains.
 
-    Formats, told apart by content: Paddle's `.pdparams`, PyTorch's `.pth`, `.pth.tar`, `.pt` (both the ZIP format and
-    the legacy one), `.safetensors`, `.npz`. Neither PyTorch nor Paddle is needed.
+    The formats are told apart by content: Paddle's `.pdparams`; PyTorch's `.pth`, `.pth.tar` and `.pt`, both in the ZIP
+    format and in the legacy one; `.safetensors`; `.npz`. Neither PyTorch nor Paddle is needed.
 
-    In a training checkpoint the weights are looked for below the keys in `training_checkpoint.WRAPPERS`, up to two
-    levels deep; **averaged (EMA) weights are preferred to the others**, as in timm, and a log line says which were
-    taken. What else a checkpoint holds (optimizer, epoch, settings) is ignored. A prefix that DataParallel or
-    torch.compile put before every name is removed.
+    In a training checkpoint the weights are searched below the keys in `WRAPPERS`, up to two levels deep; **averaged
+    (EMA) weights are preferred to the others**, as in timm, and a log line says which were taken. Everything else in
+    a checkpoint (optimizer, epoch, settings) is ignored. A prefix that DataParallel or torch.compile put before every
+    name is removed.
 
     Memory: the weights, and at most about the file's size besides; files that unfold to more than 16 times their size
     (64 MiB for small ones) are refused.
 
     Args:
-        path: the file; as in PaddleClas, without suffix it means `PATH.pdparams` if there is no file `PATH`.
+        path: the file; as in PaddleClas, a path without suffix means `PATH.pdparams` if there is no file `PATH`.
 
     Returns:
-        The tensors with the file's names, layouts and types, except that bfloat16 becomes float32 (Paddle keeps it as
-        uint16, so uint16 from Paddle does too); in the file's order, but safetensors by name. The arrays are
-        read-only, contiguous, in this machine's byte order. Those that share memory in the file may share it here.
+        The tensors with the file's names, layouts and types, except that bfloat16 becomes float32 (Paddle stores it as
+        uint16, so uint16 from Paddle becomes float32 too); in the file's order, those of safetensors by name. The
+        arrays are read-only, contiguous, in this machine's byte order. Arrays that share memory in the file may share
+        it here.
 
     Raises:
-        PpclsExtError: there is no such file; it is in no known format; it is damaged or incomplete; it asks for
-            anything beyond plain tensors and harmless settings; it would take far more memory than its size explains.
+        PpclsExtError: there is no such file, its format is unknown, it is damaged or incomplete, it asks for anything
+            beyond plain tensors and harmless settings, or it would take far more memory than its size explains.
     """
     try:
         path = find_file(path)
@@ -100,10 +123,10 @@ def read_weight_file(path: str | os.PathLike) -> WeightFile:
 
 
 def find_file(path: str | os.PathLike) -> Path:
-    """Returns the file that `path` means: itself, else with `.pdparams` added.
+    """Returns the file that `path` refers to: `path` itself, or else `path` with `.pdparams` appended.
 
     Raises:
-        PpclsExtError: there is neither; the message names files with similar names.
+        PpclsExtError: neither exists; the message suggests files with similar names.
     """
     path = Path(path)
     with_suffix = path.with_name(f"{path.name}.pdparams") if path.name else path
@@ -127,7 +150,7 @@ def find_file(path: str | os.PathLike) -> Path:
 
 
 def _read_content(file: BoundedFile) -> tuple[str, object]:
-    """Returns the format of a file, and what it holds: (nested) dicts of tensors, most of them not read yet."""
+    """Returns the format of a file and its content: (nested) dicts of tensors, most of them not read yet."""
     head = file.read(512)
     file.seek(0)
     if head.startswith(b"PK\3\4"):
@@ -169,37 +192,16 @@ def _describe(head: bytes) -> str:
     if head[257:262] == b"ustar":
         return "a tar archive: unpack it (PyTorch's oldest format, which is one, is not read)"
     start = head.lstrip().lower()
-    return next((what for magic, what in _STRANGERS.items() if start.startswith(magic.lower())), "of unknown format")
-
-
-Leaf = Union[np.ndarray, Tensor]
-
-# The first of these that holds tensors is taken. Averaged weights come first, as in timm: their accuracy is the one
-# that is published.
-WRAPPERS = (
-    "state_dict_ema",
-    "model_ema",
-    "ema_state_dict",
-    "ema",
-    "state_dict",
-    "model_state_dict",
-    "model_state",
-    "model",
-    "net",
-    "network",
-    "module",
-    "weights",
-    "params",
-)
-# Of nn.DataParallel and DistributedDataParallel, of torch.compile, and of both around each other
-PARALLEL_PREFIXES = ("module.", "_orig_mod.", "module.")
+    return next(
+        (kind for magic, kind in _OTHER_FORMATS.items() if start.startswith(magic.lower())), "of unknown format"
+    )
 
 
 def find_state_dict(content: object, depth: int = 2) -> tuple[list[str], dict[str, Leaf]] | None:
-    """Returns the path of keys to the weights in what a file holds, and the weights; None if there are none.
+    """Returns the path of keys to the weights in a file's content, and the weights; None if there are none.
 
     A dict is searched below the keys in `WRAPPERS`, in their order, up to `depth` levels deep; only if none of them
-    leads to tensors does it count as a state dict itself, and then its entries that are no tensors are left out.
+    leads to tensors does it count as a state dict itself, and then its entries that are not tensors are left out.
     """
     if not isinstance(content, Mapping):
         return None
@@ -213,7 +215,7 @@ def find_state_dict(content: object, depth: int = 2) -> tuple[list[str], dict[st
 
 
 def without_parallel_prefix(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns `weights` without the prefix that a parallel or compiled wrapper put before every name."""
+    """Returns `weights` without the prefix that a parallel or compiling wrapper put before every name."""
     for prefix in PARALLEL_PREFIXES:
         if all(name.startswith(prefix) for name in weights):
             weights = {name[len(prefix) :]: value for name, value in weights.items()}

@@ -26,14 +26,14 @@ Source = Union[str, os.PathLike, Mapping[str, np.ndarray]]
 
 
 class LoadReport(NamedTuple):
-    """What `load_weights` did.
+    """The result of `load_weights`; `str` gives it in one line.
 
     Attributes:
-        loaded: names of the tensors that were set.
-        naming: of the source: "official", "timm" or "PaddleClas".
-        fresh: names that kept their initial values: the classifier where the number of classes differs, and what the
-            model has beside the published classification network (FasterNet's `fork_feat` normalisations).
-        unused: names of the source that the model has no use for (a headless model and the source's head).
+        loaded: the names of the tensors that were set.
+        naming: the source's naming: "official", "timm" or "PaddleClas".
+        fresh: the names of the tensors that kept their initial values: the classifier if the number of classes differs,
+            and those that the published classification network does not have (FasterNet's `fork_feat` normalisations).
+        unused: the names in the source that the model does not need (the head, for a headless model).
     """
 
     loaded: list[str]
@@ -54,18 +54,18 @@ def load_weights(model: nn.Layer, source: Source, *, allow_other_classes: bool =
     """Loads weights into `model`, all of them or none.
 
     The naming (this project's, PaddleClas's, the official PyTorch one, timm's), the layout and the form (fused,
-    unfused) are recognised, not asked for.
+    unfused) are recognised automatically.
 
     Args:
         model: one of this project's models.
         source: a path (.pdparams, .pth, .pth.tar, .pt, .safetensors, .npz; PaddleClas's path without a suffix means
             .pdparams) or a mapping of names to arrays. Mappings, .npz and .safetensors in official naming have
             PyTorch's layouts.
-        allow_other_classes: leave the classifier at its initial values where its number of classes differs.
+        allow_other_classes: whether the classifier may keep its initial values if its number of classes differs.
 
     Raises:
-        PpclsExtError: the file cannot be read, or its tensors are not exactly the model's. The message names the first
-            differences; the model is unchanged.
+        PpclsExtError: the file cannot be read, its tensors are not exactly the model's (the message names the first
+            differences), or one is not finite; the model is unchanged.
     """
     import paddle
 
@@ -89,7 +89,14 @@ def load_weights(model: nn.Layer, source: Source, *, allow_other_classes: bool =
 
 
 class _Assignment(NamedTuple):
-    """Names: to be set from the source, to keep their initial values, in the source and of no use, or of no place."""
+    """Every name of the model and of the source, in one of four groups.
+
+    Attributes:
+        wanted: set from the source.
+        fresh: keep their initial values.
+        unused: in the source, and known not to be needed.
+        unexpected: in the source, and in no place of the model.
+    """
 
     wanted: list[str]
     fresh: list[str]
@@ -118,7 +125,7 @@ def _assign(
 
 
 def _classes_differ(tensors: Mapping[str, np.ndarray], name: str, expected: Mapping[str, tuple[int, ...]]) -> bool:
-    """Whether the classifier tensor `name` differs from the model's in its last axis, the classes, and only there."""
+    """Returns whether the classifier tensor `name` differs from the model's only in its last axis, the classes."""
     if name not in tensors:
         return False
     shape, wanted = tensors[name].shape, expected[name]
@@ -156,7 +163,7 @@ def _check(
 
 
 def _explain_form(model: nn.Layer, origin: str, tensors: Mapping[str, np.ndarray]) -> None:
-    """Raises where the only difference is that one side is fused and the other is not."""
+    """Raises PpclsExtError if the only difference is that one side is fused and the other is not."""
     layers = [layer for layer in model.sublayers(include_self=True) if hasattr(layer, "is_repped")]
     if not layers:
         return
@@ -178,7 +185,16 @@ FORMATS = (".pdparams", ".npz", ".safetensors")
 
 
 def save_weights(model: nn.Layer, path: str | Path) -> None:
-    """Writes a model's state dict, atomically; the suffix decides the format (`FORMATS`)."""
+    """Writes a model's state dict atomically.
+
+    Args:
+        model: the model.
+        path: the file to write; its suffix, one of `FORMATS`, decides the format. `.npz` and `.safetensors` get the
+            official PyTorch names and layouts.
+
+    Raises:
+        PpclsExtError: the suffix is another one, or the file cannot be written.
+    """
     path = Path(path)
     if path.suffix not in FORMATS:
         raise PpclsExtError(
@@ -201,12 +217,15 @@ def save_weights(model: nn.Layer, path: str | Path) -> None:
 
 
 def require_finite(state: Mapping[str, Any], whose: str, what_to_do: str) -> None:
-    """Raises PpclsExtError where an array or tensor of `state` holds NaN or infinity; names the first.
+    """Checks that no tensor contains NaN or infinity.
 
     Args:
-        state: names to arrays or tensors; what is neither, or not of floats, is left out.
+        state: arrays or tensors by name; other values, and those that are not floats, are ignored.
         whose: the beginning of the message.
-        what_to_do: its end.
+        what_to_do: the end of the message.
+
+    Raises:
+        PpclsExtError: a tensor is not finite; the message names the first.
     """
     wrong = [name for name, value in state.items() if not _is_finite(value)]
     if wrong:

@@ -16,19 +16,24 @@ import numpy as np
 #: (pattern, replacement) pairs for `re.sub`, applied in order.
 Renaming = Sequence[tuple[str, Any]]
 
-#: PyTorch's names for what Paddle calls otherwise.
+#: PyTorch's suffixes, and Paddle's for the same tensors.
 TORCH_SUFFIXES = {".running_mean": "._mean", ".running_var": "._variance"}
-#: Counts batches in PyTorch's batch normalisation; Paddle has no such tensor.
+#: The batch counter of PyTorch's batch normalisation; Paddle has no such tensor.
 TORCH_ONLY = ".num_batches_tracked"
 
 
 def are_fused(names: Iterable[str]) -> bool:
-    """Whether tensors of these names, of any naming, are a fused model's: without running statistics."""
+    """Returns whether tensors of these names (in any naming) belong to a fused model: it has no running statistics."""
     return not any(name.endswith(("._variance", ".running_var")) for name in names)
 
 
 class Named(NamedTuple):
-    """Tensors under a model's state-dict names, and how they were named before."""
+    """Renamed tensors.
+
+    Attributes:
+        tensors: the arrays under a model's state-dict names.
+        naming: the naming that they had: "official", "timm" or "PaddleClas".
+    """
 
     tensors: dict[str, np.ndarray]
     naming: str
@@ -45,9 +50,9 @@ def to_model_names(
     Args:
         arrays: name → array, in any of the known namings.
         expected: name → shape of the model's state dict.
-        timm_names: from timm's to the official names.
-        paddle_layout: whether the file's kind says that linear weights are (in, out), as Paddle keeps them. Where names
-            (`_mean`: Paddle, `running_mean`: PyTorch) or shapes say otherwise, they decide.
+        timm_names: the renaming from timm's to the official names.
+        paddle_layout: whether the file's format suggests Paddle's layout of linear weights, (in, out); names (`_mean`
+            is Paddle's, `running_mean` PyTorch's) and shapes take precedence.
     """
     candidates = {"official": arrays, "timm": _substitute(arrays, timm_names)}
     renamed = {naming: _without_torch_names(tensors) for naming, tensors in candidates.items()}
@@ -62,7 +67,7 @@ def to_model_names(
 
 
 def to_torch_names(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A model's state dict under the official PyTorch names and in PyTorch's layouts."""
+    """Returns a model's state dict under the official PyTorch names and in PyTorch's layouts."""
     result = {}
     for name, array in state.items():
         for torch_suffix, suffix in TORCH_SUFFIXES.items():

@@ -11,13 +11,18 @@ from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.weights.bounded import BoundedFile, Tensor, opened, plain, sizes, widen_bfloat16
 from ppcls_ext.weights.pickles import COMMON, PickledArray, Unpickler, numpy_globals
 
-# Paddle's own spelling; protocols 2 and 3 cannot hold 4 GiB, so larger arrays are saved in flat parts
+MAX_DEPTH = 32
+"""Containers within containers. An optimizer's state has 3."""
+ITEM = 64
+"""Bytes that each item of a container costs of the allowance."""
+
+# Paddle's own spelling; pickle protocols 2 and 3 cannot hold 4 GiB, so Paddle saves larger arrays in flat parts
 _PARTS = "UnpackBigParamInfor@@"
 _NAMES = "StructuredToParameterName@@"
 
 
 class PaddleArray(PickledArray):
-    """An array of Paddle's, which keeps bfloat16 as uint16 (and takes any uint16 for bfloat16)."""
+    """An array that Paddle saved: it stores bfloat16 as uint16 (and takes any uint16 for bfloat16)."""
 
     def read(self, file: BoundedFile) -> np.ndarray:
         """Returns the array, bfloat16 as float32."""
@@ -26,7 +31,7 @@ class PaddleArray(PickledArray):
 
 
 class JoinedArray(Tensor):
-    """An array saved in flat parts."""
+    """An array that Paddle saved in flat parts."""
 
     def __init__(self, parts: list[PickledArray], shape: tuple[int, ...]) -> None:
         self._parts = parts
@@ -40,12 +45,12 @@ class JoinedArray(Tensor):
 
 
 def read_paddle(file: BoundedFile) -> object:
-    """Returns what was saved: (nested) dicts whose tensors are `Tensor` objects. Names are structured names."""
+    """Reads the saved object: (nested) dicts whose tensors are `Tensor` objects, under their structured names."""
     return _read(file, PaddleArray, _tensor_in_a_tuple)
 
 
 def read_paddle_as_saved(file: BoundedFile) -> object:
-    """Returns what `pickle.load` would: as `read_paddle`, but bfloat16 stays uint16 and tensors (name, tensor)."""
+    """Reads what `pickle.load` would return: as `read_paddle`, but bfloat16 as uint16 and tensors as (name, tensor)."""
     return _read(file, PickledArray, _named_tensor)
 
 
@@ -66,7 +71,7 @@ def _read(file: BoundedFile, array: type[PickledArray], in_a_tuple: Callable) ->
 
 
 def _tensor_in_a_tuple(pair: object) -> Tensor:
-    """Stands for `tuple((name, array))`, which is how Paddle pickles a tensor outside of a flat state dict."""
+    """The substitute for `tuple((name, array))`, as which Paddle pickles a tensor outside of a flat state dict."""
     return _named_tensor(pair)[1]
 
 
@@ -77,20 +82,14 @@ def _named_tensor(pair: object) -> tuple[str, Tensor]:
     return name, array
 
 
-MAX_DEPTH = 32
-"""Containers within containers. An optimizer's state has 3."""
-ITEM = 64
-"""Bytes that an item of a container is reckoned at."""
-
-
 def read_paddle_file(path: str | os.PathLike) -> object:
-    """Returns all that a file of `paddle.save` holds, without running any of it.
+    """Reads everything in a file of `paddle.save`, such as an optimizer's state, without running any of it.
 
     Returns:
-        Dicts, lists and tuples of numbers, texts and arrays (read-only; bfloat16 as float32).
+        Dicts, lists and tuples of numbers, strings and arrays (read-only; bfloat16 as float32).
 
     Raises:
-        PpclsExtError: it cannot be read, is damaged, holds anything else, or unfolds to far more than its size.
+        PpclsExtError: it cannot be read, is damaged, contains anything else, or unfolds to far more than its size.
     """
     with opened(path) as file:
         return with_arrays(read_paddle(file), file)
@@ -99,8 +98,8 @@ def read_paddle_file(path: str | os.PathLike) -> object:
 def with_arrays(content: object, file: BoundedFile, depth: int = 0) -> object:
     """Returns `content` with its tensors read.
 
-    A pickle may hold one list many times over, and such lists in lists: a few bytes that whoever walks through them
-    finds endless. So each occurrence is paid from the file's allowance.
+    A pickle may contain one list many times over, and such lists in lists: a few bytes become endless for whoever walks
+    through them. So the file's allowance pays for each occurrence.
 
     Raises:
         PpclsExtError: the allowance is used up, or containers are nested more than `MAX_DEPTH` deep.

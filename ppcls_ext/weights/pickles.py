@@ -3,6 +3,11 @@
 Python's unpickler calls whatever a file names. `Unpickler` is a small machine for the same instructions that knows
 numbers, strings, bytes, tuples, lists and dicts, and a table of names that it was given, each standing for a function
 of ours. A name outside the table ends the reading; nothing that the file chooses is ever imported, called or set.
+
+A subclass of `pickle.Unpickler` with its own `find_class` would refuse the same names, but could not keep the limits on
+time and memory. Measured with Python 3.11: the 9 bytes of a memo index of 2**28 reserve 4 GiB; a dict's key of tuples
+doubled n times is hashed in 2**n steps, at two bytes for each doubling; BUILD sets attributes of the functions that
+`find_class` returns. No method can be overridden to prevent this (tests/weights/test_files_malicious.py has the files).
 """
 
 from __future__ import annotations
@@ -19,7 +24,7 @@ from ppcls_ext.errors import PpclsExtError, shown
 from ppcls_ext.weights.bounded import BoundedFile, Tensor, from_bytes, sizes
 
 MAX_STEPS = 1_000_000
-"""Instructions read from one pickle before it is given up. A tensor takes about 25 of them; each may cost some hundred
+"""Instructions read from one pickle before it is refused. A tensor takes about 25 of them; each may cost some hundred
 bytes of memory, though it is one byte in the file."""
 
 
@@ -27,20 +32,20 @@ class Stateful:
     """An object that a pickle makes first and fills later."""
 
     def set_state(self, state: object) -> None:
-        """Takes the content; it is untrusted."""
+        """Takes the content, which is untrusted."""
         raise NotImplementedError
 
 
 class Unpickler:
     """Reads the pickles at the position of `stream`, one by one.
 
-    Dicts keep only the entries whose key is a text, since no other can name a tensor.
+    Dicts keep only the entries whose key is a string, since no other can name a tensor.
 
     Args:
-        stream: where to read; left just behind the pickle.
-        known: what stands for each global that may occur, by its dotted name: a function of ours, which gets the
+        stream: the stream to read from; left just behind the pickle.
+        known: the substitute for each global that may occur, by its dotted name: a function of ours, which gets the
             arguments that the file gives, or any inert value.
-        persistent_load: what stands for the objects that the file stores outside of the pickle.
+        persistent_load: returns the substitute for an object that the file stores outside of the pickle.
     """
 
     def __init__(
@@ -57,8 +62,8 @@ class Unpickler:
         """Returns the next pickle's content.
 
         Raises:
-            PpclsExtError: it asks for an unknown global, or is longer than any real one.
-            Exception: it is no valid pickle (mostly ValueError, IndexError, KeyError, TypeError).
+            PpclsExtError: it asks for an unknown global, or is longer than any real pickle.
+            Exception: it is not a valid pickle (mostly ValueError, IndexError, KeyError, TypeError).
         """
         self._stack: list = []
         self._outer_stacks: list[list] = []
@@ -243,7 +248,7 @@ _INSTRUCTIONS: dict[str, Callable] = {
 
 
 class Opaque:
-    """Stands for every object that weights do not need; takes any argument, item or state and keeps none."""
+    """The substitute for every object that weights do not need; takes any argument, item or state and keeps none."""
 
 
 OPAQUE = Opaque()
@@ -279,22 +284,22 @@ COMMON: dict[str, object] = {
     "collections.OrderedDict": _dict,
     "collections.defaultdict": _empty_dict,
 }
-"""The names known in every pickle: containers, and settings found in training checkpoints beside the weights."""
+"""The substitutes known in every pickle: for containers, and for settings found beside the weights."""
 
 
 class PickledType(Stateful):
-    """A NumPy type as it is pickled: `dtype("f4")`, then a state that holds the byte order."""
+    """A NumPy type as it is pickled: `dtype("f4")`, then a state that contains the byte order."""
 
     def __init__(self, code: object, *_flags: object) -> None:
         self._code = code
         self._order = "="
 
     def set_state(self, state: object) -> None:
-        """Takes (version, byte order, ...)."""
+        """Takes (version, byte order, …)."""
         _version, self._order = state[:2]
 
     def dtype(self) -> np.dtype:
-        """Returns the type, one of plain numbers.
+        """Returns the type, checked to be one of plain numbers.
 
         Raises:
             PpclsExtError: it is anything else.
@@ -317,7 +322,7 @@ class PickledArray(Tensor, Stateful):
         _version, self._shape, self._type, self._fortran, self._content = state
 
     def read(self, file: BoundedFile) -> np.ndarray:
-        """Returns the array; only now is its state checked."""
+        """Returns the array; its state is checked only now."""
         if not isinstance(self._type, PickledType):
             raise ValueError("an array has no type")
         dtype, content = self._type.dtype(), self._content
@@ -330,7 +335,7 @@ class PickledArray(Tensor, Stateful):
 
 
 def numpy_globals(array: type[PickledArray] = PickledArray) -> dict[str, object]:
-    """Returns what stands for NumPy's names in a pickle; arrays become objects of the class `array`."""
+    """Returns the substitutes for NumPy's names in a pickle; arrays become objects of the class `array`."""
 
     def reconstruct(*_arguments: object) -> PickledArray:
         return array()
@@ -341,7 +346,7 @@ def numpy_globals(array: type[PickledArray] = PickledArray) -> dict[str, object]
         return made
 
     def scalar(element: object, content: object) -> object:
-        """A number of NumPy's; only in what is saved beside weights, so what is none is as good as nothing."""
+        """Returns a NumPy number; these occur only beside weights, so anything else becomes `OPAQUE`."""
         bits = content.encode("latin-1") if isinstance(content, str) else content
         if not isinstance(element, PickledType) or not isinstance(bits, bytes) or len(bits) > 8:
             return OPAQUE
@@ -350,7 +355,7 @@ def numpy_globals(array: type[PickledArray] = PickledArray) -> dict[str, object]
     known = {
         "numpy.ndarray": OPAQUE,
         "numpy.dtype": lambda *arguments: PickledType(*arguments),
-        # Protocol 2 writes bytes as a text to be encoded; PickledArray does that, once, when it is read
+        # Protocol 2 writes bytes as a string to be encoded; PickledArray encodes it once, when it is read
         "_codecs.encode": lambda text, _encoding: text,
         "builtins.bytes": lambda: b"",
     }

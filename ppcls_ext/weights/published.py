@@ -13,24 +13,24 @@ from ppcls_ext.errors import PpclsExtError
 PADDLECLAS = "https://paddle-imagenet-models-name.bj.bcebos.com/dygraph/{name}_pretrained.pdparams"
 APPLE = "https://docs-assets.developer.apple.com/ml-research/datasets/mobileone/{name}_unfused.pth.tar"
 
-#: What PaddleClas publishes of RepVGG and FasterNet.
+#: The models of RepVGG and FasterNet that PaddleClas publishes weights of.
 PADDLECLAS_NAMES = frozenset(
     [f"RepVGG_{name}" for name in ("A0", "A1", "A2", "B0", "B1", "B1g2", "B1g4", "B2", "B2g4", "B3", "B3g4", "D2se")]
     + [f"FasterNet_{name}" for name in ("T0", "T1", "T2", "S", "M", "L")]
 )
-#: Models of which a published file was at hand: loaded, run on real pictures, trained on.
+#: The models whose published file was available to us: loaded, run on real images, trained further.
 VERIFIED = frozenset(["MobileOne_S0"])
 
 
 def address(name: str) -> str | None:
-    """Address of the weights of the model `name`; None where none are published."""
+    """Returns the address of the weights of the model `name`; None if none are published."""
     if name.startswith("MobileOne_"):
         return APPLE.format(name=name.lower())
     return PADDLECLAS.format(name=name) if name in PADDLECLAS_NAMES else None
 
 
 def published_url(name: str) -> str:
-    """Address of the weights of the model `name`.
+    """Returns the address of the weights of the model `name`.
 
     Raises:
         PpclsExtError: none are published.
@@ -42,7 +42,7 @@ def published_url(name: str) -> str:
 
 
 def status(name: str) -> str:
-    """Of the published weights: "verified" (see `VERIFIED`), "published" (none was at hand) or "none"."""
+    """Returns "verified" (see `VERIFIED`), "published" (never tried) or "none" for a model's published weights."""
     if name in VERIFIED:
         return "verified"
     return "published" if address(name) else "none"
@@ -53,24 +53,25 @@ PUBLISHED = "published"
 
 
 def cache_folder() -> Path:
-    """Where downloaded weights are kept: `$XDG_CACHE_HOME/ppcls_ext`, which is `~/.cache/ppcls_ext` where unset."""
+    """Returns the folder of downloaded weights: `$XDG_CACHE_HOME/ppcls_ext`, by default `~/.cache/ppcls_ext`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ppcls_ext"
 
 
 def is_remote(weights: Any) -> bool:
-    """Whether `weights` names what has to be downloaded: True or "published", or an address."""
+    """Returns whether `weights` has to be downloaded: True or "published", or an address."""
     return weights is True or (isinstance(weights, str) and (weights == PUBLISHED or weights.startswith(URLS)))
 
 
 def fetch(weights: Any, name: str) -> Any:
-    """The local file of weights that `is_remote`, downloaded where it is not there yet; anything else unchanged.
+    """Returns the local file of weights that `is_remote`, after downloading it if necessary; anything else unchanged.
 
     Args:
         weights: True or "published" for the published weights of `name`, an address, or a path.
-        name: of the model.
+        name: the name of the model.
 
     Raises:
-        PpclsExtError: none are published, or the download failed; says where to get them and where to put them.
+        PpclsExtError: none are published, or the download failed; the message says where to get the file and where to
+            put it.
     """
     if not is_remote(weights):
         return weights

@@ -1,7 +1,7 @@
 """PyTorch's `.pth`, `.pt`, `.pth.tar`: the ZIP format (PyTorch 1.6 and later) and the legacy one, without PyTorch.
 
-Both hold a pickle, in which each tensor is a view (offset, shape, strides) of a storage, and the storages' bytes
-outside of it. Formats: torch/serialization.py of PyTorch 2.13.
+Both contain a pickle, in which each tensor is a view (offset, shape, strides) of a storage, and outside of it the
+storages' bytes. Formats: torch/serialization.py of PyTorch 2.13.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ppcls_ext.weights.bounded import BoundedFile, Tensor, plain, read_member, s
 from ppcls_ext.weights.pickles import COMMON, OPAQUE, Unpickler, numpy_globals
 
 LEGACY_MAGIC = bytes.fromhex("6cfc9c46f9206aa85019")
-"""The number that the first pickle of the legacy format holds, little-endian."""
+"""The number in the first pickle of the legacy format, little-endian."""
 LEGACY_VERSION = 1001
 
 
@@ -59,7 +59,14 @@ _STORAGES = {
 
 
 class Storage(NamedTuple):
-    """A run of elements that tensors view; `start` is where, in elements, within the bytes kept under `key`."""
+    """A sequence of elements that tensors view.
+
+    Attributes:
+        key: the name of its bytes in the file.
+        element: the type of its elements.
+        length: the number of elements.
+        start: the first element's index within the bytes of `key`.
+    """
 
     key: str
     element: ElementType
@@ -102,7 +109,7 @@ class TorchTensor(Tensor):
 
 
 class _TorchFile:
-    """What the two formats share: the pickle. Where a storage's bytes are is each format's own business."""
+    """The common part of the two formats, the pickle; each format finds the bytes of the storages itself."""
 
     byte_order = "<"
 
@@ -126,7 +133,7 @@ class _TorchFile:
     def _load_storage(self, reference: object) -> Storage:
         kind, element, key, _device, length, *view = reference
         if kind != "storage" or not isinstance(element, ElementType) or not isinstance(key, str):
-            raise ValueError("the pickle refers to something else than a storage")
+            raise ValueError("the pickle refers to something other than a storage")
         storage = self._storages.setdefault(key, Storage(key, element, size(length)))
         if view and view[0] is not None:  # in files of early PyTorch
             _key, start, length = view[0]
@@ -207,7 +214,7 @@ class _ZipFormat(_TorchFile):
 
 
 class _LegacyFormat(_TorchFile):
-    """Pickles of a magic number, a version, the machine, the content, the storages' keys; then the storages."""
+    """Pickles of a magic number, a version, the machine, the content and the storages' keys; then the storages."""
 
     def read(self) -> object:
         _magic, version, _machine, content = (self._unpickle(self._file) for _ in range(4))
@@ -229,15 +236,15 @@ class _LegacyFormat(_TorchFile):
 
 
 def is_legacy_torch(head: bytes) -> bool:
-    """Whether a file that starts with `head` is in PyTorch's legacy format."""
+    """Returns whether a file that starts with `head` is in PyTorch's legacy format."""
     return head.startswith(b"\x80") and LEGACY_MAGIC in head[:32]
 
 
 def read_legacy_torch(file: BoundedFile) -> object:
-    """Returns what was saved in the legacy format: (nested) dicts whose tensors are `Tensor` objects."""
+    """Reads the object saved in the legacy format: (nested) dicts whose tensors are `Tensor` objects."""
     return _LegacyFormat(file).read()
 
 
 def read_zipped_torch(file: BoundedFile, archive: zipfile.ZipFile, folder: str) -> object:
-    """Returns what was saved in the ZIP format below `folder`, as `read_legacy_torch` does."""
+    """Reads the object saved in the ZIP format below `folder`; returns the same as `read_legacy_torch`."""
     return _ZipFormat(file, archive, folder).read()
