@@ -45,6 +45,8 @@ DEV = [
     "pytest-xdist>=3.0.2",
     "ruff>=0.5.0",
     "hypothesis>=6.75.0",
+    "mypy>=1.14.0",
+    "types-PyYAML",
     "setuptools>=77.0.3",
     "openvino>=2024.4.0",
 ]

@@ -32,7 +32,7 @@ class BoundedLoader(yaml.SafeLoader):
 
     _depth = 0
 
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Makes the node of the next event, and those below it."""
         if self._depth > MAX_DEPTH:
             raise Refused(f"it is {_TOO_DEEP}", self.peek_event().start_mark)

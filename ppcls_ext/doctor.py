@@ -367,7 +367,8 @@ class _WatchedLoader:
 
     def __init__(self, loader: Any) -> None:
         self._loader = loader
-        self.seconds, self.shape = 0.0, None
+        self.seconds = 0.0
+        self.shape: tuple[int, ...] | None = None
 
     def __iter__(self) -> Iterator[list]:
         start = time.perf_counter()

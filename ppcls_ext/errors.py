@@ -36,7 +36,13 @@ def unwrapped(error: BaseException) -> BaseException:
     if type(error) is not OSError or told is None:
         return error
     name, text = told[1], (told[2] or "").replace("<EMPTY MESSAGE>", "")
-    kinds = (KeyboardInterrupt, Interrupted, MemoryError, PpclsExtError, *PpclsExtError.__subclasses__())
+    kinds: tuple[type[BaseException], ...] = (
+        KeyboardInterrupt,
+        Interrupted,
+        MemoryError,
+        PpclsExtError,
+        *PpclsExtError.__subclasses__(),
+    )
     known = {kind.__name__: kind for kind in kinds}
     return known[name](text) if name in known else RuntimeError(f"{name}: {text}")
 

@@ -84,7 +84,7 @@ def _write(folder: Path, rows: list[dict[str, Any]], turns: int) -> None:
     writer.writeheader()
     writer.writerows(rows)
     versions = ", ".join(map(with_version, dict.fromkeys(row["runtime"].partition("-")[0] for row in rows)))
-    about = {
+    about: dict[str, Any] = {
         "date": datetime.date.today().isoformat(),
         "machine": machine(),
         "versions": versions,

@@ -10,6 +10,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ppcls_ext.data.image_rule import Preprocessing
 from ppcls_ext.errors import PpclsExtError, printable
@@ -61,13 +62,13 @@ class Metadata:
                 f"the metadata have schema {printable(version[:20])}, expected {SCHEMA_VERSION}: update ppcls_ext"
             )
         try:
-            fields = {
+            fields: dict[str, Any] = {
                 key: tuple(value) if isinstance(value, list) else value
                 for key, value in json.loads(properties["preprocessing"]).items()
             }
             names = json.loads(properties["class_names"]) if "class_names" in properties else None
             if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-                raise TypeError("class_names is no list of strings")
+                raise TypeError("class_names is not a list of strings")
             return cls(
                 architecture=properties["architecture"],
                 preprocessing=Preprocessing(**fields),

@@ -179,5 +179,5 @@ def _version(path: Path) -> str:
         installed = importlib.metadata.distribution("paddleclas")
     except importlib.metadata.PackageNotFoundError:
         return "unknown"
-    is_installed = Path(installed.locate_file("paddleclas")).resolve() == path
+    is_installed = Path(str(installed.locate_file("paddleclas"))).resolve() == path
     return installed.version if is_installed else "unknown"

@@ -19,7 +19,14 @@ from ppcls_ext.weights.paddle_file import read_paddle_as_saved, with_arrays
 
 #: Where Paddle reads files: framework/io.py (load), static/io.py and pir_io.py, jit/translated_layer.py, hapi/model.py
 #: (below fluid before 2.5), vision/datasets/cifar.py, which PaddleClas's Cifar10 is made of; and PaddleClas itself.
-PLACES = ("paddle.framework", "paddle.static", "paddle.jit", "paddle.hapi", "paddle.base", "paddle.fluid")
+PLACES: tuple[str, ...] = (
+    "paddle.framework",
+    "paddle.static",
+    "paddle.jit",
+    "paddle.hapi",
+    "paddle.base",
+    "paddle.fluid",
+)
 PLACES += ("paddle.vision", "paddle.dataset", "ppcls.")
 LARGEST_STREAM = 1 << 30
 """Bytes that are read of what is no file, such as a member of an archive."""
