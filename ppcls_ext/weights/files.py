@@ -15,6 +15,7 @@ import numpy as np
 from ppcls_ext.errors import PpclsExtError, shown
 from ppcls_ext.weights.array_files import is_safetensors, read_npz, read_safetensors
 from ppcls_ext.weights.bounded import BoundedFile, Tensor, opened
+from ppcls_ext.weights.naming import are_fused
 from ppcls_ext.weights.paddle_file import read_paddle
 from ppcls_ext.weights.torch_file import is_legacy_torch, read_legacy_torch, read_zipped_torch
 
@@ -75,6 +76,11 @@ class WeightFile(NamedTuple):
     format: str
     keys: list[str]
     tensors: dict[str, np.ndarray]
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether the weights are a fused model's; see `are_fused`."""
+        return are_fused(self.tensors)
 
 
 def read_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:

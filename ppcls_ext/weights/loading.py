@@ -13,7 +13,7 @@ import numpy as np
 
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.files import atomic_write
-from ppcls_ext.weights.files import read_weight_file
+from ppcls_ext.weights.files import WeightFile, read_weight_file
 from ppcls_ext.weights.naming import are_fused, to_model_names, to_torch_names
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("ppcls_ext")
 
-Source = Union[str, os.PathLike, Mapping[str, np.ndarray]]
+Source = Union[str, os.PathLike, WeightFile, Mapping[str, np.ndarray]]
 
 
 class LoadReport(NamedTuple):
@@ -59,8 +59,8 @@ def load_weights(model: nn.Layer, source: Source, *, allow_other_classes: bool =
     Args:
         model: one of this project's models.
         source: a path (.pdparams, .pth, .pth.tar, .pt, .safetensors, .npz; PaddleClas's path without a suffix means
-            .pdparams) or a mapping of names to arrays. Mappings, .npz and .safetensors in official naming have
-            PyTorch's layouts.
+            .pdparams), the `WeightFile` that was read from one, or a mapping of names to arrays. Mappings, .npz and
+            .safetensors in official naming have PyTorch's layouts.
         allow_other_classes: whether the classifier may keep its initial values if its number of classes differs.
 
     Raises:
@@ -74,8 +74,9 @@ def load_weights(model: nn.Layer, source: Source, *, allow_other_classes: bool =
     if isinstance(source, Mapping):
         origin, arrays, paddle_layout = "the mapping", source, False
     else:
-        file = read_weight_file(source)
-        origin, arrays, paddle_layout = os.fspath(source), file.tensors, file.format == "paddle"
+        file = source if isinstance(source, WeightFile) else read_weight_file(source)
+        origin = os.fspath(file.path if file is source else source)
+        arrays, paddle_layout = file.tensors, file.format == "paddle"
     tensors, naming = to_model_names(arrays, expected, getattr(model, "timm_names", ()), paddle_layout)
 
     wanted, fresh, unused, unexpected = _assign(model, tensors, expected, allow_other_classes)

@@ -15,7 +15,7 @@ import pytest
 
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.weights import pickles
-from ppcls_ext.weights.bounded import MIB
+from ppcls_ext.weights.bounded import MIB, BoundedFile, widen_bfloat16
 from ppcls_ext.weights.files import read_weights
 from tests.weights.files import build
 from tests.weights.files.build import entry, named, number, numbers, program, tensor, text
@@ -37,6 +37,28 @@ def refusal(path, *, memory: int = 80 * MIB) -> str:
     assert len(message) < 700
     assert message.isprintable()
     return message
+
+
+# The file's limits
+
+
+@pytest.fixture
+def file() -> BoundedFile:
+    return BoundedFile(io.BytesIO(bytes(10)))
+
+
+@pytest.mark.parametrize("position", [-1, 11, 1 << 62])
+def test_places_outside(file, position):
+    with pytest.raises(ValueError, match="outside of the file"):
+        file.seek(position)
+    assert file.seek(10) == 10
+
+
+def test_what_is_made_is_paid(file):
+    file.allowance = 400
+    assert widen_bfloat16(np.zeros(60, "u2"), file).dtype == np.float32
+    with pytest.raises(PpclsExtError, match="unfolds to more than 16 times its own size"):
+        widen_bfloat16(np.zeros(60, "u2"), file)
 
 
 # Code

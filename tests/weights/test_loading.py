@@ -15,6 +15,7 @@ import pytest
 from ppcls_ext import build, load_weights, reparameterize
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.models.from_file import load_model
+from ppcls_ext.weights.files import read_weight_file
 from ppcls_ext.weights.loading import FORMATS, save_weights
 from ppcls_ext.weights.naming import to_model_names, to_torch_names
 from tests.helpers import randomise_norms, relative
@@ -47,6 +48,20 @@ def test_round_trip(name, suffix, fused, tmp_path):
     assert sorted(report.loaded) == sorted(state(model))
     if suffix == ".pdparams":  # PaddleClas's path without a suffix
         load_weights(build(name, class_num=6, fused=fused), tmp_path / "weights")
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_file_that_was_read_before_is_not_read_again(suffix, tmp_path):
+    model, path = build("FasterNet_T0", class_num=6), tmp_path / f"weights{suffix}"
+    save_weights(model, path)
+    file = read_weight_file(path)
+    assert not file.is_fused
+    path.unlink()
+    other = build("FasterNet_T0", class_num=6)
+    load_weights(other, file)
+    assert same(other, state(model))
+    with pytest.raises(PpclsExtError, match=rf"weights{suffix} does not fit RepVGG_A0"):
+        load_weights(build("RepVGG_A0", class_num=6), file)
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
