@@ -307,15 +307,14 @@ def _check_model(config: dict, folder: str, trials: list[_Trial]) -> Finding:
 
 
 class _Trial:
-    """A few training steps of an engine.
-
-    One iterator over the data serves both findings: two at a time would disturb each other.
-    """
+    """A few training steps of an engine, which both findings are about."""
 
     def __init__(self, engine: Any) -> None:
         self._engine = engine
         self._wanted = min(STEPS, len(engine.train_dataloader))
         self._ends: list[float] = []
+        self._shape: tuple[int, ...] | None = None
+        self._reading = 0.0  # seconds that the first batch took
         self._error: Exception | None = None
 
     def check_batch(self) -> Finding:
@@ -323,10 +322,7 @@ class _Trial:
         if not self._wanted:
             advice = "there are fewer pictures than a batch takes: make DataLoader.Train.sampler.batch_size smaller"
             return Finding("one batch", "an epoch has none", advice)
-        optimizer = self._engine.optimizer[-1]
-        for name in ("step", "minimize"):  # PaddleClas 2.4 calls minimize where it uses AMP
-            setattr(optimizer, name, self._counted(getattr(optimizer, name)))
-        loader = self._engine.train_dataloader = _WatchedLoader(self._engine.train_dataloader)
+        self._engine.observers.append(self._observer())
         with _silence():
             try:
                 self._engine.train()
@@ -334,10 +330,28 @@ class _Trial:
                 pass
             except Exception as error:
                 self._error = error
-        if loader.shape is None:
+        if self._shape is None:
             raise self._error or PpclsExtError("the engine asked for none")
-        number, _, height, width = loader.shape
-        return Finding("one batch", f"{loader.seconds:.2f} s for {number} pictures of {width} × {height} px")
+        number, _, height, width = self._shape
+        return Finding("one batch", f"{self._reading:.2f} s for {number} pictures of {width} × {height} px")
+
+    def _observer(self) -> Any:
+        """What notes the first batch and the end of each step, and ends the training after a few."""
+        from ppcls_ext.training.observers import Observer
+
+        trial = self
+
+        class Trial(Observer):
+            def first_batch(self, images: Any, labels: Any) -> None:
+                trial._reading = trial._engine.time_info["reader_cost"].val
+                trial._shape = tuple(images.shape)
+
+            def batch(self, batch: Any) -> None:
+                trial._ends.append(time.perf_counter())
+                if len(trial._ends) >= trial._wanted:
+                    raise _EnoughError
+
+        return Trial()
 
     def check_step(self) -> Finding:
         """Reports the median time of a training step with its batch, without the first step."""
@@ -350,38 +364,6 @@ class _Trial:
             return Finding("one step", "an epoch has one: too few to time")
         seconds = statistics.median(end - start for start, end in zip(ends, ends[1:]))
         return Finding("one step", f"{seconds:.2f} s; {steps} steps are an epoch, about {duration(seconds * steps)}")
-
-    def _counted(self, update: Callable) -> Callable:
-        def counted(*args: Any, **kwargs: Any) -> Any:
-            result = update(*args, **kwargs)
-            self._ends.append(time.perf_counter())
-            if len(self._ends) >= self._wanted:
-                raise _EnoughError
-            return result
-
-        return counted
-
-
-class _WatchedLoader:
-    """A data loader that notes the shape of its first batch and the time it took, s."""
-
-    def __init__(self, loader: Any) -> None:
-        self._loader = loader
-        self.seconds = 0.0
-        self.shape: tuple[int, ...] | None = None
-
-    def __iter__(self) -> Iterator[list]:
-        start = time.perf_counter()
-        for batch in self._loader:
-            if self.shape is None:
-                self.seconds, self.shape = time.perf_counter() - start, tuple(batch[0].shape)
-            yield batch
-
-    def __len__(self) -> int:
-        return len(self._loader)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)
 
 
 class _EnoughError(Exception):

@@ -1,182 +1,195 @@
-"""What PaddleClas writes as checkpoints, and what it reads to resume from one.
+"""A training's checkpoints: saved as whole sets, and resumed from without running anything in them.
 
 PaddleClas writes each file in place, unpickles what it reads, and restores neither the random numbers nor the best
-result so far. Here the files of one save are one set (`atomic_set`), nothing in them is run, and each epoch draws the
-same random numbers whether or not the training was interrupted before it.
+result so far. Here the files of one save are one set (`weights.checkpoint_sets`), nothing in them is run, and an epoch
+draws the same random numbers whether or not the training was interrupted before it.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import inspect
 import io
 import os
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import paddle
+import paddle.distributed as dist
 
 from ppcls_ext.errors import PpclsExtError, one_line
 from ppcls_ext.hosts.paddleclas.versions import adds_architecture
-from ppcls_ext.training.optimizer_state import check_names, with_tensors
 from ppcls_ext.weights.checkpoint_sets import CheckpointSet, SetWriter, has_manifest, read_set
 from ppcls_ext.weights.files import read_weights
 from ppcls_ext.weights.loading import require_finite
 from ppcls_ext.weights.paddle_file import read_paddle_file
 
-Files = Callable[[Path, Any], Iterable[tuple[Path, Any]]]
+BEST = "best_model"
 
 
 class Checkpoints:
     """The checkpoints of one training.
 
     Args:
-        engine: PaddleClas's, in its mode "train".
-        files: the files (path, content) to write for one that PaddleClas saves.
-        averages: whether the best model's weights are an average, from which no training can go on.
+        engine: ours, built in its mode "train".
         facts: to be kept in every manifest, as JSON can hold them.
-        on_saved: called, on every process, with the name of a checkpoint that is on the disk.
 
     Attributes:
+        best: the best metric so far; -1 before any.
+        facts: as given.
         saved: the files written.
         seed: from which the random numbers of every epoch are drawn.
     """
 
-    def __init__(
-        self,
-        engine: Any,
-        files: Files,
-        averages: bool = False,
-        facts: Mapping[str, Any] | None = None,
-        on_saved: Callable[[str], None] = lambda name: None,
-    ) -> None:
-        self._engine, self._files, self._averages = engine, files, averages
-        self._facts, self._on_saved = dict(facts or {}), on_saved
-        self._best = -1.0
+    def __init__(self, engine: Any, facts: Mapping[str, Any] | None = None) -> None:
+        self._engine, self.facts = engine, dict(facts or {})
+        self.best = -1.0
         seed = engine.config["Global"].get("seed")
         self.seed = int.from_bytes(os.urandom(4), "little") if seed in (None, False) else int(seed)
         self.saved: list[Path] = []
 
-    def is_best(self, prefix: Path) -> bool:
-        """Whether the set of this path holds the best model so far, of this run or, resumed, of one before."""
-        return self._best >= 0 and has_manifest(prefix) and read_set(prefix).state.get("best_metric") == self._best
+    def is_better(self, metric: float) -> bool:
+        """Whether a model with this metric is the best so far; newer versions of PaddleClas take an equal one, too."""
+        return metric > self.best or (metric == self.best and not adds_architecture())
 
-    @contextlib.contextmanager
-    def in_host(self) -> Iterator[None]:
-        """Inside, PaddleClas's training writes and resumes through this object."""
-        import paddle
-        import ppcls.engine.engine as host
-        from ppcls.utils import save_load
+    def present(self, folder: Path) -> set[str]:
+        """The names of the sets in `folder` that this training has saved, or the best one before it was resumed."""
+        names = {path.stem for path in self.saved if path.parent == folder and path.suffix == ".pdparams"}
+        best = folder / BEST
+        is_best = self.best >= 0 and has_manifest(best) and read_set(best).state.get("best_metric") == self.best
+        return names | ({BEST} if is_best and dist.get_rank() == 0 else set())
 
-        originals = paddle.save, save_load.save_model, host.init_model, self._engine.train_epoch_func
-        save_load.save_model = self._in_one_set(save_load.save_model)
-        host.init_model = self._resume
-        self._engine.train_epoch_func = self._seeded(self._engine.train_epoch_func)
+    def save(self, name: str, epoch: int, metric: float) -> None:
+        """Saves the training as it is; only the first process writes.
+
+        Args:
+            name: of the set: "best_model", "epoch_N" or "latest".
+            epoch: its number.
+            metric: of the model; 0 where it was not evaluated.
+
+        Raises:
+            PpclsExtError: weights are not finite, or the set cannot be written.
+        """
+        if name == BEST:
+            self.best = float(metric)
+        if dist.get_rank() != 0:
+            return
+        uniform = bool(self._engine.config["Global"].get("uniform_output_enabled"))
+        prefix = (self._engine.folder / name if uniform else self._engine.folder) / name
+        writer = SetWriter(prefix)
         try:
-            yield
+            for path, content in self._files(prefix, {"metric": metric, "epoch": epoch}):
+                if path.suffix == ".pdparams":
+                    whose = f"epoch {epoch}: the weights, which are not saved, are"
+                    require_finite(content, whose, "try a lower Optimizer.lr.learning_rate or clip gradients")
+                stream = io.BytesIO()
+                paddle.save(content, stream)
+                writer.add(path, stream.getbuffer())
+                self.saved.append(path)
+            resumable = not (name == BEST and self._engine.recipe.average is not None)
+            writer.commit({"epoch": epoch, "resumable": resumable, **self._state(), **self.facts})
         finally:
-            paddle.save, save_load.save_model, host.init_model, self._engine.train_epoch_func = originals
+            writer.close()
+        if uniform:
+            self._write_uniform_output(name, epoch, metric)
 
-    def _in_one_set(self, save_model: Callable) -> Callable:
-        """`save_model`, which calls `paddle.save` for each file, with one set as the result."""
-        import paddle
+    def _files(self, prefix: Path, progress: dict[str, Any]) -> Iterator[tuple[Path, Any]]:
+        """The files of a set and their contents, with PaddleClas's names.
 
-        @functools.wraps(save_model)
-        def save_set(*args: Any, **kwargs: Any) -> None:
-            given = inspect.signature(save_model).bind(*args, **kwargs)
-            given.apply_defaults()
-            prefix = given.arguments["prefix"]
-            if paddle.distributed.get_rank() != 0:  # PaddleClas writes nothing there, either
-                self._on_saved(prefix)
-                return
-            if adds_architecture():
-                folder = self._engine.folder
-                given.arguments.update(model_path=str(folder.parent), model_name=folder.name)
-            else:
-                folder = Path(given.arguments["model_path"])
-            info = given.arguments["metric_info"]
-            if prefix == "best_model":
-                self._best = float(info["metric"])
-            writer, save = SetWriter(folder / prefix), paddle.save
+        With `Recipe.ema`, the best model's weights are the average, which is what was evaluated; the optimizer's state,
+        of no use with it, is left out. Every other set keeps the trained weights, to resume from, and gets the average
+        in a file beside it.
+        """
+        engine, is_best = self._engine, prefix.name == BEST
+        average, host_average = engine.recipe.average, engine.host_average
+        weights, loss = engine.model.state_dict(), engine.train_loss_func.state_dict()
+        if both := set(weights) & set(loss):
+            raise PpclsExtError(
+                f"the model and the loss have parameters of one name, {min(both)}: rename those of Arch"
+            )
+        weights.update(loss)
 
-            def save_file(obj: Any, path: Any, *args: Any, **kwargs: Any) -> None:
-                for target, state in self._files(Path(path), obj):
-                    if target.suffix == ".pdparams":
-                        whose = f"epoch {info['epoch']}: the weights, which are not saved, are"
-                        require_finite(state, whose, "try a lower Optimizer.lr.learning_rate or clip gradients")
-                    content = io.BytesIO()
-                    save(state, content, *args, **kwargs)
-                    writer.add(target, content.getbuffer())
-                    self.saved.append(target)
+        def path(suffix: str) -> Path:
+            return prefix.with_name(prefix.name + suffix)
 
-            paddle.save = save_file
-            try:
-                save_model(*given.args, **given.kwargs)
-                resumable = not (self._averages and prefix == "best_model")
-                writer.commit({"epoch": int(info["epoch"]), "resumable": resumable, **self._state(), **self._facts})
-            finally:
-                paddle.save = save
-                writer.close()
-            self._on_saved(prefix)
+        if is_best and (student := {n[len("Student.") :]: t for n, t in weights.items() if "Student." in n}):
+            yield path("_student.pdparams"), student
+        if host_average is not None:
+            yield path(".pdema"), weights
+            yield path(".pdparams"), host_average.module.state_dict()
+        elif average is not None and is_best:
+            weights = {**weights, **average.state}
+            yield path(".pdparams"), weights
+        else:
+            if average is not None:
+                yield path(".ema.pdparams"), average.state
+            yield path(".pdparams"), weights
+        if is_best and not adds_architecture():  # newer versions of PaddleClas write and look for it
+            yield prefix / "model.pdparams", weights
+        if not (is_best and average is not None):
+            yield path(".pdopt"), [optimizer.state_dict() for optimizer in engine.optimizer]
+        yield path(".pdstates"), progress
 
-        return save_set
+    def _write_uniform_output(self, name: str, epoch: int, metric: float) -> None:
+        """Exports the model beside its checkpoint, as `Global.uniform_output_enabled` of newer versions asks for."""
+        from ppcls.utils import save_load
+        from ppcls.utils.save_result import update_train_results
+
+        engine, progress = self._engine, {"metric": metric, "epoch": epoch}
+        engine.export(str(engine.folder / name / "inference"), True)
+        if engine.host_average is not None:
+            engine.export(str(engine.folder / name / "inference_ema"), True)
+        if name == BEST:
+            update_train_results(engine.config, name, progress, ema=engine.ema)
+        elif name != "latest":
+            update_train_results(engine.config, name, progress, done_flag=epoch == engine.epochs, ema=engine.ema)
+        save_load.save_model_info(progress, str(engine.folder), name)
+        engine.model.train()
 
     def _state(self) -> dict[str, Any]:
         """What no file of PaddleClas's holds, as JSON can hold it."""
-        scaler = getattr(self._engine, "scaler", None)
         return {
-            "best_metric": self._best,
+            "best_metric": self.best,
             "seed": self.seed,
             "learning_rate": [_plain(schedule.state_dict()) for schedule in self._engine.lr_sch],
-            "loss_scaler": _plain(scaler.state_dict()) if hasattr(scaler, "state_dict") else {},
+            "loss_scaler": _plain(self._engine.precision.state_dict()),
         }
 
-    def _seeded(self, train_epoch: Callable) -> Callable:
-        @functools.wraps(train_epoch)
-        def train_seeded_epoch(engine: Any, epoch_id: int, *args: Any) -> None:
-            # PaddleClas develop may keep its iterator, with the rest of the data, from epoch to epoch
-            vars(engine).pop("train_dataloader_iter", None)
-            sampler = getattr(engine.train_dataloader, "batch_sampler", None)
-            if hasattr(sampler, "set_epoch"):
-                sampler.set_epoch(epoch_id - 1)
-            seed_epoch(self.seed, epoch_id)
-            train_epoch(engine, epoch_id, *args)
+    def restore(self, path: str) -> int:
+        """Restores a training: weights, averages, optimizers, schedules, loss scale, seed and best metric.
 
-        return train_seeded_epoch
+        Args:
+            path: of a set, without suffix.
 
-    def _resume(
-        self, settings: Any, net: Any, optimizers: list, loss: Any = None, ema: Any = None
-    ) -> dict[str, Any] | None:
-        """In the place of PaddleClas's `init_model`: the same parameters, the same result."""
-        prefix = Path(settings["checkpoints"])
+        Returns:
+            The number of its last epoch.
+
+        Raises:
+            PpclsExtError: the set is damaged, holds averaged weights only, or is of another model or optimizer.
+        """
+        prefix, engine = Path(path), self._engine
         found = read_set(prefix) if has_manifest(prefix) else _without_manifest(prefix)
         if not found.state.get("resumable", True):
             raise PpclsExtError(
                 f"Global.checkpoints is {prefix}, which holds averaged weights: resume from latest or epoch_N"
             )
         # PaddleClas's own average: develop has it in .pdparams and what is trained in .pdema, 2.5 has a file more
-        average = f"{prefix.name}.ema.pdparams"
-        trained, averaged = (".pdparams", ".ema.pdparams") if average in found.files else (".pdema", ".pdparams")
-        if ema is None:
-            trained = ".pdparams"
-        else:
-            _set_state(found.file(averaged), ema)
-        _set_state(found.file(trained), net, loss)
-        self._restore_optimizers(found, optimizers)
-        scaler = getattr(self._engine, "scaler", None)
-        if "scale" in found.state.get("loss_scaler", {}) and hasattr(scaler, "load_state_dict"):
-            state = found.state["loss_scaler"]
-            scaler.load_state_dict({**state, "scale": np.asarray(state["scale"], np.float32)})
-        if self._engine.config["Global"].get("seed") in (None, False):
+        trained, averaged = ".pdparams", f"{prefix.name}.ema.pdparams"
+        if engine.host_average is not None:
+            trained, averaged = (".pdparams", ".ema.pdparams") if averaged in found.files else (".pdema", ".pdparams")
+            _set_state(found.file(averaged), engine.host_average.module)
+        _set_state(found.file(trained), engine.model, engine.train_loss_func)
+        self._restore_optimizers(found, engine.optimizer)
+        engine.precision.load_state_dict(found.state.get("loss_scaler", {}))
+        if engine.config["Global"].get("seed") in (None, False):
             self.seed = found.state.get("seed", self.seed)
-        self._best = found.state.get("best_metric", -1.0)
+        self.best = found.state.get("best_metric", -1.0)
         from ppcls.utils import logger
 
-        logger.info(f"resuming from {prefix}, epoch {found.state['epoch']}, best metric {self._best:.5f}")
-        return {"metric": self._best, "epoch": found.state["epoch"]}
+        logger.info(f"resuming from {prefix}, epoch {found.state['epoch']}, best metric {self.best:.5f}")
+        return found.state["epoch"]
 
     def _restore_optimizers(self, found: CheckpointSet, optimizers: list) -> None:
         path = found.file(".pdopt")
@@ -186,8 +199,8 @@ class Checkpoints:
             raise PpclsExtError(f"{path} holds the states of {len(states)} optimizers, expected {len(optimizers)}")
         schedules = found.state.get("learning_rate", [None] * len(states))
         for optimizer, state, schedule in zip(optimizers, states, schedules):
-            check_names(path, optimizer, state)
-            state = with_tensors(state)
+            _check_names(path, optimizer, state)
+            state = _with_tensors(state)
             try:
                 optimizer.set_state_dict({**state, "LR_Scheduler": schedule} if schedule is not None else state)
             except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -196,8 +209,6 @@ class Checkpoints:
 
 def seed_epoch(seed: int, epoch: int) -> None:
     """Seeds Python's, NumPy's and Paddle's random numbers for one epoch, the same on all ranks, as PaddleClas does."""
-    import paddle
-
     seeds = [int(value) for value in np.random.SeedSequence([seed, epoch]).generate_state(3)]
     random.seed(seeds[0])
     np.random.seed(seeds[1])
@@ -254,3 +265,45 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _check_names(path: Path, optimizer: Any, state: Mapping[str, Any]) -> None:
+    """Paddle would leave out, without a word, what it has no parameter for."""
+    groups = optimizer._parameter_list or ()
+    parameters = [p for group in groups for p in (group["params"] if isinstance(group, dict) else [group])]
+    names = {parameter.name for parameter in parameters}
+    found = set()
+    for key in state:
+        if key in ("LR_Scheduler", "master_weights"):
+            continue
+        parts = key.split("_")
+        owned = [length for length in range(1, len(parts)) if "_".join(parts[:length]) in names]
+        found.update("_".join(parts[length:-1]) for length in owned[-1:])
+        if not owned:
+            raise PpclsExtError(
+                f"{path} does not fit: it holds {key}, and the optimizer has no such parameter; resume with the "
+                "architecture and the optimizer of that training"
+            )
+    _check_kinds(path, optimizer, found)
+
+
+def _check_kinds(path: Path, optimizer: Any, found: set[str]) -> None:
+    """Paddle fails in the first step, or starts some of an optimizer's memory from zero without a word."""
+    texts = [name for name in dir(type(optimizer)) if re.fullmatch(r"_\w*_acc_(\w+_)?str", name)]
+    kept = {getattr(optimizer, name) for name in texts}
+    if found - kept or (kept and not found):
+        raise PpclsExtError(
+            f"{path} is of another optimizer: it holds {', '.join(sorted(found)) or 'nothing'}, and "
+            f"{type(optimizer).__name__} keeps {', '.join(sorted(kept)) or 'nothing'}; resume with the optimizer of "
+            "that training"
+        )
+
+
+def _with_tensors(state: Mapping[str, Any]) -> dict[str, Any]:
+    """`state` with Paddle's tensors for NumPy's arrays, which `set_state_dict` would take for something else."""
+    made = {}
+    for name, value in state.items():
+        if isinstance(value, np.ndarray):
+            value = paddle.to_tensor(value)
+        made[name] = _with_tensors(value) if isinstance(value, dict) else value
+    return made

@@ -1,46 +1,54 @@
-"""PaddleClas's engine, with what differs from it: nothing skipped, nothing half-written, one place for checkpoints."""
+"""What PaddleClas builds from a configuration, put to work: the loop, evaluation, inference and export."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
-from pathlib import Path
+import platform
 from typing import Any
 
-import numpy as np
 import paddle
 import paddle.distributed as dist
 
 from ppcls_ext.config.checks import is_ours
 from ppcls_ext.config.recipe import read_settings
-from ppcls_ext.config.trained_with import KEY
+from ppcls_ext.config.trained_with import KEY, describe
 from ppcls_ext.errors import Interrupted, PpclsExtError, unwrapped
+from ppcls_ext.hosts.paddleclas.image_lists import is_image_list, mark_replacements, read_first
 from ppcls_ext.hosts.paddleclas.locate import engine_class
-from ppcls_ext.hosts.paddleclas.versions import adds_architecture
+from ppcls_ext.hosts.paddleclas.log_file import log_in
 from ppcls_ext.training.checkpoints import Checkpoints
-from ppcls_ext.training.epochs import AveragedLoss, Epochs, TrainingEnds
-from ppcls_ext.training.evaluation import read_evaluation
+from ppcls_ext.training.evaluation import Evaluation, evaluate
+from ppcls_ext.training.host_log import EpochLog
 from ppcls_ext.training.inference import infer
-from ppcls_ext.training.inference_program import export
-from ppcls_ext.training.log_file import log_in
-from ppcls_ext.training.quantised import without_training_only
-from ppcls_ext.training.recipe import Training
-from ppcls_ext.training.strict_data import StrictLoader, count_unreadable, is_image_list, read_first
-from ppcls_ext.training.training_report import TrainingReport
-from ppcls_ext.training.training_run import TrainingRun
-from ppcls_ext.training.watch import watch_evaluation, watch_training
-from ppcls_ext.training.workers import explained_workers
+from ppcls_ext.training.inference_program import export, without_training_only
+from ppcls_ext.training.loaders import UnreadableImages, explained_workers
+from ppcls_ext.training.loop import train
+from ppcls_ext.training.observers import Observer, RunRecord, TrainingEnds
+from ppcls_ext.training.precision import Precision
+from ppcls_ext.training.recipe import Recipe
+from ppcls_ext.training.reports import Answers, TrainingReport
 from ppcls_ext.weights.checkpoint_sets import how_to_resume
 from ppcls_ext.weights.folder_lock import hold, release
 from ppcls_ext.weights.loading import load_weights, require_finite
 
 
 class Engine(engine_class()):
-    """Trains, evaluates, infers or exports.
+    """PaddleClas's engine, which builds everything, and beside it what PaddleClas lacks.
+
+    Its `train` is the loop of `training.loop`, its evaluation of classes that of `training.evaluation`.
 
     Args:
         config: what `prepare` returned.
         mode: "train", "eval", "infer" or "export".
+
+    Attributes:
+        answers: collects the network's answers, where a report is wanted.
+        evaluations: of the last `eval`.
+        folder: of the run.
+        observers: follow a training, behind the run's record and the metrics file, before early stopping.
+        precision: see `training.precision`; in the modes "train" and "eval".
+        recipe: see `training.recipe`; in the mode "train".
+        resolved: the configuration as the user may read and use it again.
     """
 
     def __init__(self, config: dict, mode: str) -> None:
@@ -54,14 +62,12 @@ class Engine(engine_class()):
             raise
 
     def _build(self, config: dict, mode: str) -> None:
-        if not adds_architecture():
-            config["Global"]["output_dir"] = str(self.folder)
+        config["Global"]["output_dir"] = str(self.folder)
         if mode == "infer":
             config["AMP"] = None  # a few pictures need no half precision
-        self.ours = is_ours(config)
         weights = config["Arch"].get("pretrained")
         # our factories let the number of classes differ, to fine-tune; elsewhere it has to fit
-        strict = self.ours and mode != "train" and isinstance(weights, str)
+        strict = is_ours(config) and mode != "train" and isinstance(weights, str)
         if strict:
             del config["Arch"]["pretrained"]
         recipe = self._read_recipe(config) if mode == "train" else None
@@ -70,41 +76,45 @@ class Engine(engine_class()):
         if strict:
             drop = config.get("Slim") and mode != "eval"
             load_weights(self.network, without_training_only(weights) if drop else weights)
-        self.recipe = recipe
-        self._guard_lists()
-        self._follow()
-
-    def _guard_lists(self) -> None:
-        """Makes the loaders of plain image lists raise or count where a picture cannot be read."""
-        for loader in ("train_dataloader", "eval_dataloader"):
-            dataset = getattr(getattr(self, loader, None), "dataset", None)
-            if is_image_list(dataset):
-                read_first(dataset)
-                if loader == "eval_dataloader":
-                    self.eval_dataloader = StrictLoader(self.eval_dataloader)
-                else:
-                    count_unreadable(self)
-
-    def _follow(self) -> None:
-        """Attaches the recipe, and what looks at losses, outputs and epochs."""
-        if self.recipe is not None:
-            self.recipe.attach(self, self.network)
-            watch_training(self)
-            #: Takes observers of the training's epochs.
-            self.epochs = Epochs(self)
+        self.answers: Answers | None = None
+        self.evaluations: list[Evaluation] = []
+        self.precision = Precision(self)
+        self._guard_images()
+        if recipe is not None:
+            self._set_up_training(recipe)
         else:
             require_finite(self.network.state_dict(), "the weights are", "use those of another epoch or file")
-        if self.eval_mode == "classification":
-            watch_evaluation(self)
-        if getattr(self, "eval_loss_func", None) is not None:
-            self.eval_loss_func = AveragedLoss(self.eval_loss_func)
 
     @staticmethod
-    def _read_recipe(config: dict) -> Training:
+    def _read_recipe(config: dict) -> Recipe:
         seed = config["Global"].get("seed")
         if type(seed) is int:
             paddle.seed(seed)  # a fused model may be built, whose new classifier is random; PaddleClas seeds later
-        return Training(read_settings(config), config["Arch"])
+        return Recipe(read_settings(config), config["Arch"])
+
+    def _guard_images(self) -> None:
+        """Reads the first image of each plain list, and makes the lists tell which images cannot be read."""
+        train_set, eval_set = (
+            getattr(getattr(self, name, None), "dataset", None) for name in ("train_dataloader", "eval_dataloader")
+        )
+        if is_image_list(train_set):
+            read_first(train_set)
+        if is_image_list(eval_set):
+            read_first(eval_set)
+            mark_replacements(eval_set)
+        if self.mode == "train":
+            self.unreadable_images = UnreadableImages(train_set)
+
+    def _set_up_training(self, recipe: Recipe) -> None:
+        self.observers: list[Observer] = []
+        self.epochs: int = self.config["Global"]["epochs"]
+        self.update_freq: int = getattr(self, "update_freq", 1)  # PaddleClas since 2.5
+        self.trains_by_host = getattr(self, "train_mode", None) is not None
+        self.ema: bool = getattr(self, "ema", False)
+        #: PaddleClas's own moving average (the section `EMA`).
+        self.host_average = self.model_ema if self.ema else None
+        self.recipe = recipe
+        recipe.attach(self)
 
     def train(self) -> None:
         """Trains, keeps the run's record, and says where the best weights are."""
@@ -120,66 +130,119 @@ class Engine(engine_class()):
             raise PpclsExtError(
                 "DataLoader.Train makes no batch: lower sampler.batch_size, or set sampler.drop_last to false"
             )
-        run = TrainingRun(self)
-        if finished := run.finished():
+        checkpoints = Checkpoints(self, {KEY: describe(self.resolved)})
+        record = RunRecord(self, checkpoints)
+        if finished := record.finished():
             print(finished)
-            self._name_weights(lambda path: path.is_file())
+            self._name_weights({"best_model", "latest"})
             return
-        if dist.get_rank() == 0:
-            TrainingReport(self, run.facts[KEY]["class_names"], bool(self.config["Global"].get("report")))
-        self.recipe.begin(self.config["Global"]["checkpoints"])
-        checkpoints = Checkpoints(self, self.recipe.files, self.recipe.averages, run.facts, self.epochs.saved)
-        run.begin(checkpoints.seed)
-        self.epochs.begun()
+        report = [TrainingReport(self, checkpoints.facts)] if dist.get_rank() == 0 else []
+        stopping = record.early_stopping()
+        observers = [record, *report, *self.observers, *([stopping] if stopping else [])]
+        stopped = None
         try:
-            with explained_workers(lambda: how_to_resume(self.folder)), checkpoints.in_host():
-                super().train()
-            run.end()
+            with explained_workers(lambda: how_to_resume(self.folder)):
+                train(self, checkpoints, observers)
         except TrainingEnds as end:
-            run.end(str(end))
+            stopped = str(end)
             print(end)
-            if self.vdl_writer is not None:
-                self.vdl_writer.close()
         except (KeyboardInterrupt, OSError) as error:
             if not isinstance(said := unwrapped(error), KeyboardInterrupt):
                 raise
             raise Interrupted(f"{str(said) or 'interrupted'}; {how_to_resume(self.folder)}") from error
-        self.epochs.ended()
-        # resumed, the best model may be of an epoch before
-        self._name_weights(lambda path: path in checkpoints.saved or checkpoints.is_best(path.with_suffix("")))
+        record.finish(stopped)
+        if self.vdl_writer is not None:
+            self.vdl_writer.close()
+        for observer in observers:
+            observer.end()
+        self._name_weights(checkpoints.present(self.folder))
 
-    def _name_weights(self, are_meant: Callable[[Path], bool]) -> None:
-        for name, what in (("best_model.pdparams", "best"), ("latest.pdparams", "latest")):
-            if are_meant(self.folder / name):
-                print(f"{what} weights: {self.folder / name}")
+    def _name_weights(self, sets: set[str]) -> None:
+        """Prints the best, or else the latest, weights of `sets` that are there."""
+        for name, what in (("best_model", "best"), ("latest", "latest")):
+            path = self.folder / f"{name}.pdparams"
+            if name in sets and path.is_file():
+                print(f"{what} weights: {path}")
                 return
 
     def eval(self, epoch_id: int = 0) -> float:
-        """Evaluates, and says over how many images; returns PaddleClas's first metric."""
-        if isinstance(self.eval_loss_func, AveragedLoss):
-            self.eval_loss_func.reset()
-        evaluated = self.recipe.evaluated() if self.recipe is not None else contextlib.nullcontext()
-        with explained_workers(), evaluated:
-            first = super().eval(epoch_id)
-        if first is not None and not np.isfinite(float(first)):
-            raise PpclsExtError(f"epoch {epoch_id}: the metric is {float(first)}, which says nothing of the weights")
+        """Evaluates, and logs over how many images; returns the metric by which models are compared."""
         from ppcls.utils import logger
 
-        self.evaluations = read_evaluation(self, first)
+        evaluated = self.recipe.evaluated() if self.mode == "train" else contextlib.nullcontext()
+        with explained_workers(), evaluated:
+            first, self.evaluations = evaluate(self, epoch_id)
         for evaluation in self.evaluations:
             logger.info(f"[Eval][Epoch {epoch_id}] {evaluation}")
-        if self.mode == "train":
-            self.epochs.evaluated(self.evaluations[0])
         return first
 
+    def evaluate_host_average(self, number: int) -> float:
+        """Evaluates PaddleClas's own moving average in the place of the model."""
+        from ppcls.utils import logger
+
+        trained, self.model = self.model, self.host_average.module
+        try:
+            metric = self.eval(number)
+        finally:
+            self.model.eval()
+            self.model = trained
+        logger.info(f"[Eval][Epoch {number}][metric ema: {metric}]")
+        logger.scaler(name="eval_acc_ema", value=metric, step=number, writer=self.vdl_writer)
+        return metric
+
+    def evaluates_after(self, number: int) -> bool:
+        """Whether an evaluation is due after an epoch."""
+        settings = self.config["Global"]
+        is_late_enough = number >= (settings.get("start_eval_epoch") or 0)
+        return settings["eval_during_train"] and number % settings["eval_interval"] == 0 and is_late_enough
+
+    def log_best(self, number: int, metric: float, best: float) -> None:
+        """Logs the metric of an epoch's model and the best so far, in PaddleClas's words."""
+        from ppcls.utils import logger
+
+        logger.info(f"[Eval][Epoch {number}][best metric: {best}]")
+        logger.scaler(name="eval_acc", value=metric, step=number, writer=self.vdl_writer)
+
+    def log_of_epoch(self, number: int) -> EpochLog:
+        """The log of an epoch that begins."""
+        return EpochLog(self, number)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches that an epoch trains on, a multiple of `update_freq`."""
+        newer = getattr(self, "iter_per_epoch", None)  # PaddleClas since 2.5.2
+        return newer or len(self.train_dataloader) - (platform.system() == "Windows")
+
+    def images_and_labels(self, batch: list, evaluating: bool = False) -> tuple[paddle.Tensor, paddle.Tensor]:
+        """The images and the labels of a batch, the labels in the shape that losses and metrics take."""
+        if isinstance(batch[0], dict):  # DALI's, of older versions
+            batch[:] = [paddle.to_tensor(batch[0][name]) for name in ("data", "label")]
+        if not self.config["Global"].get("use_multilabel", False):
+            labels = batch[1].reshape([len(batch[0]), -1])
+            batch[1] = labels.reshape([-1, 1]).astype("int64") if evaluating else labels
+        return paddle.to_tensor(batch[0]) if evaluating else batch[0], batch[1]
+
+    def forward(self, images: paddle.Tensor, labels: paddle.Tensor) -> Any:
+        """The outputs of the model; one for recognition takes the labels, too."""
+        return self.model(images, labels) if self.is_rec else self.model(images)
+
+    def train_metrics(self, outputs: Any, batch: list) -> dict[str, Any]:
+        """The metrics of a training batch."""
+        return self.train_metric_func(outputs, batch[-1]) if self.train_metric_func is not None else {}
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the device is an NVIDIA GPU."""
+        return self.config["Global"]["device"] == "gpu"
+
     def infer(self) -> None:
-        """Prints the classes of the pictures: see `inference.infer`."""
+        """Prints the classes of images: see `inference.infer`."""
         infer(self)
 
     def export(self, *args: Any, **kwargs: Any) -> None:
-        """Writes the fused model for Paddle Inference and checks it: see `export.export`.
+        """Writes the fused model for Paddle Inference and checks it: see `inference_program.export`.
 
-        PaddleClas calls this itself, with arguments, while training with `Global.uniform_output_enabled`.
+        PaddleClas's own export takes arguments, with `Global.uniform_output_enabled`.
         """
         if args or kwargs:
             super().export(*args, **kwargs)

@@ -1,30 +1,167 @@
-"""What an evaluation came to, read from the engine's metrics."""
+"""An evaluation: over exactly the images of the list, ended by the first output that is not finite."""
 
 from __future__ import annotations
 
-from typing import Any
+import platform
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
-from ppcls_ext.training.epochs import AveragedLoss, Evaluation
+import numpy as np
+import paddle
+import paddle.distributed as dist
+
+from ppcls_ext.config.checks import is_ours
+from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.training.host_log import EvaluationLog
+from ppcls_ext.training.loaders import require_read
 
 
-def read_evaluation(engine: Any, first: Any) -> list[Evaluation]:
-    """One `Evaluation` for each count of pictures, usually one in all.
+class Evaluation(NamedTuple):
+    """What an evaluation came to.
+
+    Attributes:
+        metric: the name of the first metric, by which models are compared.
+        value: that metric.
+        metrics: all of them, and the "loss" where there is one.
+        images: how many were evaluated; 0 where PaddleClas does not count them.
+    """
+
+    metric: str
+    value: float
+    metrics: dict[str, float]
+    images: int
+
+    def __str__(self) -> str:
+        values = {self.metric: self.value, **self.metrics}
+        loss = values.pop("loss", None)
+        over = f" over {self.images} images" if self.images else ""
+        text = ", ".join(f"{name} {value:.4f}" for name, value in values.items()) + over
+        return text if loss is None else f"{text}, loss {loss:.4f}"
+
+
+def evaluate(engine: Any, epoch: int) -> tuple[float, list[Evaluation]]:
+    """Evaluates the model as it is.
 
     Args:
-        engine: PaddleClas's, after its `eval`.
-        first: what that returned, its first metric.
+        engine: ours, built in its mode "train" or "eval".
+        epoch: its number, for the log.
+
+    Returns:
+        The metric by which models are compared, and an `Evaluation` for each count of images, usually one in all.
+
+    Raises:
+        PpclsExtError: outputs or the metric are not finite, the network has no fitting classifier, or an image cannot
+            be read.
     """
+    engine.model.eval()
+    try:
+        with paddle.no_grad():
+            if engine.eval_mode == "classification":
+                metric, loss = _classify(engine, epoch)
+            else:  # retrieval and adaface compare images with each other: PaddleClas's own function does
+                metric, loss = engine.eval_func(engine, epoch), None
+    finally:
+        engine.model.train()
+    if metric is not None and not np.isfinite(float(metric)):
+        raise PpclsExtError(f"epoch {epoch}: the metric is {float(metric)}, which says nothing of the weights")
+    return metric, _read(getattr(engine, "eval_metric_func", None), metric, loss)
+
+
+def _classify(engine: Any, epoch: int) -> tuple[float, float | None]:
+    """The first metric, and the average loss where there is one."""
+    compute_loss, compute_metric = engine.eval_loss_func, engine.eval_metric_func
+    if hasattr(compute_metric, "reset"):
+        compute_metric.reset()
+    log = EvaluationLog(engine, epoch)
+    for step, images, labels, outputs in _outputs(engine, log):
+        require_classifier(engine.config, outputs)
+        require_finite_outputs(outputs)
+        if compute_loss is not None:
+            with engine.precision.cast(evaluating=True):
+                losses = compute_loss(outputs, labels)
+            log.add(losses, len(labels))
+        if compute_metric is not None:
+            compute_metric(outputs, labels)
+        if engine.answers is not None:
+            engine.answers.add(outputs, labels)
+        log.step(step, images)
+    return log.end(), log.average("loss")
+
+
+def _outputs(engine: Any, log: EvaluationLog) -> Iterator[tuple[int, int, paddle.Tensor, Any]]:
+    """For each batch: its index, its number of images, and the labels and outputs of it on all processes."""
+    loader, seen = engine.eval_dataloader, 0
+    steps = len(loader) - (platform.system() == "Windows")
+    total = loader.size if engine.use_dali else len(loader.dataset)
+    for step, batch in enumerate(loader):
+        if step >= steps:
+            break
+        log.read()
+        images, labels = engine.images_and_labels(batch, evaluating=True)
+        if not engine.use_dali:
+            require_read(loader.dataset, labels)
+        with engine.precision.cast(evaluating=True):
+            outputs = engine.forward(images, labels)
+        for key in ("Student", "logits"):
+            outputs = outputs[key] if isinstance(outputs, dict) and key in outputs else outputs
+        if dist.get_world_size() > 1:
+            labels = _gather(labels.cuda(dist.ParallelEnv().device_id) if engine.on_gpu else labels)
+            outputs = [_gather(output) for output in outputs] if isinstance(outputs, list) else _gather(outputs)
+            # the sampler repeats images so that all processes have as many: those at the end are left out
+            seen += len(labels)
+            if seen > total and not engine.use_dali:
+                kept = len(labels) - (seen - total)
+                labels = labels[:kept]
+                outputs = [output[:kept] for output in outputs] if isinstance(outputs, list) else outputs[:kept]
+        yield step, len(images), labels, outputs
+    if engine.use_dali:
+        loader.reset()
+
+
+def _gather(tensor: paddle.Tensor) -> paddle.Tensor:
+    """The tensors of all processes, one behind the other."""
+    parts: list[paddle.Tensor] = []
+    dist.all_gather(parts, tensor)
+    return paddle.concat(parts, 0)
+
+
+def _read(metrics: Any, first: Any, loss: float | None) -> list[Evaluation]:
+    """One `Evaluation` for each count of images in PaddleClas's metrics."""
     found = []
-    for metric in getattr(engine.eval_metric_func, "metric_func_list", ()):
+    for metric in getattr(metrics, "metric_func_list", ()):
         meters = getattr(metric, "avg_meters", {})
         # the count is the number of images that went in, whatever the sampler left out or repeated
         for count in sorted({meter.count for meter in meters.values()}):
             values = {name: float(meter.avg) for name, meter in meters.items() if meter.count == count}
             name, value = next(iter(values.items()))
             found.append(Evaluation(name, value, values, count))
-    loss = engine.eval_loss_func.average if isinstance(engine.eval_loss_func, AveragedLoss) else None
     if not found:
         found.append(Evaluation("metric", float("nan") if first is None else float(first), {}, 0))
     if loss is not None:
         found[0].metrics["loss"] = loss
     return found
+
+
+def require_finite_outputs(outputs: Any) -> None:
+    """Raises PpclsExtError where a network's outputs hold NaN or infinity."""
+    for tensor in paddle.utils.flatten(outputs):
+        if isinstance(tensor, paddle.Tensor) and tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise PpclsExtError(
+                "the network's outputs hold NaN or infinity: its weights do not fit these pictures or their "
+                "preprocessing (or, with AMP, half precision)"
+            )
+
+
+def require_classifier(config: dict, outputs: Any) -> None:
+    """Raises PpclsExtError where a plain network does not end in a classifier of `Arch.class_num` classes."""
+    arch = config["Arch"]
+    classes = arch.get("class_num", 1000 if is_ours(config) else None)
+    if not isinstance(outputs, paddle.Tensor) or type(classes) is not int or "Head" in arch or arch.get("is_rec"):
+        return
+    if outputs.ndim != 2 or outputs.shape[1] != classes:
+        cut = [f"Arch.{field}" for field in ("stop_after", "return_stages", "return_patterns") if arch.get(field)]
+        cause = f"{cut[0]} leaves the classifier out: remove it" if cut else "mend Arch"
+        raise PpclsExtError(
+            f"the network gives {list(outputs.shape[1:])} numbers a picture, and classification needs Arch.class_num, "
+            f"{classes}: {cause}"
+        )

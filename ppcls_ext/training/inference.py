@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import paddle
 import paddle.distributed as dist
 
-from ppcls_ext.data.image_files import decode, read_image
+from ppcls_ext.data.image_files import SUFFIXES, decode, find_images, read_image
+from ppcls_ext.data.lists import read_lines
 from ppcls_ext.errors import PpclsExtError, one_line, printable
 from ppcls_ext.predict.results import write_results
 from ppcls_ext.report.image_figures import SavedImages
-from ppcls_ext.training.inference_pictures import find_pictures
-from ppcls_ext.training.watch import require_numbers
+from ppcls_ext.training.evaluation import require_finite_outputs
 
 
 @paddle.no_grad()
@@ -93,10 +95,41 @@ def preprocess(engine: Any, path: str) -> np.ndarray:
 
 def _logits(engine: Any, images: np.ndarray) -> paddle.Tensor:
     out = engine.model(paddle.to_tensor(images))
-    require_numbers(out)
+    require_finite_outputs(out)
     if isinstance(out, list):
         out = out[0]
     for key in ("Student", "logits", "output"):
         if isinstance(out, dict) and key in out:
             out = out[key]
     return out
+
+
+def find_pictures(names: str | Sequence[str], list_file: str | None) -> list[str]:
+    """The files that are meant, as texts.
+
+    Args:
+        names: one or several pictures, folders with all that is below them, or patterns.
+        list_file: names pictures relative to the folder `names`.
+
+    Raises:
+        PpclsExtError: a name stands for nothing.
+    """
+    if list_file:
+        return [_listed(names, line.strip()) for line in read_lines(Path(list_file)) if line.strip()]
+    if isinstance(names, str):
+        if not os.path.exists(names):
+            raise PpclsExtError(f"Infer.infer_imgs is {names}: no such file or folder")
+        if os.path.isdir(names) and not _holds_pictures(names):
+            raise PpclsExtError(f"Infer.infer_imgs is {names}: the folder holds no picture ({', '.join(SUFFIXES)})")
+        names = [names]
+    return [str(path) for path in find_images(names)]
+
+
+def _holds_pictures(folder: str) -> bool:
+    return any(name.lower().endswith(SUFFIXES) for _, _, names in os.walk(folder, followlinks=True) for name in names)
+
+
+def _listed(folder: str, line: str) -> str:
+    """The file that `line` names, which may end with a label as in a list for training."""
+    whole, without_label = os.path.join(folder, line), os.path.join(folder, line.rsplit(maxsplit=1)[0])
+    return without_label if os.path.isfile(without_label) and not os.path.isfile(whole) else whole

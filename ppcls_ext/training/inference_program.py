@@ -14,8 +14,11 @@ import numpy as np
 import paddle
 
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.weights.files import read_weights
 
 TOLERANCE = 1e-3  # relative to the largest output; float32 fusion stays far below
+#: PACT's clipping bounds, which the inferring and the exported model do not have: the scales learnt behind them stay.
+TRAINING_ONLY = "._act_preprocess.alpha"
 
 
 def export(engine: Any, host_export: Callable[[], None]) -> None:
@@ -88,3 +91,14 @@ def _quiet_host() -> Iterator[None]:
         yield
     finally:
         host_logger.setLevel(level)
+
+
+def without_training_only(path: str) -> dict[str, np.ndarray]:
+    """The weights at `path` but for those that only training and evaluation of a quantised model use.
+
+    PaddleSlim quantises models while they are trained (PaddleClas's `Slim.quant`).
+
+    Raises:
+        PpclsExtError: the file cannot be read.
+    """
+    return {name: array for name, array in read_weights(path).items() if not name.endswith(TRAINING_ONLY)}

@@ -25,7 +25,7 @@ class Curriculum:
     """
 
     def __init__(self, stages: Sequence[Stage], dataset: Dataset) -> None:
-        self._stages = stages
+        self._stages, self._last = stages, ""
         operators = dataset._transform_ops
         self._crops = [operator for operator in operators if type(operator).__name__ == "RandCropImage"]
         self._policies = []
@@ -34,6 +34,12 @@ class Curriculum:
                 if type(operator).__name__ in POLICIES:
                     operators[index] = _Sometimes(operator)
                     self._policies.append(operators[index])
+
+    def begin(self, epoch: int) -> str | None:
+        """Sets the transforms for an epoch, counted from 1; returns the stage in words where it is a new one."""
+        stage, before = self.set(epoch), self._last
+        self._last = stage
+        return stage if stage != before else None
 
     def set(self, epoch: int) -> str:
         """Sets the transforms for an epoch, counted from 1; returns the stage in words."""

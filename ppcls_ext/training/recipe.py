@@ -1,37 +1,40 @@
-"""The recipe at work in PaddleClas's engine.
+"""The section `Recipe` at work: what a training does beside PaddleClas's options.
 
-The engine stays as it is: its function for one epoch, its loss and its optimizers' `step` and `minimize`, attributes of
-their objects, are wrapped.
+The loop calls a `Recipe` where its parts happen: `begin` once, `begin_epoch` before an epoch, `add_penalty` with the
+losses of a batch, `set_weight_decay` before an update of the weights and `update_average` behind it. Clipping and the
+classifier's learning rate are settings of the optimizers and parameters, made once in `attach`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
-from collections.abc import Callable, Iterator
-from pathlib import Path
+import math
+import os
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from paddle import nn
-from paddle.optimizer import Optimizer
+import paddle
+import paddle.distributed as dist
+from paddle import Tensor, nn
 
-from ppcls_ext.config.recipe import CALIBRATION_PICTURES, Settings
-from ppcls_ext.training.clipping import clip_global_norm
-from ppcls_ext.training.custom_l2 import LossWithCustomL2, kernels_of_custom_l2
-from ppcls_ext.training.ema import Average
-from ppcls_ext.training.head_learning_rate import multiply_head_learning_rate
+from ppcls_ext.config.recipe import CALIBRATION_PICTURES, Ema, Settings
+from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.hosts.paddleclas.optimizers import WeightDecay, clip_global_norm
+from ppcls_ext.models.repvgg import RepVGGBlock, custom_l2
 from ppcls_ext.training.progressive import Curriculum
-from ppcls_ext.training.running_statistics import average_statistics
 from ppcls_ext.training.unfused_start import load_fused, start_unfused
-from ppcls_ext.training.weight_decay import AnnealedDecay
+from ppcls_ext.weights.files import read_weight_file
 
 
-class Training:
-    """One training with a recipe: made before the engine is built, then attached to it, then begun.
+class Recipe:
+    """The recipe of one training: made before the engine is built, attached to it, then called by the loop.
 
     Args:
         settings: checked.
         arch: the section `Arch`; with `unfuse`, its `pretrained` is taken out and loaded.
+
+    Attributes:
+        average: the moving average of the weights; None without `Recipe.ema`, and before `begin`.
 
     Raises:
         PpclsExtError: with `unfuse`, the weights are not fused or not this architecture's.
@@ -40,22 +43,19 @@ class Training:
     def __init__(self, settings: Settings, arch: dict) -> None:
         self._settings = settings
         self._fused = load_fused(arch) if settings.unfuse is not None else None
-        self._average: Average | None = None
-        self._decay: AnnealedDecay | None = None
+        self.average: Average | None = None
+        self._decay: WeightDecay | None = None
         self._curriculum: Curriculum | None = None
-        self._stage = ""
-        self._step = 0  # updates done, over all epochs
+        self._updates = self._updates_per_epoch = self._all_updates = 0
 
-    def attach(self, engine: Any, network: nn.Layer) -> None:
-        """Connects the recipe to a built engine.
-
-        Args:
-            engine: PaddleClas's, in its mode "train".
-            network: its model, without a wrapper for several processes.
-        """
+    def attach(self, engine: Any) -> None:
+        """Sets up what the recipe changes of a built engine: loader, optimizers and, with `unfuse`, the weights."""
         from ppcls.utils import logger
 
-        settings, epochs = self._settings, engine.config["Global"]["epochs"]
+        settings, epochs, network = self._settings, engine.epochs, engine.network
+        self._network = network
+        self._updates_per_epoch = engine.batches_per_epoch // engine.update_freq
+        self._all_updates = self._updates_per_epoch * epochs
         if settings.progressive:
             self._curriculum = Curriculum(settings.progressive, engine.train_dataloader.dataset)
             self._curriculum.set(1)
@@ -67,24 +67,21 @@ class Training:
         if settings.clip_global_norm is not None:
             clip_global_norm(engine.optimizer, settings.clip_global_norm)
         if self._fused is not None:
-            asked = settings.unfuse.pictures
-            used = start_unfused(network, self._fused, engine.train_dataloader, asked or CALIBRATION_PICTURES)
-            self._fused = None
-            logger.info(f"[Recipe] unfused weights, calibrated on {used} pictures")
-            if asked is not None and used < asked:
-                logger.warning(f"[Recipe] Recipe.unfuse asks for {asked} pictures, and an epoch has only {used}")
-        decayed_by_loss = set()
-        if settings.custom_l2 is not None:
-            engine.train_loss_func = LossWithCustomL2(engine.train_loss_func, network, settings.custom_l2)
-            decayed_by_loss = {kernel.name for kernel in kernels_of_custom_l2(network)}
-        updates_per_epoch = count_updates(engine)
+            self._unfuse(engine)
         if settings.weight_decay is not None:
-            kernels = [weight for weight in network.parameters() if weight.ndim > 1]
-            kernels = [kernel for kernel in kernels if kernel.name not in decayed_by_loss]
-            self._decay = AnnealedDecay(settings.weight_decay, updates_per_epoch * epochs, kernels, engine.optimizer)
-        self._network = network
-        self._follow_epochs(engine, updates_per_epoch)
-        self._follow_updates(engine.optimizer)
+            by_loss = set() if settings.custom_l2 is None else {kernel.name for kernel in _custom_l2_kernels(network)}
+            kernels = [weight for weight in network.parameters() if weight.ndim > 1 and weight.name not in by_loss]
+            self._decay = WeightDecay(kernels, engine.optimizer)
+
+    def _unfuse(self, engine: Any) -> None:
+        from ppcls.utils import logger
+
+        asked = self._settings.unfuse.pictures
+        used = start_unfused(self._network, self._fused, engine.train_dataloader, asked or CALIBRATION_PICTURES)
+        self._fused = None
+        logger.info(f"[Recipe] unfused weights, calibrated on {used} pictures")
+        if asked is not None and used < asked:
+            logger.warning(f"[Recipe] Recipe.unfuse asks for {asked} pictures, and an epoch has only {used}")
 
     def begin(self, checkpoints: str | None) -> None:
         """Starts the average from the model as it is now, or from the file beside `checkpoints`, a path without suffix.
@@ -94,84 +91,144 @@ class Training:
         """
         if self._settings.ema is None:
             return
-        self._average = Average(self._network, self._settings.ema)
+        self.average = Average(self._network, self._settings.ema)
         if checkpoints is not None:
-            self._average.load(f"{checkpoints}.ema.pdparams")
+            self.average.load(f"{checkpoints}.ema.pdparams")
 
-    @property
-    def averages(self) -> bool:
-        """Whether the weights that are evaluated, and saved as the best model's, are an average."""
-        return self._settings.ema is not None
+    def begin_epoch(self, number: int) -> None:
+        """Sets the stage of progressive learning, and the number of updates done before the epoch."""
+        self._updates = (number - 1) * self._updates_per_epoch
+        stage = self._curriculum.begin(number) if self._curriculum is not None else None
+        if stage is not None:
+            from ppcls.utils import logger
+
+            logger.info(f"[Recipe] from epoch {number}: {stage}")
+
+    def add_penalty(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The losses of a batch, with RepVGG's own weight decay in their sum (`Recipe.custom_l2`).
+
+        It is a decay of the kernels that the fused network will have (official `repvgg.py`).
+        """
+        if self._settings.custom_l2 is None:
+            return losses
+        with paddle.amp.auto_cast(enable=False):
+            penalty = custom_l2(self._network) * (self._settings.custom_l2 / 2)
+            total = losses["loss"] + penalty.reshape(losses["loss"].shape)
+        return {**losses, "loss": total}
+
+    def set_weight_decay(self) -> None:
+        """Anneals the weight decay by a cosine, before an update (MobileOne, arXiv 2206.04040: from 1e-4 to 1e-5).
+
+        Update t of T uses `end + (start − end)·(1 + cos(π·t / T)) / 2`. Whatever has one dimension, the scales and
+        biases, does not decay.
+        """
+        if self._decay is not None:
+            start, end = self._settings.weight_decay
+            share = (1 + math.cos(math.pi * self._updates / self._all_updates)) / 2
+            self._decay.set(end + (start - end) * share)
+
+    def update_average(self) -> None:
+        """Takes the weights into the average, after an update."""
+        if self.average is not None:
+            self.average.update(self._updates)
+        self._updates += 1
+
+    def average_statistics(self) -> None:
+        """Gives all processes the same running statistics, after an epoch."""
+        average_statistics(self._network.state_dict())
+        if self.average is not None:
+            average_statistics(self.average.state)
 
     def evaluated(self) -> contextlib.AbstractContextManager[None]:
-        """Inside, the model holds the weights that are evaluated: the average where there is one."""
-        return self._average.in_model() if self._average is not None else contextlib.nullcontext()
+        """A context in which the model holds the weights that are evaluated: the average where there is one."""
+        return self.average.in_model() if self.average is not None else contextlib.nullcontext()
 
-    def files(self, path: Path, state: Any) -> Iterator[tuple[Path, Any]]:
-        """What to write for a file that PaddleClas saves: paths and contents.
 
-        The best model's weights are the average, which is what was evaluated; the optimizer's state, of no use with it,
-        is left out. Every other checkpoint keeps the trained weights, to resume from, and gets the average in a file
-        beside it.
+class Average:
+    """The exponential moving average of a model's weights and running statistics (arXiv 2206.04040: decay 0.9995).
+
+    After each update t = 0, 1, … of the weights w, `average = d·average + (1 − d)·w`, in float32. With `warmup`,
+    `d = min(decay, (1 + t) / (10 + t))`: a short training would otherwise end with an average of mostly initial weights
+    (0.9995 keeps 82 % of them over 400 updates), and a long one does not notice.
+
+    Args:
+        model: its present state is the first average.
+        settings: decay and warm-up.
+    """
+
+    def __init__(self, model: nn.Layer, settings: Ema) -> None:
+        self._decay, self._warmup = settings
+        self._trained = model.state_dict()
+        self.state: dict[str, Tensor] = {name: tensor.detach().clone() for name, tensor in self._trained.items()}
+
+    @paddle.no_grad()
+    def update(self, step: int) -> None:
+        """Takes in the model's state after the update number `step`, counted from 0."""
+        decay = min(self._decay, (1 + step) / (10 + step)) if self._warmup else self._decay
+        for name, average in self.state.items():
+            # three plain operations: lerp_ broadcasts, which is six times slower on large tensors
+            average.add_(self._trained[name].subtract(average).scale_(1 - decay))
+
+    @contextlib.contextmanager
+    def in_model(self) -> Iterator[None]:
+        """A context in which the model holds the average; it gets its trained state back whatever happens."""
+        trained = {name: tensor.detach().clone() for name, tensor in self._trained.items()}
+        try:
+            self._set(self.state)
+            yield
+        finally:
+            self._set(trained)
+
+    def load(self, path: str | os.PathLike) -> None:
+        """Takes the average from a file written beside a checkpoint.
+
+        Raises:
+            PpclsExtError: it cannot be read or is another model's.
         """
-        is_best = "best_model" in (path.stem, path.parent.name)
-        if self._average is not None and is_best and path.suffix == ".pdopt":
-            return
-        if self._average is None or path.suffix != ".pdparams":
-            yield path, state
-        elif is_best:
-            yield path, {**state, **self._average.state}
-        else:
-            yield path.with_suffix(".ema.pdparams"), self._average.state
-            yield path, state
+        arrays = read_weight_file(path).tensors
+        expected = {name: tuple(tensor.shape) for name, tensor in self.state.items()}
+        if {name: array.shape for name, array in arrays.items()} != expected:
+            raise PpclsExtError(f"{path} does not fit: expected the average of this model, {len(expected)} tensors")
+        for name, array in arrays.items():
+            self.state[name].set_value(array)
 
-    def _follow_epochs(self, engine: Any, updates_per_epoch: int) -> None:
-        train_epoch = engine.train_epoch_func
-
-        @functools.wraps(train_epoch)
-        def train_epoch_with_recipe(engine: Any, epoch_id: int, *args: Any) -> None:
-            self._step = (epoch_id - 1) * updates_per_epoch  # PaddleClas counts from 0 again when it resumes
-            if self._curriculum is not None:
-                self._start_stage(epoch_id)
-            train_epoch(engine, epoch_id, *args)
-            average_statistics(self._network.state_dict())
-            if self._average is not None:
-                average_statistics(self._average.state)
-
-        engine.train_epoch_func = train_epoch_with_recipe
-
-    def _start_stage(self, epoch: int) -> None:
-        from ppcls.utils import logger
-
-        stage = self._curriculum.set(epoch)
-        if stage != self._stage:
-            logger.info(f"[Recipe] from epoch {epoch}: {stage}")
-            self._stage = stage
-
-    def _follow_updates(self, optimizers: list[Optimizer]) -> None:
-        """All optimizers are stepped once per update, one after the other."""
-        for optimizer in optimizers:
-            # PaddleClas 2.4 calls minimize where it uses AMP
-            for name in ("step", "minimize"):
-                is_last = optimizer is optimizers[-1]
-                setattr(optimizer, name, self._with_recipe(getattr(optimizer, name), is_last))
-
-    def _with_recipe(self, update: Callable, is_last: bool) -> Callable:
-        @functools.wraps(update)
-        def update_with_recipe(*args: Any, **kwargs: Any) -> Any:
-            if self._decay is not None:
-                self._decay.set(self._step)
-            result = update(*args, **kwargs)
-            if is_last:
-                if self._average is not None:
-                    self._average.update(self._step)
-                self._step += 1
-            return result
-
-        return update_with_recipe
+    @paddle.no_grad()
+    def _set(self, values: dict[str, Tensor]) -> None:
+        for name, tensor in self._trained.items():
+            paddle.assign(values[name], output=tensor)
 
 
-def count_updates(engine: Any) -> int:
-    """Updates of the weights in one epoch of PaddleClas's engine."""
-    batches = getattr(engine, "iter_per_epoch", None) or len(engine.train_dataloader)
-    return batches // getattr(engine, "update_freq", 1)
+@paddle.no_grad()
+def average_statistics(state: Mapping[str, Tensor]) -> None:
+    """Gives the running means and variances in `state` their mean over all ranks, which have to call this together.
+
+    Several processes share gradients, hence weights; each keeps running statistics of its own images. PaddleClas
+    evaluates each rank with its own, and saves rank 0's: other weights than those that were evaluated.
+    """
+    statistics = [tensor for name, tensor in state.items() if name.endswith(("._mean", "._variance"))]
+    if dist.get_world_size() == 1 or not statistics:
+        return
+    together = paddle.concat([tensor.flatten() for tensor in statistics])  # one message instead of hundreds
+    dist.all_reduce(together)
+    together /= dist.get_world_size()
+    for tensor, mean in zip(statistics, together.split([tensor.size for tensor in statistics])):
+        paddle.assign(mean.reshape(tensor.shape), output=tensor)
+
+
+def multiply_head_learning_rate(model: nn.Layer, factor: float) -> None:
+    """Makes every optimizer update the classifier with `factor` times the learning rate.
+
+    A classifier starts from nothing when a pretrained net is fine-tuned.
+
+    Args:
+        model: one of this project's models.
+        factor: 1 changes nothing, 0 keeps the classifier as it is.
+    """
+    for parameter in getattr(model, model.classifier).parameters():
+        parameter.optimize_attr["learning_rate"] = factor
+
+
+def _custom_l2_kernels(network: nn.Layer) -> list[Tensor]:
+    """The kernels that `custom_l2` decays."""
+    blocks = [layer for layer in network.sublayers(include_self=True) if isinstance(layer, RepVGGBlock)]
+    return [kernel for block in blocks for kernel in (block.rbr_dense.conv.weight, block.rbr_1x1.conv.weight)]

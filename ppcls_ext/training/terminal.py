@@ -14,7 +14,7 @@ import paddle.distributed as dist
 from tqdm import tqdm
 
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.training.epochs import Batch, Epoch
+from ppcls_ext.training.observers import Batch, Epoch, Observer
 from ppcls_ext.weights.manifest import read_manifest
 
 #: Lines of PaddleClas's that only concern the training of its own models.
@@ -35,11 +35,11 @@ def quiet_host() -> None:
             handler.addFilter(lambda record: not record.getMessage().startswith(UNASKED))
 
 
-class TrainingOnTerminal:
+class TrainingOnTerminal(Observer):
     """Shows a training: what is trained, a bar, a line an epoch, and what there is in the end.
 
     Args:
-        engine: ours, built, in its mode "train".
+        engine: ours, built in its mode "train".
     """
 
     def __init__(self, engine: Any) -> None:
@@ -49,17 +49,21 @@ class TrainingOnTerminal:
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Around the training."""
+        """A context in which the training of the engine is shown, on the first process."""
         if dist.get_rank() == 0:
-            epochs = self._engine.epochs
-            epochs.observers.append(self._epoch)
-            epochs.batch_observers.append(self._batch)
-            epochs.begin_observers.append(lambda: _show(self._beginning()))
-            epochs.end_observers.append(lambda: _show(self._end()))
+            self._engine.observers.append(self)
         try:
             yield
         finally:
             self._close()
+
+    def begin(self) -> None:
+        """Shows what is trained."""
+        _show(self._beginning())
+
+    def end(self) -> None:
+        """Shows what there is in the folder, and what to do next."""
+        _show(self._end())
 
     def _beginning(self) -> list[str]:
         engine, config = self._engine, self._engine.config
@@ -87,10 +91,11 @@ class TrainingOnTerminal:
             f"folder     {engine.folder}, PaddleClas's output is in train.log",
         ]
 
-    def _batch(self, batch: Batch) -> None:
+    def batch(self, batch: Batch) -> None:
+        """Moves the bar; without a terminal, prints a line now and then."""
         left = batch.total * (batch.of - batch.epoch + 1) - batch.done
         left_seconds = left * batch.seconds / batch.done
-        text = f"loss {batch.loss:.4f}, {batch.pictures_per_second:.0f} images/s, {duration(left_seconds)} left"
+        text = f"loss {batch.loss:.4f}, {batch.images_per_second:.0f} images/s, {duration(left_seconds)} left"
         if sys.stderr.isatty():
             if self._bar is None:
                 form = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
@@ -102,10 +107,11 @@ class TrainingOnTerminal:
             self._last_line = batch.seconds
             print(f"epoch {batch.epoch}/{batch.of}, batch {batch.done}/{batch.total}: {text}", flush=True)
 
-    def _epoch(self, epoch: Epoch) -> None:
+    def epoch(self, epoch: Epoch) -> None:
+        """Prints the line of the epoch."""
         self._close()
         self._last_line = 0.0
-        speed = epoch.pictures / max(epoch.seconds, 1e-9)
+        speed = epoch.images / max(epoch.seconds, 1e-9)
         values = ", ".join(f"{name} {value:.4f}" for name, value in shown_averages(epoch.train).items())
         line = f"epoch {epoch.number}/{epoch.of}: {values}, {speed:.0f} images/s"
         left = (epoch.of - epoch.number) * epoch.seconds

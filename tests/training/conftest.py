@@ -8,6 +8,8 @@ import numpy as np
 import paddle
 import pytest
 
+from ppcls_ext.training.observers import Batch, Epoch, Observer
+
 
 @pytest.fixture
 def engine(config, tmp_path, monkeypatch, registered):
@@ -67,3 +69,23 @@ def _recording(update, engine, records):
 
 def arrays(state: dict) -> dict[str, np.ndarray]:
     return {name: tensor.numpy().copy() for name, tensor in state.items()}
+
+
+class Noted(Observer):
+    """Notes what it is told.
+
+    Args:
+        act: is called with each epoch.
+    """
+
+    def __init__(self, act=lambda epoch: None) -> None:
+        self.act = act
+        self.epochs: list[Epoch] = []
+        self.batches: list[Batch] = []
+
+    def batch(self, batch: Batch) -> None:
+        self.batches.append(batch)
+
+    def epoch(self, epoch: Epoch) -> None:
+        self.epochs.append(epoch)
+        self.act(epoch)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ppcls_ext.models.repvgg import custom_l2
+from tests.training.conftest import Noted
 
 COEFFICIENT = 0.01
 
@@ -17,15 +18,13 @@ def test_gradients_and_loss(engine, updates, config):
     for recipe in ({}, {"custom_l2": COEFFICIENT, "weight_decay": {"start": 0.1, "end": 0.1}}):
         built = engine(**recipe)
         penalty = float(custom_l2(built.model))
-        records = updates(built)
-        compute = built.train_loss_func
-        built.train_loss_func = lambda *args, compute=compute: losses.append(compute(*args)) or losses[-1]
-        for name in ("state_dict", "parameters"):
-            setattr(built.train_loss_func, name, getattr(compute, name))
+        records, noted = updates(built), Noted()
+        built.observers.append(noted)
         built.train()
+        losses.append(noted.batches[0].loss)
         gradients.append(records[0]["gradients"])
         before, after, rate = records[0]["before"], records[0]["after"], records[0]["lr"]
-    added = losses[3]["loss"].item() - losses[0]["loss"].item()
+    added = losses[1] - losses[0]
     # running statistics have moved once before the first loss
     assert added == pytest.approx(COEFFICIENT / 2 * penalty, rel=0.1)
     kernel = "stage2.0.rbr_dense.conv.weight"

@@ -53,13 +53,12 @@ def test_average_is_the_published_formula(engine, updates, config, ema, decays):
 def test_average_is_evaluated_and_saved_as_best(engine, config):
     built = engine(ema={"decay": 0.5, "warmup": False})
     seen = {}
-    evaluate = built.eval_func
 
-    def observe(engine, epoch_id):
-        seen.update(arrays(engine.model.state_dict()))
-        return evaluate(engine, epoch_id)
+    def observe(model, inputs):
+        if not model.training:
+            seen.update(arrays(model.state_dict()))
 
-    built.eval_func = observe
+    built.model.register_forward_pre_hook(observe)
     built.train()
     assert_same(seen, load("latest.ema"), atol=0)
     assert_same(load("best_model"), seen, atol=0)
@@ -75,10 +74,10 @@ def test_evaluation_that_fails_leaves_the_trained_weights(engine):
         parameter.set_value(parameter + 1)
     trained = arrays(built.model.state_dict())
 
-    def fail(engine, epoch_id):
+    def fail(model, inputs):
         raise KeyboardInterrupt
 
-    built.eval_func = fail
+    built.model.register_forward_pre_hook(fail)
     with pytest.raises(KeyboardInterrupt):
         built.eval()
     assert_same(arrays(built.model.state_dict()), trained, atol=0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import paddle
@@ -11,8 +10,9 @@ import pytest
 from PIL import Image
 
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.hosts.paddleclas.image_lists import mark_replacements, read_first
 from ppcls_ext.hosts.paddleclas.versions import adds_architecture
-from ppcls_ext.training.strict_data import StrictLoader, count_unreadable, read_first
+from ppcls_ext.training.loaders import UnreadableImages, require_read
 
 pytestmark = pytest.mark.usefixtures("registered")
 
@@ -42,18 +42,18 @@ def two_images(dataset, tmp_path):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_evaluation_refuses_a_replaced_image(two_images, tmp_path, damage, workers):
     bad = tmp_path / "png" / "bad.png"
-    loader = StrictLoader(paddle.io.DataLoader(two_images, batch_size=1, num_workers=workers))
+    mark_replacements(two_images)
+    loader = paddle.io.DataLoader(two_images, batch_size=1, num_workers=workers)
     assert [batch[1].item() for batch in loader] == [0, 1]
     if damage == "missing":
         bad.unlink()
     else:
         bad.write_bytes(b"" if damage == "empty" else b"GIF? no")
 
-    labels = []
+    good, replaced = [batch[1] for batch in loader]
+    require_read(two_images, good)
     with pytest.raises(PpclsExtError, match=r"cannot read .*bad.png .*take it off the list"):
-        labels += [batch[1].item() for batch in loader]
-    assert len(loader) == 2
-    assert loader.dataset is two_images
+        require_read(two_images, replaced)
 
 
 @pytest.fixture
@@ -68,11 +68,6 @@ def many_images(dataset, tmp_path):
     return ImageNetDataset(str(tmp_path), str(tmp_path / "list.txt"), decode)
 
 
-def count_images(engine, epoch: int) -> None:
-    """In the place of PaddleClas's function for an epoch."""
-    engine.images = sum(len(batch[0]) for batch in engine.train_dataloader)
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_training_counts_what_it_cannot_read(many_images, tmp_path, workers):
     lines = []
@@ -80,17 +75,25 @@ def test_training_counts_what_it_cannot_read(many_images, tmp_path, workers):
     def warn(text):
         lines.append(text)
 
+    unreadable = UnreadableImages(many_images)
     loader = paddle.io.DataLoader(many_images, batch_size=10, num_workers=workers)
-    engine = SimpleNamespace(train_dataloader=loader, train_epoch_func=count_images)
-    count_unreadable(engine)
+
+    def train(epoch: int) -> int:
+        unreadable.begin()
+        images = 0
+        for batch in loader:
+            unreadable.check()
+            images += len(batch[0])
+        unreadable.report(epoch)
+        return images
+
     for name in ("7.png", "250.png"):
         (tmp_path / name).write_bytes(b"")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ppcls.utils.logger.warning", warn)
-        assert len([*engine.train_dataloader]) == 30  # as calibration does, which is no part of an epoch
+        assert len([*loader]) == 30  # as calibration does, which is no part of an epoch
         for epoch in (1, 2):
-            engine.train_epoch_func(engine, epoch)
-            assert engine.images == 300, "others take their place"
+            assert train(epoch) == 300, "others take their place"
         assert [line.partition(": first")[0] for line in lines] == [
             f"[Train][Epoch {epoch}] 2 of 300 images could not be read, and others took their place" for epoch in (1, 2)
         ]
@@ -99,7 +102,7 @@ def test_training_counts_what_it_cannot_read(many_images, tmp_path, workers):
         for name in ("100.png", "101.png"):
             (tmp_path / name).write_bytes(b"not an image")
         with pytest.raises(PpclsExtError, match=r"4 of 300 training images, more than 1%, cannot be read: first .*png"):
-            engine.train_epoch_func(engine, 3)
+            train(3)
 
 
 def test_training_ends_where_images_cannot_be_read(config, dataset, tmp_path, monkeypatch):
@@ -128,7 +131,7 @@ def test_overlap_of_the_lists_is_said_in_one_line(config, caplog):
 
 
 def test_paddleclas_replaces_an_image(two_images, tmp_path):
-    """Why StrictLoader is there: should PaddleClas stop doing so, it can go."""
+    """Why `mark_replacements` is there: should PaddleClas stop doing so, it can go."""
     (tmp_path / "png" / "bad.png").write_bytes(b"")
     assert two_images[1][1] == 0
 

@@ -8,9 +8,11 @@ import logging
 import pytest
 from paddle.utils import unique_name
 
-from ppcls_ext.training import training_run
-from ppcls_ext.training.early_stopping import EarlyStopping
-from ppcls_ext.training.epochs import Epoch, Evaluation, TrainingEnds
+from ppcls_ext.training import observers
+from ppcls_ext.training.checkpoints import Checkpoints
+from ppcls_ext.training.evaluation import Evaluation
+from ppcls_ext.training.observers import EarlyStopping, Epoch, RunRecord, TrainingEnds
+from tests.training.conftest import Noted
 
 pytestmark = pytest.mark.usefixtures("registered")
 
@@ -46,20 +48,19 @@ def record(tmp_path) -> dict:
 
 def test_observers_get_every_epoch(make_engine, tmp_path):
     engine = make_engine(epochs=2, eval_interval=2)
-    epochs, batches, saved = [], [], []
-    engine.epochs.observers.append(epochs.append)
-    engine.epochs.observers.append(lambda epoch: saved.append((tmp_path / "FasterNet_T0/latest.json").exists()))
-    engine.epochs.batch_observers.append(batches.append)
+    saved = []
+    noted = Noted(lambda epoch: saved.append((tmp_path / "FasterNet_T0/latest.json").exists()))
+    engine.observers.append(noted)
     engine.train()
-    first, second = epochs
-    assert (first.number, first.of, first.pictures, first.evaluation, first.is_best) == (1, 2, 24, None, False)
+    first, second = noted.epochs
+    assert (first.number, first.of, first.images, first.evaluation, first.is_best) == (1, 2, 24, None, False)
     assert {"loss", "top1"} <= set(first.train)
     assert first.seconds > 0
     assert second.is_best
-    assert (second.evaluation.metric, second.evaluation.pictures) == ("top1", 20)
+    assert (second.evaluation.metric, second.evaluation.images) == ("top1", 20)
     assert second.evaluation.value == second.evaluation.metrics["top1"]
     assert second.evaluation.metrics["loss"] > 0
-    assert [(batch.epoch, batch.done, batch.total) for batch in batches] == [
+    assert [(batch.epoch, batch.done, batch.total) for batch in noted.batches] == [
         (epoch, done, 3) for epoch in (1, 2) for done in (1, 2, 3)
     ]
     assert saved == [True, True], "the checkpoint is on the disk"
@@ -72,7 +73,7 @@ def test_an_observer_may_end_the_training(make_engine, tmp_path, capsys):
     def enough(epoch):
         raise TrainingEnds(f"enough after {epoch.number}")
 
-    engine.epochs.observers.append(enough)
+    engine.observers.append(Noted(enough))
     engine.train()
     assert "enough after 1" in capsys.readouterr().out
     assert (record(tmp_path)["epoch"], record(tmp_path)["stopped"]) == (1, "enough after 1")
@@ -100,22 +101,21 @@ def test_a_new_training_does_not_count_from_an_old_record(make_engine, tmp_path,
     folder = tmp_path / "FasterNet_T0"
     folder.mkdir()
     (folder / "run.json").write_text(json.dumps({"best": {"epoch": 30, "value": 0.9}}))
-    monkeypatch.setattr(training_run.dist, "get_rank", lambda: 1)
+    monkeypatch.setattr(observers.dist, "get_rank", lambda: 1)
     engine = make_engine(patience=3)
-    training_run.TrainingRun(engine).begin(seed=0)
-    (stopping,) = engine.epochs.observers
-    stopping(epoch(1, 0.5))
+    stopping = RunRecord(engine, Checkpoints(engine)).early_stopping()
+    stopping.epoch(epoch(1, 0.5))
     with pytest.raises(TrainingEnds, match=r"\(best: epoch 1; patience 3\)"):
-        stopping(epoch(4, 0.5))
+        stopping.epoch(epoch(4, 0.5))
 
 
 def test_patience_counts_epochs_since_the_best():
     stopping = EarlyStopping(3, best=2, value=0.4)
     for number, value in ((3, 0.3), (4, 0.5), (6, 0.5), (7, None)):
-        stopping(epoch(number, value))
+        stopping.epoch(epoch(number, value))
     with pytest.raises(TrainingEnds, match=r"for 4 epochs \(best: epoch 4; patience 3\)"):
-        stopping(epoch(8, 0.5))
-    EarlyStopping(3, best=9, value=1.0)(epoch(99, 0.5))  # the last epoch ends by itself
+        stopping.epoch(epoch(8, 0.5))
+    EarlyStopping(3, best=9, value=1.0).epoch(epoch(99, 0.5))  # the last epoch ends by itself
 
 
 @pytest.mark.parametrize("patience", [0, -1, "3", True, 1.5])

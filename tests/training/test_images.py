@@ -55,7 +55,7 @@ def test_evaluation_and_training_use_our_reader(engine, config, tmp_path, mode):
         try:
             np.testing.assert_array_equal(image.transpose(1, 2, 0), decode(ZOO[name]))
         except PpclsExtError:
-            assert dataset.readings > readings + 1, "another one in its place: seen by StrictLoader and CountingLoader"
+            assert dataset.readings > readings + 1, "another one in its place: which the loop notices"
 
 
 def write_pictures(folder: Path, pictures: dict[str, bytes]) -> None:

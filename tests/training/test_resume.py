@@ -7,7 +7,7 @@ import paddle
 import pytest
 
 import ppcls_ext
-from tests.training.conftest import arrays
+from tests.training.conftest import Noted, arrays
 
 RECIPE = {
     "ema": {"decay": 0.9},
@@ -17,15 +17,8 @@ RECIPE = {
 }
 
 
-def stop_before_the_second_epoch(engine):
-    train_epoch = engine.train_epoch_func
-
-    def stop(engine, epoch_id, *args):
-        if epoch_id == 2:
-            raise KeyboardInterrupt
-        train_epoch(engine, epoch_id, *args)
-
-    engine.train_epoch_func = stop
+def stop(epoch):
+    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("unfuse", [None, {"pictures": 8}])
@@ -43,7 +36,7 @@ def test_resuming_continues_everything(engine, config, fresh_process, tmp_path, 
     config["Global"].update(output_dir="parts")
     with fresh_process():
         interrupted = engine(**RECIPE, unfuse=unfuse)
-        stop_before_the_second_epoch(interrupted)
+        interrupted.observers.append(Noted(stop))
         with pytest.raises(KeyboardInterrupt):
             interrupted.train()
     config["Global"].update(checkpoints="parts/FasterNet_T0/latest", pretrained_model=None)

@@ -18,6 +18,8 @@ import yaml
 
 from ppcls_ext.config.prepare import prepare
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.training import loop
+from ppcls_ext.training.evaluation import Evaluation
 from ppcls_ext.weights.checkpoint_sets import read_set
 from ppcls_ext.weights.paddle_file import read_paddle_file
 from tests.helpers import wait_for
@@ -128,26 +130,32 @@ def test_epochs_differ_in_order_and_augmentation(train, config):
 
     config["Arch"]["name"] = "FasterNet_T0"
     seen = []
-    attach = module.Training.attach
+    attach = module.Recipe.attach
 
-    def watch(self, engine, network):
-        attach(self, engine, network)
-        network.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0].numpy().sum()))
+    def watch(self, engine):
+        attach(self, engine)
+        engine.network.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0].numpy().sum()))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module.Training, "attach", watch)
+        patch.setattr(module.Recipe, "attach", watch)
         train("whole", eval_during_train=False)
     assert len(seen) == 6
     assert len(set(seen)) == 6
 
 
+def evaluate_to(monkeypatch, metrics: dict[int, float]) -> None:
+    """Makes the evaluations of a training come to given metrics, by epoch."""
+    monkeypatch.setattr(
+        loop,
+        "evaluate_epoch",
+        lambda engine, number: (Evaluation("top1", metrics[number], {}, 1), metrics[number]),
+    )
+
+
 def test_best_metric_is_resumed(train, config, monkeypatch):
     """An epoch worse than the best one before the interruption does not become the best model."""
     config["Arch"]["name"] = "FasterNet_T0"
-    from ppcls_ext.training import engine as module
-
-    metrics = {1: 0.9, 2: 0.2, 3: 0.5}
-    monkeypatch.setattr(module.Engine, "eval", lambda self, epoch_id=0: metrics[epoch_id])
+    evaluate_to(monkeypatch, {1: 0.9, 2: 0.2, 3: 0.5})
     folder = train("output", epochs=2)
     before = (folder / "best_model.pdparams").read_bytes()
     train("output", epochs=3, checkpoints="latest")
@@ -297,10 +305,7 @@ def test_resuming_a_finished_training_says_so(train, config, capsys):
 
 def test_the_best_weights_are_named_though_an_earlier_run_saved_them(train, config, monkeypatch, capsys):
     config["Arch"]["name"] = "FasterNet_T0"
-    from ppcls_ext.training import engine as module
-
-    metrics = {1: 0.9, 2: 0.2}
-    monkeypatch.setattr(module.Engine, "eval", lambda self, epoch_id=0: metrics[epoch_id])
+    evaluate_to(monkeypatch, {1: 0.9, 2: 0.2})
     folder = train("output", epochs=1)
     capsys.readouterr()
     train("output", epochs=2, checkpoints="latest")

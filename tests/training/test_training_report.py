@@ -12,9 +12,10 @@ from PIL import Image
 
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.report.tables import read_metrics
-from ppcls_ext.training import training_report
-from ppcls_ext.training.answers import Answers
+from ppcls_ext.training import reports
+from ppcls_ext.training.reports import Answers, EvaluationReport
 from ppcls_ext.weights.checkpoint_sets import read_set
+from tests.training.conftest import Noted
 
 pytestmark = pytest.mark.usefixtures("registered")
 REPORT = {"confusion.png", "reliability.png", "per_class.csv", "confused_pairs.csv", "report.html"}
@@ -61,7 +62,7 @@ def test_a_failure_to_draw_ends_no_training(make_engine, tmp_path, monkeypatch, 
     def fail(*_):
         raise RuntimeError("no ink")
 
-    monkeypatch.setattr(training_report, "draw_class_counts", fail)
+    monkeypatch.setattr(reports, "draw_class_counts", fail)
     make_engine(epochs=1).train()
     assert [record.getMessage() for record in caplog.records if "no ink" in record.getMessage()] == [
         "no further pictures of this training are drawn: no ink"
@@ -71,12 +72,12 @@ def test_a_failure_to_draw_ends_no_training(make_engine, tmp_path, monkeypatch, 
 
 
 def test_drawing_the_first_batch_is_no_time_of_the_training(make_engine, monkeypatch):
-    engine, epochs = make_engine(epochs=1), []
-    monkeypatch.setattr(training_report, "draw_sheet", lambda *_: time.sleep(30))
+    engine, noted = make_engine(epochs=1), Noted()
+    monkeypatch.setattr(reports, "draw_sheet", lambda *_: time.sleep(30))
     monkeypatch.setattr(time, "sleep", lambda seconds: monkeypatch.setattr(time, "monotonic", late(seconds)))
-    engine.epochs.observers.append(epochs.append)
+    engine.observers.append(noted)
     engine.train()
-    assert epochs[0].seconds < 15
+    assert noted.epochs[0].seconds < 15
 
 
 def late(seconds: float):
@@ -98,15 +99,13 @@ def test_a_damaged_file_of_metrics_ends_no_training(make_engine, tmp_path, caplo
 def test_drawing_keeps_to_its_share(make_engine, tmp_path, monkeypatch):
     """Curves are drawn while a training is long for it, and once more at its end."""
     drawn = []
-    monkeypatch.setattr(training_report, "draw_curves", lambda rows, path: drawn.append(len(rows)))
-    monkeypatch.setattr(training_report, "SHARE", 0.0)
+    monkeypatch.setattr(reports, "draw_curves", lambda rows, path: drawn.append(len(rows)))
+    monkeypatch.setattr(reports, "SHARE", 0.0)
     make_engine(epochs=3).train()
     assert drawn == [3]
 
 
 def test_an_evaluation_writes_its_report(make_engine, tmp_path):
-    from ppcls_ext.training.evaluation_report import EvaluationReport
-
     engine = make_engine("eval")
     report = EvaluationReport(engine, str(tmp_path / "out"))
     first = engine.eval()
@@ -117,8 +116,6 @@ def test_an_evaluation_writes_its_report(make_engine, tmp_path):
 
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_what_a_report_lacks_is_said_before_the_work(make_engine, config, tmp_path, monkeypatch, mode):
-    from ppcls_ext.training.evaluation_report import EvaluationReport
-
     def start():
         engine = make_engine(mode, report=True)
         engine.train() if mode == "train" else EvaluationReport(engine, True)

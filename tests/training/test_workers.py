@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.training.workers import explained_workers
+from ppcls_ext.training.loaders import explained_workers
 from tests.helpers import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]

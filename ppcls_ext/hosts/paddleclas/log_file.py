@@ -1,4 +1,4 @@
-"""Where PaddleClas's log file is."""
+"""Where PaddleClas writes its log."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ppcls_ext.hosts.adaptation import patched
+
 
 @contextlib.contextmanager
 def log_in(folder: Path) -> Iterator[None]:
-    """Inside, PaddleClas's log file is in the run's folder, also where that is not called after the architecture."""
+    """Puts the log file of an engine that is built in the body into `folder`.
+
+    Older versions write to `output_dir/ARCH`, and a run's folder may have another name.
+    """
     import ppcls.engine.engine as host
 
     init_logger = host.init_logger
@@ -18,8 +23,5 @@ def log_in(folder: Path) -> Iterator[None]:
     def init_logger_there(*args: Any, log_file: str, **kwargs: Any) -> None:
         init_logger(*args, log_file=str(folder / Path(log_file).name), **kwargs)
 
-    host.init_logger = init_logger_there
-    try:
+    with patched(host, "init_logger", init_logger_there):
         yield
-    finally:
-        host.init_logger = init_logger

@@ -1,35 +1,37 @@
-"""Weight decay annealed by a cosine, on kernels only (MobileOne, arXiv 2206.04040: from 1e-4 to 1e-5).
-
-Update t of T uses `end + (start − end)·(1 + cos(π·t / T)) / 2`. SGD and Momentum add `coefficient·w` to the gradient,
-behind clipping, as in PyTorch; AdamW multiplies the weights by `1 − learning rate·coefficient`. Whatever has one
-dimension, the scales and biases, does not decay.
-"""
+"""What Paddle's optimizers take only when they are built, which PaddleClas does: set in those that it has built."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from paddle import Tensor
+from paddle.nn import ClipGradByGlobalNorm
 from paddle.optimizer import AdamW, Optimizer
 from paddle.regularizer import WeightDecayRegularizer
 
-from ppcls_ext.config.recipe import Decay
+
+def clip_global_norm(optimizers: Sequence[Optimizer], norm: float) -> None:
+    """Makes each optimizer scale its gradients down together where their joint L2 norm exceeds `norm`.
+
+    As PyTorch does; PaddleClas's `clip_norm` clips each gradient alone.
+    """
+    for optimizer in optimizers:
+        optimizer._grad_clip = ClipGradByGlobalNorm(norm)
 
 
-class AnnealedDecay:
-    """Weight decay of given kernels in given optimizers.
+class WeightDecay:
+    """A weight decay that can be changed between updates.
+
+    SGD and Momentum add `coefficient·w` to the clipped gradient, as in PyTorch; AdamW multiplies the weights by
+    `1 − learning rate·coefficient`.
 
     Args:
-        settings: the first and the last coefficient.
-        updates: of the whole training, T.
-        kernels: what decays.
-        optimizers: PaddleClas's, without a decay of their own.
+        kernels: the weights that decay; all others do not.
+        optimizers: without a decay of their own.
     """
 
-    def __init__(self, settings: Decay, updates: int, kernels: Sequence[Tensor], optimizers: list[Optimizer]) -> None:
-        self._settings, self._updates = settings, updates
+    def __init__(self, kernels: Sequence[Tensor], optimizers: Sequence[Optimizer]) -> None:
         self._coupled = _Decay()
         self._decoupled = [optimizer for optimizer in optimizers if isinstance(optimizer, AdamW)]
         names = {kernel.name for kernel in kernels}
@@ -40,14 +42,11 @@ class AnnealedDecay:
             if kernel.name not in decoupled:
                 kernel.regularizer = self._coupled
 
-    def set(self, step: int) -> float:
-        """Sets, and returns, the coefficient of the update number `step`, counted from 0."""
-        start, end = self._settings
-        coefficient = end + (start - end) * (1 + math.cos(math.pi * step / self._updates)) / 2
+    def set(self, coefficient: float) -> None:
+        """Sets the coefficient of the updates to come."""
         self._coupled.coefficient = coefficient
         for optimizer in self._decoupled:
             optimizer._weight_decay = coefficient
-        return coefficient
 
 
 class _Decay(WeightDecayRegularizer):

@@ -1,0 +1,88 @@
+"""PaddleClas's data set of a list of images, made to tell which images it could not read.
+
+Where an image cannot be read, `ImageNetDataset` logs an error and gives a random other image, in evaluation too. It
+cannot simply raise: an exception in a data set hangs Paddle's loader for ever when `num_workers` is 0. So it counts the
+images that it replaces, or marks them in their labels; `training.loaders` raises in the main thread.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from typing import Any
+
+import numpy as np
+from paddle.io import Dataset
+
+from ppcls_ext.errors import PpclsExtError
+
+WHAT_TO_DO = "replace the file or take it off the list"
+
+
+def is_image_list(dataset: Any) -> bool:
+    """Whether `dataset` is PaddleClas's plain list of images with one label each."""
+    from ppcls.data import ImageNetDataset
+
+    return isinstance(dataset, ImageNetDataset)
+
+
+def read_first(dataset: Dataset) -> None:
+    """Reads the first image, as a check of the transforms: PaddleClas would look for a readable one without end.
+
+    Leaves the random number generators as they were.
+
+    Raises:
+        PpclsExtError: it cannot be read or transformed.
+    """
+    host, states = dataset.__class__, (random.getstate(), np.random.get_state())
+    mark_replacements(dataset, retry=False)
+    try:
+        dataset[0]
+    finally:
+        dataset.__class__ = host
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+
+
+def count_replacements(dataset: Dataset, counts: Any) -> None:
+    """Makes `dataset` count in `counts` what was asked for, what was replaced, and which was the first of these."""
+    host = type(dataset)
+
+    class CountingDataset(host):
+        def __getitem__(self, index: int) -> tuple:
+            is_replacement = self.depth > 0  # PaddleClas asks for another image from inside
+            self.depth += 1
+            self.readings += 1
+            reading = self.readings
+            try:
+                return super().__getitem__(index)
+            finally:
+                self.depth -= 1
+                if not is_replacement:
+                    with counts.get_lock():
+                        counts[0] += 1
+                        if self.readings != reading:
+                            counts[2] = counts[2] if counts[1] else index
+                            counts[1] += 1
+
+    dataset.__class__ = CountingDataset
+    dataset.depth = dataset.readings = 0
+
+
+def mark_replacements(dataset: Dataset, retry: bool = True) -> None:
+    """Makes `dataset` give -1 - index as the label of a replaced image, or raise where `retry` is False."""
+    host = type(dataset)
+
+    class MarkingDataset(host):
+        def __getitem__(self, index: int) -> tuple:
+            self.readings += 1
+            reading = self.readings
+            # PaddleClas replaces an image by calling __getitem__ again, inside the handler of the error
+            if not retry and reading > 1:
+                error = sys.exc_info()[1]
+                raise PpclsExtError(f"cannot read {self.images[0]}: {type(error).__name__}: {error}; {WHAT_TO_DO}")
+            image, label = super().__getitem__(index)
+            return image, label if self.readings == reading else np.int64(-1 - index)
+
+    dataset.__class__ = MarkingDataset
+    dataset.readings = 0

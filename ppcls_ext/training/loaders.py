@@ -1,0 +1,106 @@
+"""What is asked of a data loader: images that can be read, and processes that live.
+
+An evaluation reads exactly the images of its list, or ends. A training goes on with PaddleClas's replacements for
+images that cannot be read while they are few, and counts them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import paddle.distributed as dist
+
+from ppcls_ext.errors import PpclsExtError, one_line, unwrapped
+from ppcls_ext.hosts.paddleclas.image_lists import WHAT_TO_DO, count_replacements, is_image_list
+
+MAX_SHARE = 0.01  # of the images of an epoch; training ends where more cannot be read
+
+
+def require_read(dataset: Any, labels: Any) -> None:
+    """Raises PpclsExtError where `mark_replacements` has marked an image of a batch as replaced.
+
+    Args:
+        dataset: PaddleClas's, of the batch.
+        labels: (N, ...), of the batch.
+    """
+    if is_image_list(dataset) and bool((labels < 0).any()):
+        path = dataset.images[-1 - int(labels.min())]
+        raise PpclsExtError(f"cannot read {path} (PaddleClas's error line says why): {WHAT_TO_DO}")
+
+
+class UnreadableImages:
+    """Counts the images of a training that PaddleClas replaces; of data that is no list of images it knows nothing.
+
+    Args:
+        dataset: PaddleClas's; None for DALI's.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        # images asked for, of these replaced, and the first of those; shared with the processes that load
+        self._counts: Any = [0, 0, 0]
+        self._dataset, self._size = dataset, 0
+        if is_image_list(dataset):
+            self._size = len(dataset) // dist.get_world_size()
+            self._counts = multiprocessing.Array("q", 3)
+            count_replacements(dataset, self._counts)
+
+    def begin(self) -> None:
+        """Starts anew: an epoch begins, and calibration may have read the images, too."""
+        self._counts[:] = [0, 0, 0]
+
+    def check(self) -> None:
+        """Raises PpclsExtError where more than `MAX_SHARE` of the images could not be read."""
+        self._check(self._size)
+
+    def report(self, epoch: int) -> None:
+        """Logs the count of the epoch that ends now.
+
+        Raises:
+            PpclsExtError: more than `MAX_SHARE` of the images could not be read.
+        """
+        asked, replaced, _ = self._counts
+        if replaced:
+            from ppcls.utils import logger
+
+            logger.warning(
+                f"[Train][Epoch {epoch}] {replaced} of {asked} images could not be read, and others took their place: "
+                f"first {self._first()}"
+            )
+        self._check(asked)
+
+    def _first(self) -> str:
+        return self._dataset.images[self._counts[2]]
+
+    def _check(self, size: int) -> None:
+        replaced = self._counts[1]
+        if replaced > MAX_SHARE * size:
+            raise PpclsExtError(
+                f"{replaced} of {size} training images, more than {MAX_SHARE:.0%}, cannot be read: first "
+                f"{self._first()}; --check-images names them all: {WHAT_TO_DO}"
+            )
+
+
+@contextlib.contextmanager
+def explained_workers(what_now: Callable[[], str] = lambda: "run it again") -> Iterator[None]:
+    """Turns the death of one of Paddle's loading processes in its body into a PpclsExtError.
+
+    Args:
+        what_now: gives the end of the message.
+    """
+    try:
+        yield
+    except (SystemError, RuntimeError, OSError) as error:
+        # Paddle's C++ handler of SIGCHLD, and io/dataloader/dataloader_iter.py
+        died = re.search(r"DataLoader (process|\d+ workers?) .*?exit.*", one_line(unwrapped(error)))
+        if died is None:
+            raise
+        how = re.sub(r"\s*\(at .*", "", died.group())
+        raise PpclsExtError(
+            f"a process that loads pictures died ({how}): mostly memory ran out; lower loader.num_workers or "
+            f"sampler.batch_size below DataLoader (or, after a bus error, set loader.use_shared_memory to false); "
+            f"{what_now()}"
+        ) from error

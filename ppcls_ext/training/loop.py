@@ -1,0 +1,220 @@
+"""The training loop: `train` goes through the epochs, `train_epoch` through the batches of one.
+
+A step goes: batch, forward, losses, check that the loss is finite, backward; and where an update of the weights is due
+(`Global.update_freq`): weight decay set, gradients clipped and applied, learning rate stepped, moving average updated.
+Behind an epoch come the running statistics of several processes, the evaluation, the checkpoints, and the observers in
+their order: the run's record, the terminal, metrics and figures, early stopping.
+
+PaddleClas builds what is used here: loaders, model, losses, metrics, optimizers, schedules. Two things remain its own,
+behind one call each: the epochs of `Global.train_mode` (`host_epoch`), which have two loaders or rebuild theirs, and
+the evaluations of `Global.eval_mode` retrieval and adaface (`evaluation.evaluate`), which compare images in pairs.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import paddle.distributed as dist
+
+from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.training.checkpoints import Checkpoints, seed_epoch
+from ppcls_ext.training.evaluation import Evaluation, require_classifier
+from ppcls_ext.training.host_log import as_number
+from ppcls_ext.training.observers import Batch, Epoch, Observer
+
+WHAT_TO_TRY = (
+    "a lower Optimizer.lr.learning_rate, more warm-up (Optimizer.lr.warmup_epoch), Recipe.clip_global_norm, and "
+    "with AMP, training without it"
+)
+
+
+class Trained(NamedTuple):
+    """What the training of one epoch came to: see `observers.Epoch`."""
+
+    seconds: float
+    images: int
+    averages: dict[str, float]
+
+
+def train(engine: Any, checkpoints: Checkpoints, observers: Sequence[Observer]) -> None:
+    """Trains from the first epoch, or from the one behind `Global.checkpoints`, to the last.
+
+    Args:
+        engine: ours, built in its mode "train".
+        checkpoints: where the training is saved, and resumed from.
+        observers: called in this order.
+
+    Raises:
+        TrainingEnds: an observer has ended the training.
+        PpclsExtError: a loss, a metric or weights are not finite, images cannot be read, or a checkpoint cannot be
+            read or written.
+    """
+    settings, recipe = engine.config["Global"], engine.recipe
+    done = checkpoints.restore(settings["checkpoints"]) if settings["checkpoints"] is not None else 0
+    recipe.begin(settings["checkpoints"])
+    engine.global_step = done * engine.batches_per_epoch
+    for observer in observers:
+        observer.begin()
+    for number in range(done + 1, settings["epochs"] + 1):
+        seed_epoch(checkpoints.seed, number)  # resumed or not, an epoch draws the same random numbers
+        shuffle(engine.train_dataloader, number)
+        trained = host_epoch(engine, number) if engine.trains_by_host else train_epoch(engine, number, observers)
+        recipe.average_statistics()  # several processes have seen different images
+        evaluation, metric, is_best = None, 0.0, False
+        if engine.evaluates_after(number):
+            evaluation, metric = evaluate_epoch(engine, number)
+            is_best = checkpoints.is_better(metric)
+            if is_best:
+                checkpoints.save("best_model", number, metric)
+            engine.log_best(number, metric, checkpoints.best)
+        if number % settings["save_interval"] == 0:
+            checkpoints.save(f"epoch_{number}", number, metric)
+        checkpoints.save("latest", number, metric)
+        rate = float(engine.lr_sch[0].get_lr()) if engine.lr_sch else math.nan
+        epoch = Epoch(number, settings["epochs"], *trained[:2], rate, trained.averages, evaluation, is_best)
+        for observer in observers:
+            observer.epoch(epoch)
+
+
+def train_epoch(engine: Any, number: int, observers: Sequence[Observer]) -> Trained:
+    """Trains one epoch.
+
+    Args:
+        engine: ours, built in its mode "train".
+        number: of the epoch, from 1.
+        observers: told of the first batch and of each step.
+
+    Raises:
+        PpclsExtError: a loss is not finite, or too many images cannot be read.
+    """
+    recipe, precision, optimizers = engine.recipe, engine.precision, engine.optimizer
+    steps, unreadable = engine.batches_per_epoch, engine.unreadable_images
+    recipe.begin_epoch(number)
+    unreadable.begin()
+    log = engine.log_of_epoch(number)
+    images_done, start = 0, time.monotonic()
+    for step, batch in enumerate(batches(engine.train_dataloader, steps), 1):
+        log.read()
+        images, labels = engine.images_and_labels(batch)
+        unreadable.check()
+        if step == 1:
+            start += _time_of(observer.first_batch(images, labels) for observer in observers)
+
+        with precision.cast():
+            outputs = engine.forward(images, labels)
+            require_classifier(engine.config, outputs)
+            losses = recipe.add_penalty(engine.train_loss_func(outputs, labels))
+        require_finite_loss(losses["loss"], f"epoch {number}, batch {step}")
+        precision.backward(losses["loss"] / engine.update_freq)
+        if step % engine.update_freq == 0:
+            recipe.set_weight_decay()
+            for optimizer in optimizers:
+                precision.update(optimizer)  # clips the gradients first, where the recipe or the optimizer asks for it
+            for optimizer in optimizers:
+                optimizer.clear_grad()
+            step_schedules(engine.lr_sch, by_epoch=False)
+            recipe.update_average()
+            if engine.host_average is not None:
+                engine.host_average.update(engine.model)
+
+        images_done += len(images)
+        log.trained(step, len(images), engine.train_metrics(outputs, batch), losses)
+        seconds = time.monotonic() - start
+        speed = images_done * dist.get_world_size() / max(seconds, 1e-9)
+        for observer in observers:
+            observer.batch(Batch(number, engine.epochs, step, steps, log.average("loss"), speed, seconds))
+    step_schedules(engine.lr_sch, by_epoch=True)
+    unreadable.report(number)
+    return Trained(time.monotonic() - start, images_done * dist.get_world_size(), log.end())
+
+
+def host_epoch(engine: Any, number: int) -> Trained:
+    """Trains one epoch with PaddleClas's function for `Global.train_mode`.
+
+    Raises:
+        PpclsExtError: a loss was not finite.
+    """
+    vars(engine).pop("train_dataloader_iter", None)  # of the epoch before, with the rest of its data
+    engine.unreadable_images.begin()
+    log, start = engine.log_of_epoch(number), time.monotonic()
+    engine.train_epoch_func(engine, number, engine.config["Global"]["print_batch_step"])
+    engine.unreadable_images.report(number)
+    if math.isnan(log.average("loss")) or math.isinf(log.average("loss")):
+        raise _not_finite(f"epoch {number}", log.average("loss"))
+    size = getattr(getattr(engine.train_dataloader, "batch_sampler", None), "batch_size", 0)
+    images = engine.batches_per_epoch * size * dist.get_world_size()
+    return Trained(time.monotonic() - start, images, log.end())
+
+
+def evaluate_epoch(engine: Any, number: int) -> tuple[Evaluation, float]:
+    """Evaluates after an epoch: the evaluation, and the metric by which models are compared.
+
+    With PaddleClas's own moving average (the section `EMA`), which is evaluated too, that is the better one of the two.
+    """
+    metric = engine.eval(number)
+    for schedule in engine.lr_sch:
+        if is_by_epoch(schedule) and waits_for_metric(schedule):
+            schedule.step(metric)
+    if engine.host_average is not None:
+        metric = max(metric, engine.evaluate_host_average(number))
+    return engine.evaluations[0], metric
+
+
+def batches(loader: Iterable[Any], count: int) -> Iterator[Any]:
+    """Gives `count` batches, beginning anew where the loader ends before."""
+    iterator = iter(loader)
+    for _ in range(count):
+        try:
+            yield next(iterator)
+        except StopIteration:
+            if hasattr(loader, "reset"):
+                loader.reset()  # DALI's
+            iterator = iter(loader)
+            yield next(iterator)
+
+
+def shuffle(loader: Any, number: int) -> None:
+    """Lets the sampler choose the order of an epoch, counted from 1."""
+    sampler = getattr(loader, "batch_sampler", None)
+    if hasattr(sampler, "set_epoch"):
+        sampler.set_epoch(number - 1)
+
+
+def step_schedules(schedules: Iterable[Any], by_epoch: bool) -> None:
+    """Steps the schedules of the learning rate that change with each update, or those that change with each epoch."""
+    for schedule in schedules:
+        if is_by_epoch(schedule) == by_epoch and not (by_epoch and waits_for_metric(schedule)):
+            schedule.step()
+
+
+def is_by_epoch(schedule: Any) -> bool:
+    """Whether a schedule of the learning rate is stepped once an epoch."""
+    return bool(getattr(schedule, "by_epoch", False))
+
+
+def waits_for_metric(schedule: Any) -> bool:
+    """Whether a schedule of the learning rate is stepped with the metric of an evaluation."""
+    return type(schedule).__name__ == "ReduceOnPlateau"
+
+
+def require_finite_loss(loss: Any, place: str) -> None:
+    """Raises PpclsExtError where a loss is NaN or infinite, before it reaches the weights."""
+    value = as_number(loss)
+    if not np.isfinite(value):
+        raise _not_finite(place, value)
+
+
+def _not_finite(place: str, loss: float) -> PpclsExtError:
+    return PpclsExtError(f"{place}: the loss is {loss}; nothing of it is saved; try {WHAT_TO_TRY}")
+
+
+def _time_of(calls: Iterable[Any]) -> float:
+    """The seconds that calls take, which are not the training's."""
+    start = time.monotonic()
+    for _ in calls:
+        pass
+    return time.monotonic() - start

@@ -1,0 +1,54 @@
+"""Mixed precision, as PaddleClas sets it up from the section `AMP`: the casts, and the scale of the loss."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import numpy as np
+import paddle
+
+
+class Precision:
+    """The precision of a training or evaluation; without `AMP`, everything is computed as it is.
+
+    Args:
+        engine: PaddleClas's, built in its mode "train" or "eval".
+    """
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+        scaler = getattr(engine, "scaler", None)  # PaddleClas has a stand-in of its own where there is no AMP
+        self._scaler = scaler if isinstance(scaler, paddle.amp.GradScaler) else None
+
+    def cast(self, evaluating: bool = False) -> contextlib.AbstractContextManager[Any]:
+        """A context in which the network and the loss are computed."""
+        engine = self._engine
+        if hasattr(engine, "auto_cast"):  # PaddleClas since 2.5.2
+            return engine.auto_cast(is_eval=evaluating)
+        if not engine.amp or (evaluating and not engine.amp_eval):
+            return contextlib.nullcontext()
+        return paddle.amp.auto_cast(
+            custom_black_list={"flatten_contiguous_range", "greater_than"}, level=engine.amp_level.upper()
+        )
+
+    def backward(self, loss: paddle.Tensor) -> None:
+        """Adds the gradients of a loss, scaled where half precision needs it, to those of the parameters."""
+        (loss if self._scaler is None else self._scaler.scale(loss)).backward()
+
+    def update(self, optimizer: Any) -> None:
+        """Lets an optimizer update its parameters, which it leaves alone where scaled gradients have overflowed."""
+        if self._scaler is None:
+            optimizer.step()
+        else:
+            self._scaler.step(optimizer)
+            self._scaler.update()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The scale of the loss, and what it is adapted by."""
+        return {} if self._scaler is None else self._scaler.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what `state_dict` gave."""
+        if self._scaler is not None and "scale" in state:
+            self._scaler.load_state_dict({**state, "scale": np.asarray(state["scale"], np.float32)})

@@ -1,0 +1,248 @@
+"""What is drawn and written of a training and of an evaluation, beside its checkpoints."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle.distributed as dist
+
+from ppcls_ext.config.folder import config_text
+from ppcls_ext.config.trained_with import KEY, describe
+from ppcls_ext.data.image_rule import parse_scale
+from ppcls_ext.errors import PpclsExtError, one_line
+from ppcls_ext.hosts.paddleclas.image_lists import is_image_list
+from ppcls_ext.packages import require
+from ppcls_ext.predict.classifier import softmax
+from ppcls_ext.report.charts import draw_class_counts, draw_curves
+from ppcls_ext.report.evaluation_report import write_evaluation_report
+from ppcls_ext.report.image_figures import LARGEST_SHEET, draw_sheet, to_pixels
+from ppcls_ext.report.predictions import Predictions
+from ppcls_ext.report.tables import add_metrics
+from ppcls_ext.training.observers import Epoch, Observer
+
+logger = logging.getLogger("ppcls_ext")
+
+#: Share of a training's time that drawing its curves may take; the last curves are drawn in any case.
+SHARE = 0.01
+OUT_OF_ORDER = (
+    "--report needs the pictures in the order of their list, and DataLoader.Eval shuffles them: set its "
+    "sampler.shuffle to false"
+)
+
+
+class Answers:
+    """The network's answers to the images of an evaluation, kept for a report.
+
+    Args:
+        engine: ours, built in its mode "train" or "eval"; its evaluations add to the answers.
+
+    Raises:
+        PpclsExtError: the evaluation is of another kind than a list of images with one class each, in its order, or
+            matplotlib, which draws reports, is missing.
+    """
+
+    def __init__(self, engine: Any) -> None:
+        require("matplotlib")  # before the work, not behind it
+        loader = getattr(engine, "eval_dataloader", None)
+        dataset = getattr(loader, "dataset", None)
+        if engine.eval_mode != "classification" or not is_image_list(dataset) or dist.get_world_size() > 1:
+            raise PpclsExtError(
+                "--report needs an evaluation on a plain list of pictures (ImageNetDataset, Global.eval_mode "
+                "classification) in one process"
+            )
+        if getattr(getattr(loader, "batch_sampler", None), "shuffle", False):
+            raise PpclsExtError(OUT_OF_ORDER)
+        self._dataset = dataset
+        engine.answers = self
+        self.clear()
+
+    def clear(self) -> None:
+        """Forgets all answers, before another evaluation."""
+        self._logits: list[np.ndarray] = []
+        self._labels: list[np.ndarray] = []
+
+    def add(self, outputs: Any, labels: Any) -> None:
+        """Takes in the network's outputs (N, classes) and the labels of a batch."""
+        self._logits.append(outputs.numpy().astype(np.float32))
+        self._labels.append(labels.numpy().reshape(-1))
+
+    def evaluation(self, names: list[str] | None) -> Predictions:
+        """All answers since `clear`.
+
+        Args:
+            names: of the classes; None where they have none.
+
+        Raises:
+            PpclsExtError: the images were not evaluated in the order of their list.
+        """
+        labels = np.concatenate(self._labels)
+        if not np.array_equal(labels, np.asarray(self._dataset.labels)[: len(labels)]):
+            raise PpclsExtError(OUT_OF_ORDER)
+        paths = [str(path) for path in self._dataset.images[: len(labels)]]
+        return Predictions(paths, labels, softmax(np.concatenate(self._logits)), names).check()
+
+
+class EvaluationReport:
+    """Collects the answers of an evaluation that is to come, and writes the report (the option --report).
+
+    Args:
+        engine: ours, built in its mode "eval".
+        target: the folder to write to; True for "report" in the run's folder.
+
+    Raises:
+        PpclsExtError: matplotlib is missing, or the evaluation is of a kind that has no report.
+    """
+
+    def __init__(self, engine: Any, target: str | bool) -> None:
+        self._engine, self._answers = engine, Answers(engine)
+        self._folder = engine.folder / "report" if target is True else Path(target)
+
+    def write(self) -> Path:
+        """Writes the report; returns its page."""
+        engine = self._engine
+        evaluation = self._answers.evaluation(describe(engine.resolved, "eval")["class_names"])
+        figures = {"Curves": engine.folder / "curves.png", "Pictures a class": engine.folder / "data.png"}
+        title = f"{engine.config['Arch']['name']}: evaluation"
+        return write_evaluation_report(evaluation, self._folder, title, config_text(engine.resolved), figures)
+
+
+class TrainingReport(Observer):
+    """Writes metrics.csv, curves.png, data.png and batch.png into the folder of a run.
+
+    No failure to write or draw ends a training: the first is logged, and the training goes on without further ones.
+    Only the first process writes.
+
+    Args:
+        engine: ours, built in its mode "train"; with `Global.report`, a report of the best evaluation is written.
+        facts: what the weights are trained with, under `trained_with.KEY`.
+
+    Raises:
+        PpclsExtError: that evaluation is of a kind that has no report, or matplotlib is missing for it.
+    """
+
+    def __init__(self, engine: Any, facts: dict[str, Any]) -> None:
+        self._engine, self._names = engine, facts[KEY]["class_names"]
+        self._answers = Answers(engine) if engine.config["Global"].get("report") else None
+        self._best: Any = None
+        self._trained = self._drawn = 0.0  # seconds
+        self._rows: list[dict] = []
+        self._is_first = True  # the batch that comes next
+        self._off: set[str] = set()
+
+    def begin(self) -> None:
+        """Draws how many images each class has."""
+        self._draw(self._data)
+
+    def first_batch(self, images: Any, labels: Any) -> None:
+        """Draws the first batch of the training."""
+        if self._is_first:
+            self._is_first = False
+            self._draw(self._draw_batch, images, labels)
+
+    def epoch(self, epoch: Epoch) -> None:
+        """Adds a row to metrics.csv and draws the curves, unless drawing takes too much of the time."""
+        self._trained += epoch.seconds
+        self._try("rows are added to metrics.csv", self._add_row, epoch)
+        if self._answers is not None and epoch.evaluation is not None:
+            self._try("answers are kept for the report", self._keep_answers, epoch.is_best)
+        if self._drawn <= SHARE * self._trained:
+            self._draw(self._curves)
+
+    def end(self) -> None:
+        """Draws the curves of the whole training, and writes the report of its best evaluation."""
+        self._draw(self._end)
+
+    def _draw(self, draw: Callable[..., None], *args: Any) -> None:
+        start = time.monotonic()
+        self._try("pictures of this training are drawn", draw, *args)
+        self._drawn += time.monotonic() - start
+
+    def _try(self, what: str, write: Callable[..., None], *args: Any) -> None:
+        if what in self._off:
+            return
+        try:
+            write(*args)
+        except Exception as error:  # no reason to lose a training
+            self._off.add(what)
+            logger.warning("no further %s: %s", what, one_line(error))
+
+    def _data(self) -> None:
+        loaders = {"train": self._engine.train_dataloader, "evaluation": getattr(self._engine, "eval_dataloader", None)}
+        datasets = {name: getattr(loader, "dataset", None) for name, loader in loaders.items()}
+        labels = {name: dataset.labels for name, dataset in datasets.items() if is_image_list(dataset)}
+        classes = self._engine.config["Arch"].get("class_num") or 1000
+        if labels:
+            draw_class_counts(labels, self._names, classes, self._engine.folder / "data.png")
+
+    def _draw_batch(self, images: Any, labels: Any) -> None:
+        images, labels = images.numpy(), labels.numpy()
+        if images.ndim == 4 and images.shape[1] == 3:
+            pixels = _pixels(images[:LARGEST_SHEET], self._engine.config["DataLoader"]["Train"]["dataset"])
+            captions = [self._caption(label) for label in labels.reshape(len(labels), -1)[:LARGEST_SHEET]]
+            title = (
+                f"first batch: {len(images)} pictures of {images.shape[3]} × {images.shape[2]} px, as the net sees them"
+            )
+            draw_sheet(list(pixels), captions, title, self._engine.folder / "batch.png")
+
+    def _caption(self, label: np.ndarray) -> str:
+        if len(label) == 1:
+            return self._name(int(label[0]))
+        parts = [index for index in np.argsort(-label, kind="stable")[:2] if label[index] > 0]
+        return "\n".join(f"{label[index]:.0%} {self._name(int(index))}" for index in parts)
+
+    def _name(self, index: int) -> str:
+        named = self._names is not None and index < len(self._names) and self._names[index]
+        return self._names[index] if named else f"class {index}"
+
+    def _add_row(self, epoch: Epoch) -> None:
+        self._rows = add_metrics(self._engine.folder / "metrics.csv", self._row(epoch))
+
+    def _keep_answers(self, is_best: bool) -> None:
+        if is_best:
+            self._best = self._answers.evaluation(self._names)
+        self._answers.clear()
+
+    def _row(self, epoch: Epoch) -> dict[str, float]:
+        row = {
+            "epoch": epoch.number,
+            "step": epoch.number * len(self._engine.train_dataloader),
+            "learning_rate": epoch.learning_rate,
+            "images_per_second": epoch.images / max(epoch.seconds, 1e-9),
+            **{f"train_{name}": value for name, value in epoch.train.items()},
+        }
+        if epoch.evaluation is not None:
+            row.update({f"eval_{name}": value for name, value in epoch.evaluation.metrics.items()})
+        return row
+
+    def _curves(self) -> None:
+        if self._rows:
+            draw_curves(self._rows, self._engine.folder / "curves.png")
+
+    def _end(self) -> None:
+        self._curves()
+        folder = self._engine.folder
+        if self._answers is not None and self._best is None and not self._off:
+            print("report: none, as no evaluation of this training was its best (Global.eval_interval)")
+        if self._best is not None:
+            figures = {"Curves": folder / "curves.png", "Pictures a class": folder / "data.png"}
+            figures["First training batch"] = folder / "batch.png"
+            title = f"{self._engine.config['Arch']['name']}: best evaluation"
+            settings = config_text(self._engine.resolved)
+            print(f"report: {write_evaluation_report(self._best, folder / 'report', title, settings, figures)}")
+
+
+def _pixels(images: np.ndarray, dataset: dict) -> np.ndarray:
+    """Network inputs as pictures: their normalisation undone where it can be read, else stretched to all levels."""
+    for operator in dataset.get("transform_ops") or ():
+        options = (operator or {}).get("NormalizeImage") if isinstance(operator, dict) else None
+        if options:
+            mean, std = options.get("mean") or (0.485, 0.456, 0.406), options.get("std") or (0.229, 0.224, 0.225)
+            scale = 1 / 255 if options.get("scale") is None else parse_scale(options["scale"])
+            return to_pixels(images, mean, std, scale)
+    low, high = float(images.min()), float(images.max())
+    return to_pixels((images - low) / max(high - low, 1e-9), (0, 0, 0), (1, 1, 1))
