@@ -74,7 +74,7 @@ def _run(mode: str, argv: Sequence[str] | None) -> None:
         check_images(config, mode)  # the lists as they are written, not PaddleClas's copies
         return
     from ppcls_ext.training.engine import Engine
-    from ppcls_ext.training.evaluation_report import EvaluationReport
+    from ppcls_ext.training.reports import EvaluationReport
 
     target = prepared["Global"].get("save_inference_dir")
     engine = Engine(prepared, mode)

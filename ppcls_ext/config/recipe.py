@@ -14,14 +14,14 @@ CALIBRATION_PICTURES = 512
 
 
 class Ema(NamedTuple):
-    """See `ppcls_ext.training.ema`."""
+    """See `ppcls_ext.training.recipe.Average`."""
 
     decay: float
     warmup: bool = True
 
 
 class Decay(NamedTuple):
-    """See `ppcls_ext.training.weight_decay`."""
+    """See `ppcls_ext.training.recipe.Recipe.set_weight_decay`."""
 
     start: float
     end: float

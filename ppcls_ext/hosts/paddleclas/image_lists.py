@@ -46,7 +46,7 @@ def read_first(dataset: Dataset) -> None:
 
 def count_replacements(dataset: Dataset, counts: Any) -> None:
     """Makes `dataset` count in `counts` what was asked for, what was replaced, and which was the first of these."""
-    host = type(dataset)
+    host: Any = type(dataset)
 
     class CountingDataset(host):
         def __getitem__(self, index: int) -> tuple:
@@ -71,7 +71,7 @@ def count_replacements(dataset: Dataset, counts: Any) -> None:
 
 def mark_replacements(dataset: Dataset, retry: bool = True) -> None:
     """Makes `dataset` give -1 - index as the label of a replaced image, or raise where `retry` is False."""
-    host = type(dataset)
+    host: Any = type(dataset)
 
     class MarkingDataset(host):
         def __getitem__(self, index: int) -> tuple:
