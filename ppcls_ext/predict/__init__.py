@@ -1,1 +1,1 @@
-"""Classifying with an exported file, without Paddle."""
+"""Classification with an exported file, without Paddle."""

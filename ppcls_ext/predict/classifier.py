@@ -1,6 +1,6 @@
 """Classifies images with an exported file; needs onnxruntime (or another runtime), NumPy and Pillow, and no Paddle.
 
-How an image becomes the input, and the classes' names, are read from the file itself.
+The preprocessing and the class names are read from the file.
 """
 
 from __future__ import annotations
@@ -64,18 +64,18 @@ class Classifier:
             )
 
     def __call__(self, pictures: ImageLike | Sequence[ImageLike], topk: int = 5) -> list[dict[str, list]]:
-        """Classifies pictures.
+        """Classifies images.
 
         Args:
-            pictures: one or several: paths, Pillow images, or uint8 arrays (H, W, 3), RGB.
-            topk: how many classes of each; all where there are fewer.
+            pictures: one or several images: paths, Pillow images, or uint8 arrays (H, W, 3), RGB.
+            topk: number of classes per image; all where there are fewer.
 
         Returns:
-            One dict a picture, in order: `class_ids` and `scores`, best first, and `label_names`, empty where the file
+            One dict per image, in order: `class_ids` and `scores`, best first, and `label_names`, empty where the file
             holds none.
 
         Raises:
-            PpclsExtError: a picture cannot be read, or is none; names it.
+            PpclsExtError: an image cannot be read, or the value is not an image; the message names it.
         """
         if isinstance(pictures, (str, os.PathLike, Image.Image, np.ndarray)):
             pictures = [pictures]
@@ -91,7 +91,7 @@ class Classifier:
         """Runs the network.
 
         Args:
-            images: (N, 3, H, W) float32, prepared; N may be less than a fixed batch.
+            images: (N, 3, H, W) float32, the network's inputs; N may be less than a fixed batch size.
 
         Returns:
             (N, classes) float32.
@@ -110,11 +110,11 @@ class Classifier:
         return softmax(scores[:count]) if self.network.ends_in_logits else scores[:count]
 
     def top(self, probabilities: np.ndarray, count: int) -> dict[str, list]:
-        """The most probable classes of one image, best first, in the words of PaddleClas's inference.
+        """Returns the most probable classes of one image, best first, with the keys of PaddleClas's inference.
 
         Args:
             probabilities: (classes,).
-            count: how many; all where there are fewer classes.
+            count: number of classes to return; all where there are fewer.
         """
         indices = [int(index) for index in probabilities.argsort(kind="stable")[::-1][:count]]
         names = self.metadata.class_names
@@ -126,7 +126,7 @@ class Classifier:
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Softmax over the last axis: `logits: (N, classes)`."""
+    """Computes the softmax over the last axis of `logits: (N, classes)`."""
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return powers / powers.sum(axis=-1, keepdims=True)
 

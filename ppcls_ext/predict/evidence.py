@@ -1,4 +1,4 @@
-"""What a net's head makes of the last maps: by how much each map moves each class's logit."""
+"""The evidence for a class in a network's last feature maps: how much each map moves the class's logit."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     import onnx
 
 POOLING = "GlobalAveragePool"
-#: Operators that add no curvature: a head of these alone is linear.
+#: Linear operators: a head that consists of these alone is linear.
 LINEAR = frozenset(("Flatten", "Reshape", "Squeeze", "Identity", "Conv", "Gemm", "MatMul", "Add", "Constant"))
-#: How far a mean is moved to measure a derivative behind a curved head, relative to the largest mean.
+#: Step of the difference quotient for a head that is not linear, relative to the largest mean.
 STEP = 1e-2
 
 
 class Halves(NamedTuple):
-    """A net, cut before its head.
+    """A network, cut before its head.
 
     Attributes:
-        body: pictures (N, 3, H, W) float32 → the last maps (N, C, h, w).
-        head: their means (N, C, 1, 1) float32 → logits (N, classes).
+        body: images (N, 3, H, W) float32 → the last feature maps (N, C, h, w).
+        head: the maps' means (N, C, 1, 1) float32 → logits (N, classes).
         head_is_linear: whether the logits are a linear function of the means.
     """
 
@@ -37,14 +37,14 @@ class Halves(NamedTuple):
 
 
 class Evidence(NamedTuple):
-    """For one picture and one class.
+    """The evidence in one image for one class.
 
     Attributes:
-        features: (C, H, W), the last maps.
+        features: (C, H, W), the last feature maps.
         logits: (classes,).
-        class_index: of the class.
-        derivative: (C,), of the class's logit by the mean of each map.
-        is_exact: whether the head is linear, so that the derivatives explain the whole logit but its bias.
+        class_index: index of the class.
+        derivative: (C,), the derivative of the class's logit with respect to the mean of each map.
+        is_exact: whether the head is linear, so that the derivatives explain the whole logit except its bias.
     """
 
     features: np.ndarray
@@ -55,15 +55,15 @@ class Evidence(NamedTuple):
 
 
 def read_evidence(net: Halves, image: np.ndarray, class_index: int | None = None) -> Evidence:
-    """The evidence in one picture for one class.
+    """Computes the evidence in one image for one class.
 
     Args:
-        net: a file's halves, of `split_file`, or a model's.
-        image: (3, H, W) float32, prepared.
-        class_index: of the class; None for the most probable one.
+        net: the halves of a file (see `split_file`) or of a model.
+        image: (3, H, W) float32, the network's input.
+        class_index: index of the class; by default the most probable one.
 
     Raises:
-        PpclsExtError: there is no such class, or the logits hold NaN or infinity.
+        PpclsExtError: the class does not exist, or the logits hold NaN or infinity.
     """
     (features,) = net.body(image[None])
     means = features.mean(axis=(1, 2), dtype=np.float64)
@@ -80,10 +80,10 @@ def read_evidence(net: Halves, image: np.ndarray, class_index: int | None = None
 
 
 def split_file(path: str | os.PathLike) -> Halves:
-    """The halves of an exported file.
+    """Cuts an exported file before its head.
 
     Args:
-        path: a file of `export-onnx`, not quantized.
+        path: a file that `export-onnx` wrote, not quantized.
 
     Raises:
         PpclsExtError: onnx or onnxruntime is missing, or the file is damaged, quantized, or has another ending.
@@ -93,7 +93,7 @@ def split_file(path: str | os.PathLike) -> Halves:
 
     try:
         model = onnx.shape_inference.infer_shapes(onnx.load(os.fspath(path)))
-    except Exception as error:  # onnx's and protobuf's kinds have no common base
+    except Exception as error:  # onnx's and protobuf's exceptions have no common base
         raise PpclsExtError(f"{path}: cannot be read ({one_line(error)}); expected an ONNX file") from error
     pooling = [node for node in model.graph.node if node.op_type == POOLING]
     quantized = any(node.op_type == "DequantizeLinear" for node in model.graph.node)
@@ -121,7 +121,7 @@ def _runner(part: onnx.ModelProto) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _part(model: onnx.ModelProto, start: str, end: str) -> onnx.ModelProto:
-    """The part of a model between two tensors, for any batch, also where the whole has a fixed one."""
+    """Returns the part of a model between two tensors, for any batch size, even where the model has a fixed one."""
     import onnx
 
     part = onnx.utils.Extractor(model).extract_model([start], [end])

@@ -1,4 +1,4 @@
-"""inference.yml, in PaddleX's words: what an exported Paddle program says about pictures and classes."""
+"""inference.yml, the metadata of an exported Paddle program in the form that PaddleX reads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ppcls_ext.predict.metadata import Metadata
 
 NAME = "inference.yml"
 LARGEST = 1 << 24  # bytes
-#: PaddleX's words for the interpolations of each library that it has.
+#: PaddleX's names of the interpolations, by library.
 WORDS = {
     "cv2": {"nearest": "NEAREST", "bilinear": "LINEAR", "bicubic": "BICUBIC", "area": "AREA", "lanczos": "LANCZOS4"},
     "pil": {"nearest": "NEAREST", "bilinear": "BILINEAR", "bicubic": "BICUBIC", "box": "BOX", "lanczos": "LANCZOS"},
@@ -24,15 +24,19 @@ WORDS = {
 
 
 def paddlex_name(architecture: str) -> str:
-    """PaddleX's name of a model: it writes FasterNet-T0."""
+    """Returns PaddleX's name of a model, such as FasterNet-T0."""
     return architecture.replace("_", "-") if architecture.startswith("FasterNet_") else architecture
 
 
 def to_inference_yml(metadata: Metadata, topk: int = 5) -> str:
-    """The text of the file.
+    """Returns the text of the file.
+
+    Args:
+        metadata: of the exported model.
+        topk: number of classes that PaddleX prints.
 
     Raises:
-        PpclsExtError: PaddleX cannot prepare pictures like this.
+        PpclsExtError: PaddleX cannot prepare images like this.
     """
     rule = metadata.preprocessing
     word = WORDS[rule.backend].get(rule.interpolation)
@@ -59,10 +63,10 @@ def to_inference_yml(metadata: Metadata, topk: int = 5) -> str:
 
 
 def read_inference_yml(path: Path) -> Metadata:
-    """What the file says.
+    """Reads the metadata from the file.
 
     Raises:
-        PpclsExtError: it is missing, or not as `to_inference_yml` writes it.
+        PpclsExtError: the file is missing, or not as `to_inference_yml` writes it.
     """
     try:
         said = load_yaml(read_regular(path, LARGEST).decode("utf-8"))

@@ -1,4 +1,4 @@
-"""How long calls take, measured by turns so that whatever else the machine does falls on all of them alike."""
+"""Latency of calls, measured in turns so that other load on the machine affects all of them alike."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ WARM_UP = 5
 
 @dataclass(frozen=True)
 class Latency:
-    """Of one call.
+    """The latency of one call.
 
-    Args:
+    Attributes:
         median: ms.
         low: the first decile, ms.
         high: the ninth decile, ms.
@@ -28,7 +28,15 @@ class Latency:
 
 
 def measure(calls: Mapping[str, Callable[[], object]], turns: int) -> dict[str, Latency]:
-    """Runs all calls `turns` times by turns, after `WARM_UP` turns that do not count."""
+    """Measures calls.
+
+    Args:
+        calls: the calls by name.
+        turns: how often each is called, in turns, after `WARM_UP` turns that do not count.
+
+    Returns:
+        The latency of each call, by name.
+    """
     times: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(WARM_UP + turns):
         for name, call in calls.items():

@@ -1,7 +1,7 @@
-"""What an ONNX file says about itself: architecture, class names, how an image becomes the input.
+"""The metadata of an exported file: architecture, class names, and how an image becomes the input.
 
-Kept in the file's `metadata_props` as plain strings, lists and numbers as JSON, so that any ONNX runtime can read them.
-This module needs no other package.
+The file holds them in its `metadata_props` as strings, with lists and numbers as JSON, so that any ONNX runtime can
+read them. This module needs no other package.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ SCHEMA_VERSION = "1"
 
 @dataclass(frozen=True)
 class Metadata:
-    """What the file says.
+    """The metadata of an exported file.
 
-    Args:
-        architecture: the factory's name, such as "MobileOne_S0".
-        preprocessing: from image file to input.
-        class_names: by class index; None where unknown, "" for an index without a name.
+    Attributes:
+        architecture: name of the architecture, such as "MobileOne_S0".
+        preprocessing: how an image becomes the network's input.
+        class_names: names by class index; None where unknown, "" for a class without a name.
         quantization: "int8" or "fp16"; None for fp32.
     """
 
@@ -35,7 +35,10 @@ class Metadata:
     quantization: str | None = None
 
     def to_properties(self) -> dict[str, str]:
-        """As strings for `metadata_props`; `from_properties` is its inverse, but for the quantization, added later."""
+        """Returns strings for `metadata_props`.
+
+        `from_properties` is the inverse, except for the quantization, which is added later.
+        """
         width, height = self.preprocessing.image_size
         properties = {
             "schema_version": SCHEMA_VERSION,
@@ -49,7 +52,7 @@ class Metadata:
 
     @classmethod
     def from_properties(cls, properties: Mapping[str, str]) -> Metadata:
-        """Reads what `to_properties` wrote; other keys are left alone.
+        """Reads what `to_properties` wrote, and ignores other keys.
 
         Raises:
             PpclsExtError: the properties are missing, of another schema, or damaged.

@@ -1,4 +1,4 @@
-"""Results of many pictures, written to a file."""
+"""The predictions for many images, written to a file."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ COLUMNS = ("file_name", "rank", "class_id", "label_name", "score")
 
 
 def write_results(path: str | os.PathLike, results: Sequence[dict[str, Any]]) -> None:
-    """Writes a .csv file, one line a picture and class, best first, or else one JSON document.
+    """Writes a .csv file with a line per image and class, best first, or else one JSON document.
 
     Args:
-        path: of the file.
-        results: for each picture "file_name", "class_ids", "scores" and "label_names", which may be empty.
+        path: path of the file.
+        results: for each image "file_name", "class_ids", "scores" and "label_names", which may be empty.
 
     Raises:
         PpclsExtError: the file cannot be written.

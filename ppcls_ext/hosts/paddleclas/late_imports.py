@@ -1,4 +1,4 @@
-"""Packages that PaddleClas imports at its start and few runs use are loaded when they are first used.
+"""Delays the import of packages that PaddleClas imports at its start and few runs use, until they are first used.
 
 PaddleClas imports scikit-learn for multi-label metrics, matplotlib for one loss and SciPy for one augmentation
 (`ppcls/metric/metrics.py`, `ppcls/utils/metrics.py`, `ppcls/loss/afdloss.py`, `ppcls/data/preprocess/ops/fmix.py`),
@@ -28,7 +28,7 @@ LATE = {
 
 @contextlib.contextmanager
 def late_imports() -> Iterator[None]:
-    """What is imported inside gets stand-ins for `LATE`; afterwards `import` finds the real packages again."""
+    """Gives modules that are imported inside the block stand-ins for `LATE`; later imports find the real packages."""
     names = set()
     for package, modules in LATE.items():
         if package not in sys.modules and importlib.util.find_spec(package) is not None:
@@ -66,7 +66,7 @@ class _LateModule(types.ModuleType):
 
 
 class _Late:
-    """One name of a module: the real thing as soon as it is called or looked into."""
+    """Stands for one name of a module, and loads the module when it is called or one of its attributes is read."""
 
     def __init__(self, module: str, name: str) -> None:
         self._module, self._name = module, name

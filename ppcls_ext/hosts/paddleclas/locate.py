@@ -1,4 +1,4 @@
-"""Finds PaddleClas, puts it on `sys.path`, and knows which parts of it are there.
+"""Finds PaddleClas, puts it on `sys.path`, and determines which parts of it are present.
 
 PaddleClas comes in three shapes: a git checkout (everything), the wheels up to 2.4.2 (no YAML files) and the wheels
 2.4.3 to 2.6.0 (architectures and utilities, no training engine). In all of them the package is used as `ppcls`, the
@@ -30,12 +30,12 @@ HOW_TO_GET_ONE = (
 
 @dataclass(frozen=True)
 class PaddleClas:
-    """One PaddleClas.
+    """An installation or a checkout of PaddleClas.
 
     Attributes:
         path: the folder that holds `ppcls`.
-        has_engine: whether it can train, evaluate, infer and export; without, it can only build models.
-        version: "2.4.2", or "unknown" where the folder does not say.
+        has_engine: whether it can train, evaluate, infer and export; otherwise it can only build models.
+        version: its version, such as "2.4.2", or "unknown".
         source: how it was found.
     """
 
@@ -49,13 +49,13 @@ class PaddleClas:
 
 
 def find() -> PaddleClas:
-    """The PaddleClas that is used, found without importing it.
+    """Finds the PaddleClas to use, without importing it.
 
-    Taken in this order: the `ppcls` that the program has imported already; $PADDLECLAS_HOME; an importable `ppcls`; the
+    The order is: the `ppcls` that the program has imported already; $PADDLECLAS_HOME; an importable `ppcls`; the
     installed `paddleclas` wheel. Of the last two, one that has an engine is preferred.
 
     Raises:
-        PpclsExtError: there is none, or $PADDLECLAS_HOME is not one.
+        PpclsExtError: there is no PaddleClas, or $PADDLECLAS_HOME is not one.
     """
     home = _at_home()
     imported = sys.modules.get("ppcls")
@@ -107,15 +107,15 @@ def activate(need_engine: bool = False) -> PaddleClas:
 
 
 def is_there() -> bool:
-    """Whether there is a PaddleClas, or is said to be one: a $PADDLECLAS_HOME that is none is `find`'s to refuse."""
+    """Returns whether there is a PaddleClas; a $PADDLECLAS_HOME that is not one counts, and `find` refuses it."""
     return bool("ppcls" in sys.modules or os.environ.get(HOME) or _importable() or _wheel())
 
 
 def theseus_layer() -> type:
-    """PaddleClas's base class of backbones, safe to instantiate.
+    """Returns PaddleClas's base class of backbones, safe to instantiate.
 
-    Its methods warn through PaddleClas's logger, which is None until a program sets it up; here it is set up, for
-    warnings only, where nobody has. PaddleClas's engine sets its own level later.
+    Its methods warn through PaddleClas's logger, which is None until a program sets it up. Where no program has, this
+    function sets it up for warnings only; PaddleClas's engine sets its own level later.
     """
     activate()
     host_logger = import_host("ppcls.utils.logger")
@@ -125,13 +125,13 @@ def theseus_layer() -> type:
 
 
 def engine_class() -> type:
-    """PaddleClas's engine: one object that trains, evaluates, infers or exports."""
+    """Returns the class of PaddleClas's engine, which trains, evaluates, infers or exports."""
     activate(need_engine=True)
     return import_host("ppcls.engine.engine").Engine
 
 
 def import_host(name: str) -> types.ModuleType:
-    """Imports a module of PaddleClas, without what it imports and few runs use (`late_imports`)."""
+    """Imports a module of PaddleClas, without the packages that few runs use (see `late_imports`)."""
     with late_imports():
         return importlib.import_module(name)
 

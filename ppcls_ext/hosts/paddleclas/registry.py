@@ -1,4 +1,4 @@
-"""Puts our models where PaddleClas looks for architectures."""
+"""Registers our models where PaddleClas looks for architectures."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _told: set[str] = set()
 def register(factories: Mapping[str, Callable]) -> None:
     """Publishes factories, by name, in PaddleClas's registry; a second call changes nothing.
 
-    PaddleClas has no registry but the modules themselves: `build_model` takes `getattr(ppcls.arch, name)`, and
-    `RecModel` and `DistillationModel` evaluate the name inside `ppcls.arch`; `ppcls.arch.backbone` is what lists the
-    architectures. Names that PaddleClas has too are taken over; `replaced` keeps the originals, and `tell_replaced`
-    says so where one of them is built.
+    The modules themselves are PaddleClas's registry: `build_model` takes `getattr(ppcls.arch, name)`, `RecModel` and
+    `DistillationModel` evaluate the name inside `ppcls.arch`, and `ppcls.arch.backbone` lists the architectures. Names
+    that PaddleClas has too are taken over; `replaced` keeps the originals, and `tell_replaced` logs it where one of
+    them is built.
 
     Raises:
         PpclsExtError: there is no PaddleClas.
@@ -40,7 +40,7 @@ def register(factories: Mapping[str, Callable]) -> None:
 
 
 def tell_replaced(name: str) -> None:
-    """Logs, in one line and once, that the model built under this name is not PaddleClas's own."""
+    """Logs once, in one line, that the model built under this name is not PaddleClas's own."""
     if name in replaced and name not in _told:
         _told.add(name)
         logger.warning(

@@ -1,4 +1,4 @@
-"""Texts that PaddleClas would hand to Python's `eval`: literals, arithmetic and names of classes, and no code.
+"""A safe replacement of `eval` for PaddleClas: literals, arithmetic and names of classes, but no code.
 
 `ppcls_ext.config` checks beforehand, with their place in the YAML file, the texts that are known to be evaluated.
 `guard` covers the others: those of another version, or of a script that reads its configuration itself.
@@ -24,10 +24,10 @@ from ppcls_ext.hosts.adaptation import patch
 
 
 def parse(text: str) -> ast.expr:
-    """The syntax tree of an expression, without Python's warnings about it.
+    """Parses an expression, without Python's warnings about it.
 
     Raises:
-        ValueError: it is none, too long or nested too deeply.
+        ValueError: the text is not an expression, is too long or nested too deeply.
     """
     if len(text) > LONGEST_TEXT:
         raise ValueError(f"it is longer than {LONGEST_TEXT:,} characters")
@@ -40,10 +40,10 @@ def parse(text: str) -> ast.expr:
 
 
 def read_literal(text: str) -> Any:
-    """The value of a literal: a number, text, list, tuple, set, dict, True, False or None.
+    """Returns the value of a literal: a number, text, list, tuple, set, dict, True, False or None.
 
     Raises:
-        ValueError: it is anything else.
+        ValueError: the text is anything else.
     """
     try:
         return ast.literal_eval(parse(text))
@@ -61,7 +61,7 @@ SIGNS: dict[type[ast.unaryop], Callable[[float], float]] = {ast.UAdd: operator.p
 
 
 def evaluate(text: str) -> int | float:
-    """The value of plain arithmetic: numbers, + - * /, signs and parentheses.
+    """Returns the value of plain arithmetic: numbers, + - * /, signs and parentheses.
 
     Raises:
         ValueError: `text` is anything else, or divides by zero.
@@ -82,7 +82,7 @@ def _value(node: ast.expr) -> int | float:
     raise ValueError("only numbers, + - * / and parentheses are allowed")
 
 
-#: Packages that PaddleClas imports for its own use. What comes from any other package was put there by a plug-in.
+#: Packages that PaddleClas imports for its own use. Anything from another package was put there by a plug-in.
 TOOLS = {
     "builtins",
     "numpy",
@@ -106,10 +106,10 @@ MODEL_MODULES = "ppcls.arch.backbone"
 
 
 def is_offered(value: Any) -> bool:
-    """Whether `value` may be built because a configuration names it.
+    """Returns whether a configuration may name `value` to have it built.
 
-    A module of PaddleClas also holds what it imports to do its work, and every module has Python's built-in functions:
-    none of these. Functions count where they are models; everything else that PaddleClas builds by name is a class.
+    A module of PaddleClas also holds its own imports, and every module has Python's built-in functions: none of these
+    may be named. Functions may where they build models; everything else that PaddleClas builds by name is a class.
     """
     if not (inspect.isclass(value) or inspect.isfunction(value)):
         return False
@@ -121,12 +121,12 @@ def is_offered(value: Any) -> bool:
 
 
 def offered(module: ModuleType) -> list[str]:
-    """The names of `module` that a configuration may name."""
+    """Returns the names of `module` that a configuration may use."""
     return [name for name, value in vars(module).items() if not name.startswith("_") and is_offered(value)]
 
 
 def find(module: ModuleType, name: str) -> Any:
-    """What a plain or dotted name (`nn.LayerNorm`) means in `module`, if a configuration may name it; else None."""
+    """Returns the value of a plain or dotted name (`nn.LayerNorm`) in `module`; None if it may not be used."""
     first, *rest = name.split(".")
     value = vars(module).get(first)
     for part in rest:
@@ -137,17 +137,17 @@ def find(module: ModuleType, name: str) -> Any:
 
 
 class Evaluator:
-    """`eval` for one module.
+    """A replacement of `eval` for one module.
 
     Args:
-        module: whose names the texts may use.
+        module: the module whose names the texts may use.
     """
 
     def __init__(self, module: ModuleType) -> None:
         self.module = module
 
     def __call__(self, text: str, *scopes: dict) -> Any:
-        """The value of a literal or of plain arithmetic, a class or model of the module's, or data of the module's.
+        """Returns the value of a literal or of plain arithmetic, or a class, model or data of the module.
 
         Raises:
             PpclsExtError: the text is anything else.

@@ -1,7 +1,7 @@
-"""Paddle's own loading of pickles (`paddle.load`, `paddle.static.load`, …), with our reader in the place of Python's.
+"""A safe replacement of `pickle` for Paddle's own loading (`paddle.load`, `paddle.static.load` and others).
 
-Paddle unpickles whatever file PaddleClas hands to it, and unpickling runs what the file asks for. What Paddle makes of
-the content stays Paddle's own business, so that PaddleClas gets the same structures as before.
+Paddle unpickles whatever file PaddleClas hands to it, and unpickling runs the code that the file names. Only the
+reading is replaced: Paddle builds the same structures from the content as before.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ PLACES: tuple[str, ...] = (
 )
 PLACES += ("paddle.vision", "paddle.dataset", "ppcls.")
 LARGEST_STREAM = 1 << 30
-"""Bytes that are read of what is no file, such as a member of an archive."""
+"""Bytes that are read of a stream that is not a file, such as a member of an archive."""
 
 
 def read_pickle(stream: BinaryIO, **settings: Any) -> object:
-    """In the place of `pickle.load`, for files of `paddle.save`.
+    """Replaces `pickle.load`, for files that `paddle.save` wrote.
 
     Args:
-        stream: an open file or something like one, read from its current position on.
-        **settings: of `pickle.load`; of these only encoding="bytes" means something here: for the keys of a dict.
+        stream: an open file or another binary stream, read from its current position on.
+        **settings: the options of `pickle.load`; only encoding="bytes" has an effect, on the keys of a dict.
 
     Raises:
-        PpclsExtError: it is no such file, is damaged, asks for code, or unfolds to far more than its size.
+        PpclsExtError: the file is of another kind or damaged, names code, or expands to far more than its size.
     """
     on_disk = isinstance(stream, io.BufferedReader) and isinstance(stream.raw, io.FileIO)
     path = stream.name if on_disk else getattr(stream, "name", None) or "the file"
-    # a file is opened anew: what the stream has read ahead cannot be had
+    # a file is opened again: the stream's read-ahead buffer cannot be reached
     with explained(path), BoundedFile(path if on_disk else io.BytesIO(stream.read(LARGEST_STREAM))) as file:
         file.seek(stream.tell() if on_disk else 0)
         if file.peek(1)[:1] != b"\x80":
@@ -56,7 +56,7 @@ def read_pickle(stream: BinaryIO, **settings: Any) -> object:
 
 
 class SafePickle(ModuleType):
-    """Python's `pickle`, except for what loads."""
+    """Python's `pickle` with a safe `load`, `loads` and `Unpickler`."""
 
     def __init__(self) -> None:
         super().__init__("pickle", pickle.__doc__)
@@ -65,11 +65,11 @@ class SafePickle(ModuleType):
 
     @staticmethod
     def loads(content: bytes, **settings: Any) -> object:
-        """As `load`, from bytes."""
+        """See `load`; from bytes."""
         return read_pickle(io.BytesIO(content), **settings)
 
     class Unpickler:
-        """As `load`, in the form of an object."""
+        """See `load`; as an object."""
 
         def __init__(self, stream: BinaryIO, **_settings: Any) -> None:
             self.load = lambda: read_pickle(stream)
@@ -87,10 +87,10 @@ def is_needed() -> bool:
 
 
 def read_without_running(places: tuple[str, ...] = PLACES) -> None:
-    """From now on Paddle reads pickles with `read_pickle`; a second call changes nothing.
+    """Makes Paddle read pickles with `read_pickle`; a second call changes nothing.
 
     Args:
-        places: packages; their modules that are imported already are changed.
+        places: the packages whose modules are changed, as far as they are imported by now.
     """
     for module in _unpickling(places):
         patch(module, "pickle", SAFE_PICKLE)
