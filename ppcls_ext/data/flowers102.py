@@ -79,7 +79,7 @@ def prepare(output: Path, source: Path | None = None) -> bool:
         PpclsExtError: a file is missing, damaged or not the expected one, or `output` contains something else.
     """
     downloads = source is None
-    if downloads:
+    if source is None:
         source = output / "download"
         for name in (LABELS, SPLIT):
             download(URL + name, source / name, MD5[name], instead=_INSTEAD)
@@ -192,7 +192,8 @@ def _extract_images(archive: Path, folder: Path) -> None:
                     raise PpclsExtError(
                         f"{archive}: unexpected member {member.name!r}; expected each of {IMAGES[0]} … once"
                     )
-                content = tar.extractfile(member).read()
+                opened = tar.extractfile(member)
+                content = b"" if opened is None else opened.read()
                 if not content.startswith(_JPEG_MAGIC):
                     raise PpclsExtError(f"{archive}: {name} is not a JPEG image; get the archive again from {URL}")
                 (folder / name).write_bytes(content)

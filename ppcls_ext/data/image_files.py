@@ -24,7 +24,7 @@ from ppcls_ext.errors import NotImageError, PpclsExtError
 from ppcls_ext.files import read_regular
 
 #: Formats that OpenCV reads as well; no others are tried. Pillow reads AVIF from 11.3.
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "JPEG2000", "PPM")
+FORMATS: tuple[str, ...] = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "JPEG2000", "PPM")
 FORMATS += ("AVIF",) if "avif" in features.modules and features.check("avif") else ()
 MAGIC = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"GIF8": "GIF", b"BM": "BMP"}
 ORIENTATION = 0x112  # EXIF's tag
@@ -111,7 +111,7 @@ def _as_opencv(image: Image.Image) -> np.ndarray | Image.Image:
     if file_format == "GIF" and image.mode == "P" and "transparency" in info:
         background = 3 * info.get("background", 0)
         rgb = np.array(image.convert("RGB"))
-        rgb[np.asarray(image) == info["transparency"]] = image.getpalette()[background : background + 3]
+        rgb[np.asarray(image) == info["transparency"]] = (image.getpalette() or [])[background : background + 3]
         return rgb
     return _as_rgb(image)
 
@@ -136,7 +136,7 @@ def find_images(names: Sequence[str]) -> list[Path]:
     Raises:
         PpclsExtError: no image belongs to one of the names.
     """
-    found = {}
+    found: dict[str, Path] = {}
     for name in names:
         path = Path(name)
         if path.is_dir():

@@ -61,7 +61,8 @@ def _to_input(image: np.ndarray, rule: Preprocessing) -> np.ndarray:
     if rule.channel_order == "BGR":
         image = image[:, :, ::-1]
     # in float32 and in PaddleClas's order, so that the last bit agrees
-    image = (image.astype(np.float32) * np.float32(rule.scale) - np.float32(rule.mean)) / np.float32(rule.std)
+    mean, std = np.array(rule.mean, np.float32), np.array(rule.std, np.float32)
+    image = (image.astype(np.float32) * np.float32(rule.scale) - mean) / std
     return image.transpose(2, 0, 1)
 
 
@@ -79,8 +80,8 @@ def resize_and_crop(image: np.ndarray, rule: Preprocessing) -> np.ndarray:
         PpclsExtError: the resized image would be too large, or the interpolation is not implemented.
     """
     height, width = image.shape[:2]
-    if rule.resize is not None:
-        size = rule.resize
+    if rule.resize_short is None:
+        size = rule.resize or rule.image_size
     else:
         # PaddleClas's own expression: first the quotient, then Python's rounding to even
         factor = float(rule.resize_short) / min(width, height)

@@ -59,7 +59,9 @@ class Preprocessing:
     @property
     def image_size(self) -> Pair:
         """(width, height) of the result, px."""
-        return self.crop or self.resize
+        size = self.crop or self.resize
+        assert size is not None, "checked by _check_sizes"
+        return size
 
 
 _shown = reprlib.repr  # a number from a file may have thousands of digits
@@ -87,11 +89,12 @@ def _check_sizes(rule: Preprocessing) -> None:
         )
     if rule.crop is None and rule.resize is None:
         raise PpclsExtError("resize_short without a crop leaves images of many sizes: crop them, or give both sides")
-    for pair in (rule.resize, rule.crop, (rule.resize_short, rule.resize_short)):
-        if pair not in (None, (None, None)):
+    short = None if rule.resize_short is None else (rule.resize_short, rule.resize_short)
+    for pair in (rule.resize, rule.crop, short):
+        if pair is not None:
             _check_pair(pair)
-    before = rule.resize or (rule.resize_short, rule.resize_short)
-    if rule.crop and any(crop > side for crop, side in zip(rule.crop, before)):
+    before = rule.resize or short
+    if rule.crop and before and any(crop > side for crop, side in zip(rule.crop, before)):
         raise PpclsExtError(f"the crop {rule.crop} px is larger than the resized image, {before} px")
     width, height = rule.image_size
     if width * height > LARGEST_AREA:

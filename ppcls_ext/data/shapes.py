@@ -89,11 +89,13 @@ def _write(folder: Path, settings: dict[str, int]) -> None:
     (folder / "annotations").mkdir()
     for number, part in enumerate(PARTS):
         random = np.random.default_rng([settings["seed"], number])
-        images, annotations, rows = [], [], []
+        images: list[dict] = []
+        annotations: list[dict] = []
+        rows: list[str] = []
         for kind in ("images", "labels"):
             (folder / kind / part).mkdir(parents=True)
         for index in range(settings[part]):
-            shapes = list(_shapes(random, settings["size"], settings["any_colour"]))
+            shapes = list(_shapes(random, settings["size"], bool(settings["any_colour"])))
             image, label = _draw(random, settings["size"], shapes)
             name = f"{part}/{index:05d}.png"
             image.save(folder / "images" / name)
@@ -124,7 +126,8 @@ def _shapes(random: np.random.Generator, size: int, any_colour: bool) -> Iterato
             # saturated, so that it stands out from the grey
             colour = random.integers(0, 100, 3)
             colour[int(random.integers(3)) if any_colour else NAMES.index(kind)] = random.integers(160, 256)
-            yield Shape(kind, polygon, tuple(int(level) for level in colour))
+            red, green, blue = (int(level) for level in colour)
+            yield Shape(kind, polygon, (red, green, blue))
         if len(taken) == wanted:
             return
 
