@@ -8,11 +8,10 @@ import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import ppcls_ext
 from ppcls_ext.commands.interruption import interrupt_on_sigterm
-from ppcls_ext.config.load import load_config
+from ppcls_ext.config.load import read_yaml
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.hosts.dense import checkouts
 from ppcls_ext.hosts.paddleclas.locate import HOME
@@ -22,17 +21,18 @@ from ppcls_ext.training.start import set_up
 REGISTER = {"ppdet": ppcls_ext.register_in_paddledet, "paddleseg": ppcls_ext.register_in_paddleseg}
 #: PaddleClas's option that changes a field.
 OVERRIDES = ("-o", "--override")
-#: What PaddleClas's scripts do, by name.
-MODES = {"train": "train", "eval": "eval", "infer": "infer", "export_model": "export"}
+#: PaddleClas's option that names a configuration.
+CONFIG = ("-c", "--config")
+#: PaddleClas's scripts that take these options.
+WITH_CONFIG = ("train", "eval", "infer", "export_model")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the script named first, with the arguments that follow.
 
-    The PaddleClas that the script lies in is the one that is used. Its scripts that train, evaluate, infer and export
-    get this project's reader of configurations and its engine, so that all works as with this project's own tools
-    (strict weights, section `Recipe`, whole checkpoints in `output_dir/ARCH`). The command line stays the script's own;
-    its `-o`, which takes one value, may take several as ours does.
+    The PaddleClas that the script lies in is the one that is used, with its own engine and its own training loop: only
+    the models, the adaptations to this Python and Paddle, and the safe readers of weights and images are ours. The
+    command line stays the script's own; its `-o`, which takes one value, may take several as ours does.
 
     A script of a PaddleDetection, PaddleYOLO or PaddleSeg checkout finds our models among the backbones.
 
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="ppcls-ext",
         description=__doc__,
-        epilog="example:\n  ppcls-ext ~/PaddleClas/tools/train.py -c MobileOne_S0\n"
+        epilog="example:\n  ppcls-ext ~/PaddleClas/tools/train.py -c my.yml -o Arch.name=MobileOne_S0\n"
         "  ppcls-ext ~/PaddleDetection/tools/train.py -c configs/detection/picodet_mobileone_s0.yml --eval",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -70,15 +70,39 @@ def run_script(script: Path, arguments: list[str]) -> None:
 
 
 def prepare_paddleclas(script: Path, arguments: list[str]) -> list[str]:
-    """Registers our models in a script's PaddleClas and gives the script our engine; its arguments as it takes them."""
+    """Registers our models in a script's PaddleClas; returns the script's arguments as it takes them.
+
+    Raises:
+        PpclsExtError: there is no PaddleClas with an engine, or the configuration is one for this project's commands.
+    """
     if (script.parents[1] / "ppcls").is_dir():
         os.environ[HOME] = str(script.parents[1])
     set_up()
     interrupt_on_sigterm()
-    if script.stem not in MODES:
+    if script.stem not in WITH_CONFIG:
         return arguments
-    give_scripts_our_engine(MODES[script.stem])
-    return one_value_each(arguments)
+    arguments = one_value_each(arguments)
+    require_host_configuration(arguments)
+    return arguments
+
+
+def require_host_configuration(arguments: Sequence[str]) -> None:
+    """Raises PpclsExtError where the options name what only this project's commands understand.
+
+    PaddleClas would leave the section `Recipe` out without a word, and does not know the names of shipped
+    configurations.
+    """
+    options = list(zip(arguments, arguments[1:]))
+    names = [Path(value) for option, value in options if option in CONFIG]
+    changes = [value for option, value in options if option in OVERRIDES]
+    for name in names:
+        if not name.is_file():
+            raise PpclsExtError(f"-c {name}: PaddleClas's own scripts take a file, and there is none of this name")
+    if any(read_yaml(name).get("Recipe") for name in names) or any(change.startswith("Recipe.") for change in changes):
+        raise PpclsExtError(
+            "the configuration has a section Recipe, which PaddleClas's own scripts do not know: train with ppcls-ext "
+            "train, or leave the section out"
+        )
 
 
 def one_value_each(arguments: Sequence[str]) -> list[str]:
@@ -92,26 +116,3 @@ def one_value_each(arguments: Sequence[str]) -> list[str]:
         overriding = argument in OVERRIDES or (overriding and not is_option)
         expanded.append(argument)
     return expanded
-
-
-def give_scripts_our_engine(mode: str) -> None:
-    """Puts our reader in the place of PaddleClas's `get_config` and our engine in the place of its `Engine`.
-
-    Args:
-        mode: "train", "eval", "infer" or "export".
-    """
-    import ppcls.engine.engine
-    import ppcls.utils.config
-
-    from ppcls_ext.config.prepare import prepare
-    from ppcls_ext.training.engine import Engine
-
-    def get_config(fname: str, overrides: Sequence[str] | None = None, show: bool = False) -> dict[str, Any]:
-        config = prepare(load_config(fname, overrides or ()), mode)
-        if show:
-            ppcls.utils.config.print_config(config)
-        return config
-
-    ppcls.utils.config.get_config = get_config
-    ppcls.utils.get_config = get_config
-    ppcls.engine.engine.Engine = Engine

@@ -40,7 +40,7 @@ def test_train_export_predict(model, dataset, tmp_path):
     ]
     lite = ["-o", "Global.auto_cast=null", "-o", "Global.epochs=1", "-o", "DataLoader.Train.sampler.batch_size=8"]
     run("-m", "ppcls_ext", *command["norm_train"], *chosen, *lite, *data, "-o", "Global.pretrained_model=null")
-    weights = tmp_path / model / "latest"
+    weights = tmp_path / "latest"
     place = ["-o", f"Global.pretrained_model={weights}", "-o", f"Global.save_inference_dir={tmp_path / 'inference'}"]
     run("-m", "ppcls_ext", *command["norm_export"], *chosen, *place, FLAGS_enable_pir_api="0")
     options = ["use_gpu=False", "enable_mkldnn=False", "cpu_num_threads=1", "batch_size=1", "use_tensorrt=False"]
