@@ -50,6 +50,39 @@ ONLY_IN = {
     "ppdet": {"hosts/dense", "hosts/paddledet"},
     "paddleseg": {"hosts/paddleseg"},
 }
+#: Outside of hosts/, the files that set attributes of objects that are not their own, and which objects these are.
+#: Everything that changes PaddleClas, Paddle or another host is in hosts/.
+SET_FROM_OUTSIDE = {
+    # fields that are there to be set: an argument parser's, tqdm's, sys's, a logger's, ctypes', a session's options
+    "commands/host_script.py": "sys",
+    "commands/make_lists.py": "bar",
+    "commands/outcome.py": "logger",
+    "commands/predict.py": "parser args",
+    "onednn/library.py": "functions.dnnl_version functions.dnnl_primitive_desc_query_md "
+    "functions.dnnl_memory_desc_get_size self.set_pointer self.execute self.multiply",
+    "predict/onnx_file.py": "options",
+    "predict/runtimes.py": "self.net.opt",
+    "training/terminal.py": "handler",
+    "weights/bounded.py": "array.flags",
+    # nodes and values of an ONNX graph
+    "export/simplify.py": "graph node batch self.input self.output more.graph.output[0]",
+    "predict/evidence.py": "value.type.tensor_type.shape.dim[0]",
+    # objects of this project: layers and models, the memory of oneDNN, the engine, a crop's size in a curriculum
+    "doctor.py": "trial",
+    "export/bench_files.py": "layer",
+    "export/comparison.py": "layer",
+    "export/statistics.py": "limits",
+    "models/factory.py": "factory model",
+    "models/standalone.py": "layer",
+    "onednn/arena.py": "block",
+    "onednn/find.py": "found",
+    "onednn/maps.py": "ctx",
+    "reparam/reparameterizable.py": "conv",
+    "training/host_log.py": "engine self._engine",
+    "training/loop.py": "engine",
+    "training/progressive.py": "crop policy",
+    "training/reports.py": "engine",
+}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -73,6 +106,17 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
     return found
+
+
+def set_from_outside(path: Path) -> set[str]:
+    """The objects, but for `self`, whose attributes a file sets or deletes."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load):
+            found.add(ast.unparse(node.value))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("setattr", "delattr"):
+            found.add(ast.unparse(node.args[0]))
+    return found - {"self", "cls"}
 
 
 def test_every_room_is_in_the_table():
@@ -103,6 +147,14 @@ def test_files_say_their_one_idea(path):
     text = path.read_text(encoding="utf-8")
     assert text.startswith('"""'), "the first line says what the file holds"
     assert text.count("\n") <= 800
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_only_hosts_change_foreign_objects(path):
+    name = path.relative_to(PACKAGE).as_posix()
+    if not name.startswith("hosts/"):
+        beyond = set_from_outside(path) - set(SET_FROM_OUTSIDE.get(name, "").split())
+        assert not beyond, f"{name} sets attributes of {beyond}: a change of a host belongs in hosts/"
 
 
 def test_the_page_shows_the_same_rooms_and_arrows():
