@@ -70,10 +70,13 @@ def patch(owner: Any, name: str, value: Any) -> None:
 
 @contextlib.contextmanager
 def patched(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Gives a module, class or object of a host another attribute inside the block."""
-    original = getattr(owner, name)
+    """Gives a module, class or object of a host another attribute inside the block; it may have none of this name."""
+    originals = [getattr(owner, name)] if hasattr(owner, name) else []
     setattr(owner, name, value)
     try:
         yield
     finally:
-        setattr(owner, name, original)
+        for original in originals:
+            setattr(owner, name, original)
+        if not originals:
+            delattr(owner, name)

@@ -14,6 +14,7 @@ from typing import Any
 from paddle.io import Dataset
 
 from ppcls_ext.config.recipe import POLICIES, Stage
+from ppcls_ext.hosts.paddleclas.image_operators import set_crop_size
 
 
 class Curriculum:
@@ -47,7 +48,7 @@ class Curriculum:
             if stage.epoch > epoch:
                 break
             for crop in self._crops if stage.size is not None else ():
-                crop.size = (stage.size, stage.size)
+                set_crop_size(crop, stage.size)
             for policy in self._policies if stage.strength is not None else ():
                 policy.strength = stage.strength
         words = [f"{crop.size[0]} px" for crop in self._crops]

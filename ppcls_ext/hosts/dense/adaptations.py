@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import paddle
 
-from ppcls_ext.hosts.adaptation import Adaptation, Extended, mentions, raises
+from ppcls_ext.hosts.adaptation import Adaptation, Extended, mentions, patch, patched, raises
 
 logger = logging.getLogger("ppcls_ext")
 
@@ -29,7 +29,7 @@ def _tensors_are_no_scalars() -> bool:
 def _scalars_of_tensors() -> None:
     # NumPy 2.4 takes int() of a 1-element array for an error, through which Paddle makes int() of a tensor
     for name in ("__int__", "__long__", "__float__", "__index__"):
-        setattr(paddle.Tensor, name, _of_0_d(getattr(paddle.Tensor, name)))
+        patch(paddle.Tensor, name, _of_0_d(getattr(paddle.Tensor, name)))
 
 
 def _of_0_d(method: Callable[[paddle.Tensor], Any]) -> Callable[[paddle.Tensor], Any]:
@@ -47,11 +47,8 @@ def _imgaug_with_sctypes() -> None:
         name = "float" if kind in "efdg" else "uint" if issubclass(scalar, np.unsignedinteger) else "int"
         if issubclass(scalar, (np.floating, np.integer)) and scalar not in sctypes[name]:
             sctypes[name].append(scalar)
-    np.sctypes = sctypes
-    try:
+    with patched(np, "sctypes", sctypes):
         importlib.import_module("imgaug")
-    finally:
-        del np.sctypes
 
 
 def _picture_ids_fail() -> bool:
@@ -64,7 +61,7 @@ def _picture_ids_fail() -> bool:
 def _picture_ids_of_arrays() -> None:
     from ppdet.engine import trainer
 
-    trainer.int = _Int  # this file's own, in front of the builtin
+    patch(trainer, "int", _Int)  # a global of this file hides the builtin
 
 
 class _AsInt(type):
@@ -99,8 +96,8 @@ def _font_of_pillow() -> None:
         return ImageFont.load_default(size)
 
     get_path = visualizer.get_path
-    visualizer.get_path = lambda url, *rest: (url, True) if url.endswith(".ttf") else get_path(url, *rest)
-    visualizer.ImageFont = Extended(ImageFont, truetype=truetype)
+    patch(visualizer, "get_path", lambda url, *rest: (url, True) if url.endswith(".ttf") else get_path(url, *rest))
+    patch(visualizer, "ImageFont", Extended(ImageFont, truetype=truetype))
 
 
 _SCALARS = Adaptation(

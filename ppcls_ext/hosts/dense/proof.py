@@ -19,7 +19,7 @@ from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.export.comparison import NOISE_FACTOR, NUDGE, TOLERANCE, branch_form, require_small
 from ppcls_ext.export.differences import largest_difference, require_same
 from ppcls_ext.export.program import Program, comparison_inputs, eager_outputs, random_images
-from ppcls_ext.hosts.adaptation import Extended
+from ppcls_ext.hosts.adaptation import Extended, patch
 from ppcls_ext.models.backbone import Backbone
 from ppcls_ext.reparam.fuse import reparameterizable_layers
 
@@ -114,7 +114,7 @@ def prove_exports(module: ModuleType, arguments: Callable[[Mapping[str, Tensor]]
                 os.replace(file, target.parent / file.name)
         logger.info("%s: from the trained model the program differs by %.1e (relative)", target, difference)
 
-    module.paddle = Extended(paddle, jit=Extended(jit, to_static=to_static, save=save))
+    patch(module, "paddle", Extended(paddle, jit=Extended(jit, to_static=to_static, save=save)))
 
 
 def compare_program(layer: nn.Layer, prefix: Path, arguments: Callable[[Mapping[str, Tensor]], Any]) -> float:

@@ -15,6 +15,7 @@ import numpy as np
 from paddle.io import Dataset
 
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.hosts.adaptation import patch
 
 WHAT_TO_DO = "replace the file or take it off the list"
 
@@ -39,7 +40,7 @@ def read_first(dataset: Dataset) -> None:
     try:
         dataset[0]
     finally:
-        dataset.__class__ = host
+        patch(dataset, "__class__", host)
         random.setstate(states[0])
         np.random.set_state(states[1])
 
@@ -49,6 +50,8 @@ def count_replacements(dataset: Dataset, counts: Any) -> None:
     host: Any = type(dataset)
 
     class CountingDataset(host):
+        depth = readings = 0
+
         def __getitem__(self, index: int) -> tuple:
             is_replacement = self.depth > 0  # PaddleClas asks for another image from inside
             self.depth += 1
@@ -65,8 +68,7 @@ def count_replacements(dataset: Dataset, counts: Any) -> None:
                             counts[2] = counts[2] if counts[1] else index
                             counts[1] += 1
 
-    dataset.__class__ = CountingDataset
-    dataset.depth = dataset.readings = 0
+    patch(dataset, "__class__", CountingDataset)
 
 
 def mark_replacements(dataset: Dataset, retry: bool = True) -> None:
@@ -74,6 +76,8 @@ def mark_replacements(dataset: Dataset, retry: bool = True) -> None:
     host: Any = type(dataset)
 
     class MarkingDataset(host):
+        readings = 0
+
         def __getitem__(self, index: int) -> tuple:
             self.readings += 1
             reading = self.readings
@@ -84,5 +88,4 @@ def mark_replacements(dataset: Dataset, retry: bool = True) -> None:
             image, label = super().__getitem__(index)
             return image, label if self.readings == reading else np.int64(-1 - index)
 
-    dataset.__class__ = MarkingDataset
-    dataset.readings = 0
+    patch(dataset, "__class__", MarkingDataset)

@@ -1,4 +1,4 @@
-"""PaddleClas's operators on images: the one that decodes, and the one that resizes."""
+"""PaddleClas's operators on images: those that decode, resize and crop."""
 
 from __future__ import annotations
 
@@ -77,3 +77,8 @@ def bound_resizing() -> None:
 
     vars(resize_within_bounds)["bounded"] = True
     patch(UnifiedResize, "__call__", resize_within_bounds)
+
+
+def set_crop_size(operator: Any, side: int) -> None:
+    """Changes the size of an operator RandCropImage that PaddleClas has built, to `side` × `side` px."""
+    patch(operator, "size", (side, side))

@@ -10,6 +10,8 @@ from paddle.nn import ClipGradByGlobalNorm
 from paddle.optimizer import AdamW, Optimizer
 from paddle.regularizer import WeightDecayRegularizer
 
+from ppcls_ext.hosts.adaptation import patch
+
 
 def clip_global_norm(optimizers: Sequence[Optimizer], norm: float) -> None:
     """Makes each optimizer scale its gradients down together where their joint L2 norm exceeds `norm`.
@@ -17,7 +19,7 @@ def clip_global_norm(optimizers: Sequence[Optimizer], norm: float) -> None:
     As PyTorch does; PaddleClas's `clip_norm` clips each gradient alone.
     """
     for optimizer in optimizers:
-        optimizer._grad_clip = ClipGradByGlobalNorm(norm)
+        patch(optimizer, "_grad_clip", ClipGradByGlobalNorm(norm))
 
 
 class WeightDecay:
@@ -36,17 +38,17 @@ class WeightDecay:
         self._decoupled = [optimizer for optimizer in optimizers if isinstance(optimizer, AdamW)]
         names = {kernel.name for kernel in kernels}
         for optimizer in self._decoupled:
-            optimizer._apply_decay_param_fun = names.__contains__
+            patch(optimizer, "_apply_decay_param_fun", names.__contains__)
         decoupled = {parameter.name for optimizer in self._decoupled for parameter in optimizer._parameter_list}
         for kernel in kernels:
             if kernel.name not in decoupled:
-                kernel.regularizer = self._coupled
+                patch(kernel, "regularizer", self._coupled)
 
     def set(self, coefficient: float) -> None:
         """Sets the coefficient of the updates to come."""
         self._coupled.coefficient = coefficient
         for optimizer in self._decoupled:
-            optimizer._weight_decay = coefficient
+            patch(optimizer, "_weight_decay", coefficient)
 
 
 class _Decay(WeightDecayRegularizer):
