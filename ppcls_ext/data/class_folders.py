@@ -71,8 +71,9 @@ def find_class_folders(root: Path) -> ClassFolders:
     folders = _subfolders(root, left_out)
     val = _find_split(root, folders)
     if val is None:
-        train = {name: _files(folders[name], left_out) for name in _in_order(folders)}
-        classes = _with_files(list(train), train, left_out, root)
+        names = _in_order(folders)
+        train = {name: _files(folders[name], left_out) for name in names}
+        classes = _with_files(names, train, left_out, root)
         return ClassFolders(root, classes, tuple(train[name] for name in classes), None, left_out)
     for name in set(folders).difference(("train", val)):
         left_out.append(LeftOut(folders[name], "other folder", f"neither train nor {val}"))
@@ -325,12 +326,11 @@ def kept_lists(root: Path, folder: Path) -> ClassLists:
         PpclsExtError: a list is damaged, or an image is gone.
     """
     names = read_class_names(folder / LABEL_LIST)
-    counts: list[list[int]] = []
-    for name in (TRAIN_LIST, VAL_LIST):
-        labels = Counter(entry.label for entry in read_list(folder / name, root, len(names)))
-        counts.append([labels[index] for index in range(len(names))])
-    train, val = counts
-    return ClassLists(root.resolve(), folder, names, train, val, [])
+    train, val = (
+        Counter(entry.label for entry in read_list(folder / name, root, len(names))) for name in (TRAIN_LIST, VAL_LIST)
+    )
+    indices = range(len(names))
+    return ClassLists(root.resolve(), folder, names, [train[i] for i in indices], [val[i] for i in indices], [])
 
 
 def _split(paths: Sequence[Path], val_share: float, seed: str) -> tuple[list[Path], list[Path]]:

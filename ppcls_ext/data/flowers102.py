@@ -78,20 +78,19 @@ def prepare(output: Path, source: Path | None = None) -> bool:
     Raises:
         PpclsExtError: a file is missing, damaged or not the expected one, or `output` contains something else.
     """
-    downloads = source is None
+    folder = source or output / "download"
     if source is None:
-        source = output / "download"
         for name in (LABELS, SPLIT):
-            download(URL + name, source / name, MD5[name], instead=_INSTEAD)
+            download(URL + name, folder / name, MD5[name], instead=_INSTEAD)
     else:
         _check_source(source)
-    archive_md5 = MD5[ARCHIVE] if downloads else file_md5(source / ARCHIVE)
-    missing_lists = {name: text for name, text in _lists(source).items() if not _is_there(output / name, text)}
+    archive_md5 = file_md5(folder / ARCHIVE) if source else MD5[ARCHIVE]
+    missing_lists = {name: text for name, text in _lists(folder).items() if not _is_there(output / name, text)}
     missing_images = not _images_are_there(output, archive_md5)
     if missing_images:
-        if downloads:
-            download(URL + ARCHIVE, source / ARCHIVE, archive_md5, instead=_INSTEAD)
-        extract(source / ARCHIVE, output, archive_md5)
+        if source is None:
+            download(URL + ARCHIVE, folder / ARCHIVE, archive_md5, instead=_INSTEAD)
+        extract(folder / ARCHIVE, output, archive_md5)
     for name, text in missing_lists.items():
         write_list(output / name, text)
     return missing_images or bool(missing_lists)
@@ -192,8 +191,8 @@ def _extract_images(archive: Path, folder: Path) -> None:
                     raise PpclsExtError(
                         f"{archive}: unexpected member {member.name!r}; expected each of {IMAGES[0]} … once"
                     )
-                opened = tar.extractfile(member)
-                content = b"" if opened is None else opened.read()
+                stored = tar.extractfile(member)
+                content = stored.read() if stored else b""
                 if not content.startswith(_JPEG_MAGIC):
                     raise PpclsExtError(f"{archive}: {name} is not a JPEG image; get the archive again from {URL}")
                 (folder / name).write_bytes(content)

@@ -178,7 +178,7 @@ def find_faults(
     Returns:
         For each file the error that reading it raises, or None.
     """
-    found = []
+    found: list[OSError | PpclsExtError | None] = []
     with ThreadPool() as pool:  # Pillow decodes outside the interpreter lock
         for fault in pool.imap(_find_fault, paths, chunksize=16):
             found.append(fault)

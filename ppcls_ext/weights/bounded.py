@@ -12,6 +12,7 @@ import math
 import os
 import zipfile
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -38,9 +39,12 @@ class BoundedFile(io.BufferedReader):
     """
 
     def __init__(self, source: str | os.PathLike | io.BytesIO) -> None:
-        in_memory = isinstance(source, io.BytesIO)
-        super().__init__(source if in_memory else io.FileIO(open_regular(source)))
-        self.size = source.getbuffer().nbytes if in_memory else os.fstat(self.fileno()).st_size
+        if isinstance(source, io.BytesIO):
+            super().__init__(source)
+            self.size = source.getbuffer().nbytes
+        else:
+            super().__init__(io.FileIO(open_regular(source)))
+            self.size = os.fstat(self.fileno()).st_size
         self.allowance = max(64 * MIB, ALLOWED_GROWTH * self.size)
 
     def read(self, count: int | None = -1) -> bytes:
@@ -115,7 +119,7 @@ class Tensor:
         raise NotImplementedError
 
 
-def size(value: object) -> int:
+def size(value: Any) -> int:
     """Returns `value`, checked to be a length, an offset or a stride.
 
     Raises:
@@ -126,7 +130,7 @@ def size(value: object) -> int:
     return value
 
 
-def sizes(values: object) -> tuple[int, ...]:
+def sizes(values: Any) -> tuple[int, ...]:
     """Returns `values`, checked to be a shape or strides.
 
     Raises:
@@ -149,7 +153,12 @@ def check_plain(dtype: np.dtype) -> np.dtype:
 
 
 def from_bytes(
-    content: bytes | memoryview, dtype: np.dtype, shape: Sequence[int], file: BoundedFile, *, fortran: bool = False
+    content: bytes | bytearray | memoryview,
+    dtype: np.dtype,
+    shape: Sequence[int],
+    file: BoundedFile,
+    *,
+    fortran: bool = False,
 ) -> np.ndarray:
     """Returns the array whose values are exactly `content`, in plain form (`plain`).
 

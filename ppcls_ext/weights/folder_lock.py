@@ -27,7 +27,7 @@ from ppcls_ext.packages import import_extra
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 NAME = ".training.lock"
 logger = logging.getLogger("ppcls_ext")

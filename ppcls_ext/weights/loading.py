@@ -75,7 +75,7 @@ def load_weights(model: nn.Layer, source: Source, *, allow_other_classes: bool =
         origin, arrays, paddle_layout = "the mapping", source, False
     else:
         file = source if isinstance(source, WeightFile) else read_weight_file(source)
-        origin = os.fspath(file.path if file is source else source)
+        origin = os.fspath(source.path if isinstance(source, WeightFile) else source)
         arrays, paddle_layout = file.tensors, file.format == "paddle"
     tensors, naming = to_model_names(arrays, expected, getattr(model, "timm_names", ()), paddle_layout)
 
@@ -201,7 +201,7 @@ def save_weights(model: nn.Layer, path: str | Path) -> None:
         raise PpclsExtError(
             f"cannot write {path}: the suffix decides the format and must be one of {', '.join(FORMATS)}"
         )
-    state = to_torch_names({name: tensor.numpy() for name, tensor in model.state_dict().items()})
+    state: dict[str, Any] = to_torch_names({name: tensor.numpy() for name, tensor in model.state_dict().items()})
     with atomic_write(path) as stream:
         if path.suffix == ".npz":
             np.savez(stream, **state)

@@ -17,8 +17,8 @@ WHAT_TO_DO = "use another checkpoint"
 LARGEST = 1 << 24  # bytes; a real one has a thousand
 
 
-#: What resuming reads of the state, where it is there.
-STATE = {
+#: The fields of the state that resuming reads, where present, and their types.
+STATE: dict[str, Any] = {
     "epoch": int,
     "best_metric": (int, float),
     "seed": int,
@@ -84,8 +84,8 @@ def read_manifest(prefix: Path) -> Manifest:
 
 
 def _checked(prefix: Path, manifest: Manifest) -> Manifest:
-    kinds = zip(manifest, (int, dict, dict), Manifest._fields)
-    wrong = [field for value, kind, field in kinds if type(value) is not kind]
+    typed = zip(manifest, (int, dict, dict), Manifest._fields)
+    wrong = [field for value, kind, field in typed if type(value) is not kind]
     if wrong:
         raise ValueError(f"its {wrong[0]} is no {Manifest.__annotations__[wrong[0]]}")
     for field, kinds in STATE.items():

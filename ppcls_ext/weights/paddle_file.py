@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -75,7 +76,7 @@ def _tensor_in_a_tuple(pair: object) -> Tensor:
     return _named_tensor(pair)[1]
 
 
-def _named_tensor(pair: object) -> tuple[str, Tensor]:
+def _named_tensor(pair: Any) -> tuple[str, Tensor]:
     name, array = pair
     if not isinstance(name, str) or not isinstance(array, PickledArray):
         raise ValueError("a pair of name and array holds no array")

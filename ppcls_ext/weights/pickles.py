@@ -16,7 +16,7 @@ import pickletools
 import re
 from collections.abc import Callable, Mapping
 from types import FunctionType
-from typing import BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -28,10 +28,17 @@ MAX_STEPS = 1_000_000
 bytes of memory, though it is one byte in the file."""
 
 
+class Opaque:
+    """The substitute for every object that weights do not need; takes any argument, item or state and keeps none."""
+
+
+OPAQUE = Opaque()
+
+
 class Stateful:
     """An object that a pickle makes first and fills later."""
 
-    def set_state(self, state: object) -> None:
+    def set_state(self, state: Any) -> None:
         """Takes the content, which is untrusted."""
         raise NotImplementedError
 
@@ -52,7 +59,7 @@ class Unpickler:
         self,
         stream: BinaryIO,
         known: Mapping[str, object],
-        persistent_load: Callable[[object], object] | None = None,
+        persistent_load: Callable[[Any], object] | None = None,
     ) -> None:
         self._stream = stream
         self._known = known
@@ -247,13 +254,6 @@ _INSTRUCTIONS: dict[str, Callable] = {
 }
 
 
-class Opaque:
-    """The substitute for every object that weights do not need; takes any argument, item or state and keeps none."""
-
-
-OPAQUE = Opaque()
-
-
 _HARMLESS = """
 argparse.Namespace types.SimpleNamespace typing.Any builtins.bool builtins.complex builtins.dict builtins.float
 builtins.frozenset builtins.int builtins.list builtins.long builtins.set builtins.str collections.Counter
@@ -292,9 +292,9 @@ class PickledType(Stateful):
 
     def __init__(self, code: object, *_flags: object) -> None:
         self._code = code
-        self._order = "="
+        self._order: Literal["=", "<", ">"] = "="
 
-    def set_state(self, state: object) -> None:
+    def set_state(self, state: Any) -> None:
         """Takes (version, byte order, …)."""
         _version, self._order = state[:2]
 
@@ -315,9 +315,12 @@ class PickledArray(Tensor, Stateful):
     """An array as it is pickled: an empty one, then a state with its type, shape and bytes."""
 
     def __init__(self) -> None:
-        self.set_state((1, (), None, False, None))
+        self._shape: Any = ()
+        self._type: Any = None
+        self._fortran: Any = False
+        self._content: Any = None
 
-    def set_state(self, state: object) -> None:
+    def set_state(self, state: Any) -> None:
         """Takes (version, shape, type, whether in Fortran order, bytes)."""
         _version, self._shape, self._type, self._fortran, self._content = state
 

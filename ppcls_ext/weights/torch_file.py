@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from typing import NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 
@@ -111,7 +111,7 @@ class TorchTensor(Tensor):
 class _TorchFile:
     """The common part of the two formats, the pickle; each format finds the bytes of the storages itself."""
 
-    byte_order = "<"
+    byte_order: Literal["<", ">"] = "<"
 
     def __init__(self, file: BoundedFile) -> None:
         self._file = file
@@ -127,10 +127,10 @@ class _TorchFile:
     def _fetch(self, storage: Storage) -> bytes:
         raise NotImplementedError
 
-    def _unpickle(self, stream: io.BufferedIOBase) -> object:
+    def _unpickle(self, stream: BinaryIO) -> Any:
         return Unpickler(stream, self._globals(), self._load_storage).load()
 
-    def _load_storage(self, reference: object) -> Storage:
+    def _load_storage(self, reference: Any) -> Storage:
         kind, element, key, _device, length, *view = reference
         if kind != "storage" or not isinstance(element, ElementType) or not isinstance(key, str):
             raise ValueError("the pickle refers to something other than a storage")
@@ -148,19 +148,33 @@ class _TorchFile:
                 raise PpclsExtError("holds a tensor whose sign or conjugate is pending; save it with .clone()")
             return TorchTensor(self, storage, element, *view)
 
-        def rebuild_tensor(storage: object, *arguments: object) -> TorchTensor:
-            offset, shape, strides, _requires_grad, _hooks, metadata = (*arguments, *(None,) * (6 - len(arguments)))
-            element = getattr(storage, "element", None)
-            return tensor(storage, element, (offset, shape, strides), metadata)
+        def rebuild_tensor(
+            storage: object,
+            offset: object,
+            shape: object,
+            strides: object,
+            _requires_grad: object = None,
+            _hooks: object = None,
+            metadata: object = None,
+        ) -> TorchTensor:
+            return tensor(storage, getattr(storage, "element", None), (offset, shape, strides), metadata)
 
-        def rebuild_typed_tensor(storage: object, *arguments: object) -> TorchTensor:
-            offset, shape, strides, _requires_grad, _hooks, element, *metadata = arguments
+        def rebuild_typed_tensor(
+            storage: object,
+            offset: object,
+            shape: object,
+            strides: object,
+            _requires_grad: object,
+            _hooks: object,
+            element: object,
+            *metadata: object,
+        ) -> TorchTensor:
             return tensor(storage, element, (offset, shape, strides), any(metadata))
 
         def rebuild_parameter(tensor: object, *_: object) -> object:
             return tensor
 
-        def rebuild_subclass(function: object, _type: object, arguments: object, _state: object) -> object:
+        def rebuild_subclass(function: Any, _type: object, arguments: Any, _state: object) -> object:
             if function not in (rebuild_tensor, rebuild_typed_tensor):
                 raise ValueError("a tensor is rebuilt by something else")
             return function(*arguments)
