@@ -11,9 +11,9 @@ from ppcls_ext.errors import PpclsExtError
 MAX_DEPTH = 32
 """Lists and mappings within each other; PaddleClas's own files have up to 10."""
 MAX_VALUES = 50_000
-"""Values after every alias and merge key is written out; PaddleClas's own files have up to 500."""
+"""Values once every alias and merge key is expanded; PaddleClas's own files have up to 500."""
 LONGEST_TEXT = 10_000
-"""Characters of a text; some are parsed as Python, and ten times longer ones crash the parser of Python 3.9."""
+"""Characters of a string; some are parsed as Python, and strings ten times as long crash the parser of Python 3.9."""
 LONGEST_NUMBER = 100
 """Characters of a number. YAML's sexagesimal 1:59:59… takes time that grows with the square of its length."""
 _TOO_DEEP = f"nested more than {MAX_DEPTH} deep"
@@ -21,19 +21,19 @@ _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
 class Refused(yaml.MarkedYAMLError):
-    """Beyond the limits; `problem` says of which, `problem_mark` where."""
+    """A document beyond the limits; `problem` says which limit, `problem_mark` where."""
 
     def __init__(self, why: str, mark: yaml.Mark) -> None:
         super().__init__(problem=f"refused: {why}", problem_mark=mark)
 
 
 class BoundedLoader(yaml.SafeLoader):
-    """SafeLoader that gives up at `MAX_DEPTH`; by itself it goes as deep as Python does, in quadratic time."""
+    """SafeLoader that stops at `MAX_DEPTH`; by itself it goes as deep as Python's stack does, in quadratic time."""
 
     _depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Makes the node of the next event, and those below it."""
+        """Makes the node of the next event and the nodes below it."""
         if self._depth > MAX_DEPTH:
             raise Refused(f"it is {_TOO_DEEP}", self.peek_event().start_mark)
         self._depth += 1
@@ -43,15 +43,15 @@ class BoundedLoader(yaml.SafeLoader):
 
 
 def load_yaml(text: str, loader_class: type[BoundedLoader] = BoundedLoader) -> Any:
-    """What a text holds, in bounded time and memory.
+    """Parses a YAML text in bounded time and memory.
 
-    Aliases let a few lines stand for more than any memory holds, and merge keys copy them. So the nodes are counted
-    as if each alias were written out, before anything is made of them.
+    Aliases let a few lines stand for more values than any memory holds, and merge keys copy them. So the nodes are
+    counted as if each alias were expanded, before any value is constructed.
 
     Raises:
-        Refused: it is beyond the limits.
-        yaml.MarkedYAMLError: it is no YAML.
-        PpclsExtError: it is YAML that cannot be made into values.
+        Refused: the text is beyond the limits.
+        yaml.MarkedYAMLError: it is not YAML.
+        PpclsExtError: it is YAML whose values cannot be constructed.
     """
     try:
         loader = loader_class(text)
@@ -65,12 +65,18 @@ def load_yaml(text: str, loader_class: type[BoundedLoader] = BoundedLoader) -> A
             loader.dispose()
     except yaml.MarkedYAMLError:
         raise
-    except Exception as error:  # PyYAML raises many kinds for impossible dates and the like
+    except Exception as error:  # PyYAML raises many kinds of errors for impossible dates and the like
         raise PpclsExtError(f"not YAML: {error}") from None
 
 
 def _measure(node: yaml.Node, known: dict[int, tuple[int, int]], above: list[yaml.Node]) -> tuple[int, int]:
-    """How many values `node` stands for, and how deep they go; `known` are those of nodes that were met before."""
+    """Returns how many values `node` stands for and how deep they nest.
+
+    Args:
+        node: the node to measure.
+        known: the results of the nodes that were measured before, by id.
+        above: the nodes that contain this one.
+    """
     if any(node is other for other in above):
         raise Refused("it holds itself through an alias", node.start_mark)
     if id(node) not in known:

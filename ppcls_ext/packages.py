@@ -1,4 +1,4 @@
-"""Other people's packages: loading the optional ones, quoting their errors. Nothing is ever installed from here."""
+"""Optional packages: importing them, and messages that say how to get a missing one. Nothing is installed from here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ppcls_ext.errors import PpclsExtError, one_line
 
 _TRAIN = "cv2 prettytable requests ujson tqdm visualdl scipy sklearn easydict faiss gast filelock"
 
-#: Package → the extra of setup.py that brings it.
+#: Package → the extra of setup.py that installs it.
 EXTRAS = {
     **dict.fromkeys(_TRAIN.split(), "train"),
     "paddle": "paddle",
@@ -21,12 +21,12 @@ EXTRAS = {
     **dict.fromkeys(("ncnn", "pnnx"), "ncnn"),
     "paddlex": "paddlex",
 }
-#: The newest Python that a package has wheels for, where that is not the newest that this project runs on.
+#: The newest Python that a package has wheels for, if that is older than the newest that this project runs on.
 NEWEST_PYTHON = {"paddle2onnx": (3, 12)}
 
 
 def require(*names: str) -> None:
-    """Imports the named packages, so that a missing one is noticed before any work.
+    """Imports the named packages, so that a missing one is noticed before any work is done.
 
     Raises:
         PpclsExtError: a package is missing or does not load.
@@ -39,7 +39,7 @@ def import_extra(module: str) -> ModuleType:
     """Imports a module of an optional package.
 
     Raises:
-        PpclsExtError: it is not installed, or broken; says which extra brings it.
+        PpclsExtError: it is not installed, or broken; the message says which extra installs it.
     """
     try:
         return importlib.import_module(module)
@@ -53,7 +53,7 @@ def import_extra(module: str) -> ModuleType:
 
 
 def missing(package: str) -> str:
-    """What to tell about a package that is not there, and how to get it."""
+    """Returns the message for a package that is not installed, and how to get it."""
     newest = NEWEST_PYTHON.get(package)
     if newest is not None and sys.version_info[:2] > newest:
         python, last = (".".join(map(str, version)) for version in (sys.version_info[:2], newest))

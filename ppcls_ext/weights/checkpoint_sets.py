@@ -6,11 +6,11 @@ A set is a manifest, PREFIX.json, and the files that it lists with their SHA-256
 2. the manifest, in the same way, and PREFIX.json.new is renamed to PREFIX.json: from now on the new set counts;
 3. each NAME.new is renamed to NAME.
 
-A reader takes, of NAME and NAME.new, the one that has the listed SHA-256. Up to the renaming of step 2 that is NAME, as
-step 1 leaves the old files alone; from then on NAME.new or, once step 3 has come to it, NAME. So a process may be
-killed, or the disk be full, at any moment: what the manifest lists is there, whole. `finish` does what is left of
-step 3, and has to before the next step 1 may write over a NAME.new. Nothing but the manifest on the disk says whether
-the new set counts: a signal may come between any two instructions.
+Of NAME and NAME.new a reader takes the one that has the listed SHA-256. Up to the renaming of step 2 that is NAME,
+since step 1 leaves the old files alone; afterwards it is NAME.new until step 3 has renamed it to NAME. So the process
+may be killed or the disk be full at any moment: all files that the manifest lists are there and complete. `finish`
+completes step 3, which has to happen before the next step 1 may write over a NAME.new. Only the manifest on the disk
+decides whether the new set counts: a signal may come between any two instructions.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class CheckpointSet(NamedTuple):
 
     Attributes:
         prefix: the path without suffix, such as output/MobileOne_S0/latest.
-        written: when, in nanoseconds since 1970.
-        state: what was handed to `SetWriter.commit`.
-        files: where each file is at present, by its name relative to the folder.
+        written: the time of writing, in nanoseconds since 1970.
+        state: the state that `SetWriter.commit` was given.
+        files: the present path of each file, by its name relative to the folder.
     """
 
     prefix: Path
@@ -45,7 +45,7 @@ class CheckpointSet(NamedTuple):
     files: dict[str, Path]
 
     def file(self, suffix: str) -> Path:
-        """Where PREFIX + `suffix` is.
+        """Returns the present path of PREFIX + `suffix`.
 
         Raises:
             PpclsExtError: the set has no such file.
@@ -60,11 +60,11 @@ class SetWriter:
     """Writes one set: `add` its files, then `commit`; then, or after any failure, `close`.
 
     Args:
-        prefix: the set's path without suffix. What an interrupted save of it left is put in order first.
+        prefix: the set's path without suffix. An interrupted earlier save of it is completed or undone first.
 
     Raises:
-        PpclsExtError: (all methods) the folder cannot be written, the disk is full, or something that is no plain file
-            has a name of the set.
+        PpclsExtError: (all methods) the folder cannot be written, the disk is full, or something other than a regular
+            file has a name of the set.
     """
 
     def __init__(self, prefix: Path) -> None:
@@ -79,17 +79,17 @@ class SetWriter:
         """Writes a file of the set beside its final place, which is the prefix's folder or below."""
         name = path.relative_to(self._prefix.parent).as_posix()
         if not belongs(self._prefix, name):
-            raise PpclsExtError(f"cannot write checkpoint {path}: that is no name for a file of {self._prefix}")
+            raise PpclsExtError(f"cannot write checkpoint {path}: that is not a name for a file of {self._prefix}")
         with _explained(path):
             require_plain(path)
             self._listed[name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
             _write_new(path, content)
 
     def commit(self, state: Mapping[str, Any]) -> None:
-        """Puts the set in the place of the one before.
+        """Replaces the previous set by this one.
 
         Args:
-            state: anything else to keep, as JSON can hold it.
+            state: further JSON values to keep in the manifest.
         """
         path = manifest_path(self._prefix)
         with _explained(path):
@@ -105,7 +105,7 @@ class SetWriter:
                 (path.parent / name).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Removes what `add` wrote unless it is committed; puts it in place where it is."""
+        """Removes the files that `add` wrote if they are not committed; otherwise renames them to their final names."""
         with contextlib.suppress(OSError):
             finish(self._prefix)
         if self._folder_is_new:
@@ -114,7 +114,7 @@ class SetWriter:
 
 
 def has_manifest(prefix: Path) -> bool:
-    """Whether there is a set of this path without suffix; plain PaddleClas writes none."""
+    """Returns whether there is a set with this path without suffix; plain PaddleClas writes no manifest."""
     return manifest_path(prefix).is_file()
 
 
@@ -130,10 +130,10 @@ def read_set(prefix: Path) -> CheckpointSet:
 
 
 def intact(path: Path) -> Path:
-    """Where the content of a checkpoint's file is at present; `path` itself where no set is known to hold it.
+    """Returns the present path of a checkpoint file's content; `path` itself if no set is known to contain it.
 
     Raises:
-        PpclsExtError: the set's manifest lists the file with another content.
+        PpclsExtError: the set's manifest lists the file with other content.
     """
     prefix = path.with_name(path.name.split(".")[0])
     if not has_manifest(prefix):
@@ -143,18 +143,21 @@ def intact(path: Path) -> Path:
 
 
 def is_saved(path: Path) -> bool:
-    """Whether the content of a checkpoint's file is there: under its name, or not yet renamed to it by `commit`."""
+    """Returns whether a checkpoint file's content exists, under its name or not yet renamed to it by `commit`."""
     return path.is_file() or (_new(path).is_file() and has_manifest(path.with_name(path.name.split(".")[0])))
 
 
 def find_newest(folder: Path) -> tuple[CheckpointSet | None, list[str]]:
-    """The set to resume from, and what is wrong with those that come before it.
+    """Finds the set to resume from.
 
-    `latest` comes first, being at most one epoch behind the others and the only one that every epoch renews; then the
-    others, the newest first.
+    `latest` comes first, since it is at most one epoch behind the others and the only one that every epoch renews; then
+    the others, the newest first.
 
     Args:
-        folder: of the sets, or of one folder for each, where PaddleClas writes it (`uniform_output_enabled`).
+        folder: the folder of the sets, or of one folder for each set (PaddleClas's `uniform_output_enabled`).
+
+    Returns:
+        The set, or None, and the faults of those that come before it in this order.
     """
     candidates, faults = [], []
     for manifest in sorted({*folder.glob("*.json"), *folder.glob("*/*.json")}):
@@ -177,7 +180,7 @@ def find_newest(folder: Path) -> tuple[CheckpointSet | None, list[str]]:
 
 
 def how_to_resume(folder: Path) -> str:
-    """What to tell the user whose training was stopped."""
+    """Returns advice for the user whose training was stopped."""
     found, _ = find_newest(folder)
     if found is None:
         return f"begin again: {folder} holds no checkpoint to resume from"
@@ -185,7 +188,7 @@ def how_to_resume(folder: Path) -> str:
 
 
 def finish(prefix: Path) -> None:
-    """Does what is left of an interrupted save: puts in place what is committed, removes what is not."""
+    """Completes an interrupted save: renames committed files to their final names, and removes the others."""
     _new(manifest_path(prefix)).unlink(missing_ok=True)
     # PaddleClas develop writes the best weights once more, as best_model/model.pdparams
     left = [*prefix.parent.glob(f"{glob.escape(prefix.name)}*{NEW}"), *prefix.glob(f"model.*{NEW}")]
@@ -219,7 +222,7 @@ def _files_before(prefix: Path) -> set[str]:
 
 
 def _find_intact(path: Path, facts: Mapping[str, Any]) -> Path:
-    for candidate in (path, _new(path), path):  # once more: another process may just have renamed it
+    for candidate in (path, _new(path), path):  # the first again: another process may just have renamed it
         if _has(candidate, facts):
             return candidate
     size = path.stat().st_size if path.is_file() else None
@@ -231,7 +234,7 @@ def _find_intact(path: Path, facts: Mapping[str, Any]) -> Path:
 
 
 def _has(path: Path, facts: Mapping[str, Any]) -> bool:
-    """Whether `path` is a file with the listed content."""
+    """Returns whether `path` is a file with the listed content."""
     digest = hashlib.sha256()
     try:
         if not path.is_file() or path.stat().st_size != facts["size"]:
@@ -258,7 +261,7 @@ def _write_new(path: Path, content: bytes | memoryview) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Makes renamings in `folder` survive a power cut, where the system lets folders be flushed."""
+    """Makes renamings in `folder` survive a power cut, if the system can flush folders."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

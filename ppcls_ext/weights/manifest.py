@@ -1,4 +1,4 @@
-"""The manifest of a set: the names it lists, believed only where they are files of that set."""
+"""The manifest of a checkpoint set: it lists the set's files, and only names that belong to the set are accepted."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from ppcls_ext.files import read_regular
 
 NEW = ".new"
 WHAT_TO_DO = "use another checkpoint"
-LARGEST = 1 << 24  # bytes; a real one has a thousand
-
-
+LARGEST = 1 << 24
+"""Bytes of a manifest; a real one has about a thousand."""
 #: The fields of the state that resuming reads, where present, and their types.
 STATE: dict[str, Any] = {
     "epoch": int,
@@ -29,11 +28,11 @@ STATE: dict[str, Any] = {
 
 
 class Manifest(NamedTuple):
-    """What a manifest says.
+    """The content of a manifest.
 
     Attributes:
-        written: when, in nanoseconds since 1970.
-        state: what was handed to `SetWriter.commit`.
+        written: the time of writing, in nanoseconds since 1970.
+        state: the state that `SetWriter.commit` was given.
         files: {"size", "sha256"} of each file, by its name relative to the folder.
     """
 
@@ -43,14 +42,14 @@ class Manifest(NamedTuple):
 
 
 def manifest_path(prefix: Path) -> Path:
-    """Where the manifest of the set with this path without suffix is."""
+    """Returns the path of the manifest of the set `prefix` (its path without suffix)."""
     return prefix.with_name(f"{prefix.name}.json")
 
 
 def belongs(prefix: Path, name: str) -> bool:
-    """Whether a file `name`, relative to the folder, can be one of the set; PaddleClas's `save_model` writes no others.
+    """Returns whether a file `name`, relative to the folder, can be one of the set, as PaddleClas names them.
 
-    A manifest is nobody's signature: what it lists is renamed over and removed, so no name may lead elsewhere.
+    A manifest is not a signature: the files that it lists are renamed and removed, so no name may lead elsewhere.
     """
     stem = re.escape(prefix.name)
     if not re.fullmatch(rf"{stem}(_student)?\.\w[\w.]*|{stem}/model\.\w[\w.]*", name) or name.endswith(NEW):
@@ -59,7 +58,7 @@ def belongs(prefix: Path, name: str) -> bool:
 
 
 def dump_manifest(state: Mapping[str, Any], files: Mapping[str, Any], written: int) -> bytes:
-    """The bytes of a manifest."""
+    """Returns the bytes of a manifest."""
     listed = {"written": written, "state": dict(state), "files": dict(files)}
     return json.dumps({"set": listed, "sha256": _digest(listed)}, indent=1).encode()
 
@@ -68,7 +67,7 @@ def read_manifest(prefix: Path) -> Manifest:
     """Reads and checks the manifest of a set.
 
     Raises:
-        PpclsExtError: it is missing, no regular file, damaged, or lists what cannot be of this set.
+        PpclsExtError: it is missing, not a regular file, damaged, or lists a name that cannot belong to this set.
     """
     path = manifest_path(prefix)
     try:
@@ -87,16 +86,16 @@ def _checked(prefix: Path, manifest: Manifest) -> Manifest:
     typed = zip(manifest, (int, dict, dict), Manifest._fields)
     wrong = [field for value, kind, field in typed if type(value) is not kind]
     if wrong:
-        raise ValueError(f"its {wrong[0]} is no {Manifest.__annotations__[wrong[0]]}")
+        raise ValueError(f"its {wrong[0]} is not a {Manifest.__annotations__[wrong[0]]}")
     for field, kinds in STATE.items():
         value = manifest.state.get(field)
         if value is not None and not (isinstance(value, kinds) and (kinds is bool or type(value) is not bool)):
             raise ValueError(f"its state has {field} {value!r}")
     if manifest.state.get("epoch", -1) < 0:
-        raise ValueError("its state tells no epoch")
+        raise ValueError("its state has no epoch")
     for name, facts in manifest.files.items():
         if not belongs(prefix, name):
-            raise ValueError(f"it lists {name!r}, which is no file of {prefix.name}")
+            raise ValueError(f"it lists {name!r}, which is not a file of {prefix.name}")
         size, digest = facts["size"], facts["sha256"]
         if type(size) is not int or not isinstance(digest, str):
             raise ValueError(f"it lists no size and SHA-256 for {name}")

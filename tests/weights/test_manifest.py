@@ -84,7 +84,7 @@ def test_names_that_lead_elsewhere_are_refused(tmp_path, outside, name):
         {"written": 1, "state": {"epoch": 1, "resumable": True}, "files": {name: facts(outside / "precious")}},
     )
     before = snapshot(outside) | snapshot(folder)
-    with pytest.raises(PpclsExtError, match=r"latest\.json is damaged: it lists .*, which is no file of latest"):
+    with pytest.raises(PpclsExtError, match=r"latest\.json is damaged: it lists .*, which is not a file of latest"):
         read_set(folder / "latest")
     found, faults = find_newest(folder)
     assert found.prefix.name == "best_model"
@@ -107,7 +107,7 @@ def test_a_linked_folder_is_not_the_sets(tmp_path, outside):
     finish(folder / "best_model")
     write(folder / "best_model", ".pdparams")
     assert snapshot(outside) == before
-    with pytest.raises(PpclsExtError, match="no name for a file"):
+    with pytest.raises(PpclsExtError, match="not a name for a file"):
         SetWriter(folder / "best_model").add(folder / "best_model" / "model.pdparams", b"")
 
 
