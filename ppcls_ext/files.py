@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -108,6 +110,44 @@ def open_regular(path: str | os.PathLike) -> int:
         os.close(handle)
         raise NotRegularFileError(f"{path} is {_kind(mode)}: expected a regular file")
     return handle
+
+
+def identical_files(paths: Iterable[Path], is_wanted: Callable[[Sequence[Path]], bool]) -> list[list[Path]]:
+    """Groups files that have the same bytes.
+
+    Args:
+        paths: regular files.
+        is_wanted: whether a group of files, which may still be split, is of interest; the others are not read further.
+
+    Returns:
+        The groups that are wanted, each in the order of `paths`.
+    """
+    groups = [list(paths)]
+    # from the cheapest comparison to the dearest, so that few files of a large data set are read whole
+    for key in (_size, _sample, _digest):
+        parts: list[list[Path]] = []
+        for group in groups:
+            by_key = defaultdict(list)
+            for path in group:
+                by_key[key(path)].append(path)
+            parts += by_key.values()
+        groups = [part for part in parts if is_wanted(part)]
+    return groups
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
+
+
+def _sample(path: Path) -> bytes:
+    """Reads bytes from the middle, because the beginnings of JPEG files are often alike."""
+    with open(path, "rb") as stream:
+        stream.seek(_size(path) // 2)
+        return stream.read(4096)
+
+
+def _digest(path: Path) -> bytes:
+    return hashlib.sha256(path.read_bytes()).digest()
 
 
 def _permissions(target: Path) -> int:

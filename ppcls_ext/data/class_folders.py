@@ -5,17 +5,17 @@ The images lie in FOLDER/CLASS/…, or in FOLDER/train/CLASS/… and FOLDER/val/
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ppcls_ext.data.image_files import SUFFIXES, find_faults, read_image, reason_of
+from ppcls_ext.data.image_files import SUFFIXES, find_faults, reason_of
 from ppcls_ext.data.lists import class_names_text, list_text, read_class_names, read_list, write_list
 from ppcls_ext.errors import NotImageError, PpclsExtError
+from ppcls_ext.files import identical_files
 
 #: The files that `make_lists` writes.
 TRAIN_LIST, VAL_LIST, LABEL_LIST, LEFT_OUT_LIST = "train_list.txt", "val_list.txt", "label_list.txt", "left_out.txt"
@@ -208,21 +208,15 @@ def usable_files(
 
 
 def _duplicates(images: Sequence[tuple[int, Path]]) -> list[LeftOut]:
-    by_size = defaultdict(list)
-    for label, path in images:
-        by_size[path.stat().st_size].append((label, path))
-    by_content = defaultdict(list)
-    for group in by_size.values():
-        for label, path in group if len(group) > 1 else ():
-            by_content[hashlib.sha256(read_image(path)).digest()].append((label, path))
+    labels = {path: label for label, path in images}
     left_out = []
-    for group in by_content.values():
-        first_label, first = group[0]
-        if all(label == first_label for label, _ in group):
-            left_out += [LeftOut(path, "duplicate", f"the same bytes as {first}") for _, path in group[1:]]
+    for group in identical_files(labels, lambda group: len(group) > 1):
+        first = group[0]
+        if len({labels[path] for path in group}) == 1:
+            left_out += [LeftOut(path, "duplicate", f"the same bytes as {first}") for path in group[1:]]
         else:
-            for _, path in group:
-                other = first if path != first else group[1][1]
+            for path in group:
+                other = first if path != first else group[1]
                 reason = f"the same bytes as {other}: which class is right?"
                 left_out.append(LeftOut(path, "in several classes", reason))
     return left_out

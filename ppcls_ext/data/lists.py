@@ -13,20 +13,19 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, overload
 
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.files import atomic_write, read_regular
+from ppcls_ext.files import atomic_write, identical_files, read_regular
 
 LARGEST_LIST = 1 << 30
 """Bytes of an image list. ImageNet-21k's, with 14 million images, has half as many."""
 LARGEST_NAMES = 1 << 26
 """Bytes of a file of class names; an index has up to six digits."""
 _LABEL = re.compile(r"-?[0-9]{1,18}")  # 18 digits always fit PaddleClas's int64
-_SAMPLE_BYTES = 4096
 
 
 class ListEntry(NamedTuple):
@@ -188,38 +187,14 @@ def overlap(a: Sequence[ListEntry], b: Sequence[ListEntry]) -> list[str]:
         One string for each such image of `b`: its path, or `its path = path in a` where the names differ.
     """
     left, right = ({entry.path: None for entry in entries} for entries in (a, b))
-    found = [str(path) for path in right if path in left]
-    copies = _byte_identical(list(left), [path for path in right if path not in left])
-    return found + [f"{path} = {other}" for path, other in copies.items()]
+    both = [path for path in right if path in left]
+    groups = identical_files([*left, *(path for path in right if path not in left)], lambda g: _crosses(g, left))
+    first = {path: next(p for p in group if p in left) for group in groups for path in group}
+    return [*map(str, both), *(f"{path} = {first[path]}" for path in right if path in first and path not in left)]
 
 
-def _byte_identical(left: list[Path], right: list[Path]) -> dict[Path, Path]:
-    """Maps each file of `right` whose bytes some file of `left` has to the first such file."""
-    # from the cheapest comparison to the dearest, so that few files of a large data set are read whole
-    for key in (_size, _sample, _digest):
-        if not right:
-            return {}
-        left_keys, right_keys = ({path: key(path) for path in paths} for paths in (left, right))
-        common = set(left_keys.values()).intersection(right_keys.values())
-        left = [path for path in left if left_keys[path] in common]
-        right = [path for path in right if right_keys[path] in common]
-    first = {left_keys[path]: path for path in reversed(left)}
-    return {path: first[right_keys[path]] for path in right}
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size
-
-
-def _sample(path: Path) -> bytes:
-    """Reads bytes from the middle, because the beginnings of JPEG files are often alike."""
-    with open(path, "rb") as stream:
-        stream.seek(_size(path) // 2)
-        return stream.read(_SAMPLE_BYTES)
-
-
-def _digest(path: Path) -> bytes:
-    return hashlib.sha256(path.read_bytes()).digest()
+def _crosses(group: Sequence[Path], left: Container[Path]) -> bool:
+    return len({path in left for path in group}) == 2
 
 
 def _read_bytes(path: Path) -> bytes:
