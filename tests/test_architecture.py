@@ -67,7 +67,7 @@ SET_FROM_OUTSIDE = {
     # nodes and values of an ONNX graph
     "export/simplify.py": "graph node batch self.input self.output more.graph.output[0]",
     "predict/evidence.py": "value.type.tensor_type.shape.dim[0]",
-    # objects of this project: layers and models, the memory of oneDNN, the engine, a crop's size in a curriculum
+    # objects of this project: layers and models, the memory of oneDNN, the engine
     "doctor.py": "trial",
     "export/bench_files.py": "layer",
     "export/comparison.py": "layer",
@@ -80,7 +80,7 @@ SET_FROM_OUTSIDE = {
     "reparam/reparameterizable.py": "conv",
     "training/host_log.py": "engine self._engine",
     "training/loop.py": "engine",
-    "training/progressive.py": "crop policy",
+    "training/progressive.py": "policy",
     "training/reports.py": "engine",
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
