@@ -272,7 +272,7 @@ def _check_names(path: Path, optimizer: Any, state: Mapping[str, Any]) -> None:
     groups = optimizer._parameter_list or ()
     parameters = [p for group in groups for p in (group["params"] if isinstance(group, dict) else [group])]
     names = {parameter.name for parameter in parameters}
-    found = set()
+    found: set[str] = set()
     for key in state:
         if key in ("LR_Scheduler", "master_weights"):
             continue

@@ -31,8 +31,10 @@ from ppcls_ext.weights.checkpoint_sets import how_to_resume
 from ppcls_ext.weights.folder_lock import hold, release
 from ppcls_ext.weights.loading import load_weights, require_finite
 
+_HostEngine: Any = engine_class()
 
-class Engine(engine_class()):
+
+class Engine(_HostEngine):
     """PaddleClas's engine, which builds everything, and beside it what PaddleClas lacks.
 
     Its `train` is the loop of `training.loop`, its evaluation of classes that of `training.evaluation`.
@@ -50,6 +52,8 @@ class Engine(engine_class()):
         recipe: see `training.recipe`; in the mode "train".
         resolved: the configuration as the user may read and use it again.
     """
+
+    model: Any  # which PaddleClas builds
 
     def __init__(self, config: dict, mode: str) -> None:
         run = config.pop("Run")
@@ -112,7 +116,7 @@ class Engine(engine_class()):
         self.trains_by_host = getattr(self, "train_mode", None) is not None
         self.ema: bool = getattr(self, "ema", False)
         #: PaddleClas's own moving average (the section `EMA`).
-        self.host_average = self.model_ema if self.ema else None
+        self.host_average: Any = self.model_ema if self.ema else None
         self.recipe = recipe
         recipe.attach(self)
 
@@ -180,7 +184,8 @@ class Engine(engine_class()):
         """Evaluates PaddleClas's own moving average in the place of the model."""
         from ppcls.utils import logger
 
-        trained, self.model = self.model, self.host_average.module
+        trained: Any = self.model
+        self.model = self.host_average.module
         try:
             metric = self.eval(number)
         finally:

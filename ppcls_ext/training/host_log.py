@@ -151,8 +151,8 @@ class EvaluationLog(Averages):
 
         metrics = self._engine.eval_metric_func
         if self._attributes:
-            names = ("ma", "label_f1", "label_pos_recall", "label_neg_recall")
-            names += ("instance_f1", "instance_acc", "instance_prec", "instance_recall")
+            names = ["ma", "label_f1", "label_pos_recall", "label_neg_recall"]
+            names += ["instance_f1", "instance_acc", "instance_prec", "instance_recall"]
             results = metrics.attr_res()
             text = "evalres: " + " ".join(f"{name}: {value:.5f}" for name, value in zip(names, results))
         else:

@@ -115,7 +115,7 @@ def find_pictures(names: str | Sequence[str], list_file: str | None) -> list[str
         PpclsExtError: a name stands for nothing.
     """
     if list_file:
-        return [_listed(names, line.strip()) for line in read_lines(Path(list_file)) if line.strip()]
+        return [_listed(str(names), line.strip()) for line in read_lines(Path(list_file)) if line.strip()]
     if isinstance(names, str):
         if not os.path.exists(names):
             raise PpclsExtError(f"Infer.infer_imgs is {names}: no such file or folder")

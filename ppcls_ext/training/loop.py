@@ -102,7 +102,10 @@ def train_epoch(engine: Any, number: int, observers: Sequence[Observer]) -> Trai
         images, labels = engine.images_and_labels(batch)
         unreadable.check()
         if step == 1:
-            start += _time_of(observer.first_batch(images, labels) for observer in observers)
+            before = time.monotonic()
+            for observer in observers:
+                observer.first_batch(images, labels)
+            start += time.monotonic() - before  # not the training's own time
 
         with precision.cast():
             outputs = engine.forward(images, labels)
@@ -179,7 +182,7 @@ def batches(loader: Iterable[Any], count: int) -> Iterator[Any]:
 
 def shuffle(loader: Any, number: int) -> None:
     """Lets the sampler choose the order of an epoch, counted from 1."""
-    sampler = getattr(loader, "batch_sampler", None)
+    sampler: Any = getattr(loader, "batch_sampler", None)
     if hasattr(sampler, "set_epoch"):
         sampler.set_epoch(number - 1)
 
@@ -210,11 +213,3 @@ def require_finite_loss(loss: Any, place: str) -> None:
 
 def _not_finite(place: str, loss: float) -> PpclsExtError:
     return PpclsExtError(f"{place}: the loss is {loss}; nothing of it is saved; try {WHAT_TO_TRY}")
-
-
-def _time_of(calls: Iterable[Any]) -> float:
-    """The seconds that calls take, which are not the training's."""
-    start = time.monotonic()
-    for _ in calls:
-        pass
-    return time.monotonic() - start

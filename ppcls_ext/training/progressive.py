@@ -47,8 +47,9 @@ class Curriculum:
         for stage in self._stages:  # what a stage leaves out stays as it was
             if stage.epoch > epoch:
                 break
-            for crop in self._crops if stage.size is not None else ():
-                set_crop_size(crop, stage.size)
+            for crop in self._crops:
+                if stage.size is not None:
+                    set_crop_size(crop, stage.size)
             for policy in self._policies if stage.strength is not None else ():
                 policy.strength = stage.strength
         words = [f"{crop.size[0]} px" for crop in self._crops]

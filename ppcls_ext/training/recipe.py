@@ -66,17 +66,16 @@ class Recipe:
             multiply_head_learning_rate(network, settings.head_learning_rate)
         if settings.clip_global_norm is not None:
             clip_global_norm(engine.optimizer, settings.clip_global_norm)
-        if self._fused is not None:
-            self._unfuse(engine)
+        if self._fused is not None and settings.unfuse is not None:
+            self._unfuse(engine, settings.unfuse.pictures)
         if settings.weight_decay is not None:
             by_loss = set() if settings.custom_l2 is None else {kernel.name for kernel in _custom_l2_kernels(network)}
             kernels = [weight for weight in network.parameters() if weight.ndim > 1 and weight.name not in by_loss]
             self._decay = WeightDecay(kernels, engine.optimizer)
 
-    def _unfuse(self, engine: Any) -> None:
+    def _unfuse(self, engine: Any, asked: int | None) -> None:
         from ppcls.utils import logger
 
-        asked = self._settings.unfuse.pictures
         used = start_unfused(self._network, self._fused, engine.train_dataloader, asked or CALIBRATION_PICTURES)
         self._fused = None
         logger.info(f"[Recipe] unfused weights, calibrated on {used} pictures")
@@ -122,7 +121,7 @@ class Recipe:
         Update t of T uses `end + (start − end)·(1 + cos(π·t / T)) / 2`. Whatever has one dimension, the scales and
         biases, does not decay.
         """
-        if self._decay is not None:
+        if self._decay is not None and self._settings.weight_decay is not None:
             start, end = self._settings.weight_decay
             share = (1 + math.cos(math.pi * self._updates / self._all_updates)) / 2
             self._decay.set(end + (start - end) * share)

@@ -57,7 +57,7 @@ class Answers:
             )
         if getattr(getattr(loader, "batch_sampler", None), "shuffle", False):
             raise PpclsExtError(OUT_OF_ORDER)
-        self._dataset = dataset
+        self._dataset: Any = dataset
         engine.answers = self
         self.clear()
 
@@ -100,7 +100,7 @@ class EvaluationReport:
 
     def __init__(self, engine: Any, target: str | bool) -> None:
         self._engine, self._answers = engine, Answers(engine)
-        self._folder = engine.folder / "report" if target is True else Path(target)
+        self._folder = Path(target) if isinstance(target, str) else engine.folder / "report"
 
     def write(self) -> Path:
         """Writes the report; returns its page."""
@@ -149,7 +149,7 @@ class TrainingReport(Observer):
         self._trained += epoch.seconds
         self._try("rows are added to metrics.csv", self._add_row, epoch)
         if self._answers is not None and epoch.evaluation is not None:
-            self._try("answers are kept for the report", self._keep_answers, epoch.is_best)
+            self._try("answers are kept for the report", self._keep_answers, self._answers, epoch.is_best)
         if self._drawn <= SHARE * self._trained:
             self._draw(self._curves)
 
@@ -173,7 +173,7 @@ class TrainingReport(Observer):
 
     def _data(self) -> None:
         loaders = {"train": self._engine.train_dataloader, "evaluation": getattr(self._engine, "eval_dataloader", None)}
-        datasets = {name: getattr(loader, "dataset", None) for name, loader in loaders.items()}
+        datasets: dict[str, Any] = {name: getattr(loader, "dataset", None) for name, loader in loaders.items()}
         labels = {name: dataset.labels for name, dataset in datasets.items() if is_image_list(dataset)}
         classes = self._engine.config["Arch"].get("class_num") or 1000
         if labels:
@@ -196,16 +196,16 @@ class TrainingReport(Observer):
         return "\n".join(f"{label[index]:.0%} {self._name(int(index))}" for index in parts)
 
     def _name(self, index: int) -> str:
-        named = self._names is not None and index < len(self._names) and self._names[index]
-        return self._names[index] if named else f"class {index}"
+        names = self._names or []
+        return names[index] if index < len(names) and names[index] else f"class {index}"
 
     def _add_row(self, epoch: Epoch) -> None:
         self._rows = add_metrics(self._engine.folder / "metrics.csv", self._row(epoch))
 
-    def _keep_answers(self, is_best: bool) -> None:
+    def _keep_answers(self, answers: Answers, is_best: bool) -> None:
         if is_best:
-            self._best = self._answers.evaluation(self._names)
-        self._answers.clear()
+            self._best = answers.evaluation(self._names)
+        answers.clear()
 
     def _row(self, epoch: Epoch) -> dict[str, float]:
         row = {

@@ -28,7 +28,7 @@ def quiet_host() -> None:
 
     logger.init_logger()  # PaddleClas adds no second handler of this name later
     for handler in logging.getLogger("ppcls").handlers:
-        if handler.get_name() == "stream_handler":
+        if handler.get_name() == "stream_handler" and isinstance(handler, logging.StreamHandler):
             handler.stream = sys.stderr  # setStream would flush the one before, which may be closed
             handler.setLevel(logging.WARNING)
             handler.setFormatter(_OneLine())

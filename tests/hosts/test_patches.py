@@ -26,7 +26,7 @@ MOST = 38
 #: The only file that may set attributes of anything.
 SETTER = "hosts/adaptation.py"
 
-#: Attributes that are set in other files below hosts/: of objects that were made for it. For the files outside of hosts/,
+#: Attributes set by other files below hosts/, of objects that were made for it. For the files outside of hosts/,
 #: tests/test_architecture.py has the table.
 EXCEPTIONS = {
     ("hosts/dense/maps.py", "parameter.stop_gradient"),

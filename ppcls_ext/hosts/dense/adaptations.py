@@ -72,7 +72,7 @@ class _AsInt(type):
 class _Int(int, metaclass=_AsInt):
     """`int`, of arrays of one element too."""
 
-    def __new__(cls, value: Any = 0, *base: Any) -> int:
+    def __new__(cls, value: Any = 0, *base: Any) -> Any:
         return int(value.item() if isinstance(value, np.ndarray) and value.size == 1 else value, *base)
 
 

@@ -67,7 +67,7 @@ def activate(host: Host, root: Path | None = None) -> Path:
         if root is not None and root.resolve() != found.resolve():
             raise PpclsExtError(f"{host.package} is already imported from {found}: it cannot come from {root} as well")
     elif root is not None or home:
-        found = root or Path(home).expanduser()
+        found = root or Path(str(home)).expanduser()
         if not (found / host.package / "__init__.py").is_file():
             raise PpclsExtError(
                 f"{host.home} is {found}, which is no {host.title}: expected a checkout, a folder that holds "
@@ -105,7 +105,7 @@ def _refuse_wheel(host: Host, found: Path) -> None:
         installed = importlib.metadata.distribution(host.wheel)
     except importlib.metadata.PackageNotFoundError:
         return
-    is_it = Path(installed.locate_file(host.package)).resolve() == found / host.package
+    is_it = Path(str(installed.locate_file(host.package))).resolve() == found / host.package
     # develop calls itself 0.0.0
     numbers = [int(part) for part in installed.version.split(".")[:2] if part.isdigit()]
     if is_it and [0, 0] < numbers <= [int(part) for part in host.last_wheel.split(".")[:2]]:
