@@ -137,9 +137,21 @@ def normalisation_by(library: Library, shape: Shape, epsilon: float) -> Primitiv
         return Primitive(library, descriptor, inputs, [(_DST, x)])
 
 
+def normalisation_gradient(library: Library, shape: Shape) -> Primitive:
+    """(x, −μ, vectors a and b, gradient of y, vector c) → `((x − μ) · a + b + gradient) · c`."""
+    x, vector = _map(library, shape), _channel_vector(library, shape)
+    post_ops = library.make("post_ops", "post_ops_create")
+    inputs = [(_SRC, x), (_SRC_1, vector)]
+    for number, (algorithm, other) in enumerate([(_MULTIPLY, vector), (_ADD, vector), (_ADD, x), (_MULTIPLY, vector)]):
+        library.call("post_ops_append_binary", post_ops, algorithm, other)
+        inputs.append((_POST_OP * (number + 1) | _SRC_1, other))
+    descriptor = library.descriptor("binary", library.engine, _ADD, x, vector, x, post_ops=post_ops)
+    return Primitive(library, descriptor, inputs, [(_DST, x)])
+
+
 def weighted_sum(library: Library, shape: Shape, scaled: bool, vectors: Sequence[bool], relu: bool) -> Primitive:
     """(x, factor of its channels or else another map, more maps or vectors) → the sum, maybe through a ReLU."""
-    x, vector = _map(library, shape), library.description([1, shape[3], 1, 1], [shape[3], 1, shape[3], shape[3]])
+    x, vector = _map(library, shape), _channel_vector(library, shape)
     post_ops = library.make("post_ops", "post_ops_create")
     inputs = [(_SRC, x), (_SRC_1, vector if scaled else x)]
     for number, is_vector in enumerate(vectors):
@@ -211,6 +223,11 @@ def _map(library: Library, shape: Shape, pitch: int = 0) -> Handle:
     batch, height, width, channels = shape
     pitch = pitch or channels
     return library.description([batch, channels, height, width], [height * width * pitch, 1, width * pitch, pitch])
+
+
+def _channel_vector(library: Library, shape: Shape) -> Handle:
+    """A number for each channel of a map, as a map that is broadcast."""
+    return library.description([1, shape[3], 1, 1], [shape[3], 1, shape[3], shape[3]])
 
 
 def _vector(library: Library, length: int) -> Handle:

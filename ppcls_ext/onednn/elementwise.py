@@ -56,6 +56,8 @@ class _Activation(Operation):
 
 
 class _Add(Operation):
+    maps = 2
+
     def forward(self, x: Tensor, other: Tensor) -> tuple[Tensor, list[Tensor]]:
         return operations.weighted_sum(to_channels_last(x), [to_channels_last(other)]), []
 

@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from ppcls_ext.errors import PpclsExtError
+
 #: Primitives that are kept; a model needs one or two hundred for each size of picture.
 CAPACITY = 1024
 
@@ -27,6 +29,61 @@ _QUERY_NAME, _QUERY_ARGUMENT = 8, 255
 _FROM, _TO, _SCRATCHPAD = 1, 17, 80
 _USER = 1  # scratchpad mode
 _ALIGNMENT = 64  # bytes
+
+_POINTER, _INT, _SIZE, _FLOAT32, _INT64 = ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t, ctypes.c_float, ctypes.c_int64
+#: The functions that are called, `dnnl_NAME`, with the types of their arguments (<dnnl.h>, oneDNN 3).
+_FUNCTIONS = {
+    "engine_create": [_POINTER, _INT, _SIZE],
+    "engine_destroy": [_POINTER],
+    "stream_create": [_POINTER, _POINTER, _INT],
+    "stream_destroy": [_POINTER],
+    "memory_desc_create_with_strides": [_POINTER, _INT, _POINTER, _INT, _POINTER],
+    "memory_desc_create_with_tag": [_POINTER, _INT, _POINTER, _INT, _INT],
+    "memory_desc_destroy": [_POINTER],
+    "memory_desc_equal": [_POINTER, _POINTER],
+    "memory_desc_get_size": [_POINTER],
+    "memory_create": [_POINTER, _POINTER, _POINTER, _POINTER],
+    "memory_destroy": [_POINTER],
+    "memory_set_data_handle": [_POINTER, _POINTER],
+    "post_ops_create": [_POINTER],
+    "post_ops_destroy": [_POINTER],
+    "post_ops_append_binary": [_POINTER, _INT, _POINTER],
+    "post_ops_append_eltwise": [_POINTER, _INT, _FLOAT32, _FLOAT32],
+    "post_ops_append_sum": [_POINTER, _FLOAT32, _INT, _INT],
+    "primitive_attr_create": [_POINTER],
+    "primitive_attr_destroy": [_POINTER],
+    "primitive_attr_set_scratchpad_mode": [_POINTER, _INT],
+    "primitive_attr_set_post_ops": [_POINTER, _POINTER],
+    "convolution_forward_primitive_desc_create": [_POINTER, _POINTER, _INT, _INT, *(8 * [_POINTER]), _POINTER],
+    "convolution_backward_data_primitive_desc_create": [_POINTER, _POINTER, _INT, *(8 * [_POINTER]), _POINTER],
+    "convolution_backward_weights_primitive_desc_create": [_POINTER, _POINTER, _INT, *(9 * [_POINTER]), _POINTER],
+    "batch_normalization_forward_primitive_desc_create": [
+        *(_POINTER, _POINTER, _INT, _POINTER, _POINTER, _FLOAT32, ctypes.c_uint, _POINTER)
+    ],
+    "batch_normalization_backward_primitive_desc_create": [
+        *(_POINTER, _POINTER, _INT, _POINTER, _POINTER, _POINTER, _FLOAT32, ctypes.c_uint, _POINTER, _POINTER)
+    ],
+    "binary_primitive_desc_create": [_POINTER, _POINTER, _INT, _POINTER, _POINTER, _POINTER, _POINTER],
+    "eltwise_forward_primitive_desc_create": [
+        *(_POINTER, _POINTER, _INT, _INT, _POINTER, _POINTER, _FLOAT32, _FLOAT32, _POINTER)
+    ],
+    "eltwise_backward_primitive_desc_create": [
+        *(_POINTER, _POINTER, _INT, _POINTER, _POINTER, _POINTER, _FLOAT32, _FLOAT32, _POINTER, _POINTER)
+    ],
+    "reorder_primitive_desc_create": [_POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _POINTER],
+    "primitive_desc_destroy": [_POINTER],
+    "primitive_desc_query": [_POINTER, _INT, _INT, _POINTER],
+    "primitive_desc_query_md": [_POINTER, _INT, _INT],
+    "primitive_create": [_POINTER, _POINTER],
+    "primitive_destroy": [_POINTER],
+    "primitive_execute": [_POINTER, _POINTER, _INT, _POINTER],
+    "sgemm": [
+        *(ctypes.c_char, ctypes.c_char, _INT64, _INT64, _INT64, _FLOAT32),
+        *(_POINTER, _INT64, _POINTER, _INT64, _FLOAT32, _POINTER, _INT64),
+    ],
+}
+#: What those return that do not return a status.
+_RESULTS = {"primitive_desc_query_md": _POINTER, "memory_desc_get_size": _SIZE}
 
 
 class UnsupportedError(Exception):
@@ -65,34 +122,29 @@ class Library:
     """
 
     def __init__(self, path: Path, openmp: Path) -> None:
-        self.functions = functions = ctypes.CDLL(str(path))
+        functions = ctypes.CDLL(str(path))
         functions.dnnl_version.restype = ctypes.POINTER(_Version)
         version = functions.dnnl_version().contents
         if version.major != _MAJOR or version.cpu_runtime != _OPENMP:
             raise UnsupportedError(f"oneDNN {version.major} with CPU runtime {version.cpu_runtime}")
-        functions.dnnl_primitive_desc_query_md.restype = ctypes.c_void_p
-        functions.dnnl_memory_desc_get_size.restype = ctypes.c_size_t
-        self.set_pointer = functions.dnnl_memory_set_data_handle
-        self.set_pointer.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
-        self.execute = functions.dnnl_primitive_execute
-        self.execute.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
-        self.multiply = functions.dnnl_sgemm
-        matrix = [ctypes.c_void_p, ctypes.c_int64]
-        self.multiply.argtypes = [
-            *(2 * [ctypes.c_char] + 3 * [ctypes.c_int64] + [ctypes.c_float]),
-            *(2 * matrix + [ctypes.c_float] + matrix),
-        ]
+        self.functions: dict[str, Any] = {}
+        for name, types in _FUNCTIONS.items():
+            function = self.functions[name] = getattr(functions, f"dnnl_{name}")
+            function.argtypes, function.restype = types, _RESULTS.get(name, _INT)
+        self.set_pointer = self.functions["memory_set_data_handle"]
+        self.execute = self.functions["primitive_execute"]
+        self.multiply = self.functions["sgemm"]
         runtime = ctypes.CDLL(str(openmp))
         self.threads, self.set_threads = runtime.omp_get_max_threads, runtime.omp_set_num_threads
-        self.engine = self.make("engine", "engine_create", _CPU, ctypes.c_size_t(0))
+        self.engine = self.make("engine", "engine_create", _CPU, 0)
         self.stream = self.make("stream", "stream_create", self.engine, _IN_ORDER)
         self.lock = threading.RLock()
-        self.primitives: collections.OrderedDict[tuple, Primitive] = collections.OrderedDict()
-        self._scratch, self._scratch_start = np.empty(0, np.uint8), 0
+        self.primitives: collections.OrderedDict[tuple, Primitive | None] = collections.OrderedDict()
+        self._scratch = (np.empty(0, np.uint8), 0, 0)  # the memory, its first aligned address, the bytes from there
 
     def call(self, name: str, *arguments: Any) -> None:
         """Calls `dnnl_NAME`; a status other than success raises `UnsupportedError`."""
-        status = getattr(self.functions, f"dnnl_{name}")(*arguments)
+        status = self.functions[name](*arguments)
         if status:
             raise UnsupportedError(f"dnnl_{name} returned {status}")
 
@@ -100,7 +152,7 @@ class Library:
         """Calls `dnnl_NAME`, whose first argument is where the new object, of that kind, goes."""
         value = ctypes.c_void_p()
         self.call(name, ctypes.byref(value), *arguments)
-        return Handle(getattr(self.functions, f"dnnl_{kind}_destroy"), value)
+        return Handle(self.functions[f"{kind}_destroy"], value)
 
     def description(self, shape: Sequence[int], strides: Sequence[int] | None = None) -> Handle:
         """Of a float32 tensor in memory; without strides oneDNN is free to choose the layout."""
@@ -126,35 +178,57 @@ class Library:
             raise UnsupportedError(f"{operation} is slow")
         return descriptor
 
+    def refuse_reentry(self) -> None:
+        """Raises where this thread holds the lock: a signal handler runs a model in the middle of an operation."""
+        if self.lock._is_owned():
+            raise PpclsExtError(
+                "a model was run inside an operation of another one (by a signal handler or a finalizer?): "
+                "let the handler set a flag, and run the model after the operation"
+            )
+
     def primitive(self, key: tuple, build: Callable[..., Primitive], *arguments: Any) -> Primitive:
-        """The kept primitive of that key, or a new one: `build(library, *arguments)`."""
+        """Returns the kept primitive of that key, or a new one: `build(library, *arguments)`.
+
+        Raises:
+            UnsupportedError: oneDNN has none, or a slow one only; this is remembered, too.
+        """
         key = (*key, self.threads())
+        self.refuse_reentry()
         with self.lock:
-            found = self.primitives.get(key)
-            if found is None:
-                found = self.primitives[key] = build(self, *arguments)
+            if key in self.primitives:
+                found = self.primitives[key]
+                self.primitives.move_to_end(key)
+            else:
+                try:
+                    found = build(self, *arguments)
+                except UnsupportedError:
+                    found = None
+                self.primitives[key] = found
                 if len(self.primitives) > CAPACITY:
                     self.primitives.popitem(last=False)
-            else:
-                self.primitives.move_to_end(key)
-            return found
+        if found is None:
+            raise UnsupportedError(f"oneDNN has no fast implementation of {build.__name__} for {arguments}")
+        return found
 
     @contextlib.contextmanager
     def one_thread(self) -> Iterator[None]:
         """Primitives that are built in this context run in the calling thread."""
         threads = self.threads()
-        self.set_threads(1)
         try:
+            self.set_threads(1)
             yield
         finally:
             self.set_threads(threads)
 
     def scratch(self, size: int) -> int:
         """Address of `size` bytes that stay valid until the next call."""
-        if self._scratch.size < size + _ALIGNMENT:
-            self._scratch = np.empty(size + _ALIGNMENT, np.uint8)
-            self._scratch_start = -(-self._scratch.ctypes.data // _ALIGNMENT) * _ALIGNMENT
-        return self._scratch_start
+        _, start, available = self._scratch
+        if available < size:
+            memory = np.empty(size + _ALIGNMENT, np.uint8)
+            start = -(-memory.ctypes.data // _ALIGNMENT) * _ALIGNMENT
+            # in one assignment: an interrupt must not leave a size without its memory
+            self._scratch = (memory, start, size)
+        return start
 
 
 def dims(*sizes: int) -> ctypes.Array:
@@ -170,6 +244,12 @@ class Primitive:
         descriptor: of the primitive.
         inputs: argument index and description of each tensor read, in the order of the call's addresses.
         outputs: of each tensor written, following the inputs.
+
+    Attributes:
+        counts: float32 numbers in the memory of each input and output.
+
+    Raises:
+        UnsupportedError: the primitive does not take one of these arguments.
     """
 
     def __init__(
@@ -179,11 +259,14 @@ class Primitive:
         self._outer: list[Handle] = []
         self._inner: list[tuple[Handle, int]] = []  # with offsets in the scratch memory
         self._size = 0
+        self.counts = [library.functions["memory_desc_get_size"](given) // 4 for _, given in (*inputs, *outputs)]
         before, after, arguments = [], [], []
         for index, given in (*inputs, *outputs):
             outer = memory = self._memory(given)
             wanted = self._query(index)
-            if not library.functions.dnnl_memory_desc_equal(wanted, given):
+            if not library.functions["memory_desc_get_size"](wanted):
+                raise UnsupportedError(f"the primitive takes no argument {index:#x}")
+            if not library.functions["memory_desc_equal"](wanted, given):
                 memory = self._scratch_memory(wanted)
                 if len(self._outer) < len(inputs):
                     before.append(self._reorder(given, wanted, outer, memory))
@@ -192,13 +275,18 @@ class Primitive:
             arguments.append((index, memory))
             self._outer.append(outer)
         scratchpad = self._query(_SCRATCHPAD)
-        if library.functions.dnnl_memory_desc_get_size(scratchpad):
+        if library.functions["memory_desc_get_size"](scratchpad):
             arguments.append((_SCRATCHPAD, self._scratch_memory(scratchpad)))
         self._calls = [*before, self._call(descriptor, arguments), *after]
 
     def __call__(self, *addresses: int) -> None:
-        """Runs on the memory of the inputs, then the outputs."""
+        """Runs on the memory of the inputs, then the outputs.
+
+        Raises:
+            PpclsExtError: see `Library.refuse_reentry`.
+        """
         library = self.library
+        library.refuse_reentry()
         with library.lock:
             for memory, address in zip(self._outer, addresses):
                 library.set_pointer(memory, address)
@@ -211,7 +299,7 @@ class Primitive:
                     raise RuntimeError("oneDNN could not execute a primitive that it has built")
 
     def _query(self, index: int) -> ctypes.c_void_p:
-        query = self.library.functions.dnnl_primitive_desc_query_md
+        query = self.library.functions["primitive_desc_query_md"]
         return ctypes.c_void_p(query(self._descriptor, _QUERY_ARGUMENT, index))
 
     def _memory(self, description: Any) -> Handle:
@@ -220,7 +308,7 @@ class Primitive:
     def _scratch_memory(self, description: ctypes.c_void_p) -> Handle:
         memory = self._memory(description)
         self._inner.append((memory, self._size))
-        size = self.library.functions.dnnl_memory_desc_get_size(description)
+        size = self.library.functions["memory_desc_get_size"](description)
         self._size += -(-size // _ALIGNMENT) * _ALIGNMENT
         return memory
 

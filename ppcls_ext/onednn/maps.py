@@ -68,23 +68,76 @@ def elementwise(function: Callable[..., Tensor], x: Tensor, *others: Tensor) -> 
 
 
 class Operation:
-    """An operation on maps with a gradient. Subclasses compute with `operations`; one object serves one call."""
+    """An operation on maps with a gradient. Subclasses compute with `operations`; one object serves one call.
+
+    What Paddle promises to operations, and takes for promised of them, is held to here, for all of them: parameters are
+    contiguous, gradients share no memory, a result changed in place or differentiated in a way that operations written
+    in Python cannot serve is refused.
+
+    Attributes:
+        maps: how many of the first inputs are maps (N, C, H, W); the others are parameters.
+    """
+
+    maps = 1
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The result (N, H, W, C), and what the gradient needs beside the inputs."""
         raise NotImplementedError
 
     def backward(self, grad: Tensor, inputs: list[Tensor], saved: list[Tensor], needed: list[bool]) -> list[Any]:
-        """The gradients of the inputs (maps as views), from that of the result (N, H, W, C)."""
+        """The gradients of the inputs (maps as views), from that of the result (N, H, W, C).
+
+        Those that are not needed may be None or anything; several may be one tensor.
+        """
         raise NotImplementedError
+
+    def differentiable_backward(
+        self, grad: Tensor, inputs: list[Tensor], saved: list[Tensor], needed: list[bool]
+    ) -> list[Any]:
+        """As `backward`, by operations of Paddle's that can be differentiated again (`create_graph=True`).
+
+        Raises:
+            PpclsExtError: there are none.
+        """
+        raise PpclsExtError(
+            f"oneDNN computes no gradients of gradients, which create_graph=True asks for: set {VARIABLE}=0"
+        )
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """The result as a view (N, C, H, W), recorded for gradients where any is wanted."""
         start = next((number for number, value in enumerate(inputs) if not value.stop_gradient), None)
         if start is None or not paddle.is_grad_enabled():
             with paddle.no_grad() if paddle.is_grad_enabled() else contextlib.nullcontext():
-                return from_channels_last(self.forward(*inputs)[0])
-        return _Node.apply([*inputs[start:], *inputs[:start]], self, start)
+                return from_channels_last(self.forward(*self.dense(inputs))[0])
+        result = _Node.apply([*inputs[start:], *inputs[:start]], self, start)
+        result.register_hook(_refuse_second_time())
+        return result
+
+    def dense(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """The inputs, with contiguous copies of parameters that are views with gaps or of another order."""
+        return [
+            value if number < self.maps or value.is_contiguous() else value.contiguous()
+            for number, value in enumerate(inputs)
+        ]
+
+
+def _refuse_second_time() -> Callable[[Tensor], None]:
+    """A hook on an operation's result, which Paddle calls before it goes through the operation's node.
+
+    The node of an operation written in Python is gone after the first time, whatever `retain_graph` says, and the second
+    time ends the process (fluid/eager/pylayer/py_layer_node.cc, `ctx_ = nullptr`).
+    """
+    times: list[None] = []
+
+    def hook(_: Tensor) -> None:
+        if times:
+            raise PpclsExtError(
+                f"Paddle cannot go twice through a graph that holds oneDNN's operations, as retain_graph=True asks for: "
+                f"set {VARIABLE}=0, or compute the result anew"
+            )
+        times.append(None)
+
+    return hook
 
 
 class _Node(PyLayer):
@@ -98,24 +151,42 @@ class _Node(PyLayer):
     def forward(ctx: Any, rotated: Sequence[Tensor], operation: Operation, start: int) -> Tensor:
         count = len(rotated)
         inputs = [*rotated[count - start :], *rotated[: count - start]]
-        result, saved = operation.forward(*inputs)
+        result, saved = operation.forward(*operation.dense(inputs))
         ctx.save_for_backward(*inputs, *saved)
         ctx.versions = [value.inplace_version for value in (*inputs, *saved)]
         ctx.operation, ctx.start, ctx.count = operation, start, count
+        ctx.needed = [not value.stop_gradient for value in inputs]  # as it is now: Paddle decides here, too
         return from_channels_last(result)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> list[Tensor | None]:
-        values, start = ctx.saved_tensor(), ctx.start
+        values, start, operation = ctx.saved_tensor(), ctx.start, ctx.operation
         inputs, saved = list(values[: ctx.count]), list(values[ctx.count :])
-        needed = [not value.stop_gradient for value in inputs]
-        if paddle.is_grad_enabled():
-            raise PpclsExtError(
-                f"oneDNN computes no gradients of gradients, which create_graph=True asks for: set {VARIABLE}=0"
-            )
+        needed = ctx.needed
         if ctx.versions != [value.inplace_version for value in values]:
             raise PpclsExtError(
                 "a tensor that a gradient needs was changed in place after it was used: change a copy of it instead"
             )
-        grads = ctx.operation.backward(to_channels_last(grad), inputs, saved, needed)
+        if paddle.is_grad_enabled():
+            grads = operation.differentiable_backward(grad.transpose(_TO_LAST), inputs, saved, needed)
+        else:
+            grads = operation.backward(to_channels_last(grad), operation.dense(inputs), saved, needed)
+        grads = _of_their_own([value if need else None for value, need in zip(grads, needed)], [grad, *values])
         return [*grads[start:], *grads[:start]]
+
+
+def _of_their_own(grads: list[Tensor | None], others: list[Tensor]) -> list[Tensor | None]:
+    """The gradients, with a copy of each that lies in the memory of another one or of what was there before.
+
+    Paddle adds to gradients, scales and clips them in place, once for each owner.
+    """
+    taken = {value.data_ptr() for value in others}
+    result: list[Tensor | None] = []
+    for value in grads:
+        if value is not None:
+            if value.data_ptr() in taken:
+                is_view = is_channels_last(value)
+                value = from_channels_last(value.transpose(_TO_LAST).clone()) if is_view else value.clone()
+            taken.add(value.data_ptr())
+        result.append(value)
+    return result

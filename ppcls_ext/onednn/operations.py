@@ -1,7 +1,8 @@
-"""What oneDNN computes on channels-last maps: convolution, batch normalisation, sums and activations, with gradients.
+"""Convolution, batch normalisation, sums and activations of channels-last maps by oneDNN, with their gradients.
 
 Plain functions from contiguous float32 tensors, maps (N, H, W, C), kernels and vectors of Paddle's shapes, to new
-tensors. No gradient is recorded. All raise `UnsupportedError` where oneDNN has no fast implementation.
+tensors. No gradient is recorded. Where oneDNN has no fast implementation Paddle's own operations compute the same. All
+memory is handed to oneDNN by `_run`, which raises `PpclsExtError` where a tensor has gaps or another size than expected.
 """
 
 from __future__ import annotations
@@ -11,17 +12,21 @@ import math
 from collections.abc import Callable, Sequence
 
 import paddle
-from paddle import Tensor
+from paddle import Tensor, _C_ops, nn
 
 from ppcls_ext.onednn import builders, products, tiny_maps
 from ppcls_ext.onednn.arena import empty_map
 from ppcls_ext.onednn.builders import Geometry
 from ppcls_ext.onednn.find import library
 from ppcls_ext.onednn.library import Primitive, UnsupportedError
-from ppcls_ext.onednn.statistics import LONGEST, mean_and_variance
+from ppcls_ext.onednn.memory import address
+from ppcls_ext.onednn.statistics import LONGEST, mean_and_variance, normalisation_sums
 
 #: Numbers in a map from which on copying it is worth while to reach a faster gradient.
 LARGE = 1 << 14
+#: Maps and vectors that one primitive adds; oneDNN takes 32 operations behind one at most.
+MOST_ADDENDS = 24
+_TO_LAST, _FROM_LAST = [0, 2, 3, 1], [0, 3, 1, 2]
 
 
 def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
@@ -39,7 +44,8 @@ def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, geometry: Geometry)
         return y
     sizes = (shape, kernel_shape, geometry, 0, bias is not None)
     inputs = (x, kernel) if bias is None else (x, kernel, bias)
-    _run(builders.convolution, sizes, *inputs, y)
+    if not _run(builders.convolution, sizes, *inputs, y):
+        y = _paddle_convolve(x, kernel, bias, geometry)
     return y
 
 
@@ -50,8 +56,8 @@ def input_gradient(grad: Tensor, kernel: Tensor, shape: Sequence[int], geometry:
         products.input_gradient(grad, kernel, result)
     elif tiny_maps.sees_all(shape, kernel.shape, geometry):
         tiny_maps.input_gradient(grad, kernel, geometry, result)
-    else:
-        _run(builders.input_gradient, (tuple(shape), tuple(kernel.shape), geometry, 0), grad, kernel, result)
+    elif not _run(builders.input_gradient, (tuple(shape), tuple(kernel.shape), geometry, 0), grad, kernel, result):
+        result = paddle_convolution_gradients(paddle.zeros(shape, "float32"), kernel, grad, geometry)[0]
     return result
 
 
@@ -73,9 +79,27 @@ def kernel_gradient(x: Tensor, grad: Tensor, kernel_shape: Sequence[int], geomet
         products.kernel_gradient(x, grad, result)
     elif tiny_maps.sees_all(x.shape, kernel_shape, geometry):
         tiny_maps.kernel_gradient(x, grad, geometry, result)
-    else:
-        _run(builders.kernel_gradient, (tuple(x.shape), tuple(kernel_shape), geometry, 0), x, grad, result)
+    elif not _run(builders.kernel_gradient, (tuple(x.shape), tuple(kernel_shape), geometry, 0), x, grad, result):
+        result = paddle_convolution_gradients(x, paddle.zeros(kernel_shape, "float32"), grad, geometry)[1]
     return result
+
+
+def _paddle_convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    stride, padding, groups = geometry
+    y = nn.functional.conv2d(x.transpose(_FROM_LAST), kernel, bias, stride, padding, groups=groups)
+    return y.transpose(_TO_LAST).contiguous()
+
+
+def paddle_convolution_gradients(x: Tensor, kernel: Tensor, grad: Tensor, geometry: Geometry) -> list[Tensor]:
+    """Gradients of x and the kernel by Paddle's own operation, which can be differentiated again.
+
+    `x: (N, H, W, C)`, `kernel: (O, C / groups, k, k)`, `grad: (N, Ho, Wo, O)` → tensors of x's and the kernel's shape.
+    """
+    stride, padding, groups = geometry
+    x, grad = x.transpose(_FROM_LAST), grad.transpose(_FROM_LAST)
+    sizes = ([stride, stride], [padding, padding], "EXPLICIT", [1, 1], groups, "NCHW")
+    x_grad, kernel_grad = _C_ops.conv2d_grad(x, kernel, grad, *sizes)
+    return [x_grad.transpose(_TO_LAST).contiguous(), kernel_grad]
 
 
 def _kernel_gradient_of_one_pixel(x: Tensor, grad: Tensor, kernel_shape: Sequence[int], padding: int) -> Tensor:
@@ -106,18 +130,19 @@ def _zeros(*shape: int) -> Tensor:
 
 def normalise(x: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
     """Batch normalisation by the batch's statistics; also returns these, (C,) each, the variance biased."""
-    if math.prod(x.shape[:3]) > LONGEST:
-        mean, variance = mean_and_variance(x)
-        return normalise_by(x, mean, variance, gamma, beta, epsilon), mean, variance
-    y, mean, variance = empty_map(x.shape), paddle.empty(gamma.shape, "float32"), paddle.empty(gamma.shape, "float32")
-    _run(builders.normalisation, (tuple(x.shape), epsilon, False), x, gamma, beta, y, mean, variance)
-    return y, mean, variance
+    if math.prod(x.shape[:3]) <= LONGEST:
+        y, mean, variance = empty_map(x.shape), *(paddle.empty(gamma.shape, "float32") for _ in range(2))
+        if _run(builders.normalisation, (tuple(x.shape), epsilon, False), x, gamma, beta, y, mean, variance):
+            return y, mean, variance
+    mean, variance = mean_and_variance(x)
+    return normalise_by(x, mean, variance, gamma, beta, epsilon), mean, variance
 
 
 def normalise_by(x: Tensor, mean: Tensor, variance: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> Tensor:
     """As `normalise`, by statistics that are known."""
     y = empty_map(x.shape)
-    _run(builders.normalisation_by, (tuple(x.shape), epsilon), x, mean, variance, gamma, beta, y)
+    if not _run(builders.normalisation_by, (tuple(x.shape), epsilon), x, mean, variance, gamma, beta, y):
+        y = (x - mean) * (gamma * paddle.rsqrt(variance + epsilon)) + beta
     return y
 
 
@@ -125,9 +150,19 @@ def normalise_gradient(
     x: Tensor, mean: Tensor, variance: Tensor, gamma: Tensor, grad: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of `normalise`, for x, γ and β."""
-    results = empty_map(x.shape), paddle.empty(gamma.shape, "float32"), paddle.empty(gamma.shape, "float32")
-    _run(builders.normalisation, (tuple(x.shape), epsilon, True), x, mean, variance, grad, gamma, *results)
-    return results
+    pixels = math.prod(x.shape[:3])
+    if pixels <= LONGEST:
+        results = empty_map(x.shape), *(paddle.empty(gamma.shape, "float32") for _ in range(2))
+        if _run(builders.normalisation, (tuple(x.shape), epsilon, True), x, mean, variance, grad, gamma, *results):
+            return results
+    gamma_grad, beta_grad = normalisation_sums(x, grad, mean, variance, epsilon)
+    inverse = paddle.rsqrt(variance + epsilon)
+    # γ / σ · (dy − (dβ + (x − μ) / σ · dγ) / pixels), in one pass
+    vectors = -mean, inverse * gamma_grad / -pixels, beta_grad / -pixels, gamma * inverse
+    x_grad = empty_map(x.shape)
+    if not _run(builders.normalisation_gradient, (tuple(x.shape),), x, *vectors[:3], grad, vectors[3], x_grad):
+        x_grad = ((x + vectors[0]) * vectors[1] + vectors[2] + grad) * vectors[3]
+    return x_grad, gamma_grad, beta_grad
 
 
 def weighted_sum(
@@ -137,10 +172,15 @@ def weighted_sum(
 
     `in_place`: the result takes the place of x.
     """
+    if len(others) > MOST_ADDENDS:
+        x = weighted_sum(x, others[:MOST_ADDENDS], factor, False, in_place)
+        return weighted_sum(x, others[MOST_ADDENDS:], None, relu, in_place=True)
     tensors = others if factor is None else [factor, *others]
     vectors = tuple(other.ndim == 1 for other in tensors[1:])
     y = x if in_place else empty_map(x.shape)
-    _run(builders.weighted_sum, (tuple(x.shape), factor is not None, vectors, relu), x, *tensors, y)
+    if not _run(builders.weighted_sum, (tuple(x.shape), factor is not None, vectors, relu), x, *tensors, y):
+        result = sum(others, x if factor is None else x * factor)
+        paddle.assign(nn.functional.relu(result) if relu else result, y)
     return y
 
 
@@ -150,43 +190,58 @@ def by_picture(
     """`x: (N, H, W, C)` times or plus `numbers: (N, C)`, plus another map; `in_place`: it takes the place of x."""
     y = x if in_place else empty_map(x.shape)
     maps = (x, numbers) if addend is None else (x, numbers, addend)
-    _run(builders.by_picture, (tuple(x.shape), product, addend is not None), *maps, y)
+    if not _run(builders.by_picture, (tuple(x.shape), product, addend is not None), *maps, y):
+        numbers = numbers.reshape([x.shape[0], 1, 1, x.shape[3]])
+        result = x * numbers if product else x + numbers
+        paddle.assign(result if addend is None else result + addend, y)
     return y
 
 
 def activate(x: Tensor, algorithm: int, in_place: bool = False) -> Tensor:
     """`builders.RELU` or `builders.GELU` of every number; `in_place`: they take the place of x."""
     y = x if in_place else empty_map(x.shape)
-    _run(builders.activation, (tuple(x.shape), algorithm, False), x, y)
+    if not _run(builders.activation, (tuple(x.shape), algorithm, False), x, y):
+        paddle.assign(nn.functional.relu(x) if algorithm == builders.RELU else nn.functional.gelu(x), y)
     return y
 
 
 def activate_gradient(x: Tensor, grad: Tensor, algorithm: int) -> Tensor:
     """Of `activate`; for the ReLU `x` is its output."""
     result = empty_map(x.shape)
-    _run(builders.activation, (tuple(x.shape), algorithm, True), x, grad, result)
+    if not _run(builders.activation, (tuple(x.shape), algorithm, True), x, grad, result):
+        if algorithm == builders.RELU:
+            return grad * (x > 0).astype("float32")
+        density = paddle.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
+        return grad * (0.5 + 0.5 * paddle.erf(x / math.sqrt(2)) + x * density)
     return result
 
 
 def convolve_first(x: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
     """`x` with its first channels convolved; the kernel has as many outputs as inputs and keeps the map's size."""
-    y, shape = x.clone(), (*x.shape[:3], kernel.shape[1])
-    _run(builders.convolution, (shape, tuple(kernel.shape), geometry, x.shape[3], False), x, kernel, y)
+    y, mixed = x.clone(), kernel.shape[1]
+    sizes = ((*x.shape[:3], mixed), tuple(kernel.shape), geometry, x.shape[3], False)
+    if not _run(builders.convolution, sizes, x, kernel, y, all_channels=False):
+        y[:, :, :, :mixed] = _paddle_convolve(x[:, :, :, :mixed], kernel, None, geometry)
     return y
 
 
 def input_gradient_first(grad: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
     """Of `convolve_first`, for `x`."""
-    result, shape = grad.clone(), (*grad.shape[:3], kernel.shape[1])
-    _run(builders.input_gradient, (shape, tuple(kernel.shape), geometry, grad.shape[3]), grad, kernel, result)
+    result, mixed = grad.clone(), kernel.shape[1]
+    sizes = ((*grad.shape[:3], mixed), tuple(kernel.shape), geometry, grad.shape[3])
+    if not _run(builders.input_gradient, sizes, grad, kernel, result, all_channels=False):
+        first = grad[:, :, :, :mixed].contiguous()
+        result[:, :, :, :mixed] = paddle_convolution_gradients(paddle.zeros_like(first), kernel, first, geometry)[0]
     return result
 
 
 def kernel_gradient_first(x: Tensor, grad: Tensor, kernel_shape: Sequence[int], geometry: Geometry) -> Tensor:
     """Of `convolve_first`, for the kernel."""
-    result = paddle.empty(kernel_shape, "float32")
-    sizes = ((*x.shape[:3], kernel_shape[1]), tuple(kernel_shape), geometry, x.shape[3])
-    _run(builders.kernel_gradient, sizes, x, grad, result)
+    result, mixed = paddle.empty(kernel_shape, "float32"), kernel_shape[1]
+    sizes = ((*x.shape[:3], mixed), tuple(kernel_shape), geometry, x.shape[3])
+    if not _run(builders.kernel_gradient, sizes, x, grad, result, all_channels=False):
+        x, grad = (value[:, :, :, :mixed].contiguous() for value in (x, grad))
+        result = paddle_convolution_gradients(x, paddle.zeros(kernel_shape, "float32"), grad, geometry)[1]
     return result
 
 
@@ -194,7 +249,8 @@ def channels_last(x: Tensor) -> Tensor:
     """A contiguous (N, C, H, W) → (N, H, W, C)."""
     batch, channels, height, width = x.shape
     y = empty_map([batch, height, width, channels])
-    _run(builders.layout, ((batch, height, width, channels),), x, y)
+    if not _run(builders.layout, ((batch, height, width, channels),), x, y):
+        y = x.transpose(_TO_LAST).contiguous()
     return y
 
 
@@ -216,6 +272,18 @@ def supports_convolution(shape: Sequence[int], kernel_shape: Sequence[int], geom
     return True
 
 
-def _run(build: Callable[..., Primitive], sizes: tuple, *tensors: Tensor) -> None:
+def _run(build: Callable[..., Primitive], sizes: tuple, *tensors: Tensor, all_channels: bool = True) -> bool:
+    """Runs the primitive on inputs and outputs; False where oneDNN has no fast one.
+
+    `all_channels`: false where the primitive reads and writes the first channels of its maps only.
+
+    Raises:
+        PpclsExtError: a tensor does not hold as many numbers as the primitive reads or writes, or holds them with gaps.
+    """
     found = library()
-    found.primitive((build, *sizes), build, *sizes)(*[tensor.data_ptr() for tensor in tensors])
+    try:
+        primitive = found.primitive((build, *sizes), build, *sizes)
+    except UnsupportedError:
+        return False
+    primitive(*[address(tensor, count, all_channels) for tensor, count in zip(tensors, primitive.counts)])
+    return True

@@ -14,6 +14,7 @@ from paddle import Tensor
 
 from ppcls_ext.onednn.builders import Geometry
 from ppcls_ext.onednn.find import library
+from ppcls_ext.onednn.memory import address
 
 #: Pixels up to which the gradient of a kernel, which adds them one by one in float32, is a product.
 MOST = 2048
@@ -53,6 +54,7 @@ def kernel_gradient(x: Tensor, grad: Tensor, result: Tensor) -> None:
 def _multiply(turn_a: bytes, turn_b: bytes, sizes: tuple, a: tuple, b: tuple, c: tuple) -> None:
     """Rows times columns; `sizes`: rows and columns of the result, summands; matrices with the length of their rows."""
     (left, left_row), (right, right_row), (result, result_row) = a, b, c
-    addresses = (left.data_ptr(), left_row, right.data_ptr(), right_row, 0.0, result.data_ptr(), result_row)
-    if library().multiply(turn_a, turn_b, *sizes, 1.0, *addresses):
+    rows, columns, summands = sizes
+    places = [address(left, rows * summands), left_row, address(right, summands * columns), right_row, 0.0]
+    if library().multiply(turn_a, turn_b, *sizes, 1.0, *places, address(result, rows * columns), result_row):
         raise RuntimeError("oneDNN could not multiply two matrices")

