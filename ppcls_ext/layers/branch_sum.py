@@ -10,6 +10,9 @@ Over the same parameters and to the result of the definition, one operation per 
 
 from __future__ import annotations
 
+import functools
+import warnings
+
 import paddle
 from paddle import Tensor, nn
 
@@ -36,7 +39,7 @@ def branch_sum(x: Tensor, branches: list[Branch], geometry: Geometry, relu: bool
     Returns:
         (N, out, Ho, Wo); on a CPU a view of a channels-last map.
     """
-    if is_traced():
+    if is_traced() or _sees_one_value(x, branches, geometry):
         return None
     if x.place.is_cpu_place():
         return sum_by_onednn(x, branches, geometry, relu)
@@ -48,6 +51,27 @@ def branch_sum(x: Tensor, branches: list[Branch], geometry: Geometry, relu: bool
         return None
     y = grouped(x, branches, geometry.groups, size, geometry.stride)
     return nn.functional.relu(y) if relu else y
+
+
+def _sees_one_value(x: Tensor, branches: list[Branch], geometry: Geometry) -> bool:
+    """Whether each normalisation has one value a channel: Paddle returns it as it is, and moves no statistic."""
+    if x.shape[0] != 1:
+        return False
+    kernel = max((branch.kernel.shape for branch in branches if branch.kernel is not None), key=lambda shape: shape[2])
+    batch, _, height, width = x.shape
+    if geometry.output_shape((batch, height, width, x.shape[1]), kernel)[1:3] != [1, 1]:
+        return False
+    _warn_of_one_value()
+    return True
+
+
+@functools.lru_cache(maxsize=1)
+def _warn_of_one_value() -> None:
+    warnings.warn(
+        "a batch normalisation gets one value a channel (one image, a map of 1×1), returns it unchanged and learns "
+        "nothing: train with batches of two images or more, or with larger ones",
+        stacklevel=2,
+    )
 
 
 def grouped(x: Tensor, branches: list[Branch], groups: int, size: int, stride: int) -> Tensor:

@@ -117,7 +117,7 @@ class BranchSum(Operation):
             if len(x_grads) > 1:
                 x_grad = operations.weighted_sum(x_grad, x_grads[1:], in_place=True)
         x_grad = from_channels_last(x_grad) if needed[0] else None
-        return [value if need else None for value, need in zip([x_grad, *grads], needed)]
+        return [x_grad, *grads]
 
     def _scale_gradients(
         self, values: Iterator[Tensor], variance: Tensor, factor_grad: Tensor

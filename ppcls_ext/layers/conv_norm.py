@@ -56,10 +56,14 @@ class ConvNorm(Reparameterizable):
         else:
             conv, norm = (self._sub_layers[name] for name in self.branch_names)
             geometry = Geometry(self.stride, self.padding, self.groups)
-            together = plain_geometry(conv) == geometry and conv.bias is None and is_plain_norm(norm, self.training)
-            if together and self.training:
-                y = branch_sum(x, self.branches(), geometry, activate)
-                if y is not None:
-                    return y
-            y = self.run_fused(x) if together and not self.training else norm(run_conv(conv, x))
+            as_built = plain_geometry(conv) == geometry and conv.bias is None
+            if as_built and is_plain_norm(norm, training=False):
+                y = self.run_fused(x)
+            else:
+                if as_built and self.training and is_plain_norm(norm, training=True):
+                    self.drop_folded()
+                    y = branch_sum(x, self.branches(), geometry, activate)
+                    if y is not None:
+                        return y
+                y = norm(run_conv(conv, x))
         return relu(y, self.training) if activate else y

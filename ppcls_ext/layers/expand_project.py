@@ -54,5 +54,4 @@ class ExpandProject(Operation):
         x_grad = None
         if needed[0]:
             x_grad = from_channels_last(operations.input_gradient(inner, kernel, rows.shape, _GEOMETRY))
-        grads = [x_grad, kernel_grad, gamma_grad, beta_grad, project_grad]
-        return [value if need else None for value, need in zip(grads, needed)]
+        return [x_grad, kernel_grad, gamma_grad, beta_grad, project_grad]

@@ -10,7 +10,7 @@ from paddle import Tensor, nn
 from ppcls_ext.onednn import operations
 from ppcls_ext.onednn.builders import Geometry
 from ppcls_ext.onednn.convolution import can_convolve, plain_geometry
-from ppcls_ext.onednn.maps import Operation, from_channels_last, to_channels_last
+from ppcls_ext.onednn.maps import Operation, from_channels_last, learns, to_channels_last
 
 GEOMETRY = Geometry(padding=1)
 
@@ -42,7 +42,7 @@ class PartialConv(nn.Layer):
         conv = self.partial_conv3
         as_built = plain_geometry(conv) == GEOMETRY and conv.bias is None
         as_built = as_built and conv.weight.shape == [self.mixed, self.mixed, 3, 3]
-        return as_built and can_convolve(x, conv.weight, GEOMETRY, conv.training, self.mixed)
+        return as_built and can_convolve(x, conv.weight, GEOMETRY, conv.training or learns(conv.weight), self.mixed)
 
 
 class _PartialConvolution(Operation):

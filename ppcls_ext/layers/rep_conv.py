@@ -113,9 +113,10 @@ class RepConv(Reparameterizable):
     def forward(self, x: Tensor, activate: bool = False) -> Tensor:
         """`x: (N, in_channels, H, W)` → (N, out_channels, H / stride, W / stride), before SE; maybe through a ReLU."""
         y = None
-        if self.is_repped or (not self.training and self._branches_are_as_built()):
+        if self.is_repped or self._branches_are_as_built(training=False):
             y = self.run_fused(x)
-        elif self.training and self._branches_are_as_built():
+        elif self.training and self._branches_are_as_built(training=True):
+            self.drop_folded()
             geometry = Geometry(self.stride, self.padding, self.groups)
             y = branch_sum(x, self.branches(), geometry, activate)
             if y is not None:
@@ -131,8 +132,8 @@ class RepConv(Reparameterizable):
         outputs = [layer(x) for layer in self.branch_layers()]
         return sum(outputs[1:], outputs[0])
 
-    def _branches_are_as_built(self) -> bool:
-        """Whether the branches compute what their parameters say, so that they can be computed together.
+    def _branches_are_as_built(self, training: bool) -> bool:
+        """Whether the branches compute what their parameters say in that mode, so that they can be computed together.
 
         They do not where something was put in a layer's place (synchronised batch normalisation, quantisation, another
         convolution), hooks are to see a layer's input or output (weight normalisation), or a normalisation runs in
@@ -142,8 +143,8 @@ class RepConv(Reparameterizable):
         convs = [layer for layer in layers if isinstance(layer, ConvBN)]
         norms = [layer.bn if isinstance(layer, ConvBN) else layer for layer in layers]
         return (
-            all(is_plain(layer, ConvBN) and self._is_as_built(layer.conv) for layer in convs)
-            and all(is_plain_norm(norm, self.training) for norm in norms)
+            all(is_plain_norm(norm, training) for norm in norms)
+            and all(is_plain(layer, ConvBN) and self._is_as_built(layer.conv) for layer in convs)
             and all(norm._epsilon == norms[0]._epsilon for norm in norms)
         )
 

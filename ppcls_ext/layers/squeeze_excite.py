@@ -11,7 +11,15 @@ from ppcls_ext.onednn import operations
 from ppcls_ext.onednn.builders import Geometry
 from ppcls_ext.onednn.convolution import plain_geometry, run_conv
 from ppcls_ext.onednn.elementwise import is_plain
-from ppcls_ext.onednn.maps import Operation, elementwise, from_channels_last, is_channels_last, to_channels_last, usable
+from ppcls_ext.onednn.maps import (
+    Operation,
+    elementwise,
+    from_channels_last,
+    is_channels_last,
+    learns,
+    to_channels_last,
+    usable,
+)
 from ppcls_ext.onednn.statistics import picture_sums
 
 
@@ -35,7 +43,11 @@ class SqueezeExcite(nn.Layer):
         """`x: (N, C, H, W)` → the same shape."""
         reduce, expand = convs = [self._sub_layers[name] for name in self.names]
         parameters = [value for conv in convs for value in (conv.weight, conv.bias)]  # set on every path: to_static
-        if is_channels_last(x) and self._is_as_built(*convs) and usable(x, *parameters, training=self.training):
+        if (
+            is_channels_last(x)
+            and self._is_as_built(*convs)
+            and usable(x, *parameters, training=self.training or learns(*parameters))
+        ):
             return _Gate()(x, *parameters)
         gate = nn.functional.sigmoid(run_conv(expand, nn.functional.relu(run_conv(reduce, self.pool(x)))))
         return elementwise(paddle.multiply, x, gate)
@@ -68,11 +80,10 @@ class _Gate(Operation):
             of_means = paddle.matmul(of_squeezed, reduce.flatten(1)) / (rows.shape[1] * rows.shape[2])
             x_grad = operations.by_picture(grad, gate, product=True)
             x_grad = from_channels_last(operations.by_picture(x_grad, of_means, product=False, in_place=True))
-        grads = [
+        return [
             x_grad,
             paddle.matmul(of_squeezed, means, transpose_x=True).reshape(reduce.shape),
             of_squeezed.sum(0),
             paddle.matmul(of_gate, squeezed, transpose_x=True).reshape(expand.shape),
             of_gate.sum(0),
         ]
-        return [value if need else None for value, need in zip(grads, needed)]

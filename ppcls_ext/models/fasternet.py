@@ -92,6 +92,8 @@ class MLP(ConvNorm):
         if not plain or not can_convolve(x, conv.weight, Geometry(), training=True):
             return False
         batch, _, height, width = x.shape
+        if batch * height * width == 1:
+            return False  # the normalisation would see one value a channel: see `branch_sum`
         hidden = (batch, conv.weight.shape[0], height, width)
         return usable(norm.weight, norm.bias, project.weight, training=True) and is_supported(
             hidden, tuple(project.weight.shape), Geometry()

@@ -1,8 +1,12 @@
 """Where large maps live: one region of memory, in which freed neighbours become one block again.
 
 Paddle asks glibc for blocks that start at a page, which glibc cannot cut from a free block of just that size: where
-freed memory is kept (engine/threads.py), a third of the heap ends up as holes between the maps of a step; where it is
+freed memory is kept (training/threads.py), a third of the heap ends up as holes between the maps of a step; where it is
 not, the system clears every map anew. The region is virtual: only what was written to takes memory.
+
+The measured reason for these lines: the peak of a process that takes steps at 8 × 224 px falls by a fifth (RepVGG_A0
+827 to 665 MiB, MobileOne_S4 1830 to 1455 MiB) at the same speed; exact blocks from the system save as much and make a
+step take 0.76 s instead of 0.45.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import mmap
 import os
 import sys
 import threading
+import weakref
 from collections.abc import Sequence
 
 import numpy as np
@@ -64,6 +69,9 @@ if hasattr(os, "register_at_fork"):
 class Arena:
     """Blocks of a region, each cut from the smallest free one that is large enough; thread-safe.
 
+    An interrupt (Ctrl-C) may come at any place of it: the list of blocks that are held is always true, and what is free
+    is worked out anew from it after an interrupt.
+
     Args:
         size: of the region, bytes.
 
@@ -76,33 +84,65 @@ class Arena:
         if hasattr(mmap, "MADV_HUGEPAGE"):
             self._region.madvise(mmap.MADV_HUGEPAGE)
         self._start, self._size = ctypes.addressof(ctypes.c_char.from_buffer(self._region)), size
-        self._lock = threading.Lock()
-        #: Offset and size of blocks that nobody holds any more: they end in any thread, also while the lock is held.
-        self.returned: collections.deque[tuple[int, int]] = collections.deque()
-        self._free: list[tuple[int, int]] = []  # size and offset of each, sorted
-        self._size_at: dict[int, int] = {}  # of the free ones, by offset
-        self._offset_before: dict[int, int] = {}  # by the offset where they end
+        self._lock = threading.RLock()
+        self._held: set[_Held] = set()
+        #: Blocks that nobody holds any more: they end in any thread, also while the lock is held.
+        self.returned: collections.deque[_Held] = collections.deque()
         self._taken = self._top = self._written = 0
-        self._add(0, size)
+        self._in_order = False
+        self._work_out_what_is_free()
 
     def take(self, size: int) -> Block | None:
-        """A block of that many bytes, or None where none is left."""
+        """A block of that many bytes, or None where none is left, or a signal handler asks in the middle of this."""
+        if self._lock._is_owned():
+            return None
         size = -(-size // _PAGE) * _PAGE
         with self._lock:
+            if not self._in_order:
+                self._work_out_what_is_free()
+            self._in_order = False
             while self.returned:
-                self._merge(*self.returned.popleft())
+                self._merge(self.returned[0])
+                self.returned.popleft()
             place = bisect.bisect_left(self._free, (size, 0))
             if place == len(self._free):
+                self._in_order = True
                 return None
             offset = self._free[place][1]
+            block = Block(self._region, self._start + offset)
+            held = _Held(block, self.returned.append)
+            held.offset, held.size = offset, size
+            self._held.add(held)
             rest = self._remove(offset) - size
             if rest:
                 self._add(offset + size, rest)
             self._trim()
-        return Block(self, offset, size, self._start + offset)
+            self._in_order = True
+        return block
 
-    def _merge(self, offset: int, size: int) -> None:
+    def _work_out_what_is_free(self) -> None:
+        """Of the region, all that no block holds."""
+        while self.returned:
+            self._held.discard(self.returned[0])
+            self.returned.popleft()
+        self._free: list[tuple[int, int]] = []  # size and offset of each, sorted
+        self._size_at: dict[int, int] = {}  # of the free ones, by offset
+        self._offset_before: dict[int, int] = {}  # by the offset where they end
+        end = 0
+        for held in sorted(self._held, key=lambda held: held.offset):
+            if held.offset > end:
+                self._add(end, held.offset - end)
+            end = held.offset + held.size
+        if end < self._size:
+            self._add(end, self._size - end)
+        self._in_order = True
+
+    def _merge(self, held: _Held) -> None:
         """Frees a block, together with its free neighbours."""
+        if held not in self._held:
+            return  # an interrupt ended it before it was handed out
+        self._held.discard(held)
+        offset, size = held.offset, held.size
         if offset + size in self._size_at:
             size += self._remove(offset + size)
         if offset in self._offset_before:
@@ -131,12 +171,19 @@ class Arena:
 
 
 class Block:
-    """Memory that NumPy's array holds, and that through it Paddle's tensor holds."""
+    """Memory that NumPy's array holds, and that through it Paddle's tensor holds; it keeps the region alive."""
 
-    __slots__ = ("__array_interface__", "_arena", "_place", "address")
+    __slots__ = ("__array_interface__", "__weakref__", "_region", "address")
 
-    def __init__(self, owner: Arena, offset: int, size: int, address: int) -> None:
-        self._arena, self._place, self.address = owner, (offset, size), address
+    def __init__(self, region: mmap.mmap, address: int) -> None:
+        self._region, self.address = region, address
 
-    def __del__(self) -> None:
-        self._arena.returned.append(self._place)
+
+class _Held(weakref.ref):
+    """Reference to a block that is held, with its place in the region, bytes.
+
+    Its callback tells the block's end and is not a Python function: in one (a `__del__`), an interrupt would be lost.
+    """
+
+    __slots__ = ("offset", "size")
+    __hash__, __eq__ = object.__hash__, object.__eq__  # of the reference itself, which outlives the block

@@ -9,7 +9,8 @@ from paddle import Tensor, nn
 
 from ppcls_ext.onednn import operations
 from ppcls_ext.onednn.builders import Geometry
-from ppcls_ext.onednn.maps import Operation, from_channels_last, to_channels_last, usable
+from ppcls_ext.onednn.maps import Operation, from_channels_last, learns, to_channels_last, usable
+from ppcls_ext.onednn.statistics import channel_sums
 
 
 def conv2d(
@@ -48,7 +49,7 @@ def run_conv(conv: nn.Layer, x: Tensor) -> Tensor:
     geometry = plain_geometry(conv)
     if geometry is None:
         return conv(x)
-    return conv2d(x, conv.weight, conv.bias, *geometry, training=conv.training)
+    return conv2d(x, conv.weight, conv.bias, *geometry, training=conv.training or learns(conv.weight))
 
 
 def plain_geometry(conv: nn.Layer) -> Geometry | None:
@@ -81,15 +82,15 @@ class _Convolution(Operation):
 
     def forward(self, x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
         rows = to_channels_last(x)
-        return operations.convolve(rows, kernel.contiguous(), bias, self.geometry), [rows]
+        return operations.convolve(rows, kernel, bias, self.geometry), [rows]
 
     def backward(self, grad: Tensor, inputs: list[Tensor], saved: list[Tensor], needed: list[bool]) -> list[Any]:
-        (rows,), kernel = saved, inputs[1].contiguous()
+        (rows,), kernel = saved, inputs[1]
         grads: list[Any] = [None] * len(inputs)
         if needed[0]:
             grads[0] = from_channels_last(operations.input_gradient(grad, kernel, rows.shape, self.geometry))
         if needed[1]:
             grads[1] = operations.kernel_gradient(rows, grad, kernel.shape, self.geometry)
         if len(inputs) == 3 and needed[2]:
-            grads[2] = grad.sum([0, 1, 2])
+            grads[2] = channel_sums(grad)
         return grads

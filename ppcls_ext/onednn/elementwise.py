@@ -62,4 +62,4 @@ class _Add(Operation):
         return operations.weighted_sum(to_channels_last(x), [to_channels_last(other)]), []
 
     def backward(self, grad: Tensor, inputs: list[Tensor], saved: list[Tensor], needed: list[bool]) -> list[Any]:
-        return [from_channels_last(grad) if need else None for need in needed]
+        return [from_channels_last(grad)] * 2

@@ -26,11 +26,17 @@ def is_traced() -> bool:
     return in_sot_simulation_mode() or not paddle.in_dynamic_mode()
 
 
+def learns(*parameters: Tensor) -> bool:
+    """Whether gradients of any of these are being recorded: the layer trains, in whatever mode it runs."""
+    return paddle.is_grad_enabled() and not all(value.stop_gradient for value in parameters)
+
+
 def usable(*tensors: Tensor, training: bool) -> bool:
     """Whether oneDNN computes on these tensors: float32, on the CPU, in operations that run at once.
 
-    Gradients are recorded in train mode only: those of operations written in Python can't be differentiated again, nor
-    run through twice (Paddle ends with a segmentation fault), which eval mode may be used for.
+    `training`: whether the layer is in train mode, or `learns`. Otherwise gradients (of a map) are left to Paddle,
+    whose graphs can be gone through twice, for the gradients of several classes, say; those of operations written in
+    Python cannot.
     """
     # results are made on the current device, whatever the operands' is
     if is_traced() or library() is None or paddle.device.get_device() != "cpu":
@@ -91,18 +97,6 @@ class Operation:
         """
         raise NotImplementedError
 
-    def differentiable_backward(
-        self, grad: Tensor, inputs: list[Tensor], saved: list[Tensor], needed: list[bool]
-    ) -> list[Any]:
-        """As `backward`, by operations of Paddle's that can be differentiated again (`create_graph=True`).
-
-        Raises:
-            PpclsExtError: there are none.
-        """
-        raise PpclsExtError(
-            f"oneDNN computes no gradients of gradients, which create_graph=True asks for: set {VARIABLE}=0"
-        )
-
     def __call__(self, *inputs: Tensor) -> Tensor:
         """The result as a view (N, C, H, W), recorded for gradients where any is wanted."""
         start = next((number for number, value in enumerate(inputs) if not value.stop_gradient), None)
@@ -124,16 +118,16 @@ class Operation:
 def _refuse_second_time() -> Callable[[Tensor], None]:
     """A hook on an operation's result, which Paddle calls before it goes through the operation's node.
 
-    The node of an operation written in Python is gone after the first time, whatever `retain_graph` says, and the second
-    time ends the process (fluid/eager/pylayer/py_layer_node.cc, `ctx_ = nullptr`).
+    What such a node needs is gone after the first time, whatever `retain_graph` says, and the second time ends the
+    process (fluid/eager/pylayer/py_layer_node.cc, `ctx_ = nullptr`).
     """
     times: list[None] = []
 
     def hook(_: Tensor) -> None:
         if times:
             raise PpclsExtError(
-                f"Paddle cannot go twice through a graph that holds oneDNN's operations, as retain_graph=True asks for: "
-                f"set {VARIABLE}=0, or compute the result anew"
+                "a graph with oneDNN's operations cannot be gone through twice, which retain_graph=True asks for: "
+                f"compute the result anew, or set {VARIABLE}=0"
             )
         times.append(None)
 
@@ -168,9 +162,10 @@ class _Node(PyLayer):
                 "a tensor that a gradient needs was changed in place after it was used: change a copy of it instead"
             )
         if paddle.is_grad_enabled():
-            grads = operation.differentiable_backward(grad.transpose(_TO_LAST), inputs, saved, needed)
-        else:
-            grads = operation.backward(to_channels_last(grad), operation.dense(inputs), saved, needed)
+            raise PpclsExtError(
+                f"oneDNN computes no gradients of gradients, which create_graph=True asks for: set {VARIABLE}=0"
+            )
+        grads = operation.backward(to_channels_last(grad), operation.dense(inputs), saved, needed)
         grads = _of_their_own([value if need else None for value, need in zip(grads, needed)], [grad, *values])
         return [*grads[start:], *grads[:start]]
 

@@ -1,8 +1,8 @@
 """Convolution, batch normalisation, sums and activations of channels-last maps by oneDNN, with their gradients.
 
 Plain functions from contiguous float32 tensors, maps (N, H, W, C), kernels and vectors of Paddle's shapes, to new
-tensors. No gradient is recorded. Where oneDNN has no fast implementation Paddle's own operations compute the same. All
-memory is handed to oneDNN by `_run`, which raises `PpclsExtError` where a tensor has gaps or another size than expected.
+tensors. No gradient is recorded. Where oneDNN has no fast implementation Paddle's own operations compute the same.
+Memory is handed to oneDNN by `_run`, which raises `PpclsExtError` where a tensor has gaps or an unexpected size.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def input_gradient(grad: Tensor, kernel: Tensor, shape: Sequence[int], geometry:
     elif tiny_maps.sees_all(shape, kernel.shape, geometry):
         tiny_maps.input_gradient(grad, kernel, geometry, result)
     elif not _run(builders.input_gradient, (tuple(shape), tuple(kernel.shape), geometry, 0), grad, kernel, result):
-        result = paddle_convolution_gradients(paddle.zeros(shape, "float32"), kernel, grad, geometry)[0]
+        result = _paddle_convolution_gradients(paddle.zeros(shape, "float32"), kernel, grad, geometry)[0]
     return result
 
 
@@ -80,7 +80,7 @@ def kernel_gradient(x: Tensor, grad: Tensor, kernel_shape: Sequence[int], geomet
     elif tiny_maps.sees_all(x.shape, kernel_shape, geometry):
         tiny_maps.kernel_gradient(x, grad, geometry, result)
     elif not _run(builders.kernel_gradient, (tuple(x.shape), tuple(kernel_shape), geometry, 0), x, grad, result):
-        result = paddle_convolution_gradients(x, paddle.zeros(kernel_shape, "float32"), grad, geometry)[1]
+        result = _paddle_convolution_gradients(x, paddle.zeros(kernel_shape, "float32"), grad, geometry)[1]
     return result
 
 
@@ -90,8 +90,8 @@ def _paddle_convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, geometry: G
     return y.transpose(_TO_LAST).contiguous()
 
 
-def paddle_convolution_gradients(x: Tensor, kernel: Tensor, grad: Tensor, geometry: Geometry) -> list[Tensor]:
-    """Gradients of x and the kernel by Paddle's own operation, which can be differentiated again.
+def _paddle_convolution_gradients(x: Tensor, kernel: Tensor, grad: Tensor, geometry: Geometry) -> list[Tensor]:
+    """Gradients of x and the kernel by Paddle's own operation.
 
     `x: (N, H, W, C)`, `kernel: (O, C / groups, k, k)`, `grad: (N, Ho, Wo, O)` → tensors of x's and the kernel's shape.
     """
@@ -231,7 +231,7 @@ def input_gradient_first(grad: Tensor, kernel: Tensor, geometry: Geometry) -> Te
     sizes = ((*grad.shape[:3], mixed), tuple(kernel.shape), geometry, grad.shape[3])
     if not _run(builders.input_gradient, sizes, grad, kernel, result, all_channels=False):
         first = grad[:, :, :, :mixed].contiguous()
-        result[:, :, :, :mixed] = paddle_convolution_gradients(paddle.zeros_like(first), kernel, first, geometry)[0]
+        result[:, :, :, :mixed] = _paddle_convolution_gradients(paddle.zeros_like(first), kernel, first, geometry)[0]
     return result
 
 
@@ -241,7 +241,7 @@ def kernel_gradient_first(x: Tensor, grad: Tensor, kernel_shape: Sequence[int], 
     sizes = ((*x.shape[:3], mixed), tuple(kernel_shape), geometry, x.shape[3])
     if not _run(builders.kernel_gradient, sizes, x, grad, result, all_channels=False):
         x, grad = (value[:, :, :, :mixed].contiguous() for value in (x, grad))
-        result = paddle_convolution_gradients(x, paddle.zeros(kernel_shape, "float32"), grad, geometry)[1]
+        result = _paddle_convolution_gradients(x, paddle.zeros(kernel_shape, "float32"), grad, geometry)[1]
     return result
 
 

@@ -75,7 +75,7 @@ def mean_and_variance(x: Tensor) -> tuple[Tensor, Tensor]:
 def normalisation_sums(
     x: Tensor, grad: Tensor, mean: Tensor, variance: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of γ and β of a batch normalisation of x, (C,): sums of `grad · (x − mean) / √(variance + ε)` and `grad`.
+    """Gradients of γ and β of a batch normalisation: sums of `grad · (x − mean) / √(variance + ε)` and `grad`, (C,).
 
     `x, grad: (N, H, W, C)`. Reads the maps once.
     """

@@ -5,8 +5,11 @@ from __future__ import annotations
 import paddle
 from paddle import Tensor, nn
 
-from ppcls_ext.onednn.convolution import conv2d, run_conv
+from ppcls_ext.onednn.builders import Geometry
+from ppcls_ext.onednn.convolution import can_convolve, conv2d, run_conv
+from ppcls_ext.onednn.maps import is_traced, learns
 from ppcls_ext.reparam.algebra import Branch, fold_branches
+from ppcls_ext.reparam.folded import Folded, FoldedConvolution, parameters_of
 
 
 class Reparameterizable(nn.Layer):
@@ -39,6 +42,7 @@ class Reparameterizable(nn.Layer):
         self.padding = padding
         self.groups = groups
         self.is_repped = False
+        self._folded: Folded | None = None
 
     def branches(self) -> list[Branch]:
         """The branches that are summed; none once fused."""
@@ -57,11 +61,28 @@ class Reparameterizable(nn.Layer):
         return getattr(self, self.fused_name)
 
     def run_fused(self, x: Tensor) -> Tensor:
-        """Applies the equivalent convolution to `x: (N, in_channels, H, W)`."""
+        """Applies the equivalent convolution to `x: (N, in_channels, H, W)`.
+
+        An unfused layer keeps kernel and bias from call to call for as long as no parameter and no running statistic
+        changes. The branches' parameters get their gradients, as with frozen batch normalisations.
+        """
         if self.is_repped:
             return run_conv(self.fused_conv, x)
+        branches = self.branches()
+        if not is_traced() and x.dtype == paddle.float32 and x.place.is_cpu_place() and Folded.can_be_kept(branches):
+            self._folded = folded = Folded.of(branches, self.groups, self.kernel_size, self._folded)
+            geometry, parameters = Geometry(self.stride, self.padding, self.groups), parameters_of(branches)
+            if not learns(*parameters):
+                return conv2d(x, folded.kernel, folded.bias, *geometry)
+            if can_convolve(x, folded.kernel, geometry, training=True):
+                return FoldedConvolution(branches, folded, geometry)(x, *parameters)
         kernel, bias = (value.astype(x.dtype) for value in self.equivalent_kernel())
         return conv2d(x, kernel, bias, self.stride, self.padding, self.groups)
+
+    def drop_folded(self) -> None:
+        """Frees the kernel that `run_fused` keeps, which training has no use for."""
+        if self._folded is not None:
+            self._folded = None
 
     def start_fused(self) -> None:
         """Puts a fresh convolution in the branches' place (`fused=True` models start this way)."""
@@ -72,6 +93,7 @@ class Reparameterizable(nn.Layer):
             self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding, groups=self.groups
         )
         setattr(self, self.fused_name, conv)
+        self._folded = None
         self.is_repped = True
 
     @paddle.no_grad()
