@@ -29,7 +29,7 @@ from PIL import Image, ImageDraw
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from ppcls_ext.data.shapes import NAMES
-from ppcls_ext.export.program_to_onnx import program_to_onnx
+from ppcls_ext.export.program import program_to_onnx
 
 DATA = Path("dataset", "shapes")
 PUBLISHED = "picodet_mobileone_s0_published"
@@ -126,7 +126,7 @@ def measure(name: str, published: Path | None, trained: bool, samples: list[np.n
     result: dict[str, Any] = {}
     result["measure"], programs = detector(name, published, trained) if name in DETECTION else segmenter(name, trained)
     for kind, program in programs.items():
-        report = program_to_onnx(program, onnx_file(name, kind), pictures=samples)
+        report = program_to_onnx(program, onnx_file(name, kind), images=samples)
         result[kind] = {"nodes": sum(report.nodes.values()), "difference": report.difference}
     Path("output", name, "result.json").write_text(json.dumps(result), encoding="utf-8")
 

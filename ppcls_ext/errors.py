@@ -21,6 +21,10 @@ class NotImageError(PpclsExtError):
     """A file that is not an image of any known format; a damaged image is a plain `PpclsExtError`."""
 
 
+class FusedWeightsError(PpclsExtError):
+    """Fused weights for a model that is not fused."""
+
+
 class Interrupted(KeyboardInterrupt):
     """An interruption by the user or the system, whose message says how to go on."""
 

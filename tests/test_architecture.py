@@ -33,9 +33,9 @@ ARROWS = {
     "models": "errors hosts/paddleclas onednn layers reparam weights",
     "config": "errors files bounded_yaml hosts/paddleclas data models weights",
     "training": "errors files packages hosts hosts/paddleclas report data predict reparam weights models config",
-    "export": "errors files packages cpu hosts/paddleclas data predict reparam weights models config",
-    "hosts/dense": "errors hosts reparam models export",
-    "hosts/paddledet": "errors hosts models hosts/dense",
+    "export": "errors files packages cpu hosts hosts/paddleclas data predict reparam weights models config",
+    "hosts/dense": "errors hosts models export",
+    "hosts/paddledet": "errors hosts models export hosts/dense",
     "hosts/paddleseg": "errors hosts models hosts/dense",
     "hosts/paddlex": "errors packages predict models",
     "doctor": "errors packages cpu hosts hosts/paddleclas onednn weights config training",
@@ -47,7 +47,7 @@ ONLY_IN = {
     "ppcls": {"hosts/paddleclas", "training", "config", "commands"},
     "paddle": {"__init__", "hosts", "hosts/paddleclas", "onednn", "reparam", "layers", "weights", "models", "training"}
     | {"config", "export", "hosts/dense", "hosts/paddledet", "hosts/paddleseg", "doctor", "commands"},
-    "ppdet": {"hosts/dense", "hosts/paddledet"},
+    "ppdet": {"hosts/paddledet"},
     "paddleseg": {"hosts/paddleseg"},
 }
 #: Outside of hosts/, the files that set attributes of objects that are not their own, and which objects these are.

@@ -132,7 +132,6 @@ READERS = {
     "export/convert.py": "written by the conversion",
     "doctor.py": "of the system",
     "download.py": "the package's own cache",
-    "export/program_to_onnx.py": "is_file before",
     "export/program.py": "is_file before",
     "hosts/threads.py": "of the system",
     "files.py": "open_regular itself; identical_files, whose files were found to be regular",
@@ -161,7 +160,7 @@ WRITERS = {
     "data/dataset_folder.py": "in a folder aside, which is renamed",
     "data/shapes.py": "in a folder aside, which is renamed",
     "download.py": "a part of another name, and the lock",
-    "export/program_to_onnx.py": "in a temporary folder",
+    "export/program.py": "in a temporary folder",
     "predict/runtimes.py": "in a temporary folder",
 }
 

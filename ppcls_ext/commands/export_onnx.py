@@ -10,11 +10,12 @@ import numpy as np
 
 from ppcls_ext.commands.interruption import interrupt_on_sigterm
 from ppcls_ext.commands.options import command_parser, positive
-from ppcls_ext.commands.reduced import INT8_OPSET, add_reduced_arguments, reduction
+from ppcls_ext.commands.reduced import add_reduced_arguments, reduction
 from ppcls_ext.commands.source import add_source_arguments, read_source
 from ppcls_ext.data.image_files import find_images
 from ppcls_ext.data.image_input import network_input
 from ppcls_ext.export.configured import build, describe, read_section
+from ppcls_ext.export.opset import DEFAULT_OPSET, INT8_OPSET
 from ppcls_ext.hosts.threads import use_all_cores
 from ppcls_ext.packages import require
 
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     import paddle
 
     interrupt_on_sigterm()
-    from ppcls_ext.export.pipeline import DEFAULT_OPSET, export_onnx
+    from ppcls_ext.export.pipeline import export_onnx
 
     paddle.set_device("cpu")  # what onnxruntime is compared with must not round differently on every machine
     width, height = rule.image_size

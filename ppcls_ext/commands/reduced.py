@@ -11,9 +11,6 @@ from ppcls_ext.commands.calibration import calibration_pictures
 from ppcls_ext.commands.options import positive
 from ppcls_ext.data.image_rule import Preprocessing
 
-#: GELU is one node from this opset on.
-INT8_OPSET = 20
-
 
 def add_reduced_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds --int8, --fp16 and what belongs to them."""

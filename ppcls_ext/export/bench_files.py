@@ -1,32 +1,34 @@
-"""The files that `bench` times for a model's name: random weights, each form of it as export-onnx writes it."""
+"""The files that `bench` times for a model's name: random weights, in each form that export-onnx writes."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import paddle
-from paddle import Tensor
+from paddle import nn
 
 from ppcls_ext.data.image_rule import Preprocessing
 from ppcls_ext.export import convert, simplify
-from ppcls_ext.export.comparison import branch_outputs
 from ppcls_ext.export.float16 import reduce_to_float16
+from ppcls_ext.export.fusion_proof import compute_by_definition
 from ppcls_ext.export.int8 import FEWEST, quantize
+from ppcls_ext.export.opset import GELU_OPSET
 from ppcls_ext.export.pipeline import Reduce, export_onnx
 from ppcls_ext.files import atomic_write
 from ppcls_ext.models.factories import build
 from ppcls_ext.predict.metadata import Metadata
-from ppcls_ext.reparam.reparameterizable import Reparameterizable
+from ppcls_ext.reparam.fuse import reparameterizable_layers
 
 FORMS = ("unfused", "fused", "int8", "fp16")
-OPSET = 20
+OPSET = GELU_OPSET
 
 
 def write_forms(name: str, forms: Sequence[str], px: int, folder: Path) -> dict[str, Path]:
-    """Writes the forms of a model for pictures of px × px.
+    """Writes the forms of a model for images of px × px.
 
     Returns:
         The file of each form. Random weights take the time of trained ones; the int8 form's answers mean nothing.
@@ -45,7 +47,7 @@ def write_forms(name: str, forms: Sequence[str], px: int, folder: Path) -> dict[
     for form in forms:
         files[form] = folder / f"{name}_{form}_{px}.onnx"
         if form == "unfused":
-            _write_unfused(name, properties, px, files[form])
+            _write_unfused(copy.deepcopy(model), properties, px, files[form])
         else:
             shape = (3, px, px)
             reduce = reductions[form]
@@ -53,19 +55,12 @@ def write_forms(name: str, forms: Sequence[str], px: int, folder: Path) -> dict[
     return files
 
 
-def _write_unfused(name: str, properties: dict[str, str], px: int, path: Path) -> None:
-    """The training form, in eval mode, as the sum of its branches; nobody would deploy it."""
-    model = build(name)
+def _write_unfused(model: nn.Layer, properties: dict[str, str], px: int, path: Path) -> None:
+    """Writes the training form, in eval mode, as the sum of its branches; nobody would deploy it."""
     model.eval()
-    for layer in model.sublayers(include_self=True):
-        if isinstance(layer, Reparameterizable):
-            layer.forward = partial(_sum_of_branches, layer)
-    raw = convert.convert(convert.Network(model, softmax=True), (None, 3, px, px), OPSET)
+    for layer in reparameterizable_layers(model):
+        compute_by_definition(layer)
+    raw = convert.convert(convert.InferenceModel(model, softmax=True), (None, 3, px, px), OPSET)
     simplify.set_properties(raw, properties)
     with atomic_write(path) as file:
         file.write(raw.SerializeToString())
-
-
-def _sum_of_branches(layer: Reparameterizable, x: Tensor) -> Tensor:
-    outputs = branch_outputs(layer, x)
-    return sum(outputs[1:], outputs[0])

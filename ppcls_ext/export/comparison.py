@@ -1,19 +1,21 @@
-"""Comparing one network's answers in several forms: as branches, fused, as an ONNX graph."""
+"""How far two forms of a model are apart: branches, fused, converted, reduced, run by another runtime.
+
+Every comparison of the package is made here: the inputs on which forms are compared, the differences of their outputs
+(logits, maps, class indices, lists of detections), what rounding explains, and the agreement of classes. Nothing here
+needs Paddle; `fusion_proof` compares layers inside Paddle.
+"""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
-import paddle
-from paddle import Tensor, nn
 
 from ppcls_ext.data.image_rule import Preprocessing
 from ppcls_ext.errors import PpclsExtError, one_line
 from ppcls_ext.predict.onnx_file import open_session
-from ppcls_ext.reparam.reparameterizable import Reparameterizable
 
 if TYPE_CHECKING:
     import onnx
@@ -25,24 +27,39 @@ TOLERANCE = 1e-4
 NUDGE = 1e-6
 #: Where a network magnifies rounding errors beyond `TOLERANCE` / 10, ten times its own noise is allowed.
 NOISE_FACTOR = 10
+#: The least part of the images for which two forms that round differently must name the same class.
+AGREEMENT = 0.93
+#: Mean and standard deviation that PaddleDetection's and PaddleSeg's configurations normalize with; some (YOLOX) take
+#: levels from 0 to 255 instead.
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+#: Part of the pixels of a map of class indices that may differ: where two classes score the same but for rounding.
+TIES = 1e-3
+#: Columns of PaddleDetection's lists: class, score, left, top, right, bottom.
+DETECTION_COLUMNS = 6
+#: Part of the rows of a list that must have a partner in the other list; all of up to 20 rows.
+ROWS = 0.95
+#: Distance from 1 of the scores of a list in which more boxes score 1 than it has rows.
+SATURATED = 1e-6
+TINY = float(np.finfo(np.float32).tiny)
+NO_SCORES: Mapping[int, int] = MappingProxyType({})
 
 #: Images (N, C, H, W) or outputs (N, classes), float32, by kind of input.
 ByKind = Mapping[str, np.ndarray]
 
 
-def comparison_inputs(
+def classifier_inputs(
     image_shape: tuple[int, int, int], rule: Preprocessing, samples: np.ndarray | None
 ) -> dict[str, np.ndarray]:
-    """What networks are compared on: noise, images of random grey levels prepared by `rule`, and real samples.
+    """Returns the inputs that classifiers are compared on: noise, random grey levels prepared by `rule`, real samples.
 
     Args:
         image_shape: (C, H, W).
-        rule: for its mean, std and scale.
-        samples: (N, C, H, W), prepared; None where there are none.
+        rule: its mean, std and scale are used.
+        samples: prepared images (N, C, H, W), or None.
     """
     random = np.random.default_rng(0)
     levels = random.integers(0, 256, (1, *image_shape)).astype(np.float32)
-    mean, std = (np.reshape(np.float32(values), (3, 1, 1)) for values in (rule.mean, rule.std))
+    mean, std = (np.asarray(values, np.float32).reshape(3, 1, 1) for values in (rule.mean, rule.std))
     inputs = {
         "noise": random.standard_normal((2, *image_shape), dtype=np.float32),
         "grey levels": (levels * np.float32(rule.scale) - mean) / std,
@@ -52,14 +69,33 @@ def comparison_inputs(
     return inputs
 
 
+def random_images(batch: int, height: int, width: int) -> dict[str, np.ndarray]:
+    """Returns images (batch, 3, height, width) float32 by kind: noise, random levels as numbers and normalized."""
+    random = np.random.default_rng(0)
+    levels = random.integers(0, 256, (batch, 3, height, width)).astype(np.float32)
+    noise = random.standard_normal(levels.shape).astype(np.float32)
+    return {"noise": noise, "levels": levels, "normalised levels": normalized(levels)}
+
+
+def normalized(levels: np.ndarray) -> np.ndarray:
+    """Returns levels (N, 3, H, W) from 0 to 255, normalized with `MEAN` and `STD`."""
+    mean, std = (np.asarray(values, np.float32).reshape(1, 3, 1, 1) for values in (MEAN, STD))
+    return (levels / 255 - mean) / std
+
+
+def nudged(values: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Returns `values`, each changed by up to `NUDGE` of itself."""
+    return (values * (1 + NUDGE * random.uniform(-1, 1, values.shape))).astype(values.dtype)
+
+
+def relative_difference(got: np.ndarray, expected: np.ndarray) -> float:
+    """Returns the largest difference as a part of the largest expected value; nan where a value is nan."""
+    return float(np.abs(got - expected).max() / max(np.abs(expected).max(), np.finfo(np.float32).tiny))
+
+
 def largest_difference(got: ByKind, expected: ByKind) -> float:
-    """The largest difference, as a part of the largest expected value of that kind; nan where a value is nan."""
-    tiny = np.finfo(np.float32).tiny
-    return float(
-        np.max(
-            [np.abs(got[kind] - values).max() / max(np.abs(values).max(), tiny) for kind, values in expected.items()]
-        )
-    )
+    """Returns the largest `relative_difference` of any kind of input; nan where a value is nan."""
+    return float(np.max([relative_difference(got[kind], values) for kind, values in expected.items()]))
 
 
 def require_small(what: str, difference: float, allowed: float = TOLERANCE) -> None:
@@ -70,116 +106,116 @@ def require_small(what: str, difference: float, allowed: float = TOLERANCE) -> N
         )
 
 
-@paddle.no_grad()
-def paddle_logits(model: nn.Layer, inputs: ByKind) -> dict[str, np.ndarray]:
-    """Runs a model in Paddle, image by image, so that many samples need no more memory than one.
+def output_difference(
+    got: Sequence[np.ndarray], expected: Sequence[np.ndarray], scores: Mapping[int, int] = NO_SCORES
+) -> float:
+    """Returns the largest difference of any output, as a part of its largest value; nan where a value is nan.
 
     Args:
-        model: in eval mode.
-        inputs: images.
+        got: one form's outputs.
+        expected: the other form's.
+        scores: power by number of the output, for outputs between 0 and 1, which are raised to it and compared
+            absolutely.
 
     Raises:
-        PpclsExtError: the model returns anything but (N, classes) of finite numbers.
+        PpclsExtError: number or shapes of the outputs differ.
     """
-    logits = {kind: np.concatenate([_run(model, image) for image in images]) for kind, images in inputs.items()}
-    if not all(np.isfinite(values).all() for values in logits.values()):
-        raise PpclsExtError("the model's logits are not finite: the weights are damaged, or training diverged")
-    return logits
+    # ONNX files have 1-element outputs where Paddle has 0-D ones
+    got, expected = ([np.atleast_1d(values) for values in outputs] for outputs in (got, expected))
+    shapes = [[tuple(values.shape) for values in outputs] for outputs in (got, expected)]
+    if shapes[0] != shapes[1]:
+        raise PpclsExtError(f"the outputs' shapes differ: {shapes[0]}, expected {shapes[1]}; nothing was written")
+    return float(np.max([_difference(*pair, scores.get(number, 0)) for number, pair in enumerate(zip(got, expected))]))
 
 
-def _run(model: nn.Layer, image: np.ndarray) -> np.ndarray:
-    logits = model(paddle.to_tensor(image[None]))
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
-        got = f"a tensor {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-        raise PpclsExtError(
-            f"the model returns {got}, expected logits (N, classes): build it without return_stages and return_patterns"
-        )
-    return logits.numpy()
-
-
-def branch_outputs(layer: Reparameterizable, x: Tensor) -> list[Tensor]:
-    """What each branch of an unfused layer makes of `x: (N, C, H, W)`, one by one, as the layer is defined."""
-    outputs = []
-    for kernel, norm in layer.branches():
-        y = x
-        if kernel is not None:
-            # a smaller kernel sits at the centre of the layer's
-            padding = layer.padding - (layer.kernel_size - kernel.shape[-1]) // 2
-            y = nn.functional.conv2d(x, kernel, None, layer.stride, padding, groups=layer.groups)
-        outputs.append(norm(y))
-    return outputs
-
-
-class LayerComparison:
-    """Makes an unfused layer sum its branches one by one, as it is defined, and compares the sum with the fused layer.
-
-    In eval mode a layer may run its equivalent convolution already, so without this the fusion would be compared with
-    itself. Sums are compared on equal inputs, which stays sharp where the whole network magnifies rounding errors (an
-    untrained RepVGG_D2se turns 1e-7 into other logits altogether).
+def require_same(
+    what: str,
+    got: Sequence[np.ndarray],
+    run: Callable[[Mapping[str, np.ndarray]], Sequence[np.ndarray]],
+    inputs: Mapping,
+    scores: Mapping[int, int] = NO_SCORES,
+) -> float:
+    """Requires that `got` differs from `run(inputs)` by no more than rounding explains.
 
     Args:
-        layer: unfused, in eval mode; it is changed.
-        fused: the same layer, fused.
-        name: of the layer, for the error.
-    """
-
-    def __init__(self, layer: Reparameterizable, fused: Reparameterizable, name: str) -> None:
-        self.fused = fused
-        self.name = name
-        #: The largest so far, as a part of the largest value in a branch.
-        self.difference = 0.0
-        layer.register_forward_pre_hook(self._compare)
-
-    def _compare(self, layer: Reparameterizable, inputs: tuple[Tensor, ...]) -> None:
-        (x,) = inputs
-        outputs = branch_outputs(layer, x)
-        total = sum(outputs[1:], outputs[0])
-        scale = max(float(output.abs().max()) for output in outputs)
-        difference = float((self.fused.run_fused(x) - total).abs().max()) / max(scale, np.finfo(np.float32).tiny)
-        require_small(f"the fused and the unfused layer {self.name}".rstrip(), difference)
-        self.difference = max(self.difference, difference)
-        # the layer goes on with the sum, where it would have run its equivalent convolution
-        layer.run_fused = lambda _: total
-
-
-def branch_form(model: nn.Layer, fused: nn.Layer) -> tuple[nn.Layer, list[LayerComparison]]:
-    """A deep copy of `model` in eval mode that sums its branches one by one and compares each layer with `fused`.
+        what: the two forms, for the error.
+        got: one form's outputs.
+        run: the other form.
+        inputs: by name; those of four axes are images.
+        scores: power by number of the output, for outputs between 0 and 1, which are raised to it and compared
+            absolutely.
 
     Returns:
-        The copy, which raises PpclsExtError where a layer differs, and its comparisons.
+        The largest difference.
+
+    Raises:
+        PpclsExtError: they differ.
     """
-    reference = copy.deepcopy(model)
-    reference.eval()
-    fused_layers = dict(fused.named_sublayers(include_self=True))
-    comparisons = [
-        LayerComparison(layer, fused_layers[name], name)
-        for name, layer in reference.named_sublayers(include_self=True)
-        if isinstance(layer, Reparameterizable) and not layer.is_repped
-    ]
-    return reference, comparisons
+    expected = run(inputs)
+    difference = output_difference(got, expected, scores)
+    allowed = TOLERANCE
+    if not difference <= allowed:
+        # images that a model was not trained on, levels instead of normalized ones, may magnify rounding errors
+        random = np.random.default_rng(1)
+        moved = run({name: nudged(value, random) if value.ndim == 4 else value for name, value in inputs.items()})
+        if [values.shape for values in moved] == [values.shape for values in expected]:
+            allowed = max(allowed, NOISE_FACTOR * output_difference(moved, expected, scores))
+    require_small(what, difference, allowed)
+    return difference
 
 
-def rounding_noise(model: nn.Layer, inputs: ByKind, logits: ByKind) -> float:
-    """How far the logits of a model move when its input moves by `NUDGE`: about 1e-6 in healthy networks.
+def _difference(got: np.ndarray, expected: np.ndarray, power: int = 0) -> float:
+    if expected.size == 0:
+        return 0.0
+    if np.issubdtype(expected.dtype, np.integer) and expected.ndim > 1:
+        share = float((got != expected).mean())
+        return 0.0 if share <= TIES else share
+    got, expected = got.astype(np.float64), expected.astype(np.float64)
+    if expected.ndim == 2 and expected.shape[1] == DETECTION_COLUMNS:
+        return _difference_of_rows(got, expected)
+    if power:
+        return float(np.abs(got**power - expected**power).max())
+    return relative_difference(got, expected)
 
-    Args:
-        model: in eval mode.
-        inputs: images.
-        logits: the model's, for these images.
+
+def _difference_of_rows(got: np.ndarray, expected: np.ndarray) -> float:
+    """Returns the distance from which `ROWS` of the rows of two lists of detections, in any order, have a partner.
+
+    Rounding decides the order of equal scores and which of two equal boxes is kept, mostly on images of noise. It
+    decides neither the score of a box that both lists hold nor the best score of a class: these always count. Class
+    and score are compared as they are, boxes as parts of the largest coordinate.
+
+    On levels that a detector was not trained on every row of a long list may score 1: then rounding chooses all rows.
     """
-    random = np.random.default_rng(1)
-    nudged = {
-        kind: (images * (1 + NUDGE * random.uniform(-1, 1, images.shape))).astype(np.float32)
-        for kind, images in inputs.items()
-    }
-    return largest_difference(paddle_logits(model, nudged), logits)
+    scale = np.array([1, 1, *[max(np.abs(expected[:, 2:]).max(), TINY)] * 4], np.float64)
+    apart = np.abs(got[:, None] - expected[None]) / scale
+    distances, scores = apart.max(axis=2), apart[:, :, 1]
+    same_box = np.delete(apart, 1, axis=2).max(axis=2) <= TOLERANCE
+    others = np.where(same_box, scores, np.inf).min(axis=1)
+    chosen = all(len(rows) > 20 and np.abs(rows[:, 1] - 1).max() <= SATURATED for rows in (got, expected))
+    return float(
+        np.max(
+            [
+                *(0 if chosen else np.quantile(distances.min(axis=axis), ROWS, method="higher") for axis in (0, 1)),
+                others[same_box.any(axis=1)].max(initial=0),
+                np.abs(_best_scores(got, expected) - _best_scores(expected, got)).max(),
+            ]
+        )
+    )
+
+
+def _best_scores(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Returns the best score of each class in either list; scores below the end of the other list count as that end."""
+    end = max(rows[:, 1].min(), others[:, 1].min())
+    kinds = np.union1d(rows[:, 0], others[:, 0])
+    return np.array([rows[rows[:, 0] == kind, 1].max(initial=end) for kind in kinds])
 
 
 class OnnxSession:
     """A graph in onnxruntime, loaded once for all comparisons.
 
     Args:
-        network: a model, or a file's content; all outputs are computed.
+        network: a model, or the content of a file.
 
     Raises:
         PpclsExtError: onnxruntime does not take it.
@@ -193,7 +229,7 @@ class OnnxSession:
         self._names = [value.name for value in self._session.get_inputs()]
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """All outputs, in order; `inputs`, by name, may hold more than the graph takes.
+        """Returns all outputs, in order; `inputs`, by name, may contain more than the graph takes.
 
         Raises:
             PpclsExtError: onnxruntime fails on them.
@@ -207,7 +243,7 @@ class OnnxSession:
             ) from error
 
     def outputs(self, inputs: ByKind, batch: int) -> list[dict[str, np.ndarray]]:
-        """Each output of a graph with one input, by kind of input.
+        """Returns each output of a graph with one input, by kind of input.
 
         Args:
             inputs: images; different kinds share a batch, and the last one is filled up from the first ones.
@@ -228,7 +264,7 @@ class OnnxSession:
 
 
 def require_same_parameters(model: onnx.ModelProto, parameters: Mapping[str, np.ndarray]) -> None:
-    """Compares every constant of a graph that bears a parameter's name with that parameter, bit by bit.
+    """Requires that every constant of a graph with the name of a parameter equals that parameter, bit by bit.
 
     Raises:
         PpclsExtError: one differs.
@@ -239,3 +275,14 @@ def require_same_parameters(model: onnx.ModelProto, parameters: Mapping[str, np.
         parameter = parameters.get(constant.name)
         if parameter is not None and not np.array_equal(numpy_helper.to_array(constant), parameter):
             raise PpclsExtError(f"the conversion changed the parameter {constant.name}; nothing was written")
+
+
+def classes_of(model: onnx.ModelProto, images: np.ndarray) -> Iterator[int]:
+    """Yields the class that a model names for each of `images` (N, 3, H, W)."""
+    running = open_session(model)
+    (value,) = running.get_inputs()
+    batch = value.shape[0] if isinstance(value.shape[0], int) else 1
+    for start in range(0, len(images), batch):
+        given = images[start : start + batch]
+        filled = np.resize(given, (batch, *given.shape[1:]))
+        yield from running.run(None, {value.name: filled})[0][: len(given)].argmax(axis=1).tolist()

@@ -6,25 +6,26 @@ convert. Its command line, and its `export` by default, install packages with pi
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import paddle
 from paddle import Tensor, nn
 
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.export.opset import opset_of
+from ppcls_ext.hosts.quiet import captured_output
 
 if TYPE_CHECKING:
     import onnx
 
-#: Paddle's names that paddle2onnx lists under older ones.
+#: Paddle's names of operators → the older names that paddle2onnx lists.
 RENAMED = {
     "multiply": "elementwise_mul",
     "subtract": "elementwise_sub",
@@ -47,8 +48,8 @@ with open(output, "wb") as file:
 """
 
 
-class Network(nn.Layer):
-    """What is converted: a model in eval mode, with Softmax behind it where probabilities are wanted.
+class InferenceModel(nn.Layer):
+    """A model in eval mode, followed by Softmax where probabilities are wanted, in the form that is converted.
 
     Paddle records the operations that run; translating every layer's source code first, its default, gives the same
     program in ten times the time.
@@ -67,11 +68,11 @@ class Network(nn.Layer):
         return nn.functional.softmax(x, axis=-1) if self.softmax else x
 
 
-def convert(network: Network, input_shape: tuple[int | None, int, int, int], opset: int) -> onnx.ModelProto:
+def convert(model: InferenceModel, input_shape: tuple[int | None, int, int, int], opset: int) -> onnx.ModelProto:
     """Converts a model as it is, without any simplification.
 
     Args:
-        network: it is made static, so hand over a copy of the model.
+        model: it is made static, so pass a copy.
         input_shape: (N, C, H, W); None for any N.
         opset: of ONNX's standard operators.
 
@@ -79,11 +80,11 @@ def convert(network: Network, input_shape: tuple[int | None, int, int, int], ops
         PpclsExtError: Paddle cannot make the model static, or paddle2onnx cannot convert it; says why.
     """
     with tempfile.TemporaryDirectory(prefix="ppcls_ext_") as folder:
-        program, parameters = _save_static(network, input_shape, Path(folder))
+        program, parameters = _save_static(model, input_shape, Path(folder))
         try:
             return convert_program(program, parameters, opset)
         except PpclsExtError as error:
-            raise PpclsExtError(f"{error}{_unknown_operators(network)}") from error
+            raise PpclsExtError(f"{error}{_unknown_operators(model)}") from error
 
 
 def convert_program(program: Path, parameters: Path, opset: int) -> onnx.ModelProto:
@@ -104,7 +105,7 @@ def convert_program(program: Path, parameters: Path, opset: int) -> onnx.ModelPr
         child = run_apart(_CHILD, folder, program.resolve(), parameters.resolve(), str(opset), output)
         if child.returncode == 0 and output.exists() and output.stat().st_size:
             model = onnx.load(output)
-            if [entry.version for entry in model.opset_import if not entry.domain] == [opset]:
+            if opset_of(model) == opset:
                 return model
             reason = "it chose another opset"
         else:
@@ -113,7 +114,7 @@ def convert_program(program: Path, parameters: Path, opset: int) -> onnx.ModelPr
 
 
 def run_apart(code: str, folder: str | Path, *arguments: str | Path) -> subprocess.CompletedProcess[bytes]:
-    """Runs Python code in a process of its own, in `folder`; what it prints is in `stdout`."""
+    """Runs Python code in a process of its own, in `folder`; `stdout` of the result holds what it printed."""
     # it finds the packages of this process; polygraphy, should anything load it, must install none
     search_path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path if entry)
     return subprocess.run(
@@ -127,13 +128,13 @@ def run_apart(code: str, folder: str | Path, *arguments: str | Path) -> subproce
     )
 
 
-def _save_static(network: Network, input_shape: tuple[int | None, ...], folder: Path) -> tuple[Path, Path]:
-    """Saves Paddle's static form of the network; returns the files of the program and of the parameters."""
+def _save_static(model: InferenceModel, input_shape: tuple[int | None, ...], folder: Path) -> tuple[Path, Path]:
+    """Saves Paddle's static form of the model; returns the files of the program and of the parameters."""
     spec = paddle.static.InputSpec(list(input_shape), "float32", name="image")
     with captured_output() as noise:
         try:
-            paddle.jit.to_static(network, input_spec=[spec], full_graph=True)
-            paddle.jit.save(network, str(folder / "model"))
+            paddle.jit.to_static(model, input_spec=[spec], full_graph=True)
+            paddle.jit.save(model, str(folder / "model"))
         except Exception as error:
             # Paddle puts a traceback before the reason, and advice behind it
             told = re.search(r"^\s*\w+(?:Error|Exception): (.+)", str(error), re.MULTILINE)
@@ -145,13 +146,13 @@ def _save_static(network: Network, input_shape: tuple[int | None, ...], folder: 
     return program, folder / "model.pdiparams"
 
 
-def _unknown_operators(network: Network) -> str:
-    program = network.forward.concrete_program.main_program
+def _unknown_operators(model: InferenceModel) -> str:
+    program = model.forward.concrete_program.main_program
     return unknown_operators(op.name().partition("pd_op.")[2] for op in program.global_block().ops)
 
 
 def unknown_operators(names: Iterable[str]) -> str:
-    """A remark on the operators that paddle2onnx has none like; its names differ from Paddle's."""
+    """Returns a remark on the operators that paddle2onnx does not know under any similar name; "" without any."""
     from paddle2onnx import utils
 
     known = utils.get_all_supported_operators_pir()
@@ -162,7 +163,7 @@ def unknown_operators(names: Iterable[str]) -> str:
 
 
 def _reason(text: str) -> str:
-    """The lines of paddle2onnx's output that say what went wrong."""
+    """Returns the lines of paddle2onnx's output that say what went wrong."""
     lines = [re.sub(r"\x1b\[[0-9;]*m|\[Paddle2ONNX\]|\[ERROR\]", "", line).strip() for line in text.splitlines()]
     told = [line for line in lines if re.search(r"abort|fail|unsupported|opset_version to|error:", line, re.IGNORECASE)]
     told = [line for line in told if "Process abort signal" not in line and "Aborted at" not in line]
@@ -172,19 +173,3 @@ def _reason(text: str) -> str:
 def _last_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else ""
-
-
-@contextlib.contextmanager
-def captured_output() -> Iterator[IO[str]]:
-    """Keeps what Python and the C++ libraries print off the screen; yields the file that receives it."""
-    with tempfile.TemporaryFile("w+", errors="replace") as noise, contextlib.ExitStack() as stack:
-        for number, stream in ((1, sys.stdout), (2, sys.stderr)):
-            stream.flush()
-            kept = os.dup(number)
-            stack.callback(os.close, kept)
-            stack.callback(os.dup2, kept, number)
-            os.dup2(noise.fileno(), number)
-        # Python's streams may lead elsewhere than to 1 and 2
-        stack.enter_context(contextlib.redirect_stdout(noise))
-        stack.enter_context(contextlib.redirect_stderr(noise))
-        yield noise

@@ -1,4 +1,4 @@
-"""Cross-layer equalization: channels of one tensor get like ranges, without changing what the network computes.
+"""Cross-layer equalization: the channels of one value get similar ranges; the graph computes the same.
 
 ReLU, sums, splits, concatenations, means and the gated product commute with a positive factor per channel, so that a
 channel can be divided by s where it is made and multiplied by s where it is read (arXiv 1906.04721). Channels that meet
@@ -12,63 +12,63 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 
-from ppcls_ext.export.graph import WEIGHTED, Network, attribute, output_axis
+from ppcls_ext.export.graph import WEIGHTED, Graph, attribute, output_axis
 
 #: Beyond these, factors cost float32 its digits.
 SMALLEST, LARGEST = 0.01, 100.0
 
 
-def equalize(network: Network, reach: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Rescales the weights and biases of a network in place.
+def equalize(graph: Graph, reach: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Rescales the weights and biases of a graph in place.
 
     Args:
-        network: its constants change.
-        reach: by input of a weighted node, of each channel (C,): the largest magnitude on all pictures. Not a typical
-            one: a channel that seldom fires would, small as it is made, take the range from all others when it does.
+        graph: its constants are changed.
+        reach: the largest magnitude of each channel (C,) on all images, by input of a weighted node. A typical
+            magnitude would not do: a channel that seldom fires would take the range from all others when it does.
 
     Returns:
-        By value, the factors (C,) that its channels were divided by.
+        The factors (C,) that the channels of each value were divided by.
     """
-    sizes = network.channels()
-    ties = _Ties(network, sizes)
-    factors = _factors(network, reach, ties)
+    sizes = graph.channels()
+    ties = _Ties(graph, sizes)
+    factors = _factors(graph, reach, ties)
     scales = {name: factors[ties.roots(name)] for name in sizes}
-    for node in network.weighted:
-        weight = network.constants[node.input[1]].astype(np.float64)
+    for node in graph.weighted:
+        weight = graph.constants[node.input[1]].astype(np.float64)
         made = scales.get(node.output[0])
         if node.input[0] in scales:
             weight = by_input(node, weight, scales[node.input[0]])
         if made is not None:
             weight = weight / along(made, weight.ndim, output_axis(node))
             if len(node.input) > 2:
-                network.set_bias(node, network.bias(node) / made)
-        network.constants[node.input[1]] = weight.astype(np.float32)
+                graph.set_bias(node, graph.bias(node) / made)
+        graph.constants[node.input[1]] = weight.astype(np.float32)
     return scales
 
 
 class _Ties:
-    """Which channels must share a factor: sets of numbered channels, joined (union-find).
+    """Sets of numbered channels that must share a factor, joined by union-find.
 
     Args:
-        network: a graph.
-        sizes: channels of each value.
+        graph: a graph.
+        sizes: number of channels of each value.
     """
 
-    def __init__(self, network: Network, sizes: Mapping[str, int]) -> None:
+    def __init__(self, graph: Graph, sizes: Mapping[str, int]) -> None:
         self.first, count = {}, 1  # 0 stands for the factor 1
         for name, size in sizes.items():
             self.first[name] = count
             count += size
         self.sizes = sizes
         self.parent = np.arange(count)
-        makers = network.producers()
-        for value in (network.input, network.output):
+        makers = graph.producers()
+        for value in (graph.input, graph.output):
             self.fix(value)
-        for node in network.nodes:
+        for node in graph.nodes:
             self.tie(node, makers)
 
     def tie(self, node: onnx.NodeProto, makers: Mapping[str, onnx.NodeProto]) -> None:
-        """Joins what one node makes inseparable."""
+        """Joins the channels that one node makes inseparable."""
         operator = node.op_type
         values = [value for value in (*node.input, *node.output) if value in self.first]
         if operator in WEIGHTED:
@@ -88,7 +88,7 @@ class _Ties:
                 self.fix(value)
 
     def all_sized(self, node: onnx.NodeProto) -> bool:
-        """Whether all values of a node have channels, and equally many."""
+        """Returns whether all values of a node have channels, and equally many."""
         sizes = {self.sizes.get(value) for value in (*node.input, *node.output)}
         return len(sizes) == 1 and None not in sizes
 
@@ -112,7 +112,7 @@ class _Ties:
             self._union(0, self.first[value] + offset)
 
     def roots(self, value: str) -> np.ndarray:
-        """The set (C,) that each channel of a value belongs to."""
+        """Returns the set (C,) that each channel of a value belongs to."""
         return np.array([self._find(self.first[value] + offset) for offset in range(self.sizes[value])])
 
     def _find(self, channel: int) -> int:
@@ -125,24 +125,24 @@ class _Ties:
         self.parent[max(one, other)] = min(one, other)
 
 
-def _factors(network: Network, reach: Mapping[str, np.ndarray], ties: _Ties) -> np.ndarray:
-    """The factor of each set of channels.
+def _factors(graph: Graph, reach: Mapping[str, np.ndarray], ties: _Ties) -> np.ndarray:
+    """Returns the factor of each set of channels.
 
-    Before depthwise convolutions, whose weights have a scale per channel, the whole difference of range is taken away;
-    before others it is shared with the weights that read the channels: each gets the square root.
+    Before depthwise convolutions, whose weights have a scale per channel, the factor removes the whole difference of
+    range; before others the activations and the weights that read them share it: each gets the square root.
     """
     count = len(ties.parent)
     extent, read, dense = np.zeros(count), np.zeros(count), np.zeros(count, bool)
     members: dict[str, np.ndarray] = {}
-    for node in network.weighted:
+    for node in graph.weighted:
         value = node.input[0]
         if value not in reach:
             continue
         roots = members[value] = ties.roots(value)
         np.maximum.at(extent, roots, reach[value])
-        if not is_depthwise(node, network.constants[node.input[1]]):
+        if not is_depthwise(node, graph.constants[node.input[1]]):
             dense[roots] = True
-            np.maximum.at(read, roots, input_magnitudes(node, network.constants[node.input[1]], len(roots)))
+            np.maximum.at(read, roots, input_magnitudes(node, graph.constants[node.input[1]], len(roots)))
     factors = np.ones(count)
     seen = np.zeros(count, bool)
     seen[0] = True
@@ -162,17 +162,17 @@ def _factors(network: Network, reach: Mapping[str, np.ndarray], ties: _Ties) -> 
 
 
 def is_depthwise(node: onnx.NodeProto, weight: np.ndarray) -> bool:
-    """Whether each output reads one input channel."""
+    """Returns whether each output reads one input channel."""
     return node.op_type == "Conv" and weight.shape[1] == 1 and attribute(node, "group", 1) > 1
 
 
 def input_magnitudes(node: onnx.NodeProto, weight: np.ndarray, channels: int) -> np.ndarray:
-    """The largest magnitude (C,) among the weights that read each input channel."""
+    """Returns the largest magnitude (C,) among the weights that read each input channel."""
     return np.abs(by_input(node, weight, np.ones(channels), magnitudes=True))
 
 
 def by_input(node: onnx.NodeProto, weight: np.ndarray, factors: np.ndarray, magnitudes: bool = False) -> np.ndarray:
-    """Weights multiplied by a factor for each input channel (C,); with `magnitudes` the largest per channel instead."""
+    """Returns weights times a factor for each input channel (C,); with `magnitudes` the largest per channel instead."""
     if node.op_type == "Gemm":
         axis = 1 - output_axis(node)
         product = weight * along(factors, 2, axis)
@@ -184,7 +184,7 @@ def by_input(node: onnx.NodeProto, weight: np.ndarray, factors: np.ndarray, magn
 
 
 def along(factors: np.ndarray, dimensions: int, axis: int) -> np.ndarray:
-    """A vector shaped to multiply an array along one axis."""
+    """Returns a vector shaped to multiply an array along one axis."""
     shape = [1] * dimensions
     shape[axis] = -1
     return factors.reshape(shape)

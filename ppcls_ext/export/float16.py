@@ -10,7 +10,8 @@ import onnx
 from onnx import TensorProto, helper
 
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.export.graph import Network, run_piece
+from ppcls_ext.export.comparison import relative_difference
+from ppcls_ext.export.graph import Graph, run_piece
 from ppcls_ext.predict.onnx_file import logits_name
 
 #: Of the logits, relative to the largest; rounding to 11 bits leaves about 1e-3.
@@ -20,11 +21,11 @@ SMALLEST_STORED = 64  # elements; the Cast of a smaller constant takes more spac
 
 @dataclass(frozen=True)
 class Float16Report:
-    """What became of a network.
+    """Describes the fp16 form of a model.
 
     Args:
-        difference: between the fp16 and the fp32 form's outputs before Softmax, as a part of the largest.
-        size: part of the fp32 file's.
+        difference: between the fp16 and the fp32 form's logits, as a part of the largest.
+        size: of the file, as a part of the fp32 file's.
     """
 
     difference: float
@@ -35,14 +36,13 @@ class Float16Report:
 
 
 def reduce_to_float16(model: onnx.ModelProto) -> tuple[onnx.ModelProto, Float16Report]:
-    """The fp16 form of a classifier, compared with it on random input.
+    """Returns the fp16 form of a classifier, compared with it on random input.
 
     Raises:
         PpclsExtError: a weight is too large for fp16, or the outputs differ by more than `TOLERANCE`.
     """
     half = store_as_float16(model)
-    ours, theirs = _logits(half), _logits(model)
-    difference = float(np.abs(ours - theirs).max() / max(np.abs(theirs).max(), np.finfo(np.float32).tiny))
+    difference = relative_difference(_logits(half), _logits(model))
     if not difference <= TOLERANCE:
         raise PpclsExtError(
             f"fp16 changes the logits by {difference:.1e} of the largest, allowed is {TOLERANCE:g}; nothing was "
@@ -52,32 +52,33 @@ def reduce_to_float16(model: onnx.ModelProto) -> tuple[onnx.ModelProto, Float16R
 
 
 def _logits(model: onnx.ModelProto) -> np.ndarray:
-    network = Network(model)
+    graph = Graph(model)
     value = logits_name(model)
     shape = [entry.dim_value for entry in model.graph.input[0].type.tensor_type.shape.dim]
     noise = np.random.default_rng(0).standard_normal((4, *shape[1:]), dtype=np.float32)
-    runs = run_piece(network.piece({network.input: TensorProto.FLOAT}, [value]), {network.input: noise}, [value])
+    runs = run_piece(graph.piece({graph.input: TensorProto.FLOAT}, [value]), {graph.input: noise}, [value])
     return np.concatenate([logits for (logits,) in runs])
 
 
 def store_as_float16(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy with its fp32 constants rounded to fp16; its metadata say "quantization".
+    """Returns a copy whose fp32 constants are rounded to fp16; its metadata have the key "quantization".
 
     Raises:
         PpclsExtError: a weight is too large for fp16, which ends at 65504.
     """
-    network = Network(model)
+    graph = Graph(model)
+    graph.unshare_constants()
     casts = []
-    for name, array in list(network.constants.items()):
+    for name, array in list(graph.constants.items()):
         if array.dtype != np.float32 or array.size < SMALLEST_STORED:
             continue
         largest = float(np.abs(array).max())
         if largest > float(np.finfo(np.float16).max):
             raise PpclsExtError(f"{name} holds {largest:.3g}, and fp16 ends at 65504: keep fp32")
-        network.constants[f"{name}.half"] = array.astype(np.float16)
-        del network.constants[name]
+        graph.constants[f"{name}.half"] = array.astype(np.float16)
+        del graph.constants[name]
         casts.append(helper.make_node("Cast", [f"{name}.half"], [name], name=f"{name}.cast", to=TensorProto.FLOAT))
-    network.nodes[:0] = casts
-    half = network.to_model()
+    graph.nodes[:0] = casts
+    half = graph.to_model()
     half.metadata_props.add(key="quantization", value=json.dumps({"type": "fp16"}))
     return half

@@ -55,7 +55,7 @@ def export_onnx(
 
 
 def _rule(size: int | None, preprocessing: Preprocessing | Mapping[str, Any] | None) -> Preprocessing:
-    """ImageNet's rule at `size` px, with the fields of `preprocessing` in the place of its own."""
+    """Returns ImageNet's rule at `size` px, with the fields of `preprocessing` instead of its own."""
     if isinstance(preprocessing, Preprocessing):
         if size is not None and preprocessing.image_size != (size, size):
             raise PpclsExtError(f"size is {size} px, and preprocessing makes pictures of {preprocessing.image_size} px")
@@ -69,4 +69,7 @@ def _rule(size: int | None, preprocessing: Preprocessing | Mapping[str, Any] | N
     unknown = sorted(set(fields) - set(known))
     if unknown:
         raise PpclsExtError(f"preprocessing has no {', '.join(unknown)}: expected {', '.join(known)}")
-    return Preprocessing(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
+    }
+    return Preprocessing(**values)

@@ -1,4 +1,4 @@
-"""A model, cut before its head, as an exported file is for class activation maps."""
+"""A Paddle model cut before its head, as `predict/evidence` cuts an exported file, for class activation maps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ppcls_ext.predict.evidence import Halves
 
 
 def split_model(model: Backbone) -> Halves:
-    """The halves of a model, which is put in eval mode; fused or not, they compute the same.
+    """Returns the two halves of a model, which is put in eval mode; fused or not, they compute the same.
 
     Raises:
         PpclsExtError: it has no classifier.

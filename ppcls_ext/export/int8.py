@@ -1,15 +1,18 @@
 """int8 that keeps its accuracy: equalize, find ranges, correct biases, check.
 
 Re-parameterized networks lose ten points with plain static quantization, because fused channels have very different
-ranges. Here ranges are made alike first, exactly (`equalize`), activations get the range of least squared error
-(`ranges`), and the mean errors of rounding are taken out of the biases (`bias_correction`).
+ranges. Here the channels' ranges are made similar first, exactly (`equalization`), activations get the range of least
+squared error (`ranges`), weights are rounded so that their errors cancel (`rounding`), and the biases compensate the
+mean errors that remain (`qdq`).
 """
 
 from __future__ import annotations
 
 import json
+import tempfile
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -17,32 +20,33 @@ from tqdm import tqdm
 
 from ppcls_ext import cpu
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.export import checks
-from ppcls_ext.export.bias_correction import correct_biases
+from ppcls_ext.export.comparison import AGREEMENT, classes_of
 from ppcls_ext.export.equalization import equalize
-from ppcls_ext.export.graph import Network
-from ppcls_ext.export.qdq import QuantizedNetwork, quantized_values, range_sources
-from ppcls_ext.export.ranges import Histogram
+from ppcls_ext.export.graph import WEIGHTED, Graph
+from ppcls_ext.export.opset import CHANNEL_SCALES_OPSET, GELU_OPSET, opset_of
+from ppcls_ext.export.qdq import QuantizedGraph, correct_biases, quantized_values, range_sources
+from ppcls_ext.export.ranges import Histogram, measure_histograms, measure_limits
 from ppcls_ext.export.rounding import Moments
-from ppcls_ext.export.statistics import measure_histograms, measure_limits
+from ppcls_ext.predict.onnx_file import open_session
 
+#: Number of images that `quantize` takes.
 FEWEST, MOST = 32, 500
-#: Of the pictures, how many calibrate; the others are for the check.
+#: The part of the images that calibrates; the others check the result.
 CALIBRATING = 0.5
-AGREEMENT = 0.93
-MINIMUM_OPSET = 13  # weights with a scale per channel
+#: Operators that onnxruntime runs in floats; none of them may be left.
+FLOAT_OPERATORS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
 
 
 @dataclass(frozen=True)
 class Int8Report:
-    """What became of a network.
+    """Describes the int8 form of a model.
 
     Args:
-        calibrated: pictures that it was calibrated on.
-        checked: other pictures, on which the classes were compared.
-        agreement: part of them for which int8 and fp32 name the same class.
+        calibrated: number of images that it was calibrated on.
+        checked: number of other images, on which the classes were compared.
+        agreement: part of these for which int8 and fp32 name the same class.
         operators: of onnxruntime's graph, counted.
-        size: part of the fp32 file's.
+        size: of the file, as a part of the fp32 file's.
     """
 
     calibrated: int
@@ -66,39 +70,39 @@ class Int8Report:
 def quantize(
     model: onnx.ModelProto, pictures: np.ndarray, *, seed: int = 0, allow: bool = False, quiet: bool = False
 ) -> tuple[onnx.ModelProto, Int8Report]:
-    """The int8 form of a classifier, checked.
+    """Returns the int8 form of a classifier, checked.
 
     Args:
-        model: fp32, as `export_onnx` writes it; left as it is.
-        pictures: (N, 3, H, W) float32, prepared, 32 to 500 of what the network will see; half of them calibrate, the
-            others check.
-        seed: of the choice which do.
-        allow: return the form even where it names other classes too often.
-        quiet: show no progress.
+        model: fp32, as `export_onnx` writes it; it is left unchanged.
+        pictures: (N, 3, H, W) float32, prepared, 32 to 500 like those that the model will see; half of them calibrate,
+            the others check.
+        seed: of the random split into the two halves.
+        allow: return the form even if it names other classes too often.
+        quiet: show no progress bar.
 
     Returns:
-        The model, whose metadata say "quantization", and what was measured.
+        The model, whose metadata have the key "quantization", and the report.
 
     Raises:
-        PpclsExtError: too few or too many pictures, a graph that is no classifier of the three families, or a form that
-            differs too often or does not run in integers.
+        PpclsExtError: too few or too many images, a graph that is not a classifier of the three families, or a form
+            that differs too often or does not run in integers.
     """
-    _check(model, pictures)
+    _check_arguments(model, pictures)
     order = np.random.default_rng(seed).permutation(len(pictures))
     count = int(len(pictures) * CALIBRATING)
     calibrating, checking = pictures[np.sort(order[:count])], pictures[np.sort(order[count:])]
-    steps = 2 * len(calibrating) + sum(node.op_type in ("Conv", "Gemm") for node in model.graph.node)
+    steps = 2 * len(calibrating) + sum(node.op_type in WEIGHTED for node in model.graph.node)
     with tqdm(total=steps + 2 * len(checking), desc="int8", unit="step", disable=True if quiet else None) as bar:
         quantized = _quantize(model, calibrating, bar)
         agreeing = 0
-        for ours, theirs in zip(checks.classes_of(quantized, checking), checks.classes_of(model, checking)):
+        for ours, theirs in zip(classes_of(quantized, checking), classes_of(model, checking)):
             agreeing += ours == theirs
             bar.update(2)
     report = Int8Report(
         calibrated=len(calibrating),
         checked=len(checking),
         agreement=agreeing / len(checking),
-        operators=checks.running_operators(quantized),
+        operators=running_operators(quantized),
         size=quantized.ByteSize() / model.ByteSize(),
     )
     _require_good(report, allow)
@@ -107,44 +111,55 @@ def quantize(
     return quantized, report
 
 
-def _quantize(model: onnx.ModelProto, pictures: np.ndarray, bar: tqdm) -> onnx.ModelProto:
-    network = Network(model)
-    values = quantized_values(network)
-    sources = range_sources(network, values)
+def running_operators(model: onnx.ModelProto) -> Counter[str]:
+    """Returns the operators of the graph that onnxruntime makes of a model on this machine, counted."""
+    with tempfile.TemporaryDirectory(prefix="ppcls_ext_") as folder:
+        path = str(Path(folder, "optimized.onnx"))
+        open_session(model, optimized=path)
+        return Counter(node.op_type for node in onnx.load(path).graph.node)
+
+
+def _quantize(model: onnx.ModelProto, images: np.ndarray, bar: tqdm) -> onnx.ModelProto:
+    graph = Graph(model)
+    graph.unshare_constants()
+    values = quantized_values(graph)
+    sources = range_sources(graph, values)
     ranged = list(dict.fromkeys(sources.values()))
-    limits = measure_limits(network, pictures, ranged, bar.update)
-    factors = equalize(network, {name: limits[name].reach() for name in ranged})
+    limits = measure_limits(graph, images, ranged, bar.update)
+    factors = equalize(graph, {name: limits[name].reach() for name in ranged})
     histograms = {
         name: Histogram((limits[name].low / factors[name]).min(), (limits[name].high / factors[name]).max())
         for name in ranged
     }
-    moments = [Moments(node, network.constants[node.input[1]], len(pictures)) for node in network.weighted]
-    outputs = [node.output[0] for node in network.weighted]
-    means = measure_histograms(network, pictures, histograms, moments, outputs, bar.update)
+    moments = [Moments(node, graph.constants[node.input[1]], len(images)) for node in graph.weighted]
+    outputs = [node.output[0] for node in graph.weighted]
+    means = measure_histograms(graph, images, histograms, moments, outputs, bar.update)
     ranges = {name: histogram.range() for name, histogram in histograms.items()}
     covariances = {moment.node.name: moment.covariance() for moment in moments}
-    quantized = QuantizedNetwork(network, {name: ranges[sources[name]] for name in values}, covariances)
-    correct_biases(quantized, pictures, means, bar.update)
+    quantized = QuantizedGraph(graph, {name: ranges[sources[name]] for name in values}, covariances)
+    correct_biases(quantized, images, means, bar.update)
     return quantized.to_model()
 
 
-def _check(model: onnx.ModelProto, pictures: np.ndarray) -> None:
-    if not FEWEST <= len(pictures) <= MOST:
+def _check_arguments(model: onnx.ModelProto, images: np.ndarray) -> None:
+    if not FEWEST <= len(images) <= MOST:
         raise PpclsExtError(
-            f"int8 got {len(pictures)} calibration pictures: expected {FEWEST} to {MOST} like those it will see"
+            f"int8 got {len(images)} calibration pictures: expected {FEWEST} to {MOST} like those it will see"
         )
-    opset = next(entry.version for entry in model.opset_import if not entry.domain)
-    if opset < MINIMUM_OPSET:
-        raise PpclsExtError(f"int8 needs opset {MINIMUM_OPSET} or later, got {opset}: leave out --opset")
+    opset = opset_of(model)
+    if opset < CHANNEL_SCALES_OPSET:
+        raise PpclsExtError(f"int8 needs opset {CHANNEL_SCALES_OPSET} or later, got {opset}: leave out --opset")
     if any(node.op_type == "Erf" for node in model.graph.node):
-        raise PpclsExtError(f"int8 needs GELU as one node, which opset {opset} has not: leave out --opset, or give 20")
-    network = Network(model)
-    if not network.weighted or any(node.input[1] not in network.constants for node in network.weighted):
+        raise PpclsExtError(
+            f"int8 needs GELU as one node, which opset {opset} has not: leave out --opset, or give {GELU_OPSET}"
+        )
+    graph = Graph(model)
+    if not graph.weighted or any(node.input[1] not in graph.constants for node in graph.weighted):
         raise PpclsExtError("int8 needs fp32 weights in the graph: start from the fp32 file")
 
 
 def _require_good(report: Int8Report, allow: bool) -> None:
-    left = [name for name in checks.FLOAT_OPERATORS if report.operators[name]]
+    left = [name for name in FLOAT_OPERATORS if report.operators[name]]
     if left:
         raise PpclsExtError(
             f"onnxruntime runs {', '.join(left)} of the int8 form in floats; nothing was written: update onnxruntime"

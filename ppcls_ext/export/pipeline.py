@@ -19,8 +19,9 @@ from paddle import nn
 
 import ppcls_ext
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.export import comparison
+from ppcls_ext.export import comparison, convert, fusion_proof
 from ppcls_ext.export.comparison import ByKind, OnnxSession, largest_difference, require_small
+from ppcls_ext.export.opset import DEFAULT_OPSET, OPSETS, opset_of
 from ppcls_ext.export.written_file import WrittenFile, write_file
 from ppcls_ext.packages import require
 from ppcls_ext.predict.classifier import softmax as softmax_of
@@ -30,18 +31,16 @@ from ppcls_ext.reparam.fuse import reparameterize
 if TYPE_CHECKING:
     import onnx
 
-#: From the proved fp32 graph to what is written instead of it, and what to report of that.
+#: Makes of the proved fp32 graph the one that is written instead, and a report on it.
 Reduce = Callable[["onnx.ModelProto"], "tuple[onnx.ModelProto, object]"]
 
-OPSETS = range(11, 21)
-DEFAULT_OPSET = 17
-#: Eight bits may round otherwise in another batch, and little becomes more on the way.
+#: Eight bits may round differently in another batch, and small differences grow on the way through the layers.
 SAME_REDUCED = 0.1
 
 
 @dataclass(frozen=True)
 class ExportReport(WrittenFile):
-    """How equal the written file is; differences are parts of the largest value.
+    """Describes a written file and how equal it is to the model; differences are parts of the largest value.
 
     Args:
         layer_difference: between fused and unfused layers on equal inputs; None where the model came fused.
@@ -92,15 +91,16 @@ def export_onnx(
     """Writes the fused form of a classifier as an ONNX file that has been proved equal to the model.
 
     Args:
-        model: images in, logits (N, classes) out; left as it is.
-        output: the file to write; an older one stays until the new one is proved and complete.
+        model: maps images to logits (N, classes); it is left unchanged.
+        output: the file to write; an older file stays until the new one is proved and complete.
         image_shape: (C, H, W) of the input.
         opset: of ONNX's standard operators, 11 to 20.
-        batch: fixes N; None leaves it free, under the name "batch".
-        softmax: end in "probabilities"; otherwise in "logits".
+        batch: fixed batch size N; None leaves it free, under the name "batch".
+        softmax: whether the output is "probabilities" instead of "logits".
         metadata: `Metadata(…).to_properties()`; versions and opset are added.
-        samples: real images, prepared, (N, C, H, W) float32, to compare on beside random ones.
-        reduce: makes int8 or fp16 of the proved fp32 graph (`ppcls_ext.export.int8`, `float16`); that is written then.
+        samples: real images, prepared, (N, C, H, W) float32, to compare on in addition to random ones.
+        reduce: makes int8 or fp16 of the proved fp32 graph (`int8.quantize`, `float16.reduce_to_float16`), which is
+            then written instead.
 
     Raises:
         PpclsExtError: an argument out of range, a package missing, a conversion that fails, forms that differ, or a
@@ -108,25 +108,25 @@ def export_onnx(
     """
     described = _check_arguments(output, image_shape, opset, batch, metadata, samples)
     require("paddle2onnx", "onnx", "onnxslim", "onnxruntime")
-    from ppcls_ext.export import convert, simplify
+    from ppcls_ext.export import simplify
 
     fused = reparameterize(model)
-    inputs = comparison.comparison_inputs(image_shape, described.preprocessing, samples)
-    logits = comparison.paddle_logits(fused, inputs)
+    inputs = comparison.classifier_inputs(image_shape, described.preprocessing, samples)
+    logits = fusion_proof.paddle_logits(fused, inputs)
     classes = logits["noise"].shape[1]
     if described.class_names is not None and len(described.class_names) > classes:
         raise PpclsExtError(
             f"there are {len(described.class_names)} class names for a model of {classes} classes: "
             "mend Infer.PostProcess.class_id_map_file or Arch.class_num"
         )
-    noise = comparison.rounding_noise(fused, inputs, logits)
+    noise = fusion_proof.rounding_noise(fused, inputs, logits)
     allowed = max(comparison.TOLERANCE, comparison.NOISE_FACTOR * noise)
-    reference, comparisons = comparison.branch_form(model, fused)
-    fused_difference = comparison.largest_difference(logits, comparison.paddle_logits(reference, inputs))
+    reference, comparisons = fusion_proof.branch_form(model, fused)
+    fused_difference = largest_difference(logits, fusion_proof.paddle_logits(reference, inputs))
     require_small("the fused and the unfused model's logits", fused_difference, allowed)
 
     parameters = fused.state_dict()
-    raw = convert.convert(convert.Network(fused, softmax), (batch, *image_shape), opset)
+    raw = convert.convert(convert.InferenceModel(fused, softmax), (batch, *image_shape), opset)
     names = {parameter.name: name for name, parameter in parameters.items()}
     ending = simplify.PROBABILITIES if softmax else simplify.LOGITS
     onnx_model = simplify.simplify(raw, described.architecture, names, ending)
@@ -134,7 +134,7 @@ def export_onnx(
         "ppcls_ext_version": ppcls_ext.__version__,
         "paddle_version": paddle.__version__,
         "paddle2onnx_version": version("paddle2onnx"),
-        "opset": str(simplify.opset(onnx_model)),
+        "opset": str(opset_of(onnx_model)),
     }
     simplify.set_properties(onnx_model, {**metadata, **versions})
 
@@ -162,7 +162,7 @@ def export_onnx(
 def _compare_with_paddle(
     session: OnnxSession, inputs: ByKind, logits: ByKind, batch: int, softmax: bool, allowed: float
 ) -> float:
-    """The logits' largest difference, relative; raises where they or the probabilities differ too much.
+    """Returns the logits' largest relative difference; raises where they or the probabilities differ too much.
 
     The session's first output is the file's, the last one the logits.
     """
@@ -181,7 +181,7 @@ def _compare_with_paddle(
 def _require_same_at_every_batch(
     content: bytes, inputs: ByKind, batches: Sequence[int], are_probabilities: bool
 ) -> None:
-    """Raises where int8 or fp16, whose answers `reduce` compared, changes them with the batch, or with their sum."""
+    """Raises where the answers of int8 or fp16 change with the batch, or probabilities do not sum up to 1."""
     session = OnnxSession(content)
     few = {kind: images[:2] for kind, images in inputs.items()}
     found = {batch: session.outputs(few, batch)[0] for batch in batches}

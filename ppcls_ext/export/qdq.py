@@ -1,6 +1,10 @@
-"""The quantized form of a network: QuantizeLinear and DequantizeLinear around everything that can run in integers.
+"""The quantized form of a graph: QuantizeLinear and DequantizeLinear around everything that can run in integers.
 
 onnxruntime and OpenVINO fuse these pairs with the operators between them into integer ones.
+
+The biases are corrected in sequence: the mean error that rounding causes in a layer's outputs is subtracted from its
+bias, each layer on inputs that come from corrected layers (arXiv 1906.04721, 4.2). The quantized graph is run piece by
+piece, so that no layer is computed more than twice; between the pieces its values are kept in 8 bits.
 """
 
 from __future__ import annotations
@@ -11,31 +15,32 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from ppcls_ext.export.graph import WEIGHTED, Network, output_axis
-from ppcls_ext.export.ranges import scale_and_zero
+from ppcls_ext.export.graph import WEIGHTED, Graph, output_axis, run_piece
+from ppcls_ext.export.ranges import Progress, channel_means, scale_and_zero
 from ppcls_ext.export.rounding import LARGEST_WEIGHT, round_weights
 
-#: What onnxruntime runs in integers between such pairs.
+#: Operators that onnxruntime runs in integers between such pairs.
 INTEGER = (*WEIGHTED, "Add", "Mul", "Concat", "Split", "GlobalAveragePool", "Flatten", "Sigmoid")
-#: What passes values on: its results share its input's range.
+#: Operators that pass values on: their results share their input's range.
 PASSING = ("Split", "Flatten")
 LARGEST_BIAS = 2**31 - 1
+_TYPES = {np.dtype(np.float32): onnx.TensorProto.FLOAT, np.dtype(np.uint8): onnx.TensorProto.UINT8}
 
 Range = tuple[float, float]
 
 
-def quantized_values(network: Network) -> list[str]:
-    """The values that get eight bits, in order: what integer operators read and write.
+def quantized_values(graph: Graph) -> list[str]:
+    """Returns the values that get eight bits, in order: those that integer operators read and write.
 
-    Not those between a weighted node and its ReLU, which fuse, and not the logits.
+    The values between a weighted node and its ReLU, which fuse, and the logits are not among them.
     """
-    makers, readers = network.producers(), network.consumers()
+    makers, readers = graph.producers(), graph.consumers()
     found: dict[str, None] = {}
-    for node in network.nodes:
+    for node in graph.nodes:
         if node.op_type not in INTEGER:
             continue
         inputs = node.input[:1] if node.op_type in WEIGHTED else node.input
-        if any(value in network.constants for value in inputs):
+        if any(value in graph.constants for value in inputs):
             continue
         for value in (*inputs, *node.output):
             reading = readers.get(value, [])
@@ -48,38 +53,38 @@ def quantized_values(network: Network) -> list[str]:
     return list(found)
 
 
-def range_sources(network: Network, values: list[str]) -> dict[str, str]:
-    """By quantized value, the value whose range it has: its own but behind operators that only pass values on."""
-    makers = network.producers()
+def range_sources(graph: Graph, values: list[str]) -> dict[str, str]:
+    """Returns for each quantized value the value whose range it takes: another one behind `PASSING` operators."""
+    makers = graph.producers()
     sources: dict[str, str] = {}
     for value in values:
         maker = makers.get(value)
-        passed = maker is not None and maker.op_type in PASSING and maker.input[0] in sources
-        sources[value] = sources[maker.input[0]] if passed else value
+        sources[value] = value
+        if maker is not None and maker.op_type in PASSING:
+            sources[value] = sources.get(maker.input[0], value)
     return sources
 
 
-class QuantizedNetwork(Network):
-    """A network with pairs of QuantizeLinear and DequantizeLinear.
+class QuantizedGraph(Graph):
+    """A graph with pairs of QuantizeLinear and DequantizeLinear.
 
     Args:
-        network: fp32, equalized; left as it is.
-        ranges: by value, what its eight bits cover.
-        covariances: by weighted node, of its inputs (`rounding.Moments`).
+        graph: fp32, equalized, without shared constants; it is left unchanged.
+        ranges: (low, high) that the eight bits of each value cover.
+        covariances: of each weighted node's inputs, by its name (`rounding.Moments`).
     """
 
-    def __init__(self, network: Network, ranges: Mapping[str, Range], covariances: Mapping[str, np.ndarray]) -> None:
-        super().__init__(network.to_model())
+    def __init__(self, graph: Graph, ranges: Mapping[str, Range], covariances: Mapping[str, np.ndarray]) -> None:
+        super().__init__(graph.to_model())
         self.covariances = covariances
         self.scales: dict[str, np.float32] = {}
         #: fp32 weights and biases by weighted node.
         self.floats = {
-            node.name: (network.constants[node.input[1]], network.bias(node).astype(np.float64))
-            for node in network.weighted
+            node.name: (graph.constants[node.input[1]], graph.bias(node).astype(np.float64)) for node in graph.weighted
         }
         nodes: list[onnx.NodeProto] = []
-        if network.input in ranges:
-            nodes += self._pair(network.input, ranges[network.input])
+        if graph.input in ranges:
+            nodes += self._pair(graph.input, ranges[graph.input])
         for node in self.nodes:
             inputs = [f"{value}.dequantized" if value in ranges else value for value in node.input]
             node.input[:] = inputs
@@ -103,7 +108,7 @@ class QuantizedNetwork(Network):
         ]
 
     def _weights(self, node: onnx.NodeProto, source: str) -> list[onnx.NodeProto]:
-        """Weights as int8 with a symmetric scale per output, biases as int32 with the product of both scales."""
+        """Stores weights as int8 with a symmetric scale per output, biases as int32 with the product of both scales."""
         name, axis = node.input[1], output_axis(node)
         weight, bias = self.floats[node.name]
         others = tuple(i for i in range(weight.ndim) if i != axis)
@@ -126,7 +131,7 @@ class QuantizedNetwork(Network):
         )
         node.input[1], node.input[2] = f"{name}.dequantized", f"{bias_name}.dequantized"
         self.set_bias(node, bias)
-        pairs = ((name, axis, [f"{name}.zero_point"]), (bias_name, 0, []))
+        pairs: tuple[tuple[str, int, list[str]], ...] = ((name, axis, [f"{name}.zero_point"]), (bias_name, 0, []))
         return [
             helper.make_node(
                 "DequantizeLinear",
@@ -150,5 +155,59 @@ class QuantizedNetwork(Network):
         self.constants[f"{stem}.quantized"] = levels.clip(-LARGEST_BIAS, LARGEST_BIAS).astype(np.int32)
 
     def bias(self, node: onnx.NodeProto) -> np.ndarray:
-        """A weighted node's bias (outputs,) before rounding."""
+        """Returns a weighted node's bias (outputs,) before rounding."""
         return self.floats[node.name][1]
+
+
+def correct_biases(
+    graph: QuantizedGraph, images: np.ndarray, means: Mapping[str, np.ndarray], progress: Progress
+) -> None:
+    """Corrects the biases in place.
+
+    Args:
+        graph: its biases are changed.
+        images: (N, 3, H, W).
+        means: of the output channels of each weighted node in fp32, on the same images, by value.
+        progress: called with 1 after each layer.
+    """
+    kept = {graph.input: images}
+    waiting = [node.name for node in graph.weighted]
+    for node in graph.weighted:
+        (value,) = node.output
+        total = sum(channel_means(array) * len(array) for array in _run(graph, kept, [value])[value])
+        graph.set_bias(node, graph.bias(node) + means[value] - total / len(images))
+        waiting.remove(node.name)
+        if waiting:
+            kept = _advance(graph, kept, set(waiting))
+        progress(1)
+
+
+def _run(graph: QuantizedGraph, kept: Mapping[str, np.ndarray], wanted: list[str]) -> dict[str, list[np.ndarray]]:
+    piece = graph.piece({name: _TYPES[array.dtype] for name, array in kept.items()}, wanted)
+    found: dict[str, list[np.ndarray]] = {name: [] for name in wanted}
+    for arrays in run_piece(piece, kept, wanted):
+        for name, array in zip(wanted, arrays):
+            found[name].append(array)
+    return found
+
+
+def _advance(graph: QuantizedGraph, kept: Mapping[str, np.ndarray], waiting: set[str]) -> dict[str, np.ndarray]:
+    """Returns the values at the border between the nodes that are computed and those that wait for a layer."""
+    makers = graph.producers()
+    computable = {graph.input, *graph.constants, ""}
+    needed: dict[str, None] = {}
+    for node in graph.nodes:
+        if node.name not in waiting and computable.issuperset(node.input):
+            computable.update(node.output)
+            continue
+        for value in node.input:
+            maker = makers.get(value)
+            if value not in computable or maker is None:
+                continue
+            # eight bits take a quarter of the memory
+            quantized = maker.op_type == "DequantizeLinear" and maker.input[0] not in graph.constants
+            if quantized or maker.op_type != "DequantizeLinear":
+                needed[maker.input[0] if quantized else value] = None
+    missing = [value for value in needed if value not in kept]
+    found = _run(graph, kept, missing) if missing else {}
+    return {value: kept[value] if value in kept else np.concatenate(found[value]) for value in needed}

@@ -1,8 +1,8 @@
-"""Rounding weights so that the errors cancel on the inputs that a layer really has.
+"""Rounding weights so that their errors cancel on the inputs that a layer really has (GPTQ, arXiv 2210.17323).
 
 Neighbouring pixels and channels behind a ReLU are correlated, so errors that sum to nothing cost far less than those of
-rounding each weight by itself: each weight's error is made good by those that are still to be rounded, with the second
-moments of the inputs (GPTQ, arXiv 2210.17323). Moments are taken about the mean, whose part is left to the bias.
+rounding each weight by itself: the weights that are still to be rounded compensate each weight's error, by the second
+moments of the inputs. Moments are taken about the mean, whose part is left to the bias.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import onnx
 from ppcls_ext.export.graph import attribute, attributes, output_axis
 
 LARGEST_WEIGHT = 127
-#: Part of the mean variance that is added to every variance: few pictures know the moments only so well.
+#: Part of the mean variance that is added to every variance: few images give only a rough estimate of the moments.
 DAMPING = 0.01
 #: Input positions of a layer that its moments are taken from, and the fewest for each of its weights.
 SAMPLES, SAMPLES_PER_WEIGHT = 4096, 4
@@ -21,22 +21,22 @@ BLOCK = 128
 
 
 class Moments:
-    """Means and second moments of what a weighted node multiplies its weights with.
+    """Means and second moments of the inputs that a weighted node multiplies its weights with.
 
     Args:
         node: Conv or Gemm.
         weight: its weights.
-        pictures: how many will be added.
-        seed: of the choice of positions.
+        images: number of images that will be added.
+        seed: of the random choice of positions.
     """
 
-    def __init__(self, node: onnx.NodeProto, weight: np.ndarray, pictures: int, seed: int = 0) -> None:
+    def __init__(self, node: onnx.NodeProto, weight: np.ndarray, images: int, seed: int = 0) -> None:
         self.node, self.kernel = node, weight.shape[2:]
         groups, _, size = grouped(node, weight).shape
-        self.per_picture = -(-max(SAMPLES, SAMPLES_PER_WEIGHT * size) // pictures)
+        self.per_picture = -(-max(SAMPLES, SAMPLES_PER_WEIGHT * size) // images)
         self.random = np.random.default_rng(seed)
         self.count = 0
-        #: About where the inputs lie: sums of squares would drown a small variance about a large mean.
+        #: A rough mean of the inputs: sums of squares would drown a small variance about a large mean.
         self.reference: np.ndarray | None = None
         self.sum = np.zeros((groups, size))
         self.products = np.zeros((groups, size, size))
@@ -54,7 +54,9 @@ class Moments:
         self.products += samples.transpose(0, 2, 1) @ samples
 
     def covariance(self) -> np.ndarray:
-        """(groups, weights of one output, the same); what float32 leaves of a variance of 0 is 0."""
+        """Returns (groups, weights of one output, the same); a variance of 0 stays 0 in spite of float32's rounding."""
+        if self.reference is None:
+            raise ValueError("no inputs were added")
         mean = self.sum / self.count
         covariance = self.products / self.count - mean[:, :, None] * mean[:, None, :]
         noise = np.square(self.reference * np.finfo(np.float32).eps).mean(axis=(1, 2))
@@ -62,23 +64,23 @@ class Moments:
         return np.where(quiet[:, None, None], 0.0, covariance)
 
     def _patches(self, array: np.ndarray) -> np.ndarray:
-        """(samples, C, k, k)."""
+        """Returns inputs at random output positions: (samples, C, k, k)."""
         pads = attributes(self.node, "pads", [0] * 4)
         strides, dilations = (attributes(self.node, name, [1, 1]) for name in ("strides", "dilations"))
         padded = np.pad(array, ((0, 0), (0, 0), (pads[0], pads[2]), (pads[1], pads[3])))
         reach = [dilation * (side - 1) + 1 for dilation, side in zip(dilations, self.kernel)]
         places = [(side - far) // stride + 1 for side, far, stride in zip(padded.shape[2:], reach, strides)]
         count = len(array) * min(self.per_picture, places[0] * places[1])
-        picture = self.random.integers(len(array), size=count)[:, None, None]
+        image = self.random.integers(len(array), size=count)[:, None, None]
         rows, columns = (
             self.random.integers(place, size=count)[:, None] * stride + dilation * np.arange(side)
             for place, stride, dilation, side in zip(places, strides, dilations, self.kernel)
         )
-        return padded[picture, :, rows[:, :, None], columns[:, None, :]].transpose(0, 3, 1, 2)
+        return padded[image, :, rows[:, :, None], columns[:, None, :]].transpose(0, 3, 1, 2)
 
 
 def grouped(node: onnx.NodeProto, weight: np.ndarray) -> np.ndarray:
-    """Weights as (groups, outputs of a group, weights of one output)."""
+    """Returns weights as (groups, outputs of a group, weights of one output)."""
     if node.op_type == "Gemm":
         weight = weight.T if output_axis(node) else weight
     groups = attribute(node, "group", 1)
@@ -86,12 +88,12 @@ def grouped(node: onnx.NodeProto, weight: np.ndarray) -> np.ndarray:
 
 
 def round_weights(node: onnx.NodeProto, weight: np.ndarray, scales: np.ndarray, covariance: np.ndarray) -> np.ndarray:
-    """The levels, int8, in the weights' shape.
+    """Returns the levels, int8, in the weights' shape.
 
     Args:
         node: Conv or Gemm.
         weight: fp32.
-        scales: (outputs,), of one level.
+        scales: of one level, (outputs,).
         covariance: `Moments.covariance()`.
     """
     split = grouped(node, weight).astype(np.float64)
@@ -102,7 +104,7 @@ def round_weights(node: onnx.NodeProto, weight: np.ndarray, scales: np.ndarray, 
 
 
 def _round(weights: np.ndarray, covariance: np.ndarray) -> np.ndarray:
-    """(groups, outputs, size) in units of a level → whole numbers."""
+    """Rounds weights (groups, outputs, size), in units of a level, to whole numbers."""
     size = weights.shape[2]
     diagonal = np.einsum("gii->gi", covariance)
     # what matters most is rounded first, while there is most left to make its error good with

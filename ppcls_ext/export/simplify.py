@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
 import onnxslim
-from onnx import helper, numpy_helper, shape_inference
+from onnx import helper, shape_inference
 
 import ppcls_ext
 from ppcls_ext.errors import PpclsExtError, one_line
-from ppcls_ext.export import gelu
+from ppcls_ext.export.graph import Graph
+from ppcls_ext.export.opset import GELU_OPSET, opset_of
 from ppcls_ext.predict.onnx_file import logits_name
 
 INPUT = "image"
 LOGITS = "logits"
 PROBABILITIES = "probabilities"
-BATCH = "batch"
+FREE_BATCH = "batch"
 
 
 def simplify(raw: onnx.ModelProto, name: str, parameter_names: Mapping[str, str], output: str) -> onnx.ModelProto:
@@ -28,123 +30,35 @@ def simplify(raw: onnx.ModelProto, name: str, parameter_names: Mapping[str, str]
     behind one Flatten (which keeps any batch), and all names follow from the model alone: equal models, equal files.
 
     Args:
-        raw: one input (N, C, H, W), one output (N, classes); with Softmax at the end where that is `PROBABILITIES`.
+        raw: one input (N, C, H, W), one output (N, classes); with Softmax at the end where `output` is
+            `PROBABILITIES`.
         name: of the graph.
         parameter_names: Paddle's name of each parameter → its name in the state dict.
         output: `LOGITS` or `PROBABILITIES`.
+
+    Raises:
+        PpclsExtError: onnxslim fails on the graph.
     """
     try:
-        model = onnxslim.slim(raw)
+        slim = onnxslim.slim(raw)
     except Exception as error:
         raise PpclsExtError(f"onnxslim cannot simplify the converted graph: {one_line(error)}") from error
-    graph = _Graph(model, parameter_names)
-    graph.reshape_to_flatten()
-    graph.matmul_to_gemm()
-    graph.restore_zero_biases()
-    if opset(model) >= gelu.FIRST_OPSET:
-        graph.nodes = gelu.fuse_gelu(graph.nodes, graph.constants)
-    graph.rename(output)
-    opsets = [helper.make_opsetid("", opset(model))]
+    opset = opset_of(slim)
+    graph = Graph(shape_inference.infer_shapes(slim, data_prop=True))
+    reshape_to_flatten(graph)
+    matmul_to_gemm(graph)
+    restore_zero_biases(graph, parameter_names)
+    if opset >= GELU_OPSET:
+        fuse_gelu(graph)
+    opsets = [helper.make_opsetid("", opset)]
     clean = helper.make_model(
-        graph.build(name),
+        _renamed(graph, name, parameter_names, output),
         producer_name="ppcls_ext",
         producer_version=ppcls_ext.__version__,
         opset_imports=opsets,
         ir_version=helper.find_min_ir_version_for(opsets),
     )
     return shape_inference.infer_shapes(clean, data_prop=True)
-
-
-class _Graph:
-    """A graph without control flow, as lists that can be changed."""
-
-    def __init__(self, model: onnx.ModelProto, parameter_names: Mapping[str, str]) -> None:
-        self.parameter_names = parameter_names
-        inferred = shape_inference.infer_shapes(model, data_prop=True).graph
-        self.nodes = list(inferred.node)
-        self.constants = {tensor.name: tensor for tensor in inferred.initializer}
-        (self.input,) = inferred.input
-        (self.output,) = inferred.output
-        self.shapes = {
-            value.name: [dim.dim_value or dim.dim_param for dim in value.type.tensor_type.shape.dim]
-            for value in [*inferred.value_info, self.input, self.output]
-        }
-
-    def reshape_to_flatten(self) -> None:
-        """Reshape from (N, C, H, W) to (N, C·H·W) becomes Flatten, which needs no constant and says what it does."""
-        for index, node in enumerate(self.nodes):
-            if node.op_type != "Reshape":
-                continue
-            before, after = (self.shapes.get(value, []) for value in (node.input[0], node.output[0]))
-            sizes = before[1:]
-            if len(before) > 1 and all(type(size) is int for size in sizes) and after[1:] == [int(np.prod(sizes))]:
-                self.nodes[index] = helper.make_node("Flatten", node.input[:1], node.output, axis=1)
-
-    def matmul_to_gemm(self) -> None:
-        """x·W with x: (N, C), and + b where it follows, becomes one Gemm."""
-        for node in [node for node in self.nodes if node.op_type == "MatMul"]:
-            if len(self.shapes.get(node.input[0], [])) != 2 or node.input[1] not in self.constants:
-                continue
-            inputs, output = list(node.input), node.output[0]
-            users = [user for user in self.nodes if output in user.input]
-            if len(users) == 1 and users[0].op_type == "Add" and output != self.output.name:
-                (bias,) = (value for value in users[0].input if value != output)
-                if bias in self.constants and len(self.constants[bias].dims) == 1:
-                    self.nodes.remove(users[0])
-                    inputs, output = [*inputs, bias], users[0].output[0]
-            self.nodes[self.nodes.index(node)] = helper.make_node("Gemm", inputs, [output])
-
-    def restore_zero_biases(self) -> None:
-        """Gives back the biases that onnxslim drops because they are zero: the nodes must not depend on the weights."""
-        known = set(self.parameter_names.values())
-        for node in self.nodes:
-            bias = f"{self._layer(node)}.bias"
-            if node.op_type in ("Conv", "Gemm") and len(node.input) == 2 and bias in known:
-                channels = self.constants[node.input[1]].dims[0 if node.op_type == "Conv" else 1]
-                self.constants[bias] = numpy_helper.from_array(np.zeros(channels, np.float32))
-                node.input.append(bias)
-
-    def rename(self, output: str) -> None:
-        """Names everything by the state dict or by order; Paddle's own names count the layers ever made."""
-        names = {self.input.name: INPUT, self.output.name: output}
-        if output == PROBABILITIES:
-            names[_producer(self.nodes, self.output.name).input[0]] = LOGITS
-        taken: set[str] = set()
-        for node in self.nodes:
-            layer = self._layer(node)
-            node.name = _unique(layer, taken) if layer else _unique(f"{node.op_type}_0", taken)
-            for position, value in enumerate(node.input):
-                if value in self.constants:
-                    # onnxslim makes a convolution's bias from the Add behind it
-                    own = f"{layer}.bias" if layer and position == 2 else f"{node.name}.constant_{position}"
-                    names.setdefault(value, self.parameter_names.get(value, own))
-            for position, value in enumerate(node.output):
-                names.setdefault(value, f"{node.name}.output_{position}")
-        for node in self.nodes:
-            node.input[:] = [names.get(value, "") for value in node.input]
-            node.output[:] = [names[value] for value in node.output]
-        self.input.name, self.output.name = INPUT, output
-        self.constants = {names[old]: tensor for old, tensor in self.constants.items() if old in names}
-
-    def _layer(self, node: onnx.NodeProto) -> str:
-        """The layer whose weight the node uses, by its name in the state dict; "" for a node without one."""
-        weight = self.parameter_names.get(node.input[1], "") if len(node.input) > 1 else ""
-        return weight[: -len(".weight")] if weight.endswith(".weight") else ""
-
-    def build(self, name: str) -> onnx.GraphProto:
-        """The graph, its constants in order of use, the free batch named."""
-        for value in (self.input, self.output):
-            batch = value.type.tensor_type.shape.dim[0]
-            if not batch.dim_value:
-                batch.dim_param = BATCH
-        used = dict.fromkeys(value for node in self.nodes for value in node.input if value in self.constants)
-        constants = [numpy_helper.from_array(numpy_helper.to_array(self.constants[value]), value) for value in used]
-        return helper.make_graph(self.nodes, name, [self.input], [self.output], constants)
-
-
-def opset(model: onnx.ModelProto) -> int:
-    """The version of ONNX's standard operators that the model uses."""
-    return next(entry.version for entry in model.opset_import if not entry.domain)
 
 
 def set_properties(model: onnx.ModelProto, properties: Mapping[str, str]) -> None:
@@ -163,9 +77,9 @@ def check(model: onnx.ModelProto) -> None:
 
 
 def with_logits(model: onnx.ModelProto, content: bytes) -> bytes:
-    """The content of a model's file, and behind it, where it ends in Softmax, one more output: its logits.
+    """Returns the content of a model's file, extended by its logits as one more output where it ends in Softmax.
 
-    protobuf reads what stands one behind the other as one, so that onnxruntime loads the file's own bytes.
+    protobuf merges messages that stand one behind the other, so that onnxruntime loads the file's own bytes.
     """
     (output,) = model.graph.output
     name = logits_name(model)
@@ -176,26 +90,122 @@ def with_logits(model: onnx.ModelProto, content: bytes) -> bytes:
     return content + more.SerializeToString()
 
 
-def count_nodes(model: onnx.ModelProto) -> dict[str, int]:
-    """Number of nodes by operator, the commonest first."""
-    counts: dict[str, int] = {}
-    for node in model.graph.node:
-        counts[node.op_type] = counts.get(node.op_type, 0) + 1
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+def reshape_to_flatten(graph: Graph) -> None:
+    """Makes Reshape from (N, C, H, W) to (N, C·H·W) a Flatten, which needs no constant and says what it does."""
+    for index, node in enumerate(graph.nodes):
+        if node.op_type != "Reshape":
+            continue
+        before, after = (graph.shapes.get(value, []) for value in (node.input[0], node.output[0]))
+        sizes = [size for size in before[1:] if isinstance(size, int)]
+        if len(before) == len(sizes) + 1 > 1 and after[1:] == [math.prod(sizes)]:
+            graph.nodes[index] = helper.make_node("Flatten", node.input[:1], node.output, axis=1)
 
 
-def shape_text(value: onnx.ValueInfoProto) -> str:
-    """For example "image (batch, 3, 224, 224)"."""
-    dims: Iterable = (dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim)
-    return f"{value.name} ({', '.join(map(str, dims))})"
+def matmul_to_gemm(graph: Graph) -> None:
+    """Makes x·W with x: (N, C), and + b where it follows, one Gemm."""
+    for node in [node for node in graph.nodes if node.op_type == "MatMul"]:
+        if len(graph.shapes.get(node.input[0], [])) != 2 or node.input[1] not in graph.constants:
+            continue
+        inputs, output = list(node.input), node.output[0]
+        users = [user for user in graph.nodes if output in user.input]
+        if len(users) == 1 and users[0].op_type == "Add" and output != graph.output:
+            (bias,) = (value for value in users[0].input if value != output)
+            if bias in graph.constants and graph.constants[bias].ndim == 1:
+                graph.nodes.remove(users[0])
+                inputs, output = [*inputs, bias], users[0].output[0]
+        graph.nodes[graph.nodes.index(node)] = helper.make_node("Gemm", inputs, [output])
 
 
-def _producer(nodes: Iterable[onnx.NodeProto], value: str) -> onnx.NodeProto:
-    return next(node for node in nodes if value in node.output)
+def restore_zero_biases(graph: Graph, parameter_names: Mapping[str, str]) -> None:
+    """Gives back the biases that onnxslim drops because they are zero: the nodes must not depend on the weights."""
+    known = set(parameter_names.values())
+    for node in graph.nodes:
+        bias = f"{_layer_of(node, parameter_names)}.bias"
+        if node.op_type in ("Conv", "Gemm") and len(node.input) == 2 and bias in known:
+            channels = graph.constants[node.input[1]].shape[0 if node.op_type == "Conv" else 1]
+            graph.constants[bias] = np.zeros(channels, np.float32)
+            node.input.append(bias)
+
+
+def fuse_gelu(graph: Graph) -> None:
+    """Makes each GELU one node: paddle2onnx writes x·½·(1 + erf(x/√2)) as five, though ONNX has Gelu from opset 20."""
+    replaced: dict[int, onnx.NodeProto | None] = {}
+    for node in graph.nodes:
+        chain = _gelu_chain(node, graph)
+        if chain:
+            replaced.update((id(part), None) for part in chain[:-1])
+            replaced[id(chain[-1])] = helper.make_node("Gelu", [node.input[0]], chain[-1].output)
+    kept = (replaced.get(id(node), node) for node in graph.nodes)
+    graph.nodes = [node for node in kept if node is not None]
+
+
+def _gelu_chain(first: onnx.NodeProto, graph: Graph) -> list[onnx.NodeProto]:
+    """Returns the five nodes of the GELU that starts with the division `first`, in order; none for anything else."""
+    source, chain = first.input[0] if first.input else "", [first]
+    expected = (("Div", np.sqrt(2)), ("Erf", None), ("Add", 1.0), ("Mul", source), ("Mul", 0.5))
+    if first.op_type != "Div":
+        return []
+    for operator, other in expected:
+        node = chain[-1]
+        value = node.input[1] if len(node.input) > 1 and len(chain) == 1 else _other_input(node, chain)
+        same = value == other if isinstance(other, str) or other is None else _is(graph.constants.get(value), other)
+        if node.op_type != operator or not same:
+            return []
+        if len(chain) < len(expected):
+            readers = [reader for reader in graph.nodes if node.output[0] in reader.input]
+            if len(readers) != 1:
+                return []
+            chain.append(readers[0])
+    return chain
+
+
+def _other_input(node: onnx.NodeProto, chain: list[onnx.NodeProto]) -> str | None:
+    """Returns what a node reads beside the result of the node before it; None for nothing."""
+    return next((value for value in node.input if value not in chain[-2].output), None)
+
+
+def _is(constant: np.ndarray | None, expected: float) -> bool:
+    return constant is not None and constant.size == 1 and bool(np.isclose(constant.item(), expected, rtol=1e-6))
+
+
+def _renamed(graph: Graph, name: str, parameter_names: Mapping[str, str], output: str) -> onnx.GraphProto:
+    """Names everything by the state dict or by order: Paddle's own names count the layers ever made."""
+    names = {graph.input: INPUT, graph.output: output}
+    if output == PROBABILITIES:
+        names[graph.producers()[graph.output].input[0]] = LOGITS
+    taken: set[str] = set()
+    for node in graph.nodes:
+        layer = _layer_of(node, parameter_names)
+        node.name = _unique(layer, taken) if layer else _unique(f"{node.op_type}_0", taken)
+        for position, value in enumerate(node.input):
+            if value in graph.constants:
+                # onnxslim makes a convolution's bias from the Add behind it
+                own = f"{layer}.bias" if layer and position == 2 else f"{node.name}.constant_{position}"
+                names.setdefault(value, parameter_names.get(value, own))
+        for position, value in enumerate(node.output):
+            names.setdefault(value, f"{node.name}.output_{position}")
+    for node in graph.nodes:
+        node.input[:] = [names.get(value, "") for value in node.input]
+        node.output[:] = [names[value] for value in node.output]
+    graph.constants = {names[old]: array for old, array in graph.constants.items() if old in names}
+    ends = [onnx.ValueInfoProto(), onnx.ValueInfoProto()]
+    for end, given, new in zip(ends, (graph.model.graph.input[0], graph.model.graph.output[0]), (INPUT, output)):
+        end.CopyFrom(given)
+        end.name = new
+        batch = end.type.tensor_type.shape.dim[0]
+        if not batch.dim_value:
+            batch.dim_param = FREE_BATCH
+    return helper.make_graph(graph.nodes, name, ends[:1], ends[1:], graph.initializers(graph.nodes))
+
+
+def _layer_of(node: onnx.NodeProto, parameter_names: Mapping[str, str]) -> str:
+    """Returns the layer whose weight the node uses, by its name in the state dict; "" for a node without one."""
+    weight = parameter_names.get(node.input[1], "") if len(node.input) > 1 else ""
+    return weight[: -len(".weight")] if weight.endswith(".weight") else ""
 
 
 def _unique(name: str, taken: set[str]) -> str:
-    """`name`, counted up where it is taken: a layer that is called twice has two nodes."""
+    """Returns `name`, counted up where it is taken: a layer that is called twice has two nodes."""
     stem, number = re.sub(r"_\d+$", "", name), 0
     while name in taken:
         number += 1

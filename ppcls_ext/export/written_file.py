@@ -1,4 +1,4 @@
-"""An ONNX file that was written, as its report says it."""
+"""Writing an ONNX file, and what its report says about it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ppcls_ext.export.opset import opset_of
 from ppcls_ext.files import atomic_write
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WrittenFile:
-    """What was written.
+    """Describes a file that was written.
 
     Args:
         path: the file.
@@ -45,20 +46,32 @@ class WrittenFile:
 
 
 def write_file(model: onnx.ModelProto, content: bytes, output: str | Path) -> WrittenFile:
-    """Writes a model, whose content is `content`, all or nothing.
+    """Writes a model, whose serialized form is `content`, all or nothing.
 
     Raises:
         PpclsExtError: the file cannot be written.
     """
-    from ppcls_ext.export import simplify
-
     with atomic_write(output) as file:
         file.write(content)
     return WrittenFile(
         path=Path(output),
-        opset=simplify.opset(model),
-        inputs=[simplify.shape_text(value) for value in model.graph.input],
-        outputs=[simplify.shape_text(value) for value in model.graph.output],
-        nodes=simplify.count_nodes(model),
+        opset=opset_of(model),
+        inputs=[_shape_text(value) for value in model.graph.input],
+        outputs=[_shape_text(value) for value in model.graph.output],
+        nodes=_count_nodes(model),
         size=len(content) / 2**20,
     )
+
+
+def _count_nodes(model: onnx.ModelProto) -> dict[str, int]:
+    """Returns the number of nodes by operator, the commonest first."""
+    counts: dict[str, int] = {}
+    for node in model.graph.node:
+        counts[node.op_type] = counts.get(node.op_type, 0) + 1
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _shape_text(value: onnx.ValueInfoProto) -> str:
+    """Returns for example "image (batch, 3, 224, 224)"."""
+    dims = (dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim)
+    return f"{value.name} ({', '.join(map(str, dims))})"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
 import numpy as np
 
-from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.errors import FusedWeightsError, PpclsExtError
 from ppcls_ext.files import atomic_write
 from ppcls_ext.weights.files import WeightFile, read_weight_file
 from ppcls_ext.weights.naming import are_fused, to_model_names, to_torch_names
@@ -171,7 +171,7 @@ def _explain_form(model: nn.Layer, origin: str, tensors: Mapping[str, np.ndarray
     fused_model = layers[0].is_repped
     fused_file = are_fused(tensors)
     if fused_file and not fused_model:
-        raise PpclsExtError(
+        raise FusedWeightsError(
             f"{origin} holds fused weights, and the model is unfused: run it as it is with fused=True (-o "
             "Arch.fused=True), or train its branches again with ppcls_ext.unfuse (-o Recipe.unfuse.pictures=512)"
         )

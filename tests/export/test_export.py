@@ -22,7 +22,8 @@ from paddle import nn
 import ppcls_ext
 from ppcls_ext.data.image_rule import Preprocessing
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.export import comparison, convert, pipeline, simplify
+from ppcls_ext.export import comparison, convert, fusion_proof, pipeline, simplify
+from ppcls_ext.export.opset import DEFAULT_OPSET, OPSETS, opset_of
 from ppcls_ext.export.pipeline import export_onnx
 from ppcls_ext.predict.metadata import Metadata
 from tests.helpers import needs_converter, randomise_norms
@@ -49,7 +50,7 @@ def run(path: Path, batch: np.ndarray) -> np.ndarray:
 
 def logits_of(net: nn.Layer, batch: np.ndarray) -> np.ndarray:
     """The unfused network's own answer, branch by branch."""
-    reference, _ = comparison.branch_form(net, ppcls_ext.reparameterize(net))
+    reference, _ = fusion_proof.branch_form(net, ppcls_ext.reparameterize(net))
     with paddle.no_grad():
         return reference(paddle.to_tensor(batch)).numpy()
 
@@ -77,7 +78,7 @@ def test_the_graph_is_clean(exported):
     assert report.nodes["Conv"] == 8
     assert report.nodes["Add"] == 2  # GELU and residual: no bias stands by itself
     assert (model.producer_name, model.producer_version) == ("ppcls_ext", ppcls_ext.__version__)
-    assert simplify.opset(model) == report.opset == pipeline.DEFAULT_OPSET
+    assert opset_of(model) == report.opset == DEFAULT_OPSET
     names = [node.name for node in model.graph.node]
     assert len(set(names)) == len(names)
     assert {"stem.reparam_conv", "depthwise.se.reduce", "linear"} <= set(names)
@@ -131,13 +132,11 @@ def test_equal_models_give_equal_files(exported, tmp_path):
     assert (tmp_path / "again.onnx").read_bytes() == path.read_bytes()
 
 
-@pytest.mark.parametrize(
-    "opset", [pytest.param(n, marks=() if n in (11, 20) else pytest.mark.slow) for n in pipeline.OPSETS]
-)
+@pytest.mark.parametrize("opset", [pytest.param(n, marks=() if n in (11, 20) else pytest.mark.slow) for n in OPSETS])
 def test_every_opset(opset, tmp_path):
     net, path = make_net(opset), tmp_path / "net.onnx"
     report = export_onnx(net, path, image_shape=SHAPE, opset=opset, metadata=METADATA.to_properties())
-    assert simplify.opset(onnx.load(path)) == report.opset == opset
+    assert opset_of(onnx.load(path)) == report.opset == opset
     assert set(report.nodes) <= FINAL_OPERATORS
     np.testing.assert_allclose(run(path, images(4)), probabilities_of(net, images(4)), atol=2e-6)
 

@@ -1,1 +1,1 @@
-"""The hosts of dense prediction, PaddleDetection and PaddleSeg: what both share."""
+"""What PaddleDetection and PaddleSeg share as hosts: checkouts, networks without heads, proved exports."""

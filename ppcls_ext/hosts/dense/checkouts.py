@@ -1,4 +1,4 @@
-"""Finds the checkout of PaddleDetection or PaddleSeg, and refuses what does not train on today's Paddle."""
+"""Finding the checkout of PaddleDetection or PaddleSeg, and refusing versions that do not train on today's Paddle."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ppcls_ext.errors import PpclsExtError
 
 
 class Host(NamedTuple):
-    """One of the two.
+    """A program that our networks work in as backbones.
 
     Attributes:
         title: its name.
-        package: what it is imported as.
-        home: the environment variable that names a checkout.
-        wheel: its distribution in package indexes.
-        last_wheel: the newest one there, which does not train on Paddle 3.
+        package: the name that it is imported under.
+        home: name of the environment variable for a checkout.
+        wheel: name of its distribution in package indexes.
+        last_wheel: version of the newest wheel, which does not train on Paddle 3.
         fails: the file of that wheel that fails.
     """
 
@@ -44,7 +44,7 @@ PADDLESEG = Host(
 
 
 def of_script(script: Path) -> Host | None:
-    """The host in whose checkout a script such as tools/train.py lies; PaddleYOLO has PaddleDetection's package."""
+    """Returns the host whose checkout contains a script such as tools/train.py; PaddleYOLO has the package ppdet."""
     root = script.parents[1]
     return next((host for host in (PADDLEDET, PADDLESEG) if (root / host.package / "__init__.py").is_file()), None)
 
@@ -53,9 +53,9 @@ def activate(host: Host, root: Path | None = None) -> Path:
     """Makes the host importable and returns the folder that holds its package.
 
     Args:
-        host: which one.
-        root: a checkout; else what the program imported already, the checkout that `host.home` names, or an importable
-            package.
+        host: the host.
+        root: a checkout; by default the package that is imported already, the checkout that `host.home` names, or an
+            importable package.
 
     Raises:
         PpclsExtError: there is none, or it is a wheel that does not train on Paddle 3.
@@ -67,7 +67,7 @@ def activate(host: Host, root: Path | None = None) -> Path:
         if root is not None and root.resolve() != found.resolve():
             raise PpclsExtError(f"{host.package} is already imported from {found}: it cannot come from {root} as well")
     elif root is not None or home:
-        found = root or Path(str(home)).expanduser()
+        found = root if root is not None else Path(home or "").expanduser()
         if not (found / host.package / "__init__.py").is_file():
             raise PpclsExtError(
                 f"{host.home} is {found}, which is no {host.title}: expected a checkout, a folder that holds "
@@ -90,7 +90,7 @@ def activate(host: Host, root: Path | None = None) -> Path:
 
 @contextmanager
 def needs_told(host: Host, root: Path) -> Iterator[None]:
-    """Says, of a package that the host's own code misses, where the host lists what it needs."""
+    """Turns the host's failing import of a package into an error that says where the host lists what it needs."""
     try:
         yield
     except ModuleNotFoundError as error:

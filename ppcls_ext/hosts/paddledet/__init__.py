@@ -1,1 +1,1 @@
-"""PaddleDetection: our nets as its backbones, and what it needs on today's Paddle."""
+"""PaddleDetection: the networks as its backbones, and the changes to it."""

@@ -1,31 +1,32 @@
-"""Our nets as backbones of PaddleDetection."""
+"""The networks as backbones of PaddleDetection."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from paddle import Tensor, nn
 
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.export.fusion_proof import fuse_with_proof
 from ppcls_ext.hosts.adaptation import apply_needed
-from ppcls_ext.hosts.dense import adaptations, checkouts
-from ppcls_ext.hosts.dense.maps import build_net, freeze_norms, freeze_parameters
-from ppcls_ext.hosts.dense.proof import fuse_with_proof, prove_exports
+from ppcls_ext.hosts.dense import checkouts
+from ppcls_ext.hosts.dense.nets import build_net
+from ppcls_ext.hosts.paddledet.adaptations import PADDLEDET
 from ppcls_ext.models.table import MODELS
 
 
 class DetectionBackbone(nn.Layer):
-    """One of our nets, as PaddleDetection calls its backbones; there is a subclass of each net's name.
+    """A network as PaddleDetection calls its backbones; there is a subclass with the name of each network.
 
     Args:
-        return_idx: which of the four maps, at strides 4, 8, 16 and 32, the neck gets.
+        return_idx: indices of the maps that the neck gets, of the four at strides 4, 8, 16 and 32.
         freeze_at: the stem and the stages 0 to this one keep their weights and statistics; -1 freezes nothing.
-        freeze_norm: all batch normalisations use their running statistics and keep their parameters.
+        freeze_norm: whether all batch normalizations use their running statistics and keep their parameters.
         pretrained: a weights file of any kind that `ppcls_ext.load_weights` reads, loaded strictly; True for the
             published one.
-        fused: train the one-convolution form (for weights that are published fused).
+        fused: whether to train the one-convolution form (for weights that are published fused).
 
     Raises:
         PpclsExtError: an argument out of range, or weights that do not fit.
@@ -73,15 +74,28 @@ class DetectionBackbone(nn.Layer):
         fuse_with_proof(self.net)
 
 
+def freeze_parameters(layers: Iterable[nn.Layer]) -> None:
+    """Excludes all parameters of `layers` from training."""
+    for layer in layers:
+        for parameter in layer.parameters():
+            parameter.stop_gradient = True
+
+
+def freeze_norms(layers: Iterable[nn.Layer]) -> None:
+    """Makes every batch normalization in `layers` use its running statistics and keep its parameters."""
+    for layer in layers:
+        for norm in layer.sublayers(include_self=True):
+            if isinstance(norm, nn.BatchNorm2D):
+                norm._use_global_stats = True
+                norm.weight.stop_gradient = norm.bias.stop_gradient = True
+
+
 def register() -> None:
     """See `ppcls_ext.register_in_paddledet`."""
     checkouts.activate(checkouts.PADDLEDET)
-    apply_needed(adaptations.PADDLEDET)
-    import ppdet.engine.trainer
+    apply_needed(PADDLEDET)
     from ppdet.core.workspace import global_config, serializable
     from ppdet.core.workspace import register as publish
-
-    prove_exports(ppdet.engine.trainer, arguments=dict)
 
     for arch in MODELS:
         ours = BACKBONES[arch]

@@ -1,1 +1,1 @@
-"""PaddleSeg: our nets as its backbones."""
+"""PaddleSeg: the networks as its backbones, and the changes to it."""

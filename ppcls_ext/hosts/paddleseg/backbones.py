@@ -1,4 +1,4 @@
-"""Our nets as backbones of PaddleSeg."""
+"""The networks as backbones of PaddleSeg."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ from paddle import Tensor, nn
 
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.hosts.adaptation import apply_needed
-from ppcls_ext.hosts.dense import adaptations, checkouts
-from ppcls_ext.hosts.dense.maps import build_net
-from ppcls_ext.hosts.dense.proof import prove_exports
+from ppcls_ext.hosts.dense import checkouts
+from ppcls_ext.hosts.dense.nets import build_net
+from ppcls_ext.hosts.paddleseg.adaptations import PADDLESEG
 from ppcls_ext.models.table import MODELS
 
 
 class SegmentationBackbone(nn.Layer):
-    """One of our nets, as PaddleSeg calls its backbones; there is a subclass of each net's name.
+    """A network as PaddleSeg calls its backbones; there is a subclass with the name of each network.
 
     Args:
-        in_channels: of the pictures: 3.
+        in_channels: channels of the images: 3.
         pretrained: a weights file of any kind that `ppcls_ext.load_weights` reads, loaded strictly; True for the
             published one.
-        fused: train the one-convolution form (for weights that are published fused).
-        stem: give the map at stride 2 before the other four, as PP-LiteSeg's configurations expect.
+        fused: whether to train the one-convolution form (for weights that are published fused).
+        stem: whether to return the map at stride 2 before the other four, as PP-LiteSeg's configurations expect.
 
     Attributes:
-        feat_channels: channels of the maps that are given.
+        feat_channels: channels of the maps that are returned.
 
     Raises:
-        PpclsExtError: other pictures than of 3 channels, a stem map that the family has not, weights that do not fit.
+        PpclsExtError: `in_channels` is not 3, the family has no stem map, or the weights do not fit.
     """
 
     arch: str
@@ -53,11 +53,8 @@ class SegmentationBackbone(nn.Layer):
 def register() -> None:
     """See `ppcls_ext.register_in_paddleseg`."""
     checkouts.activate(checkouts.PADDLESEG)
-    apply_needed(adaptations.PADDLESEG)
-    import paddleseg.core.export
+    apply_needed(PADDLESEG)
     from paddleseg.cvlibs import manager
-
-    prove_exports(paddleseg.core.export, arguments=lambda inputs: inputs[next(iter(inputs))])
 
     for arch, ours in BACKBONES.items():
         registered = manager.BACKBONES.components_dict.get(arch)

@@ -1,4 +1,4 @@
-"""PaddleX, which PaddleClas sends its users to for deployment, learns these models' names."""
+"""PaddleX, which PaddleClas recommends for deployment: the names of the networks in its registry."""
 
 from __future__ import annotations
 

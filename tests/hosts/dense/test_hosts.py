@@ -14,7 +14,7 @@ import pytest
 import ppcls_ext
 from ppcls_ext.data.shapes import make
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.export.program_to_onnx import program_to_onnx
+from ppcls_ext.export.program import program_to_onnx
 from ppcls_ext.hosts.dense.checkouts import PADDLEDET, PADDLESEG
 from tests.helpers import ROOT
 
