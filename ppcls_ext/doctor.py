@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import importlib.util
 import os
@@ -23,6 +22,7 @@ from typing import Any, NamedTuple
 from ppcls_ext import cpu
 from ppcls_ext.errors import PpclsExtError, one_line
 from ppcls_ext.hosts.paddleclas.locate import HOW_TO_GET_ONE, find
+from ppcls_ext.hosts.quiet import captured_output
 from ppcls_ext.hosts.threads import VARIABLE, use_all_cores
 from ppcls_ext.packages import EXTRAS, import_extra, missing
 
@@ -298,7 +298,7 @@ def _check_model(config: dict, folder: str, trials: list[_Trial]) -> Finding:
     config["Arch"].pop("pretrained", None)
     if isinstance(config.get("Recipe"), dict):
         config["Recipe"].pop("unfuse", None)
-    with _silence():
+    with captured_output():
         engine = Engine(prepare(config, "train"), "train")
     trials.append(_Trial(engine))
     count = sum(parameter.size for parameter in engine.model.parameters() if parameter.trainable)
@@ -323,7 +323,7 @@ class _Trial:
             advice = "there are fewer pictures than a batch takes: make DataLoader.Train.sampler.batch_size smaller"
             return Finding("one batch", "an epoch has none", advice)
         self._engine.observers.append(self._observer())
-        with _silence():
+        with captured_output():
             try:
                 self._engine.train()
             except _EnoughError:
@@ -368,24 +368,3 @@ class _Trial:
 
 class _EnoughError(Exception):
     """Ends the trial from inside the engine."""
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Discards everything that the engine and Paddle's C++ print; exceptions pass through."""
-    streams = (sys.stdout, sys.stderr)
-    for stream in streams:
-        stream.flush()
-    kept = [os.dup(number) for number in (1, 2)]
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    try:
-        for number in (1, 2):
-            os.dup2(nothing, number)
-        yield
-    finally:
-        for stream in streams:
-            stream.flush()
-        for number, copy_of in zip((1, 2), kept):
-            os.dup2(copy_of, number)
-            os.close(copy_of)
-        os.close(nothing)

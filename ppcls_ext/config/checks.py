@@ -8,13 +8,13 @@ import importlib.util
 import logging
 import math
 import re
-from collections.abc import Iterator
 from typing import Any
 
 from ppcls_ext.config.host_classes import walk
 from ppcls_ext.errors import PpclsExtError, one_line
 from ppcls_ext.hosts.paddleclas.locate import activate
 from ppcls_ext.hosts.paddleclas.safe_eval import read_literal
+from ppcls_ext.hosts.quiet import logging_from
 from ppcls_ext.models.table import MODELS
 
 logger = logging.getLogger("ppcls_ext")
@@ -307,25 +307,18 @@ def _check_schedules(config: dict) -> None:
         schedule = AttrDict(copy.deepcopy(fields["lr"]))
         create_attr_dict(schedule)  # to YAML, 1e-4 is a text
         try:
-            with _silent_host():
+            with logging_from(logging.CRITICAL, _host_logger()):  # it is only tried
                 build_lr_scheduler(schedule, config["Global"]["epochs"], 1)
         except (AssertionError, TypeError, ValueError) as error:
             raise PpclsExtError(f"{path}.lr is refused by PaddleClas: {one_line(error)}") from error
 
 
-@contextlib.contextmanager
-def _silent_host() -> Iterator[None]:
-    """Inside, PaddleClas says nothing: it is only tried."""
+def _host_logger() -> logging.Logger:
     from ppcls.utils import logger as host_logger
 
     if host_logger._logger is None:
         host_logger.init_logger()
-    level = host_logger._logger.level
-    host_logger._logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        host_logger._logger.setLevel(level)
+    return host_logger._logger
 
 
 def _check_multi_scale(config: dict) -> None:

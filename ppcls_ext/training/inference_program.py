@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,8 @@ import numpy as np
 import paddle
 
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.export.comparison import relative_difference
+from ppcls_ext.hosts.quiet import logging_from
 from ppcls_ext.weights.files import read_weights
 
 TOLERANCE = 1e-3  # relative to the largest output; float32 fusion stays far below
@@ -40,7 +41,7 @@ def export(engine: Any, host_export: Callable[[], None]) -> None:
     try:
         with tempfile.TemporaryDirectory(prefix=".export-", dir=target) as temporary:
             settings["save_inference_dir"] = temporary
-            with _quiet_host():  # it would name the temporary folder
+            with logging_from(logging.WARNING, logging.getLogger("ppcls")):  # it would name the temporary folder
                 host_export()
             written = sorted(path.name for path in Path(temporary).iterdir())
             if "inference.pdiparams" in written:  # a quantised model has another name and other results
@@ -74,23 +75,12 @@ def _compare(expected: list[np.ndarray], exported: paddle.nn.Layer, image: np.nd
     shapes = [array.shape for array in got], [array.shape for array in expected]
     if shapes[0] != shapes[1]:
         raise PpclsExtError(f"the exported model gives {shapes[0]}, the trained one {shapes[1]}: it is not kept")
-    difference = max(np.abs(a - b).max() / np.abs(b).max() for a, b in zip(got, expected))
+    difference = float(np.max([relative_difference(*pair) for pair in zip(got, expected)]))
     if not difference <= TOLERANCE:
         raise PpclsExtError(
             f"the exported model differs from the trained one by {difference:.1e} of the largest output (more than "
             f"{TOLERANCE:g}): it is not kept; please report the architecture and the versions"
         )
-
-
-@contextlib.contextmanager
-def _quiet_host() -> Iterator[None]:
-    host_logger = logging.getLogger("ppcls")
-    level = host_logger.level
-    host_logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        host_logger.setLevel(level)
 
 
 def without_training_only(path: str) -> dict[str, np.ndarray]:
