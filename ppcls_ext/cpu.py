@@ -1,4 +1,4 @@
-"""What the operating system tells about the CPU."""
+"""Facts about the CPU, as the operating system tells them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `ppcls-ext doctor` checks: the machine, the installed packages, and a configuration's data and first steps."""
+"""The checks of `ppcls-ext doctor`: the machine, the installed packages, and a configuration's data and first steps."""
 
 from __future__ import annotations
 
@@ -336,7 +336,7 @@ class _Trial:
         return Finding("one batch", f"{self._reading:.2f} s for {number} pictures of {width} × {height} px")
 
     def _observer(self) -> Any:
-        """What notes the first batch and the end of each step, and ends the training after a few."""
+        """Returns an observer that notes the first batch and each step, and ends the training after a few steps."""
         from ppcls_ext.training.observers import Observer
 
         trial = self

@@ -1,1 +1,1 @@
-"""The programs that train and run the networks of this package, one folder each, with what each of them needs."""
+"""The frameworks that train and run the networks of this package: one folder for each, with its adaptations."""

@@ -1,4 +1,4 @@
-"""How Paddle computes on the CPU: the number of threads, the matrix products of its MKL, and where memory comes from.
+"""Paddle's settings on the CPU: the number of threads, the instruction set of its MKL, and the memory allocator.
 
 OpenMP reads OMP_NUM_THREADS when Paddle is loaded, and Paddle sets it to 1 where it is unset: so it has to be set
 before the first `import paddle`. So has MKL_DEBUG_CPU_TYPE: the MKL inside Paddle takes its slowest code on processors
@@ -31,9 +31,9 @@ _LARGEST_REST = 1 << 30  # bytes that may stay free at the heap's end
 def use_all_cores() -> None:
     """Lets Paddle use the cores that this process may use, shared fairly among the processes of a launch.
 
-    Does nothing where the user has set OMP_NUM_THREADS or Paddle is loaded already. Paddle is imported here, without
-    its advice on stderr against more than one thread. On AMD processors MKL's fast code is asked for, and glibc keeps
-    freed memory.
+    Does nothing where Paddle is loaded already, and keeps a number of threads that the user has set. Imports Paddle,
+    without its advice on stderr against more than one thread. On AMD processors it selects MKL's fast code; it also
+    makes glibc keep freed memory.
     """
     if "paddle" in sys.modules:
         return
@@ -52,7 +52,7 @@ def use_all_cores() -> None:
 
 
 def threads_to_use() -> int | None:
-    """The fair share of the usable cores, or None where the user has set OMP_NUM_THREADS."""
+    """Returns the fair share of the usable cores, or None where the user has set OMP_NUM_THREADS."""
     if _set_by_user():
         return None
     processes = int(os.environ.get("PADDLE_LOCAL_SIZE", "1"))
@@ -60,7 +60,7 @@ def threads_to_use() -> int | None:
 
 
 def _keep_freed_memory() -> None:
-    """Makes glibc serve large blocks from memory that was freed; elsewhere, or where the user has tuned it, nothing."""
+    """Makes glibc reuse freed memory for large blocks; does nothing elsewhere, or where the user has tuned it."""
     if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
@@ -74,7 +74,7 @@ def _set_by_user() -> bool:
         return False
     if "PADDLE_LOCAL_SIZE" not in os.environ:
         return True
-    # paddle.distributed.launch has loaded Paddle, which set the variable: what the launcher was started with tells
+    # paddle.distributed.launch has loaded Paddle, which sets the variable: read the launcher's own environment
     try:
         started_with = Path(f"/proc/{os.getppid()}/environ").read_bytes()
     except OSError:

@@ -1,6 +1,6 @@
-"""What distinguishes the versions of PaddleClas, recognised from their code: checkouts do not all tell their version.
+"""Differences between versions of PaddleClas, recognised from their code, as not every checkout tells its version.
 
-What an adaptation mends is recognised by that adaptation's own probe.
+The defects that an adaptation mends are recognised by that adaptation's own probe.
 """
 
 from __future__ import annotations
