@@ -7,7 +7,9 @@ import platform
 import re
 from pathlib import Path
 
-#: Instruction sets that matter for matrix products and for int8, by their names in /proc/cpuinfo.
+#: Linux's file about the processors.
+INFORMATION = Path("/proc/cpuinfo")
+#: Instruction sets that matter for matrix products and for int8, by their names in that file.
 FEATURES = ("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp", "i8mm")
 #: Those that multiply and add bytes.
 INT8_FEATURES = frozenset(("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"))
@@ -51,6 +53,6 @@ def _flags() -> set[str]:
 
 def _information() -> str:
     try:
-        return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        return INFORMATION.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""

@@ -23,7 +23,7 @@ ARROWS = {
     "download": "errors packages",
     "data": "errors files packages download",
     "hosts": "cpu",
-    "predict": "errors files bounded_yaml packages data",
+    "predict": "errors files cpu bounded_yaml packages data",
     "report": "errors files packages data predict",
     "onednn": "errors",
     "reparam": "errors onednn",

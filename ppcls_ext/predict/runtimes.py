@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from ppcls_ext import cpu
 from ppcls_ext.errors import PpclsExtError, one_line
 from ppcls_ext.files import read_regular
 from ppcls_ext.packages import import_extra, missing, require
@@ -128,7 +129,7 @@ class NcnnModel:
         self.image_shape = [3, height, width]
         self.ncnn = ncnn
         self.net = ncnn.Net()
-        self.net.opt.num_threads = threads or os.cpu_count() or 1
+        self.net.opt.num_threads = threads or cpu.usable_cores()
         # by default ncnn stores and computes in 16 bits where the CPU can; the answers should be the file's
         self.net.opt.use_fp16_packed = self.net.opt.use_fp16_storage = self.net.opt.use_fp16_arithmetic = False
         self.net.opt.use_bf16_storage = False

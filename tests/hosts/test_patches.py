@@ -6,6 +6,9 @@ import ast
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+
+from ppcls_ext.hosts.adaptation import patched
 
 PACKAGE = Path(__file__).resolve().parents[2] / "ppcls_ext"
 
@@ -74,3 +77,10 @@ def test_the_patch_points_are_counted():
 def test_versions_of_hosts_are_recognised_in_one_place():
     users = {file for file, tree in modules() for node in ast.walk(tree) if getattr(node, "attr", "") == "getsource"}
     assert users == {SETTER}, "use `mentions`"
+
+
+def test_what_is_patched_for_a_while_is_as_before():
+    host = SimpleNamespace(old=1)
+    with patched(host, "old", 2), patched(host, "new", 3):
+        assert (host.old, host.new) == (2, 3)
+    assert vars(host) == {"old": 1}
