@@ -148,8 +148,7 @@ def check_onednn() -> Finding:
         warnings.simplefilter("always")
         found = onednn.library()
     if found is not None:
-        numbers = found.functions.dnnl_version().contents
-        return Finding("oneDNN", f"{numbers.major}.{numbers.minor}.{numbers.patch} of Paddle, used on CPUs")
+        return Finding("oneDNN", f"{found.version} of Paddle, used on CPUs")
     if os.environ.get(onednn.VARIABLE) == "0":
         return Finding("oneDNN", f"switched off by {onednn.VARIABLE}=0: training on the CPU is slower")
     why = one_line(caught[-1].message) if caught else "none in this Paddle that is known"

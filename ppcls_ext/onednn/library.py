@@ -127,6 +127,7 @@ class Library:
         version = functions.dnnl_version().contents
         if version.major != _MAJOR or version.cpu_runtime != _OPENMP:
             raise UnsupportedError(f"oneDNN {version.major} with CPU runtime {version.cpu_runtime}")
+        self.version = f"{version.major}.{version.minor}.{version.patch}"
         self.functions: dict[str, Any] = {}
         for name, types in _FUNCTIONS.items():
             function = self.functions[name] = getattr(functions, f"dnnl_{name}")
