@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from ppcls_ext.models.backbone import Backbone
     from ppcls_ext.predict.classifier import Classifier
     from ppcls_ext.reparam.unfuse import Batches
+    from ppcls_ext.run import Run
     from ppcls_ext.weights.loading import LoadReport, Source
 
 __version__ = "0.1.0"
 __all__ = [
     "Classifier",
+    "Run",
     "build",
     "export_onnx",
     "list_models",
@@ -34,6 +36,7 @@ __all__ = [
     "register_in_paddleseg",
     "register_in_paddlex",
     "reparameterize",
+    "train",
     "unfuse",
 ]
 
@@ -106,12 +109,69 @@ def build(name: str, **kwargs: Any) -> Backbone:
 
 
 def __getattr__(name: str) -> Any:
-    """`Classifier` is loaded when it is used: a class cannot import its packages as late as a function."""
+    """`Classifier` and `Run` are loaded when they are used: a class cannot import as late as a function."""
     if name == "Classifier":
         from ppcls_ext.predict.classifier import Classifier
 
         return Classifier
+    if name == "Run":
+        from ppcls_ext.run import Run
+
+        return Run
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def train(
+    source: str | os.PathLike | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    data: str | os.PathLike | None = None,
+    val_share: float = 0.2,
+    split_seed: int = 0,
+    size: int | None = None,
+    patience: int | None = None,
+    resume: str | os.PathLike | bool = False,
+    report: bool = False,
+    overwrite: bool = False,
+    profiler_options: str | None = None,
+    verbose: bool = False,
+) -> Run:
+    """Trains a model, shows its progress, and writes its settings, log and weights to `output_dir/ARCH`.
+
+    Args:
+        source: a PaddleClas YAML file, or the name of a shipped configuration such as "MobileOne_S0"; with `resume` it
+            may be left out.
+        overrides: `A.B.1.C=value` texts, as behind -o.
+        data: a folder of images, one folder per class, instead of the configuration's lists.
+        val_share: share of each class to evaluate on, where `data` has no val/.
+        split_seed: RNG seed of that split.
+        size: side of the images, px, set in every place.
+        patience: ends the training after so many epochs without a better evaluation.
+        resume: True goes on with the run of this configuration, a path with the run in that folder.
+        report: whether to write a report of the best evaluation.
+        overwrite: whether to train anew where an earlier training's checkpoints are.
+        profiler_options: for PaddleClas's profiler, such as "batch_range=[10, 20]".
+        verbose: whether to show PaddleClas's own output.
+
+    Returns:
+        The run, ready to be evaluated, exported or used for predictions.
+
+    Raises:
+        PpclsExtError: the configuration is wrong, or the training fails; nothing half-written is left.
+    """
+    _require_paddle()
+    from ppcls_ext.run import open_training
+
+    run = open_training(source, overrides, size=size, patience=patience, resume=resume)
+    return run.train(
+        data,
+        val_share=val_share,
+        split_seed=split_seed,
+        report=report,
+        overwrite=overwrite,
+        profiler_options=profiler_options,
+        verbose=verbose,
+    )
 
 
 def reparameterize(model: nn.Layer) -> nn.Layer:

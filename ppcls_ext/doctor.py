@@ -267,7 +267,6 @@ def try_configuration(config: dict) -> Iterator[Finding]:
 
 def _check_data(config: dict, folder: str) -> Finding:
     """Checks that everything the configuration names exists: lists, images, weights, folders."""
-    from ppcls_ext.config.lists import read_lists
     from ppcls_ext.config.prepare import prepare
     from ppcls_ext.config.weights import require_writable
     from ppcls_ext.training.start import set_up
@@ -277,13 +276,10 @@ def _check_data(config: dict, folder: str) -> Finding:
         settings = config["Global"]
         require_writable("Global.output_dir", settings.get("output_dir") or "output")
         tried = {**copy.deepcopy(config), "Global": {**settings, "output_dir": folder, "checkpoints": None}}
-        prepare(tried, "train")
+        lists = prepare(tried, "train")["Run"].lists
     except PpclsExtError as error:
         return Finding("data", "the configuration cannot be trained", str(error))
-    counts = [
-        f"{loader} {len(entries)} pictures of {len({entry.label for entry in entries})} classes"
-        for loader, entries in read_lists(config, "train").items()
-    ]
+    counts = [f"{loader} {len(images)} pictures of {len(images.labels)} classes" for loader, images in lists.items()]
     return Finding("data", ", ".join(counts) or "found (it has no plain image lists to count)")
 
 

@@ -25,6 +25,10 @@ class FusedWeightsError(PpclsExtError):
     """Fused weights for a model that is not fused."""
 
 
+class NoSuchRunError(PpclsExtError):
+    """A path that is not the folder of a run, nor weights in one."""
+
+
 class Interrupted(KeyboardInterrupt):
     """An interruption by the user or the system, whose message says how to go on."""
 

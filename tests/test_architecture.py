@@ -40,13 +40,13 @@ ARROWS = {
     "hosts/paddlex": "errors packages predict models",
     "doctor": "errors packages cpu hosts hosts/paddleclas onednn weights config training",
 }
-#: These call all the others: the public face, and the command lines.
-ON_TOP = {"__init__", "__main__", "commands"}
+#: These call all the others: the public face, a run with all that can be done with it, and the command lines.
+ON_TOP = {"__init__", "__main__", "run", "commands"}
 #: Packages that only these rooms may import.
 ONLY_IN = {
     "ppcls": {"hosts/paddleclas", "training", "config", "commands"},
     "paddle": {"__init__", "hosts", "hosts/paddleclas", "onednn", "reparam", "layers", "weights", "models", "training"}
-    | {"config", "export", "hosts/dense", "hosts/paddledet", "hosts/paddleseg", "doctor", "commands"},
+    | {"config", "export", "hosts/dense", "hosts/paddledet", "hosts/paddleseg", "doctor", "run", "commands"},
     "ppdet": {"hosts/paddledet"},
     "paddleseg": {"hosts/paddleseg"},
 }
@@ -55,7 +55,7 @@ ONLY_IN = {
 SET_FROM_OUTSIDE = {
     # fields that are there to be set: an argument parser's, tqdm's, sys's, a logger's, ctypes', a session's options
     "commands/host_script.py": "sys",
-    "commands/make_lists.py": "bar",
+    "run.py": "bar",
     "commands/outcome.py": "logger",
     "commands/predict.py": "parser args",
     "onednn/library.py": "functions.dnnl_version function",

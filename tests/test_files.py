@@ -137,7 +137,7 @@ READERS = {
     "files.py": "open_regular itself; identical_files, whose files were found to be regular",
     "hosts/paddleclas/locate.py": "PaddleClas's own version",
     "report/page.py": "pictures of the report's own",
-    "commands/prepare_flowers102.py": "written before",
+    "commands/datasets.py": "written before",
 }
 
 

@@ -168,4 +168,4 @@ def test_unfuse_refuses_what_is_no_batch():
 def test_unknown_attribute():
     with pytest.raises(AttributeError, match="has no attribute 'Classifer'"):
         _ = ppcls_ext.Classifer
-    assert set(ppcls_ext.__all__) <= {*dir(ppcls_ext), "Classifier"}
+    assert set(ppcls_ext.__all__) <= {*dir(ppcls_ext), "Classifier", "Run"}

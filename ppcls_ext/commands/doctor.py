@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="With -c also: are the data there, how long do a batch and a training step take. Writes nothing. "
         "Exits with 1 where there is a problem.",
     )
-    add_config_arguments(parser, required=False)
+    add_config_arguments(parser)
     args = parser.parse_args(argv)
     config = load_config(args.config, args.override) if args.config else None
     print(f"ppcls-ext {ppcls_ext.__version__}")

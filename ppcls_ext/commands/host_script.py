@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import ppcls_ext
-from ppcls_ext.commands.interruption import interrupt_on_sigterm
+from ppcls_ext.commands.outcome import interrupt_on_sigterm
 from ppcls_ext.config.load import read_yaml
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.hosts.dense import checkouts

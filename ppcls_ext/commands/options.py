@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import textwrap
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from ppcls_ext.commands.outcome import interrupt_on_sigterm
 from ppcls_ext.commands.table import COMMANDS
+from ppcls_ext.errors import PpclsExtError, one_line, printable
 from ppcls_ext.predict.results import SUFFIXES
+
+if TYPE_CHECKING:
+    from ppcls_ext.run import Run
+
+RUN_HELP = "folder that a training wrote, such as output/MobileOne_S0, or weights in it; instead of -c"
 
 
 def command_parser(name: str, *examples: str, description: str = "") -> argparse.ArgumentParser:
@@ -34,32 +43,141 @@ def positive(text: str) -> int:
     return int(text)
 
 
-RESULTS_HELP = "also write the results to a .csv file, one line a picture and class, or a .json file"
-SAVE_IMAGE_HELP = "draw the pictures with their classes, and sheets of many"
-
-
-def results_file(text: str) -> str:
-    """A type for argparse: the name of a file of results."""
+def _results_file(text: str) -> str:
     if Path(text).suffix.lower() not in SUFFIXES:
         raise argparse.ArgumentTypeError(f"got {text!r}, expected a file name that ends in {' or '.join(SUFFIXES)}")
     return text
 
 
-def add_config_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """Adds PaddleClas's -c and -o, which `load_config` takes, to a tool's command line."""
-    parser.add_argument(
-        "-c",
-        "--config",
-        required=required,
-        metavar="FILE",
-        help="PaddleClas YAML file, or the name of a shipped one: MobileOne_S0, ImageNet/RepVGG_A0, …",
-    )
-    parser.add_argument(
-        "-o",
-        "--override",
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="A.B=VALUE",
-        help="change a field of the configuration; list items count from 0; may be given several times",
-    )
+def add_results_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds --out and --save-image."""
+    out = "also write the results to a .csv file, one line a picture and class, or a .json file"
+    parser.add_argument("--out", metavar="FILE", type=_results_file, help=out)
+    drawn = "draw the pictures with their classes, and sheets of many"
+    parser.add_argument("--save-image", metavar="PNG|FOLDER", help=drawn)
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds PaddleClas's -c and -o."""
+    shipped = "PaddleClas YAML file, or the name of a shipped one: MobileOne_S0, ImageNet/RepVGG_A0, …"
+    parser.add_argument("-c", "--config", metavar="FILE", help=shipped)
+    change = "change a field of the configuration; list items count from 0; may be given several times"
+    parser.add_argument("-o", "--override", action="extend", nargs="+", default=[], metavar="A.B=VALUE", help=change)
+
+
+def add_split_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds how images are divided into those to train and those to evaluate on."""
+    share = "share of each class to evaluate on, where FOLDER has no val/ (default: 0.2)"
+    parser.add_argument("--val-share", type=float, default=0.2, metavar="SHARE", help=share)
+    seed = "another seed, another split (default: 0)"
+    parser.add_argument("--split-seed", type=int, default=0, metavar="N", help=seed)
+
+
+def add_source_arguments(parser: argparse.ArgumentParser, images: bool = False) -> None:
+    """Adds RUN, -c and -o; with `images`, also the names of images behind RUN, or alone behind -c."""
+    if images:
+        parser.add_argument(
+            "names", nargs="*", metavar="RUN PICTURE", help=f"{RUN_HELP}; pictures, folders or patterns"
+        )
+    else:
+        parser.add_argument("names", nargs="?", metavar="RUN", help=RUN_HELP)
+    add_config_arguments(parser)
+
+
+def open_source(parser: argparse.ArgumentParser, args: argparse.Namespace) -> tuple[Run, list[str]]:
+    """Opens the run or the configuration that the arguments name; a run has weights.
+
+    Returns:
+        It, and the names of images.
+
+    Raises:
+        PpclsExtError: there is no such run or configuration.
+    """
+    names = [args.names] if isinstance(args.names, str) else list(args.names or ())
+    if args.config is None:
+        if not names:
+            parser.error("expected RUN, the folder that a training wrote, or -c FILE")
+        return open_run_with_weights(names[0], args.override), names[1:]
+    if isinstance(args.names, str):
+        parser.error(f"got both {names[0]} and -c {args.config}: expected one of them")
+    from ppcls_ext.config.settings import open_config
+    from ppcls_ext.run import Run
+
+    return Run(open_config(args.config, args.override)), names
+
+
+def open_run_with_weights(name: str, overrides: list[str] | None = None) -> Run:
+    """Opens a run's folder.
+
+    Raises:
+        PpclsExtError: there is no such run, or it holds no weights yet.
+    """
+    from ppcls_ext.config.folder import find_run, need_weights
+    from ppcls_ext.config.settings import open_run
+    from ppcls_ext.run import Run
+
+    run = Run(open_run(name, overrides or ()))
+    need_weights(find_run(name))
+    return run
+
+
+def load_host(what: Any) -> None:
+    """Loads Paddle and PaddleClas, which takes some seconds, and says so.
+
+    Args:
+        what: the configuration or run for which.
+    """
+    print(f"{what}: loading Paddle and PaddleClas", flush=True)
+    from ppcls_ext.training.start import set_up
+
+    set_up()
+    interrupt_on_sigterm()  # Paddle has taken the signal
+
+
+def load_paddle() -> None:
+    """Loads Paddle alone."""
+    from ppcls_ext.hosts.threads import use_all_cores
+    from ppcls_ext.packages import require
+
+    require("paddle")
+    use_all_cores()
+    import paddle  # noqa: F401
+
+    interrupt_on_sigterm()  # Paddle has taken the signal
+
+
+def add_check_images_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds --check-images."""
+    check = "only decode every image of the lists, and name unreadable ones"
+    parser.add_argument("--check-images", action="store_true", help=check)
+
+
+def check_images(run: Run, mode: str, **options: Any) -> None:
+    """Decodes the images that `mode` would use, names on stderr what cannot be read, and prints a summary.
+
+    Args:
+        run: opened.
+        mode: "train" or "eval".
+        **options: see `Run.check_images`.
+
+    Raises:
+        PpclsExtError: some image cannot be read, or there is no plain image list.
+    """
+    from tqdm import tqdm
+
+    bars: list[tqdm] = []
+
+    def report(loader: str, done: int, total: int) -> None:
+        if not bars:
+            bars.append(tqdm(total=total, desc=loader, unit=" images", file=sys.stderr))
+        bars[0].update(done - bars[0].n)
+
+    unreadable = 0
+    for checked in run.check_images(mode, report, **options):
+        bars.pop().close()
+        for entry, reason in checked.unreadable:
+            print(printable(one_line(f"{checked.path}:{entry.line}: {entry.path}: {reason}")), file=sys.stderr)
+        print(f"{checked.path}: {checked.images - len(checked.unreadable)} of {checked.images} images can be read")
+        unreadable += len(checked.unreadable)
+    if unreadable:
+        raise PpclsExtError(f"{unreadable} images cannot be read; they are named above: replace them or take them out")

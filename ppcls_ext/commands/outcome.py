@@ -1,15 +1,16 @@
-"""What every command-line tool does around its own work: one-line errors and exit codes."""
+"""What every command does around its own work: errors of one line, exit codes, and an end on SIGTERM that cleans up."""
 
 from __future__ import annotations
 
 import logging
 import os
 import select
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 
-from ppcls_ext.commands.interruption import interrupt_on_sigterm
 from ppcls_ext.errors import PpclsExtError, one_line, printable, unwrapped
 from ppcls_ext.packages import EXTRAS, missing
 
@@ -74,3 +75,18 @@ def _message(error: BaseException) -> str:
     if isinstance(error, OSError):
         return f"{error.filename or 'system'}: {error.strerror or error}"
     return f"{type(error).__name__}: {error} (PPCLS_EXT_DEBUG=1 shows where)"
+
+
+def interrupt_on_sigterm() -> None:
+    """Makes SIGTERM raise KeyboardInterrupt; to be called once more when Paddle is loaded, which takes the signal."""
+    process = os.getpid()
+
+    def interrupt(number: int, _: object) -> None:
+        if os.getpid() == process:
+            raise KeyboardInterrupt("terminated")
+        # a process that loads pictures, which inherits this handler
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, interrupt)

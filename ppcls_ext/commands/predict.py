@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ppcls_ext.commands.options import RESULTS_HELP, SAVE_IMAGE_HELP, command_parser, positive, results_file
+from ppcls_ext.commands.options import add_results_arguments, command_parser, positive
 from ppcls_ext.data.image_files import find_images
 from ppcls_ext.errors import PpclsExtError, one_line, printable
 from ppcls_ext.predict.classifier import BATCH, Classifier, classify
@@ -58,8 +58,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", metavar="MODEL", help="the ONNX file (default: the first argument)")
     parser.add_argument("--topk", type=positive, default=5, metavar="K", help="classes to print a picture (default: 5)")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
-    parser.add_argument("--out", metavar="FILE", type=results_file, help=RESULTS_HELP)
-    parser.add_argument("--save-image", metavar="PNG|FOLDER", help=SAVE_IMAGE_HELP)
+    add_results_arguments(parser)
     parser.add_argument("--batch-size", type=positive, metavar="N", help="pictures a run (default: the model's, or 8)")
     parser.add_argument("--threads", type=positive, metavar="N", help="of the runtime (default: its own choice)")
     parser.add_argument(

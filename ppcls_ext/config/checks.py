@@ -83,6 +83,9 @@ def fill_in(config: dict, mode: str) -> None:
     """What the engine reads in every mode although it means nothing there, and a switch that 2.4 does not know."""
     for field, value in (("checkpoints", None), ("pretrained_model", None), ("use_visualdl", False), ("epochs", 1)):
         config["Global"].setdefault(field, value)
+    arch = config["Arch"]
+    if "class_num" not in arch and "class_num" in config["Global"]:  # its place in older files
+        arch["class_num"] = config["Global"].pop("class_num")
     for section in ("DataLoader", "Metric"):
         config[section] = config.get(section) or {}
     if mode == "export":

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from ppcls_ext.config.shipped import Dumper
-from ppcls_ext.errors import PpclsExtError, one_line
+from ppcls_ext.errors import NoSuchRunError, PpclsExtError, one_line
 from ppcls_ext.files import atomic_write, read_regular
 from ppcls_ext.weights.checkpoint_sets import is_saved
 
@@ -29,7 +29,7 @@ CONFIG, RECORD, LISTS = "config.yml", "run.json", "lists"
 WEIGHTS = ("best_model.pdparams", "latest.ema.pdparams", "latest.pdparams")
 
 
-class Run(NamedTuple):
+class RunFolder(NamedTuple):
     """A run's folder and the weights in it that are meant; None where there are none yet."""
 
     folder: Path
@@ -56,31 +56,31 @@ def folder_of(config: dict) -> Path:
     return Path(str(config["Global"]["output_dir"])) / str(config["Arch"]["name"])
 
 
-def find_run(name: str | os.PathLike) -> Run:
+def find_run(name: str | os.PathLike) -> RunFolder:
     """The run that `name` means: its folder, or a file of weights in it, with or without suffix.
 
     Raises:
-        PpclsExtError: there is no such run.
+        NoSuchRunError: there is no such run.
     """
     path = Path(name)
     path = path if path.name else path.absolute()  # the working directory itself
     if path.is_dir():
         if not (path / CONFIG).is_file():
-            raise PpclsExtError(
+            raise NoSuchRunError(
                 f"{name} is no run: it holds no {CONFIG}; expected the folder that a training wrote, such as "
                 f"output/MobileOne_S0{_runs_below(path)}"
             )
         found = [path / file for file in WEIGHTS if is_saved(path / file)]
-        return Run(path, found[0] if found else None)
+        return RunFolder(path, found[0] if found else None)
     for weights in (path, path.with_name(f"{path.name}.pdparams")):
         if weights.suffix and is_saved(weights) and (weights.parent / CONFIG).is_file():
-            return Run(weights.parent, weights)
-    raise PpclsExtError(
+            return RunFolder(weights.parent, weights)
+    raise NoSuchRunError(
         f"{name} is no run: expected the folder that a training wrote, such as output/MobileOne_S0, or weights in it"
     )
 
 
-def need_weights(run: Run) -> Path:
+def need_weights(run: RunFolder) -> Path:
     """The weights of a run.
 
     Raises:

@@ -11,24 +11,25 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from ppcls_ext.config.trained_with import class_count
-from ppcls_ext.data.class_folders import LABEL_LIST, TRAIN_LIST, VAL_LIST, ClassLists
-from ppcls_ext.data.lists import ListEntry, list_text, overlap, read_list, write_list
+from ppcls_ext.config.folder import CONFIG
+from ppcls_ext.config.settings import RunSettings, open_run
+from ppcls_ext.data.class_folders import LABEL_LIST, TRAIN_LIST, VAL_LIST, ClassLists, find_class_folders
+from ppcls_ext.data.image_files import find_images
+from ppcls_ext.data.lists import ImageList, ListEntry, list_text, overlap, read_lines, write_list
 from ppcls_ext.errors import PpclsExtError
 
 logger = logging.getLogger("ppcls_ext")
 
 
-def read_lists(config: dict, mode: str) -> dict[str, list[ListEntry]]:
-    """The entries of the plain image lists that `mode` uses, by loader, with labels and files checked.
+def read_lists(run: RunSettings, mode: str) -> dict[str, ImageList]:
+    """The plain image lists that `mode` uses, by loader, with labels and files checked.
 
     Raises:
         PpclsExtError: with file and line of the first fault.
     """
-    lists = {loader: _read_list(config, loader) for loader in _loaders(config, mode)}
-    return {loader: entries for loader, entries in lists.items() if entries is not None}
+    lists = {loader: run.image_list(loader) for loader in _loaders(run.config, mode)}
+    return {loader: images for loader, images in lists.items() if images is not None}
 
 
 def _loaders(config: dict, mode: str) -> tuple[str, ...]:
@@ -37,37 +38,22 @@ def _loaders(config: dict, mode: str) -> tuple[str, ...]:
     return ("Eval",) if mode == "eval" else ()
 
 
-def warn_about_overlap(config: dict, train: list[ListEntry], evaluation: list[ListEntry]) -> None:
-    """Logs, in one line, that pictures to evaluate on are trained on too."""
+def warn_about_overlap(train: ImageList, evaluation: ImageList) -> None:
+    """Logs, in one line, that images to evaluate on are trained on too."""
     both = overlap(train, evaluation)
     if both:
         logger.warning(
             "%d of the %d images of %s are training images too, so its metrics say little about new ones: first %s",
-            *(len(both), len(evaluation), config["DataLoader"]["Eval"]["dataset"]["cls_label_path"], both[0]),
+            *(len(both), len(evaluation), evaluation.path, both[0]),
         )
 
 
-def _read_list(config: dict, loader: str) -> list[ListEntry] | None:
-    """The entries of a plain image-list dataset, None of another one."""
-    dataset = (config["DataLoader"].get(loader) or {}).get("dataset") or {}
-    if dataset.get("name") not in ("ImageNetDataset", "ClsDataset"):
-        return None
-    where = f"DataLoader.{loader}.dataset"
-    for field in ("image_root", "cls_label_path"):
-        if not isinstance(dataset.get(field), str):
-            raise PpclsExtError(f"{where}.{field} is {dataset.get(field)!r}: expected a path")
-    path, root = Path(dataset["cls_label_path"]), Path(dataset["image_root"])
-    class_num = None if dataset.get("relabel") else class_count(config)
-    return read_list(path, root, class_num, dataset.get("delimiter") or " ")
-
-
-def give_host_a_list(dataset: dict, entries: list[ListEntry]) -> None:
+def give_host_a_list(dataset: dict, images: ImageList) -> None:
     """Makes the data set name a copy of its list where PaddleClas would misread the list itself."""
-    path, delimiter = Path(dataset["cls_label_path"]), dataset.get("delimiter") or " "
-    if not host_reads_list(path, dataset["image_root"], delimiter, entries):
-        copy, dataset["delimiter"] = copy_list(entries)
+    if not images.is_plain:
+        copy, dataset["delimiter"] = copy_list(images)
         dataset["cls_label_path"] = str(copy)
-        logger.debug("%s has paths or lines that PaddleClas misreads: it gets the copy %s", path, copy)
+        logger.debug("%s has paths or lines that PaddleClas misreads: it gets the copy %s", images.path, copy)
 
 
 #: Samplers that take every picture once; the others, and what they leave out, are known to PaddleClas alone.
@@ -75,11 +61,11 @@ PLAIN_SAMPLERS = (None, "DistributedBatchSampler", "BatchSampler")
 SHOWN = 5  # classes that a line names
 
 
-def say_what_is_left_out(config: dict[str, Any], lists: Mapping[str, list[ListEntry]]) -> None:
-    """Logs a line for pictures outside every batch and for classes without pictures.
+def say_what_is_left_out(run: RunSettings, lists: Mapping[str, ImageList]) -> None:
+    """Logs a line for images outside every batch and for classes without images.
 
     Args:
-        config: prepared, but for PaddleClas's copies of the lists.
+        run: prepared, but for PaddleClas's copies of the lists.
         lists: by loader, Train or Eval.
 
     Raises:
@@ -87,51 +73,45 @@ def say_what_is_left_out(config: dict[str, Any], lists: Mapping[str, list[ListEn
     """
     from paddle.distributed import get_world_size
 
-    for loader, entries in lists.items():
-        section = config["DataLoader"][loader]
-        sampler = section.get("sampler") or {}
+    for loader, images in lists.items():
+        sampler = run.config["DataLoader"][loader].get("sampler") or {}
         if sampler.get("name") in PLAIN_SAMPLERS and sampler.get("drop_last"):
-            where = f"DataLoader.{loader}.sampler"
-            _left_out(
-                where, section["dataset"]["cls_label_path"], len(entries), sampler["batch_size"], get_world_size()
-            )
-    if "Train" in lists:
-        dataset = config["DataLoader"]["Train"]["dataset"]
-        classes = None if dataset.get("relabel") else class_count(config)
-        if classes:
-            _say_absent_classes(dataset["cls_label_path"], lists["Train"], classes)
+            _left_out(loader, images, sampler["batch_size"], get_world_size())
+    if "Train" in lists and not run.config["DataLoader"]["Train"]["dataset"].get("relabel") and run.class_num:
+        _say_absent_classes(lists["Train"], run.class_num)
 
 
-def _left_out(where: str, path: str, pictures: int, batch: int, processes: int) -> None:
-    batches = math.ceil(pictures / processes) // batch
+def _left_out(loader: str, images: ImageList, batch: int, processes: int) -> None:
+    where = f"DataLoader.{loader}.sampler"
+    batches = math.ceil(len(images) / processes) // batch
     if batches == 0:
         raise PpclsExtError(
-            f"{where}.batch_size is {batch}{f' on each of {processes} processes' if processes > 1 else ''}, and {path} "
-            f"holds {pictures} pictures: with drop_last that makes no batch; lower it, or set drop_last to false"
+            f"{where}.batch_size is {batch}{f' on each of {processes} processes' if processes > 1 else ''}, and "
+            f"{images.path} holds {len(images)} pictures: with drop_last that makes no batch; lower it, or set "
+            "drop_last to false"
         )
-    left = pictures - batches * batch * processes
+    left = len(images) - batches * batch * processes
     if left > 0:
-        what = "epoch" if "Train" in where else "evaluation"
         logger.warning(
-            "%d of the %d pictures of %s are left out of each %s: %s.drop_last", left, pictures, path, what, where
+            "%d of the %d pictures of %s are left out of each %s: %s.drop_last",
+            *(left, len(images), images.path, "epoch" if loader == "Train" else "evaluation", where),
         )
 
 
-def _say_absent_classes(path: str, entries: Sequence[ListEntry], classes: int) -> None:
-    labels = {entry.label for entry in entries}
-    highest = max(labels)
+def _say_absent_classes(images: ImageList, classes: int) -> None:
+    highest = max(images.labels)
     if highest + 1 < classes:
         logger.warning(
             "Arch.class_num is %d, and the labels of %s end at %d: the classes from %d have no picture",
-            *(classes, path, highest, highest + 1),
+            *(classes, images.path, highest, highest + 1),
         )
-    absent = [label for label in range(min(highest, classes)) if label not in labels]
+    absent = [label for label in range(min(highest, classes)) if label not in images.labels]
     if absent:
         names = ", ".join(map(str, absent[:SHOWN])) + (", …" if len(absent) > SHOWN else "")
-        logger.warning("%s has no picture of %d classes: %s", path, len(absent), names)
+        logger.warning("%s has no picture of %d classes: %s", images.path, len(absent), names)
 
 
-def use_pictures(config: dict, made: ClassLists) -> None:
+def use_lists(config: dict, made: ClassLists) -> None:
     """Sets, in place, data sets, number of classes, class names and accuracies to those of the lists.
 
     Args:
@@ -180,23 +160,86 @@ def _set_accuracies(config: dict, count: int) -> None:
 
 
 def _first_picture(made: ClassLists) -> str:
-    return str(read_list(made.folder / VAL_LIST, made.root, None)[0].path)
+    return str(made.root / read_lines(made.folder / VAL_LIST)[0].rpartition(" ")[0])
+
+
+def evaluate_on(settings: RunSettings, data: str | os.PathLike) -> RunSettings:
+    """A copy whose evaluation takes other images.
+
+    Args:
+        settings: of a configuration that classifies.
+        data: an image list, whose paths start from its folder; or a folder with one folder per class.
+
+    Raises:
+        PpclsExtError: there is no such list or folder, or one of its classes is not among the configuration's.
+    """
+    path = Path(data)
+    images = {"name": "ImageNetDataset", "image_root": str(path.parent), "cls_label_path": str(path)}
+    if path.is_dir():
+        found, names = find_class_folders(path), settings.class_names or ()
+        unknown = [name for name in found.classes if name not in names]
+        if unknown:
+            known = ", ".join(names[:SHOWN]) or "none"
+            raise PpclsExtError(f"{path / unknown[0]} is the folder of no class of the configuration: it knows {known}")
+        files = found.train if found.val is None else found.val
+        entries = [ListEntry(file, names.index(name), 0) for name, below in zip(found.classes, files) for file in below]
+        images["image_root"] = str(path)
+        images["cls_label_path"], images["delimiter"] = map(str, copy_list(entries))
+    changed = settings.changed("DataLoader")
+    dataset = changed.config["DataLoader"]["Eval"]["dataset"]
+    dataset.pop("delimiter", None)
+    dataset.update(images)
+    return changed
+
+
+def images_in(place: str | os.PathLike | None, settings: RunSettings) -> list[Path]:
+    """The image files of a place.
+
+    Args:
+        place: an image list (labels may be missing), a folder with images in it or below it, or the folder of a
+            training; None for the training images of `settings`.
+        settings: of the model.
+
+    Raises:
+        PpclsExtError: there are none, or a list names an image that does not exist.
+    """
+    if place is None:
+        return _training_images(settings, "the configuration")
+    path = Path(place)
+    if (path / CONFIG).is_file():
+        return _training_images(open_run(path), str(path / CONFIG))
+    if path.is_dir():
+        return find_images([str(path)])
+    root = settings.dataset("Train").get("image_root")
+    return _listed_files(path, [path.parent, *([Path(root)] if root else [])])
+
+
+def _training_images(settings: RunSettings, where: str) -> list[Path]:
+    dataset = settings.dataset("Train")
+    names = dataset.get("cls_label_path"), dataset.get("image_root")
+    if not all(isinstance(name, str) for name in names):
+        raise PpclsExtError(f"{where} names no training pictures (DataLoader.Train.dataset): give --calibration PLACE")
+    return _listed_files(Path(names[0]), [Path(names[1])], dataset.get("delimiter") or " ")
+
+
+def _listed_files(path: Path, roots: list[Path], delimiter: str | None = None) -> list[Path]:
+    """The files that a list names, below the first of `roots` that has them; None: the label is behind any space."""
+    found = []
+    for number, line in enumerate(read_lines(path), 1):
+        name = line.strip()
+        if not name:
+            continue
+        # with a label or without; a path may hold spaces
+        candidates = [root / part for root in roots for part in (name, name.rsplit(delimiter, 1)[0]) if part]
+        file = next((candidate for candidate in candidates if candidate.is_file()), None)
+        if file is None:
+            raise PpclsExtError(f"{path}:{number}: no picture {line!r} below {' or '.join(map(str, roots))}")
+        found.append(file)
+    return found
 
 
 #: Between path and label of a copy: in no absolute, normalised path.
 DELIMITER = "//"
-
-
-def host_reads_list(path: Path, image_root: str, delimiter: str, entries: Sequence[ListEntry]) -> bool:
-    """Whether PaddleClas finds in the list at `path` just the images and labels of `entries`."""
-    with open(path, encoding="utf-8") as stream:
-        lines = [line.strip().split(delimiter) for line in stream]
-    if len(lines) != len(entries):
-        return False
-    return all(
-        len(fields) > 1 and Path(image_root, fields[0]) == entry.path and fields[1] == str(entry.label)
-        for fields, entry in zip(lines, entries)
-    )
 
 
 def copy_list(entries: Sequence[ListEntry]) -> tuple[Path, str]:

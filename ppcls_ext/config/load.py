@@ -335,12 +335,4 @@ def override(config: dict, overrides: Iterable[str]) -> dict:
     for section in KNOWN:
         check_spelling(section, config.get(section) if section else config)
     set_picture_size(config)
-    _place_class_num(config)
     return config
-
-
-def _place_class_num(config: dict) -> None:
-    """Moves `Global.class_num`, its place in older files, to `Arch` where `Arch` has none, as PaddleClas does later."""
-    settings, arch = config.get("Global"), config.get("Arch")
-    if isinstance(settings, dict) and isinstance(arch, dict) and "class_num" in settings and "class_num" not in arch:
-        arch["class_num"] = settings.pop("class_num")

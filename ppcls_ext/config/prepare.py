@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from ppcls_ext.config.checks import (
@@ -15,24 +17,25 @@ from ppcls_ext.config.checks import (
     choose_device,
     describes_export,
     fill_in,
-    is_ours,
     require_fields,
     warn_about_newer_fields,
 )
-from ppcls_ext.config.folder import folder_of, make_absolute
+from ppcls_ext.config.folder import make_absolute
 from ppcls_ext.config.host_classes import check_arguments, resolve
 from ppcls_ext.config.lists import give_host_a_list, read_lists, say_what_is_left_out, warn_about_overlap
-from ppcls_ext.config.recipe import check_recipe, read_settings
+from ppcls_ext.config.recipe import Settings as RecipeSettings
+from ppcls_ext.config.recipe import check_recipe
 from ppcls_ext.config.resume import check_patience, leave_out_start, report_changes
+from ppcls_ext.config.settings import RunSettings
 from ppcls_ext.config.weights import (
-    fetch_weights,
-    find_class_names,
     place_checkpoints,
+    place_class_names,
     place_weights,
     require_writable,
     say_what_to_expect,
     unfuse_where_needed,
 )
+from ppcls_ext.data.lists import ImageList
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.hosts.paddleclas.locate import activate
 from ppcls_ext.hosts.paddleclas.versions import profiles_with_removed_module
@@ -50,33 +53,54 @@ SECTIONS = {
 }
 
 
-def prepare(config: dict, mode: str, folder: Path | None = None) -> dict:
-    """The configuration as PaddleClas's engine takes it (its AttrDict).
+@dataclass(frozen=True)
+class PreparedRun:
+    """What our engine knows of a run, beside what PaddleClas takes.
+
+    Attributes:
+        folder: of the run.
+        settings: the configuration as the user may read and use it again, with absolute paths.
+        lists: the image lists that the mode uses, by loader.
+        recipe: the section `Recipe`; in the mode "train".
+    """
+
+    folder: Path
+    settings: RunSettings
+    lists: Mapping[str, ImageList]
+    recipe: RecipeSettings | None
+
+
+def prepare(source: RunSettings | dict, mode: str, folder: Path | None = None) -> dict:
+    """Returns the configuration as PaddleClas's engine takes it (its AttrDict).
 
     Our models must be registered already.
 
     Args:
-        config: what `load_config` returned; changed in place.
+        source: an opened configuration, which stays as it is, or a dict from `load_config`, which is changed in place.
         mode: "train", "eval", "infer" or "export".
-        folder: of the run; `output_dir/ARCH` where None.
+        folder: of the run, where `source` does not tell it; `output_dir/ARCH` where None.
 
     Returns:
-        What PaddleClas takes, and under "Run", for our engine, the folder and the configuration as the user may read
-        and use it again, with absolute paths.
+        What PaddleClas takes, and under "Run" a `PreparedRun` for our engine.
 
     Raises:
         PpclsExtError: with the path of the field that is missing or wrong.
     """
-    require_fields(config, mode)
+    if isinstance(source, RunSettings):
+        run = RunSettings(copy.deepcopy(source.config), source.given_folder)
+    else:
+        run = RunSettings(source, folder)
+    require_fields(run.config, mode)
     try:
-        return _prepare(config, mode, folder)
+        return _prepare(run, mode)
     except BaseException:
         if mode == "train":
-            release(folder or folder_of(config))
+            release(run.folder)
         raise
 
 
-def _prepare(config: dict, mode: str, folder: Path | None) -> dict:
+def _prepare(run: RunSettings, mode: str) -> dict:
+    config = run.config
     fill_in(config, mode)
     check_numbers(config, SECTIONS[mode])
     resolve(config, SECTIONS[mode])
@@ -93,41 +117,41 @@ def _prepare(config: dict, mode: str, folder: Path | None) -> dict:
     check_options(config, mode)
     for field in ("output_dir", *(("save_inference_dir",) if mode == "export" else ())):
         require_writable(f"Global.{field}", config["Global"][field])
-    folder = folder_of(config) if folder is None else folder
     if mode == "train":
-        _prepare_training(config, resolved, folder)
-    fetch_weights(config)
+        _prepare_training(run, resolved)
+    weights = run.weights(mode) if run.arch.is_ours else None  # PaddleClas downloads its own
     if mode == "train":
-        unfuse_where_needed(config)
-        check_recipe(read_settings(config), config, is_ours(config))
-    place_weights(config, mode)
+        unfuse_where_needed(run, weights)
+        check_recipe(run.recipe, config, run.arch.is_ours)
+    place_weights(run, weights, mode)
     if mode == "infer" or describes_export(config, mode):
-        find_class_names(config["Infer"]["PostProcess"])
-    lists = read_lists(config, mode)
+        place_class_names(run)
+    lists = read_lists(run, mode)
     if {"Train", "Eval"} <= set(lists):
-        warn_about_overlap(config, lists["Train"], lists["Eval"])
+        warn_about_overlap(lists["Train"], lists["Eval"])
     if mode == "train" and "Train" in lists:
-        say_what_to_expect(config, len(lists["Train"]))
-    say_what_is_left_out(config, lists)
-    for loader, entries in lists.items():
-        give_host_a_list(config["DataLoader"][loader]["dataset"], entries)
+        say_what_to_expect(run, len(lists["Train"]))
+    say_what_is_left_out(run, lists)
+    for loader, images in lists.items():
+        give_host_a_list(config["DataLoader"][loader]["dataset"], images)
 
     from ppcls.utils.config import AttrDict, create_attr_dict
 
     prepared = AttrDict(config)
     create_attr_dict(prepared)
-    prepared["Run"] = {"folder": folder, "config": resolved}
+    recipe = run.recipe if mode == "train" else None
+    prepared["Run"] = PreparedRun(run.folder, RunSettings(resolved), lists, recipe)
     return prepared
 
 
-def _prepare_training(config: dict, resolved: dict, folder: Path) -> None:
+def _prepare_training(run: RunSettings, resolved: dict) -> None:
     """What a training resumes from, and what it keeps."""
+    config, settings = run.config, run.config["Global"]
     check_patience(config)
-    settings = config["Global"]
-    place_checkpoints(config, folder)
+    place_checkpoints(config, run.folder)
     if settings["checkpoints"]:
         leave_out_start(config)
-        report_changes(resolved, folder)
+        report_changes(resolved, run.folder)
     if settings.get("save_interval") in (None, False, 0, -1):
         settings["save_interval"] = settings["epochs"] + 1  # PaddleClas 2.4 divides by it
 

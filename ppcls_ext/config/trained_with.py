@@ -7,8 +7,6 @@ holds them, too.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
 import logging
 import re
 from collections.abc import Mapping
@@ -16,10 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ppcls_ext.config.folder import read_record
-from ppcls_ext.data.image_rule import rule_from_transforms
-from ppcls_ext.data.lists import read_class_names
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.models.table import MODELS
 from ppcls_ext.weights.manifest import manifest_path, read_manifest
 
 logger = logging.getLogger("ppcls_ext")
@@ -37,32 +32,6 @@ class Difference(NamedTuple):
     now: Any
 
 
-def describe(config: dict, mode: str = "train") -> Facts:
-    """What weights trained with `config` are for; in another mode, what `config` takes weights to be for.
-
-    Args:
-        config: with absolute paths or not, before PaddleClas gets its own copies of lists.
-        mode: "train" and "eval" take pictures as evaluation does, "infer" and "export" as `Infer.transforms` says.
-
-    Returns:
-        As JSON holds it: "architecture", "class_num", "class_names" (None: unknown) and "pictures" (None: the
-        transforms cannot be described), the fields of `Preprocessing`.
-    """
-    facts = {
-        "architecture": config["Arch"]["name"],
-        "class_num": class_count(config),
-        "class_names": _class_names(config),
-        "pictures": _pictures(config, ("Eval", "Infer") if mode in ("train", "eval") else ("Infer", "Eval")),
-    }
-    return json.loads(json.dumps(facts))
-
-
-def class_count(config: dict) -> int | None:
-    """The number of classes: the stated one, else that of this project's models; None where nothing tells it."""
-    arch = config["Arch"]
-    return arch.get("class_num") or config["Global"].get("class_num") or (1000 if arch["name"] in MODELS else None)
-
-
 def read_trained_with(weights: Path) -> Facts | None:
     """What stands beside a file of weights; None where nothing does."""
     prefix = weights.with_name(weights.name.split(".")[0])
@@ -76,24 +45,21 @@ def read_trained_with(weights: Path) -> Facts | None:
     return found if isinstance(found, dict) else None
 
 
-def check_weights(weights: Path, config: dict, mode: str) -> None:
-    """Compares a configuration with what the weights were trained with; differences are logged in one line.
+def compare(weights: Path, trained: Mapping[str, Any], now: Facts, mode: str, image_shape: Any) -> None:
+    """Compares a configuration with what weights were trained with, and logs the differences in one line.
 
     Args:
-        weights: the file.
-        config: that will be used with it.
-        mode: "train" starts a training from the weights, which may have other classes and another size.
+        weights: their file, named in messages.
+        trained: what `read_trained_with` found beside it.
+        now: the same facts of the configuration.
+        mode: "train" lets the classes and the size differ, as a fine-tuning's may.
+        image_shape: (C, H, W) of the network's input; in the mode "export", which fixes nothing else of the images.
 
     Raises:
         PpclsExtError: the number or the order of the classes differs.
     """
-    trained = read_trained_with(weights)
-    if trained is None:
-        return
-    now = describe(config, mode)
-    if mode == "export":  # an exported model fixes the size alone
-        shape = config["Global"]["image_shape"]
-        now["pictures"] = {"picture size": _size(shape[-1:-3:-1])}
+    if mode == "export":
+        now = {**now, "pictures": {"picture size": _size(image_shape[-1:-3:-1])}}
     found = differences(trained, now)
     if mode == "train":
         found = [item for item in found if item.what in ("mean", "std", "channel_order", "scale")]
@@ -147,27 +113,3 @@ def _check_classes(weights: Path, trained: Mapping[str, Any], now: Mapping[str, 
     if sorted(was) == sorted(says):
         raise PpclsExtError(f"the same classes in another order: {names}: give the file that it was trained with")
     logger.warning("warning: %s", names)
-
-
-def _class_names(config: dict) -> list[str] | None:
-    post_process = (config.get("Infer") or {}).get("PostProcess") or {}
-    path = post_process.get("class_id_map_file")
-    if not isinstance(path, str):
-        return None
-    with contextlib.suppress(PpclsExtError):
-        return list(read_class_names(path, post_process.get("delimiter") or " "))
-    return None
-
-
-def _pictures(config: dict, order: tuple[str, str]) -> Facts | None:
-    dataset = ((config.get("DataLoader") or {}).get("Eval") or {}).get("dataset") or {}
-    transforms = {
-        # PaddleClas's datasets put the channels first themselves
-        "Eval": [*(dataset.get("transform_ops") or ()), "ToCHWImage"],
-        "Infer": (config.get("Infer") or {}).get("transforms") or (),
-    }
-    for name in order:
-        if len(transforms[name]) > 1:
-            with contextlib.suppress(PpclsExtError):
-                return dataclasses.asdict(rule_from_transforms(transforms[name]))
-    return None

@@ -8,18 +8,15 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ppcls_ext.config.checks import is_ours
 from ppcls_ext.config.lists import copy_class_names, copy_weights, host_reads_class_names
 from ppcls_ext.config.recipe import CALIBRATION_PICTURES
-from ppcls_ext.config.trained_with import check_weights, class_count
-from ppcls_ext.data.lists import read_class_names
+from ppcls_ext.config.settings import RunSettings, Weights, existing_file
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.hosts.paddleclas.locate import activate
-from ppcls_ext.weights.checkpoint_sets import find_newest, finish, has_manifest, intact, is_saved
+from ppcls_ext.weights.checkpoint_sets import find_newest, finish, has_manifest
 from ppcls_ext.weights.files import read_weights
 from ppcls_ext.weights.folder_lock import hold, release
 from ppcls_ext.weights.naming import are_fused
-from ppcls_ext.weights.published import URLS, address, fetch, is_remote
+from ppcls_ext.weights.published import URLS, address
 
 logger = logging.getLogger("ppcls_ext")
 
@@ -113,40 +110,32 @@ def require_no_earlier_training(folder: Path) -> None:
             )
 
 
-def place_weights(config: dict, mode: str) -> None:
-    """Finds the weights file and hands it to whoever loads it.
+def place_weights(run: RunSettings, weights: Weights | None, mode: str) -> None:
+    """Hands the weights to whoever loads them, in place.
 
     Our factories load strictly; PaddleClas's own loader skips what does not fit with a warning.
-    """
-    settings, arch = config["Global"], config["Arch"]
-    weights = settings["pretrained_model"]
-    if weights is None:
-        if mode != "train" and not _any_pretrained(arch):
-            logger.warning("no Global.pretrained_model: the weights are random")
-    elif is_ours(config):
-        arch["pretrained"] = str(find_weights(weights, config, mode))
-        settings["pretrained_model"] = None
-    elif isinstance(weights, str) and not weights.startswith(URLS):
-        # PaddleClas 2.4 appends the suffix itself
-        path = find_weights(weights.removesuffix(".pdparams"), config, mode)
-        path = path if path.suffix == ".pdparams" else copy_weights(path)
-        settings["pretrained_model"] = str(path).removesuffix(".pdparams")
-
-
-def find_weights(weights: Any, config: dict, mode: str) -> Path:
-    """The file with the content of `Global.pretrained_model`, once it is known to be for this configuration.
 
     Args:
-        weights: a path, with or without the suffix .pdparams.
-        config: what the weights are for.
-        mode: see `check_weights`.
+        run: to be prepared.
+        weights: of one of this project's models.
+        mode: see `prepare`.
 
     Raises:
-        PpclsExtError: there is no such file, it was altered after a training wrote it, or its classes differ.
+        PpclsExtError: weights of another model are missing, were altered, or their classes differ.
     """
-    path = existing_file("Global.pretrained_model", weights, ".pdparams")
-    check_weights(path, config, mode)
-    return intact(path)
+    settings, arch = run.config["Global"], run.config["Arch"]
+    given = settings["pretrained_model"]
+    if weights is not None:
+        arch["pretrained"] = str(weights.content)
+        settings["pretrained_model"] = None
+    elif given is None or run.arch.is_ours:
+        if mode != "train" and not _any_pretrained(arch):
+            logger.warning("no Global.pretrained_model: the weights are random")
+    elif isinstance(given, str) and not given.startswith(URLS):
+        # PaddleClas 2.4 appends the suffix itself
+        found = run.local_weights("Global.pretrained_model", given.removesuffix(".pdparams"), mode).content
+        path = found if found.suffix == ".pdparams" else copy_weights(found)
+        settings["pretrained_model"] = str(path).removesuffix(".pdparams")
 
 
 def _any_pretrained(node: Any) -> bool:
@@ -155,29 +144,21 @@ def _any_pretrained(node: Any) -> bool:
     return isinstance(node, list) and any(_any_pretrained(value) for value in node)
 
 
-def existing_file(field: str, value: Any, suffix: str) -> Path:
-    """The file that `value` means, with or without `suffix`."""
-    if not isinstance(value, str) or not value:
-        raise PpclsExtError(f"{field} is {value!r}: expected a path")
-    for path in (Path(value + suffix), Path(value)):
-        if path.name and is_saved(path):
-            return path
-    folder = Path(value).parent
-    there = sorted(path.name for path in folder.glob(f"*{suffix}")) if folder.is_dir() else []
-    hint = f"{folder} holds {', '.join(there[:5])}" if there else f"{folder} holds no {suffix} file"
-    raise PpclsExtError(f"{field} is {value}: no such file, with or without {suffix}; {hint}")
+def place_class_names(run: RunSettings) -> None:
+    """Names the file of class names as PaddleClas reads it, in place: one of its own by its path, or a clean copy.
 
-
-def find_class_names(post_process: dict) -> None:
-    """PaddleClas's YAML files name the list of classes from PaddleClas's own folder."""
-    name = post_process.get("class_id_map_file")
-    if name is None:
+    Raises:
+        PpclsExtError: there is no such file, or it is damaged.
+    """
+    post_process = run.config["Infer"]["PostProcess"]
+    path = run.class_names_file
+    if path is None:
         return
-    path = Path(name) if Path(name).is_file() else activate().path / name
     if not path.is_file():
+        name = post_process["class_id_map_file"]
         raise PpclsExtError(f"Infer.PostProcess.class_id_map_file is {name}: no such file; correct it or make it null")
     delimiter = post_process.get("delimiter") or " "
-    names = read_class_names(path, delimiter)
+    names = run.class_names
     post_process["class_id_map_file"] = str(
         path if host_reads_class_names(path) else copy_class_names(names, delimiter)
     )
@@ -187,58 +168,41 @@ def find_class_names(post_process: dict) -> None:
 FEW = 100
 
 
-def fetch_weights(config: dict) -> None:
-    """Puts local files in the place of `published` and of addresses, in Global.pretrained_model and Arch.pretrained.
+def unfuse_where_needed(run: RunSettings, weights: Weights | None) -> None:
+    """Asks for `Recipe.unfuse`, in place, where a training of the unfused form is to begin with fused weights.
 
     Raises:
-        PpclsExtError: none are published, or they cannot be downloaded.
+        PpclsExtError: the file cannot be read.
     """
-    settings, arch = config["Global"], config["Arch"]
-    if not is_ours(config):
-        return  # PaddleClas downloads its own
-    for section, field in ((settings, "pretrained_model"), (arch, "pretrained")):
-        if is_remote(section.get(field)):
-            section[field] = fetch(section[field], arch["name"])
-
-
-def unfuse_where_needed(config: dict) -> None:
-    """Asks for `Recipe.unfuse` where a training of the unfused form is to begin with fused weights.
-
-    Raises:
-        PpclsExtError: there is no such file, or it cannot be read.
-    """
-    settings, arch = config["Global"], config["Arch"]
-    recipe = config.get("Recipe") or {}
-    weights = settings["pretrained_model"]
-    if not is_ours(config) or settings["checkpoints"] or arch.get("fused") or not isinstance(weights, str):
+    settings, recipe = run.config["Global"], run.config.get("Recipe") or {}
+    if weights is None or settings["checkpoints"] or run.config["Arch"].get("fused"):
         return
-    if not isinstance(recipe, dict) or recipe.get("unfuse") is not None:
+    if settings["pretrained_model"] is None or not isinstance(recipe, dict) or recipe.get("unfuse") is not None:
         return
-    if not are_fused(read_weights(intact(existing_file("Global.pretrained_model", weights, ".pdparams")))):
+    if not are_fused(read_weights(weights.content)):
         return
-    config["Recipe"] = {**recipe, "unfuse": {}}
+    run.config["Recipe"] = {**recipe, "unfuse": {}}
     logger.info(
         "%s holds fused weights: they get their branches back, calibrated on up to %d training pictures "
         "(Recipe.unfuse.pictures says another number, Arch.fused=True trains the fused form instead)",
-        weights,
+        weights.name,
         CALIBRATION_PICTURES,
     )
 
 
-def say_what_to_expect(config: dict, pictures: int) -> None:
-    """Logs, in one line, that a training from scratch on few pictures leads nowhere near a fine-tuned net.
+def say_what_to_expect(run: RunSettings, images: int) -> None:
+    """Logs, in one line, that a training from scratch on few images leads nowhere near a fine-tuned net.
 
     Args:
-        config: prepared, in mode "train".
-        pictures: to train on.
+        run: prepared, in mode "train".
+        images: how many to train on.
     """
-    settings, arch = config["Global"], config["Arch"]
-    classes = class_count(config)
-    if not is_ours(config) or settings["checkpoints"] or arch.get("pretrained") or pictures >= FEW * classes:
+    settings, arch = run.config["Global"], run.config["Arch"]
+    if not run.arch.is_ours or settings["checkpoints"] or arch.get("pretrained") or images >= FEW * run.class_num:
         return
     published = "-o Global.pretrained_model=published" if address(arch["name"]) else "-o Global.pretrained_model=FILE"
     logger.warning(
         "%s starts from random weights: %d pictures of %d classes teach it little of photographs, far less than "
         "fine-tuning ImageNet's weights does (%s)",
-        *(arch["name"], pictures, classes, published),
+        *(arch["name"], images, run.class_num, published),
     )

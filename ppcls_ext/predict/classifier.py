@@ -16,7 +16,7 @@ from PIL import Image
 from ppcls_ext.data.image_files import decode, read_image
 from ppcls_ext.data.image_input import ImageLike, network_input
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.predict.runtimes import load
+from ppcls_ext.predict.runtimes import ExportedModel, load
 
 LARGEST_BATCH = 4096
 #: Images per run where the file accepts any number.
@@ -48,9 +48,7 @@ class Classifier:
         runtime: str = "onnxruntime",
         bf16: bool = False,
     ) -> None:
-        self.network = load(runtime, path, threads, bf16)
-        self.metadata = self.network.metadata
-        self.batch = self.network.batch
+        self._use(load(runtime, path, threads, bf16))
         if self.batch is not None and not 1 <= self.batch <= LARGEST_BATCH:
             raise PpclsExtError(
                 f"{path}: the network reads {self.batch:,} images at once: expected 1 to {LARGEST_BATCH:,}"
@@ -62,6 +60,16 @@ class Classifier:
                 f"{[3, height, width]}: "
                 "export it again"
             )
+
+    @classmethod
+    def of(cls, network: ExportedModel) -> Classifier:
+        """Returns the classifier that runs a network which is loaded already."""
+        classifier = cls.__new__(cls)
+        classifier._use(network)
+        return classifier
+
+    def _use(self, network: ExportedModel) -> None:
+        self.network, self.metadata, self.batch = network, network.metadata, network.batch
 
     def __call__(self, pictures: ImageLike | Sequence[ImageLike], topk: int = 5) -> list[dict[str, list]]:
         """Classifies images.

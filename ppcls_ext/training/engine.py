@@ -10,8 +10,8 @@ import paddle
 import paddle.distributed as dist
 
 from ppcls_ext.config.checks import is_ours
-from ppcls_ext.config.recipe import read_settings
-from ppcls_ext.config.trained_with import KEY, describe
+from ppcls_ext.config.prepare import PreparedRun
+from ppcls_ext.config.trained_with import KEY
 from ppcls_ext.errors import Interrupted, PpclsExtError, unwrapped
 from ppcls_ext.hosts.paddleclas.image_lists import is_image_list, mark_replacements, read_first
 from ppcls_ext.hosts.paddleclas.locate import engine_class
@@ -50,14 +50,14 @@ class Engine(_HostEngine):
         observers: follow a training, behind the run's record and the metrics file, before early stopping.
         precision: see `training.precision`; in the modes "train" and "eval".
         recipe: see `training.recipe`; in the mode "train".
-        resolved: the configuration as the user may read and use it again.
+        settings: the configuration as the user may read and use it again.
     """
 
     model: Any  # which PaddleClas builds
 
     def __init__(self, config: dict, mode: str) -> None:
-        run = config.pop("Run")
-        self.folder, self.resolved = run["folder"], run["config"]
+        run: PreparedRun = config.pop("Run")
+        self.folder, self.settings, self._recipe_settings = run.folder, run.settings, run.recipe
         try:
             self._build(config, mode)
         except BaseException:
@@ -74,7 +74,7 @@ class Engine(_HostEngine):
         strict = is_ours(config) and mode != "train" and isinstance(weights, str)
         if strict:
             del config["Arch"]["pretrained"]
-        recipe = self._read_recipe(config) if mode == "train" else None
+        recipe = self._start_recipe(config) if self._recipe_settings is not None else None
         with log_in(self.folder):
             super().__init__(config, mode)
         if strict:
@@ -89,12 +89,11 @@ class Engine(_HostEngine):
         else:
             require_finite(self.network.state_dict(), "the weights are", "use those of another epoch or file")
 
-    @staticmethod
-    def _read_recipe(config: dict) -> Recipe:
+    def _start_recipe(self, config: dict) -> Recipe:
         seed = config["Global"].get("seed")
         if type(seed) is int:
             paddle.seed(seed)  # a fused model may be built, whose new classifier is random; PaddleClas seeds later
-        return Recipe(read_settings(config), config["Arch"])
+        return Recipe(self._recipe_settings, config["Arch"])
 
     def _guard_images(self) -> None:
         """Reads the first image of each plain list, and makes the lists tell which images cannot be read."""
@@ -134,7 +133,7 @@ class Engine(_HostEngine):
             raise PpclsExtError(
                 "DataLoader.Train makes no batch: lower sampler.batch_size, or set sampler.drop_last to false"
             )
-        checkpoints = Checkpoints(self, {KEY: describe(self.resolved)})
+        checkpoints = Checkpoints(self, {KEY: self.settings.trained_with()})
         record = RunRecord(self, checkpoints)
         if finished := record.finished():
             print(finished)

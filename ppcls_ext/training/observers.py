@@ -158,7 +158,7 @@ class RunRecord(Observer):
         """Writes the beginning of the record."""
         if dist.get_rank() == 0:
             self._record.begin(
-                self._engine.resolved,
+                self._engine.settings.config,
                 typed_command(),
                 resumed=self._settings["checkpoints"] is not None,
                 seed=self._checkpoints.seed,

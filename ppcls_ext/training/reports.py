@@ -12,7 +12,7 @@ import numpy as np
 import paddle.distributed as dist
 
 from ppcls_ext.config.folder import config_text
-from ppcls_ext.config.trained_with import KEY, describe
+from ppcls_ext.config.trained_with import KEY
 from ppcls_ext.data.image_rule import parse_scale
 from ppcls_ext.errors import PpclsExtError, one_line
 from ppcls_ext.hosts.paddleclas.image_lists import is_image_list
@@ -105,10 +105,10 @@ class EvaluationReport:
     def write(self) -> Path:
         """Writes the report; returns its page."""
         engine = self._engine
-        evaluation = self._answers.evaluation(describe(engine.resolved, "eval")["class_names"])
+        evaluation = self._answers.evaluation(engine.settings.trained_with("eval")["class_names"])
         figures = {"Curves": engine.folder / "curves.png", "Pictures a class": engine.folder / "data.png"}
         title = f"{engine.config['Arch']['name']}: evaluation"
-        return write_evaluation_report(evaluation, self._folder, title, config_text(engine.resolved), figures)
+        return write_evaluation_report(evaluation, self._folder, title, config_text(engine.settings.config), figures)
 
 
 class TrainingReport(Observer):
@@ -232,7 +232,7 @@ class TrainingReport(Observer):
             figures = {"Curves": folder / "curves.png", "Pictures a class": folder / "data.png"}
             figures["First training batch"] = folder / "batch.png"
             title = f"{self._engine.config['Arch']['name']}: best evaluation"
-            settings = config_text(self._engine.resolved)
+            settings = config_text(self._engine.settings.config)
             print(f"report: {write_evaluation_report(self._best, folder / 'report', title, settings, figures)}")
 
 

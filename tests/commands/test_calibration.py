@@ -10,9 +10,10 @@ import onnx
 import pytest
 from PIL import Image
 
-from ppcls_ext.commands.calibration import calibration_pictures
+from ppcls_ext.config.settings import RunSettings
 from ppcls_ext.data.image_rule import Preprocessing
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.run import Run
 from tests.commands.test_export_onnx import export, small_config
 from tests.helpers import needs_converter
 
@@ -32,6 +33,10 @@ def pictures(tmp_path_factory):
     (root / "labelled.txt").write_text("".join(f"{name} {index % 2}\n" for index, name in enumerate(names)))
     (root / "plain.txt").write_text("\n".join(names))
     return root
+
+
+def calibration_pictures(place, config, count, rule, seed=0):
+    return Run(RunSettings(config)).calibration_images(place, count, rule, seed)
 
 
 def run_of(root, folder):

@@ -13,7 +13,8 @@ import yaml
 import ppcls_ext
 from ppcls_ext.commands.main import main
 from ppcls_ext.config.folder import Record
-from ppcls_ext.config.trained_with import KEY, describe
+from ppcls_ext.config.settings import RunSettings
+from ppcls_ext.config.trained_with import KEY
 from ppcls_ext.weights.checkpoint_sets import SetWriter
 from tests.helpers import needs_converter
 
@@ -49,7 +50,7 @@ def settings(config, dataset, tmp_path, monkeypatch) -> dict:
 def run(settings, tmp_path) -> Path:
     """The folder of a run whose best weights are a checkpoint set."""
     folder = tmp_path / "output" / ARCH
-    Record(folder).begin(settings, "ppcls-ext train …", resumed=False, **{KEY: describe(settings)})
+    Record(folder).begin(settings, "ppcls-ext train …", resumed=False, **{KEY: RunSettings(settings).trained_with()})
     save(folder, settings, seed=1)
     return folder
 
@@ -61,7 +62,7 @@ def save(folder: Path, settings: dict, seed: int) -> bytes:
     paddle.save(ppcls_ext.build(ARCH, class_num=2).state_dict(), stream)
     writer = SetWriter(folder / "best_model")
     writer.add(folder / "best_model.pdparams", stream.getvalue())
-    writer.commit({"epoch": 1, KEY: describe(settings)})
+    writer.commit({"epoch": 1, KEY: RunSettings(settings).trained_with()})
     return stream.getvalue()
 
 

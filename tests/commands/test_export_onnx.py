@@ -18,11 +18,13 @@ from ppcls_ext.commands import export_onnx as command
 from ppcls_ext.commands import predict
 from ppcls_ext.commands.outcome import run
 from ppcls_ext.config.load import load_config
+from ppcls_ext.config.settings import RunSettings
 from ppcls_ext.config.shipped import RECIPES
 from ppcls_ext.data.image_input import network_input
 from ppcls_ext.data.image_rule import Preprocessing
 from ppcls_ext.predict.classifier import softmax
 from ppcls_ext.predict.metadata import Metadata
+from ppcls_ext.run import Run
 from tests.helpers import needs_converter, sample_pictures, tool
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -94,8 +96,9 @@ def test_what_is_missing_is_announced(tmp_path, caplog):
     config = load_config(small_config(tmp_path), ["Infer.PostProcess.class_id_map_file=nowhere.txt"])
     logging.getLogger("ppcls_ext").addHandler(caplog.handler)
     try:
-        command.build(config)
-        assert command.describe(config).class_names is None
+        run = Run(RunSettings(config))
+        run.settings.build_model()
+        assert run.metadata.class_names is None
     finally:
         logging.getLogger("ppcls_ext").removeHandler(caplog.handler)
     assert "the weights are random" in caplog.text
@@ -107,12 +110,12 @@ def test_what_is_missing_is_announced(tmp_path, caplog):
 )
 def test_every_configuration_is_described(path):
     config = load_config(path, ["Infer.PostProcess.class_id_map_file=null"])
-    described = command.describe(config)
+    described = Run(RunSettings(config)).metadata
     assert described.architecture == config["Arch"]["name"]
     assert [3, *described.preprocessing.image_size[::-1]] == config["Global"]["image_shape"]
     # without Infer, the evaluation dataset's transforms say the same
     del config["Infer"]
-    assert command.describe(config) == described
+    assert Run(RunSettings(config)).metadata == described
 
 
 @needs_converter

@@ -10,7 +10,8 @@ import pytest
 
 from ppcls_ext.config.lists import say_what_is_left_out
 from ppcls_ext.config.prepare import prepare
-from ppcls_ext.data.lists import ListEntry
+from ppcls_ext.config.settings import RunSettings
+from ppcls_ext.data.lists import ImageList, ListEntry
 from ppcls_ext.errors import PpclsExtError
 
 pytestmark = pytest.mark.usefixtures("registered")
@@ -85,9 +86,10 @@ def test_classes_without_pictures(lines, config, dataset, tmp_path):
 
 def test_labels_that_paddleclas_renumbers(config, dataset, caplog):
     """Those of a later PaddleClas's `relabel` say nothing of the classes."""
-    entries = [ListEntry(dataset / "png" / "00.png", 10**9, 1)]
+    entries = (ListEntry(dataset / "png" / "00.png", 10**9, 1),) * 8
+    images = ImageList(dataset / "train_list.txt", dataset, " ", entries, "", is_plain=True)
     config["DataLoader"]["Train"]["dataset"]["relabel"] = True
-    say_what_is_left_out(config, {"Train": entries * 8})
+    say_what_is_left_out(RunSettings(config), {"Train": images})
     assert not caplog.records
 
 

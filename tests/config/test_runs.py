@@ -11,7 +11,8 @@ import yaml
 
 from ppcls_ext.config.folder import Record, find_run, make_absolute, need_weights
 from ppcls_ext.config.resume import changes, in_words
-from ppcls_ext.config.trained_with import KEY, check_weights, describe, read_trained_with
+from ppcls_ext.config.settings import RunSettings
+from ppcls_ext.config.trained_with import KEY, read_trained_with
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.weights.checkpoint_sets import SetWriter
 
@@ -29,11 +30,11 @@ def settings(config, dataset) -> dict:
 def write_run(folder: Path, settings: dict, *names: str) -> Path:
     """A run's folder with weights of these names."""
     record = Record(folder)
-    record.begin(settings, "ppcls-ext train …", resumed=False, **{KEY: describe(settings)})
+    record.begin(settings, "ppcls-ext train …", resumed=False, **{KEY: RunSettings(settings).trained_with()})
     for name in names:
         writer = SetWriter(folder / name)
         writer.add(folder / f"{name}.pdparams", b"weights")
-        writer.commit({"epoch": 1, KEY: describe(settings)})
+        writer.commit({"epoch": 1, KEY: RunSettings(settings).trained_with()})
     return folder
 
 
@@ -105,7 +106,7 @@ def test_what_weights_were_trained_with_goes_where_both_files_are_copied(setting
     for name in ("best_model.pdparams", "best_model.json"):
         (elsewhere / name).write_bytes((folder / name).read_bytes())
     facts = read_trained_with(elsewhere / "best_model.pdparams")
-    assert facts == describe(settings)
+    assert facts == RunSettings(settings).trained_with()
     assert (facts["architecture"], facts["class_num"], facts["class_names"]) == ("MobileOne_S0", 2, ["red", "green"])
     assert facts["pictures"]["crop"] == [32, 32]
     (elsewhere / "best_model.json").unlink()
@@ -139,7 +140,7 @@ def other(settings: dict, **changed) -> dict:
 )
 def test_differences_are_one_line(settings, tmp_path, caplog, mode, changed, said):
     weights = write_run(tmp_path, settings, "best_model") / "best_model.pdparams"
-    check_weights(weights, other(settings, **changed), mode)
+    RunSettings(other(settings, **changed)).check_weights(weights, mode)
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == bool(said)
     assert not said or (said in messages[0] and messages[0].startswith(f"warning: {weights} was trained with"))
@@ -148,7 +149,7 @@ def test_differences_are_one_line(settings, tmp_path, caplog, mode, changed, sai
 def test_another_architecture_is_named(settings, tmp_path, caplog):
     weights = write_run(tmp_path, settings, "best_model") / "best_model.pdparams"
     settings["Arch"]["name"] = "RepVGG_A0"
-    check_weights(weights, settings, "eval")
+    RunSettings(settings).check_weights(weights, "eval")
     assert "with architecture MobileOne_S0; the configuration says architecture RepVGG_A0" in caplog.text
 
 
@@ -165,14 +166,14 @@ def test_classes(settings, tmp_path, caplog, names, said):
     settings["Infer"]["PostProcess"]["class_id_map_file"] = str(tmp_path / "names.txt")
     if said:
         with pytest.raises(PpclsExtError, match=said):
-            check_weights(weights, settings, "infer")
+            RunSettings(settings).check_weights(weights, "infer")
     else:
-        check_weights(weights, settings, "infer")
+        RunSettings(settings).check_weights(weights, "infer")
         assert "class 1 was 'green'" in caplog.text
     settings["Arch"]["class_num"] = 7
     with pytest.raises(PpclsExtError, match="was trained with 2 classes, and the configuration says 7"):
-        check_weights(weights, settings, "eval")
-    check_weights(weights, settings, "train")
+        RunSettings(settings).check_weights(weights, "eval")
+    RunSettings(settings).check_weights(weights, "train")
 
 
 def test_changes_that_matter(config):

@@ -9,6 +9,7 @@ import pytest
 
 import ppcls_ext
 from ppcls_ext.config.prepare import prepare
+from ppcls_ext.config.settings import RunSettings
 from ppcls_ext.errors import PpclsExtError
 
 
@@ -100,13 +101,13 @@ def test_training_from_scratch_on_few_pictures(config, registered, said, change,
 
     config["Arch"].update(change)
     classes = config["Arch"]["class_num"] or 1000
-    say_what_to_expect(config, 24)
+    say_what_to_expect(RunSettings(config), 24)
     assert len(said) == said_so
     if said_so:
         assert said[0].startswith(f"MobileOne_S0 starts from random weights: 24 pictures of {classes} classes teach")
         assert "-o Global.pretrained_model=published" in said[0]
     del said[:]
-    say_what_to_expect(config, 100 * classes)
+    say_what_to_expect(RunSettings(config), 100 * classes)
     assert not said, "enough"
 
 

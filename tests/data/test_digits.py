@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from ppcls_ext.commands.make_sample_dataset import main
+from ppcls_ext.commands.datasets import make_digits as main
 from ppcls_ext.data.digits import LABEL_LIST, LISTS, make
 from ppcls_ext.data.image_files import check_images
 from ppcls_ext.data.lists import overlap, read_list

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from ppcls_ext.commands.prepare_flowers102 import main
+from ppcls_ext.commands.datasets import make_flowers102 as main
 from ppcls_ext.data import flowers102
 from ppcls_ext.data.flowers102 import ARCHIVE, IMAGES, LABEL_LIST, LISTS, NAMES, extract, prepare
 from ppcls_ext.data.lists import read_list

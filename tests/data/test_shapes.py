@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ppcls_ext.commands.make_shapes_dataset import main
+from ppcls_ext.commands.datasets import make_shapes as main
 from ppcls_ext.data.shapes import NAMES, make
 from ppcls_ext.errors import PpclsExtError
 

@@ -11,7 +11,7 @@ import pytest
 from onnx import numpy_helper
 
 import ppcls_ext
-from ppcls_ext.commands.calibration import calibration_pictures
+from ppcls_ext.config.settings import RunSettings
 from ppcls_ext.data.image_input import network_input
 from ppcls_ext.data.image_rule import Preprocessing
 from ppcls_ext.errors import PpclsExtError
@@ -23,6 +23,7 @@ from ppcls_ext.export.ranges import Histogram, channel_means, measure_limits, sc
 from ppcls_ext.predict.classifier import Classifier
 from ppcls_ext.predict.metadata import Metadata
 from ppcls_ext.predict.onnx_file import open_session
+from ppcls_ext.run import Run
 from tests.export.conftest import make_pictures
 
 FLOAT = onnx.TensorProto.FLOAT
@@ -285,7 +286,7 @@ def test_accuracy_is_kept_on_real_images(shared, tmp_path):
     metadata = Metadata("MobileOne_S0", rule).to_properties()
     export_onnx(model, tmp_path / "fp32.onnx", opset=20, metadata=metadata)
     fp32 = onnx.load(tmp_path / "fp32.onnx")
-    pictures = calibration_pictures(str(folder / "calibration_list.txt"), {}, REAL_IMAGES, rule)
+    pictures = Run(RunSettings({})).calibration_images(folder / "calibration_list.txt", REAL_IMAGES, rule)
     quantized, report = int8.quantize(fp32, pictures, allow=True, quiet=True)
     onnx.save(quantized, tmp_path / "int8.onnx")
     assert report.size < 0.30

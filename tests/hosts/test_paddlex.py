@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import ppcls_ext
-from ppcls_ext.commands import engine, export_onnx
+from ppcls_ext.commands import export_model, export_onnx
 from ppcls_ext.commands.outcome import run
 from ppcls_ext.errors import PpclsExtError
 
@@ -39,7 +39,7 @@ def test_the_same_classes_and_scores(name, config_file, tmp_path, monkeypatch):
     override.append("Global.pretrained_model=weights")
     steps = "{DecodeImage: {}}, {ResizeImage: {size: [32, 32]}}, {NormalizeImage: {order: ''}}, {ToCHWImage: null}"
     resize = f"Infer.transforms=[{steps}]"
-    assert run(lambda: engine.export([*override, resize])) == 0
+    assert run(lambda: export_model.main([*override, resize])) == 0
     assert run(lambda: export_onnx.main([*override, resize, "--output", "net.onnx"])) == 0
     ppcls_ext.register_in_paddlex()
     import paddlex

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ppcls_ext.commands import engine, predict, verify
+from ppcls_ext.commands import export_model, predict, verify
 from ppcls_ext.commands.outcome import run
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.predict.classifier import Classifier
@@ -61,7 +61,7 @@ def test_paddle_reads_what_export_model_writes(config_file, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     steps = "{DecodeImage: {}}, {ResizeImage: {size: [32, 32]}}, {NormalizeImage: {order: ''}}, {ToCHWImage: null}"
     override = [f"Infer.transforms=[{steps}]", "Global.save_inference_dir=program"]
-    assert run(lambda: engine.export(["-c", str(config_file), "-o", *override])) == 0
+    assert run(lambda: export_model.main(["-c", str(config_file), "-o", *override])) == 0
     assert "program/inference.yml" in capsys.readouterr().out
     picture = tmp_path / "picture.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 40, 3), dtype=np.uint8)).save(picture)
@@ -88,7 +88,7 @@ def test_verify_fails_where_answers_differ(exported, pictures, tmp_path, capsys,
     steps = "{DecodeImage: {}}, {ResizeImage: {size: [32, 32]}}, {NormalizeImage: {order: ''}}, {ToCHWImage: null}"
     override = [f"Infer.transforms=[{steps}]", "Global.save_inference_dir=program", "Arch.class_num=5"]
     override += ["Infer.PostProcess.class_id_map_file=null"]
-    assert run(lambda: engine.export(["-c", str(config_file), "-o", *override])) == 0
+    assert run(lambda: export_model.main(["-c", str(config_file), "-o", *override])) == 0
     _, path, _ = exported
     assert run(lambda: verify.main([str(path), str(pictures), "--program", "program"])) == 1
     assert "error: " in capsys.readouterr().err

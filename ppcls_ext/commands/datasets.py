@@ -1,0 +1,120 @@
+"""The commands that make data sets and image lists."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ppcls_ext.commands.options import add_split_arguments, command_parser
+from ppcls_ext.data import digits, flowers102, shapes
+from ppcls_ext.data.class_folders import LABEL_LIST, TRAIN_LIST, VAL_LIST, make_lists
+from ppcls_ext.data.lists import read_list
+
+
+def lists(argv: Sequence[str] | None = None) -> None:
+    """`ppcls-ext make-lists`: PaddleClas's image lists for a folder of class folders."""
+    from ppcls_ext.run import progress
+
+    parser = command_parser(
+        "make-lists",
+        "make-lists flowers/ --output lists",
+        description="Or of a folder with these in train/ and val/. `ppcls-ext train --data FOLDER` does it by itself.",
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="the pictures, one folder a class")
+    parser.add_argument("--output", metavar="FOLDER", default="lists", help="for the lists (default: lists)")
+    add_split_arguments(parser)
+    args = parser.parse_args(argv)
+    with progress("reading pictures") as report:
+        made = make_lists(args.folder, args.output, args.val_share, args.split_seed, report)
+    for line in made.lines():
+        print(line)
+    for name in (TRAIN_LIST, VAL_LIST, LABEL_LIST):
+        print(made.folder / name)
+    print(f"in the YAML: class_num: {len(made.classes)}, image_root: {made.root}")
+
+
+def make_flowers102(argv: Sequence[str] | None = None) -> None:
+    """`ppcls-ext prepare-flowers102`: Oxford Flowers102, ready for training."""
+    parser = command_parser(
+        "prepare-flowers102",
+        "prepare-flowers102 --download",
+        description="Writes jpg/, the lists and the class names.",
+    )
+    origin = parser.add_mutually_exclusive_group(required=True)
+    download = f"get the files (329 MiB) from {flowers102.URL}"
+    origin.add_argument("--download", action="store_true", help=download)
+    source = f"take them from a folder: {', '.join(flowers102.MD5)}"
+    origin.add_argument("--source", type=Path, metavar="DIR", help=source)
+    output = flowers102.DEFAULT_OUTPUT
+    parser.add_argument("--output", type=Path, default=output, metavar="DIR", help="default: %(default)s")
+    args = parser.parse_args(argv)
+
+    if not flowers102.prepare(args.output, args.source):
+        print(f"{args.output} is complete already: nothing to do")
+    else:
+        print(f"{args.output}: {len(flowers102.IMAGES)} images of {len(flowers102.NAMES)} classes")
+        for name in flowers102.LISTS:
+            lines = (args.output / name).read_text(encoding="utf-8").count("\n")
+            print(f"  {name:<22}{lines:>5} images")
+        print(f"  {flowers102.LABEL_LIST}")
+    archive = flowers102.ARCHIVE
+    if flowers102.MD5[archive] not in flowers102.origin_file(args.output).read_text(encoding="utf-8"):
+        print(
+            f"note: {args.source / archive} is not the official archive: its accuracies compare with no published ones"
+        )
+    if args.download:
+        print(f"{args.output / 'download'} is no longer needed")
+    if args.output != output:
+        print(f"in the YAML, image_root and cls_label_path must name {args.output}")
+    print("next: ppcls-ext train -c MobileOne_S0")
+
+
+def make_digits(argv: Sequence[str] | None = None) -> None:
+    """`ppcls-ext make-sample-dataset`: handwritten digits."""
+    parser = command_parser(
+        "make-sample-dataset",
+        "make-sample-dataset --limit 200 --output dataset/digits200",
+        description="They come with scikit-learn; the layout is PaddleClas's.",
+    )
+    output, most = digits.DEFAULT_OUTPUT, digits.IMAGES
+    parser.add_argument("--output", type=Path, default=output, metavar="DIR", help="default: %(default)s")
+    side = "side of the images, default: %(default)s px"
+    parser.add_argument("--size", type=int, default=64, metavar="PX", help=side)
+    parser.add_argument("--limit", type=int, default=most, metavar="N", help="images in all, default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="of the split, default: %(default)s")
+    parser.add_argument("--force", action="store_true", help="replace a dataset made with other settings")
+    args = parser.parse_args(argv)
+
+    if digits.make(args.output, args.size, args.limit, args.seed, args.force):
+        print(f"{args.output}: {args.limit} images of {digits.CLASSES} classes, {args.size} px")
+    else:
+        print(f"{args.output} is complete already: nothing to do")
+    for name in digits.LISTS:
+        print(f"  {name:<16}{len(read_list(args.output / name, args.output, digits.CLASSES)):>5} images")
+    first = args.output / digits.LISTS[0]
+    print(f"in the YAML: class_num: {digits.CLASSES}, image_root: {args.output}, cls_label_path: {first}")
+
+
+def make_shapes(argv: Sequence[str] | None = None) -> None:
+    """`ppcls-ext make-shapes-dataset`: coloured shapes for detection and segmentation."""
+    parser = command_parser(
+        "make-shapes-dataset",
+        "make-shapes-dataset --train 80 --val 20 --output dataset/few_shapes",
+        description="The layouts are COCO's, for PaddleDetection, and PaddleSeg's.",
+    )
+    output = shapes.DEFAULT_OUTPUT
+    parser.add_argument("--output", type=Path, default=output, metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--size", type=int, default=96, metavar="PX", help="of the pictures, default: %(default)s px")
+    parser.add_argument("--train", type=int, default=160, metavar="N", help="to train on, default: %(default)s")
+    parser.add_argument("--val", type=int, default=40, metavar="N", help="to evaluate on, default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--any-colour", action="store_true", help="harder: colours say nothing of the kind")
+    parser.add_argument("--force", action="store_true", help="replace a data set made with other settings")
+    args = parser.parse_args(argv)
+
+    if shapes.make(args.output, args.size, args.train, args.val, args.seed, args.any_colour, args.force):
+        print(f"{args.output}: {args.train} + {args.val} pictures of {args.size} px: {', '.join(shapes.NAMES)}")
+    else:
+        print(f"{args.output} is complete already: nothing to do")
+    print("detection     annotations/{train,val}.json, images/ (configs/detection)")
+    print("segmentation  train.txt, val.txt, images/, labels/ with 0 for the background (configs/segmentation)")

@@ -1,0 +1,341 @@
+"""`RunSettings`: what a configuration says about a run, typed, checked, and read once.
+
+Every command opens its configuration here, whether -c or the folder of a run names it, so that all of them see the same
+architecture, classes, image rule, lists and weights. Only `prepare` hands the dict itself on, to PaddleClas's builders.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import functools
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ppcls_ext.config.folder import CONFIG, find_run, folder_of
+from ppcls_ext.config.load import load_config, override, read_yaml
+from ppcls_ext.config.recipe import Settings as RecipeSettings
+from ppcls_ext.config.recipe import read_settings
+from ppcls_ext.config.trained_with import Facts, compare, read_trained_with
+from ppcls_ext.data.image_rule import Preprocessing, rule_from_transforms
+from ppcls_ext.data.lists import ImageList, read_class_names, read_list
+from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.hosts.paddleclas.locate import activate
+from ppcls_ext.models.table import MODELS
+from ppcls_ext.weights.checkpoint_sets import intact, is_saved
+from ppcls_ext.weights.published import fetch, is_remote
+
+if TYPE_CHECKING:
+    import os
+
+    from ppcls_ext.models.backbone import Backbone
+
+logger = logging.getLogger("ppcls_ext")
+
+#: Fields of `Arch` that are no arguments of the model's factory: PaddleClas takes the others for itself.
+NO_ARGUMENTS = ("name", "pretrained", "use_sync_bn", "infer_add_softmax")
+#: PaddleClas's data sets of images and labels in a text file.
+PLAIN_LISTS = ("ImageNetDataset", "ClsDataset")
+
+
+@dataclass(frozen=True)
+class Arch:
+    """The section `Arch`.
+
+    Attributes:
+        name: of the architecture; None where the configuration has none.
+        is_ours: whether it is one of this project's models, on its own.
+        arguments: of the factory of such a model.
+    """
+
+    name: Any
+    is_ours: bool
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A file of weights.
+
+    Attributes:
+        name: in the configuration; the path where that names no file of this machine.
+        path: the file.
+        content: the file that holds its content: `path`, unless a save was interrupted before it renamed its files.
+    """
+
+    name: str
+    path: Path
+    content: Path
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """A configuration and the folder of its run.
+
+    Args:
+        config: what `load_config` returns.
+        given_folder: of the run; None where it follows from the configuration.
+        overrides: what the user has changed of the configuration; applied already.
+    """
+
+    config: dict[str, Any]
+    given_folder: Path | None = None
+    overrides: tuple[str, ...] = ()
+
+    def changed(self, section: str, **fields: Any) -> RunSettings:
+        """A copy with other fields in a section."""
+        config = copy.deepcopy(self.config)
+        if fields:
+            config[section] = {**self.section(section), **fields}
+        return RunSettings(config, self.given_folder, self.overrides)
+
+    @property
+    def folder(self) -> Path:
+        """Where the run's files are, or will be written."""
+        return folder_of(self.config) if self.given_folder is None else self.given_folder
+
+    def section(self, name: str) -> dict[str, Any]:
+        """The section called `name`; empty where there is none.
+
+        Raises:
+            PpclsExtError: it holds something else than fields.
+        """
+        section = self.config.get(name) or {}
+        if not isinstance(section, dict):
+            raise PpclsExtError(f"the configuration's {name} is {section!r}: expected a section with fields")
+        return section
+
+    @functools.cached_property
+    def arch(self) -> Arch:
+        """The architecture."""
+        fields = self.section("Arch")
+        name = fields.get("name")
+        arguments = {field: copy.deepcopy(value) for field, value in fields.items() if field not in NO_ARGUMENTS}
+        is_ours = isinstance(name, str) and name in MODELS
+        if is_ours and "class_num" not in fields and self.section("Global").get("class_num") is not None:
+            arguments["class_num"] = self.section("Global")["class_num"]
+        return Arch(name, is_ours, arguments)
+
+    @property
+    def class_num(self) -> int | None:
+        """The number of classes: the stated one, else that of this project's models; None where it is not known.
+
+        `Global.class_num`, its place in older files, counts where `Arch` has none.
+        """
+        stated = self.section("Arch").get("class_num") or self.section("Global").get("class_num")
+        return stated or (1000 if self.arch.is_ours else None)
+
+    @functools.cached_property
+    def recipe(self) -> RecipeSettings:
+        """The section `Recipe`.
+
+        Raises:
+            PpclsExtError: an unknown field, a wrong type or a value out of range.
+        """
+        return read_settings(self.config)
+
+    def image_rule(self, mode: str = "infer") -> Preprocessing:
+        """How evaluation and inference make the network's input of an image.
+
+        Args:
+            mode: "train" and "eval" prefer the transforms of the evaluation's data set, "infer" and "export" those of
+                the section `Infer`.
+
+        Raises:
+            PpclsExtError: there are no transforms, or some that a rule cannot describe.
+        """
+        dataset = self.dataset("Eval")
+        transforms = {
+            # PaddleClas's data sets put the channels first themselves
+            "Eval": [*(dataset.get("transform_ops") or ()), "ToCHWImage"],
+            "Infer": self.section("Infer").get("transforms") or (),
+        }
+        for name in ("Eval", "Infer") if mode in ("train", "eval") else ("Infer", "Eval"):
+            found = transforms[name]
+            if isinstance(found, list) and len(found) > 1:
+                return rule_from_transforms(found)
+        raise PpclsExtError("the configuration has no Infer.transforms, which say how pictures are prepared")
+
+    def dataset(self, loader: str) -> dict[str, Any]:
+        """The section of a loader's data set; empty where there is none."""
+        section = self.section("DataLoader").get(loader)
+        dataset = section.get("dataset") if isinstance(section, dict) else None
+        return dataset if isinstance(dataset, dict) else {}
+
+    @property
+    def class_names_file(self) -> Path | None:
+        """`Infer.PostProcess.class_id_map_file`, which may be one of PaddleClas's own; None where it is not given."""
+        file = self._post_process.get("class_id_map_file")
+        if not file:
+            return None
+        path = Path(file)
+        return path if path.exists() else activate().path / path
+
+    @property
+    def _post_process(self) -> dict[str, Any]:
+        return self.section("Infer").get("PostProcess") or {}
+
+    @functools.cached_property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The names by class index; None, which is logged, where their file does not exist.
+
+        Raises:
+            PpclsExtError: the file is damaged.
+        """
+        path = self.class_names_file
+        if path is None:
+            return None
+        if path.exists():
+            return read_class_names(path, self._post_process.get("delimiter") or " ")
+        logger.warning(
+            "no %s (Infer.PostProcess.class_id_map_file): the classes have no names",
+            self._post_process["class_id_map_file"],
+        )
+        return None
+
+    def image_list(self, loader: str) -> ImageList | None:
+        """The list of a loader; None where its data set is of another kind than a plain list.
+
+        Raises:
+            PpclsExtError: the list is missing or has a fault; begins with file and line of the first one.
+        """
+        dataset = self.dataset(loader)
+        if dataset.get("name") not in PLAIN_LISTS:
+            return None
+        for field in ("image_root", "cls_label_path"):
+            if not isinstance(dataset.get(field), str):
+                where = f"DataLoader.{loader}.dataset.{field}"
+                raise PpclsExtError(f"{where} is {dataset.get(field)!r}: expected a path")
+        class_num = None if dataset.get("relabel") else self.class_num
+        path, root = Path(dataset["cls_label_path"]), Path(dataset["image_root"])
+        return read_list(path, root, class_num, dataset.get("delimiter") or " ")
+
+    def weights(self, mode: str = "infer") -> Weights | None:
+        """The weights of one of this project's models, downloaded where they are remote.
+
+        Args:
+            mode: "train" lets the classes differ; see `compare`.
+
+        Returns:
+            None where the configuration gives none.
+
+        Raises:
+            PpclsExtError: there is no such file, it was altered after a training wrote it, its classes differ, or it
+                cannot be downloaded.
+        """
+        for section, field in (("Global", "pretrained_model"), ("Arch", "pretrained")):
+            value = self.section(section).get(field)
+            if value is None or value is False:
+                continue
+            if is_remote(value):
+                path = Path(fetch(value, self.arch.name))
+                return Weights(str(path), path, path)
+            return self.local_weights(f"{section}.{field}", value, mode)
+        return None
+
+    def local_weights(self, field: str, value: Any, mode: str) -> Weights:
+        """The weights in a file of this machine; see `weights`.
+
+        Args:
+            field: the path of `value` in the YAML file.
+            value: with or without the suffix .pdparams.
+            mode: see `weights`.
+        """
+        path = existing_file(field, value, ".pdparams")
+        self.check_weights(path, mode)
+        return Weights(value, path, intact(path))
+
+    def check_weights(self, weights: Path, mode: str) -> None:
+        """Compares what a file of weights was trained with to this configuration; see `compare`.
+
+        Raises:
+            PpclsExtError: the number or the order of the classes differs.
+        """
+        trained = read_trained_with(weights)
+        if trained is not None:
+            compare(weights, trained, self.trained_with(mode), mode, self.section("Global").get("image_shape"))
+
+    def trained_with(self, mode: str = "train") -> Facts:
+        """What weights trained with this configuration are for; in another mode, what it takes weights to be for.
+
+        Returns:
+            As JSON holds it: "architecture", "class_num", "class_names" (None: unknown) and "pictures" (None: the
+            transforms cannot be described), the fields of `Preprocessing`.
+        """
+        rule = names = None
+        for preferred in (mode, "eval", "infer"):
+            with contextlib.suppress(PpclsExtError):
+                rule = dataclasses.asdict(self.image_rule(preferred))
+                break
+        file = self._post_process.get("class_id_map_file")
+        if isinstance(file, str):
+            with contextlib.suppress(PpclsExtError):  # a file that cannot be read, or one of PaddleClas's
+                names = list(read_class_names(file, self._post_process.get("delimiter") or " "))
+        facts = {"architecture": self.arch.name, "class_num": self.class_num, "class_names": names, "pictures": rule}
+        return json.loads(json.dumps(facts))
+
+    def build_model(self) -> Backbone:
+        """The model with its weights, as PaddleClas's `build_model` and our strict loading would make it.
+
+        Raises:
+            PpclsExtError: the architecture is not this project's, or the weights do not fit it exactly.
+        """
+        from ppcls_ext.models.factories import build
+        from ppcls_ext.weights.loading import load_weights
+
+        self.require_ours()
+        weights = self.weights()
+        model = build(self.arch.name, **self.arch.arguments)
+        if weights is None:
+            logger.warning("no Global.pretrained_model: the weights are random")
+        else:
+            load_weights(model, weights.content)
+        return model
+
+    def require_ours(self) -> None:
+        """Raises PpclsExtError where the architecture is not one of this project's models."""
+        if not self.arch.is_ours:
+            raise PpclsExtError(f"Arch.name is {self.arch.name!r}: expected one of {', '.join(MODELS)}")
+
+
+def open_config(path: str | os.PathLike, overrides: Iterable[str] = ()) -> RunSettings:
+    """Opens the configuration that -c and -o name; see `load_config`."""
+    return RunSettings(load_config(path, overrides))
+
+
+def open_run(name: str | os.PathLike, overrides: Iterable[str] = ()) -> RunSettings:
+    """Opens the configuration in a run's folder, with the run's weights.
+
+    Args:
+        name: the folder, or a file of weights in it.
+        overrides: of the configuration.
+
+    Raises:
+        PpclsExtError: there is no such run, its configuration is damaged, or an override fits nothing.
+    """
+    run = find_run(name)
+    config = read_yaml(run.folder / CONFIG)
+    run.adopt(config)
+    return RunSettings(override(config, overrides), run.folder)
+
+
+def existing_file(field: str, value: Any, suffix: str) -> Path:
+    """The file that `value` means, with or without `suffix`.
+
+    Raises:
+        PpclsExtError: there is no such file; names those that are there.
+    """
+    if not isinstance(value, str) or not value:
+        raise PpclsExtError(f"{field} is {value!r}: expected a path")
+    for path in (Path(value + suffix), Path(value)):
+        if path.name and is_saved(path):
+            return path
+    folder = Path(value).parent
+    there = sorted(path.name for path in folder.glob(f"*{suffix}")) if folder.is_dir() else []
+    hint = f"{folder} holds {', '.join(there[:5])}" if there else f"{folder} holds no {suffix} file"
+    raise PpclsExtError(f"{field} is {value}: no such file, with or without {suffix}; {hint}")

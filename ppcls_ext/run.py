@@ -1,0 +1,490 @@
+"""`Run`: a trained run or a configuration, and all that can be done with it; `train` makes one.
+
+The commands and notebooks call the same functions. Paddle and PaddleClas are loaded by the method that needs them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from ppcls_ext.config.folder import CONFIG, LISTS, find_run
+from ppcls_ext.config.lists import evaluate_on, images_in, use_lists
+from ppcls_ext.config.load import load_config, override, read_yaml
+from ppcls_ext.config.settings import RunSettings, open_config, open_run
+from ppcls_ext.config.weights import require_no_earlier_training
+from ppcls_ext.data.class_folders import LABEL_LIST, TRAIN_LIST, VAL_LIST, kept_lists, make_lists
+from ppcls_ext.data.image_files import find_images
+from ppcls_ext.data.image_input import network_input
+from ppcls_ext.data.image_rule import Preprocessing
+from ppcls_ext.data.lists import ListEntry
+from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.export.opset import DEFAULT_OPSET, INT8_OPSET
+from ppcls_ext.files import atomic_write
+from ppcls_ext.packages import import_extra, require
+from ppcls_ext.predict.classifier import Classifier
+from ppcls_ext.predict.metadata import Metadata
+
+if TYPE_CHECKING:
+    from ppcls_ext.data.image_input import ImageLike
+    from ppcls_ext.export.pipeline import ExportReport
+    from ppcls_ext.models.backbone import Backbone
+    from ppcls_ext.predict.evidence import Halves
+    from ppcls_ext.training.engine import Engine
+    from ppcls_ext.training.evaluation import Evaluation
+
+logger = logging.getLogger("ppcls_ext")
+
+
+class Evaluated(NamedTuple):
+    """The results of `Run.evaluate`.
+
+    Attributes:
+        evaluations: one per number of images, usually one in all.
+        page: of the report; None where none was asked for.
+    """
+
+    evaluations: list[Evaluation]
+    page: Path | None
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.evaluations))
+
+
+class CheckedList(NamedTuple):
+    """A list whose images were decoded.
+
+    Attributes:
+        path: of the list.
+        images: how many it names.
+        unreadable: the entries whose images cannot be read, each with the reason.
+    """
+
+    path: Path
+    images: int
+    unreadable: list[tuple[ListEntry, str]]
+
+
+class Run:
+    """A run that a training wrote, or a configuration.
+
+    Args:
+        source: the folder that a training wrote, a file of weights in it, a PaddleClas YAML file, or the name of a
+            shipped configuration such as "ImageNet/RepVGG_A0". What is opened already is taken as it is.
+        overrides: `A.B.1.C=value` texts, as behind -o.
+
+    Attributes:
+        settings: the configuration, typed: architecture, classes, image rule, lists, weights, recipe, folder.
+
+    Raises:
+        PpclsExtError: there is no such run or configuration, or it is damaged.
+    """
+
+    def __init__(self, source: str | os.PathLike | RunSettings, overrides: Sequence[str] = ()) -> None:
+        self.settings = source if isinstance(source, RunSettings) else _open(source, overrides)
+
+    def __repr__(self) -> str:
+        return f"Run({self.settings.arch.name}, {str(self.folder)!r})"
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the run, or where a training with this configuration writes."""
+        return self.settings.folder
+
+    @cached_property
+    def metadata(self) -> Metadata:
+        """What an exported file says about the model: architecture, image rule and class names.
+
+        Raises:
+            PpclsExtError: the architecture is not this project's, the transforms cannot be described, or the file of
+                class names is damaged.
+        """
+        self.settings.require_ours()
+        return Metadata(self.settings.arch.name, self.settings.image_rule(), self.settings.class_names)
+
+    @cached_property
+    def model(self) -> Backbone:
+        """The model with its weights; see `RunSettings.build_model`."""
+        require("paddle")
+        from ppcls_ext.hosts.threads import use_all_cores
+
+        use_all_cores()
+        return self.settings.build_model()
+
+    def predict(self, images: ImageLike | Sequence[ImageLike], topk: int = 5) -> list[dict[str, list]]:
+        """Classifies images with the run's weights, as the exported file would.
+
+        Args:
+            images: one or several: paths, Pillow images, or uint8 arrays (H, W, 3), RGB.
+            topk: how many classes to return for each image.
+
+        Returns:
+            One dict per image: `class_ids` and `scores`, best first, and `label_names`, empty where they are unknown.
+
+        Raises:
+            PpclsExtError: an image cannot be read.
+        """
+        return Classifier.of(_Network(self.model, self.metadata))(images, topk)
+
+    def halves(self) -> Halves:
+        """The model, cut before its head, for class activation maps."""
+        from ppcls_ext.export.halves import split_model
+
+        return split_model(self.model)
+
+    def evaluate(
+        self, data: str | os.PathLike | None = None, *, report: str | bool = False, verbose: bool = False
+    ) -> Evaluated:
+        """Evaluates the weights with PaddleClas's metrics.
+
+        Args:
+            data: other images than the configuration's: an image list, or a folder with one folder per class, named as
+                the run's classes are.
+            report: a folder to write a report to; True for "report" in the run's folder.
+            verbose: whether to show PaddleClas's own output.
+
+        Raises:
+            PpclsExtError: the configuration is wrong, images cannot be read, or the weights do not fit.
+        """
+        settings = self.settings if data is None else evaluate_on(self.settings, data)
+        engine = _build_engine(settings, "eval", verbose)
+        collected = None
+        if report:
+            from ppcls_ext.training.reports import EvaluationReport
+
+            collected = EvaluationReport(engine, report)
+        engine.eval()
+        return Evaluated(engine.evaluations, None if collected is None else collected.write())
+
+    def infer(
+        self,
+        images: Sequence[str] = (),
+        *,
+        out: str | None = None,
+        save_image: str | None = None,
+        verbose: bool = False,
+    ) -> None:
+        """Prints the classes of images, with PaddleClas's transforms and post-processing (the section `Infer`).
+
+        Args:
+            images: files, folders or patterns; those of `Infer.infer_imgs` where empty.
+            out: a .csv or .json file for the results.
+            save_image: a PNG file or a folder for drawings of the images with their classes.
+            verbose: whether to show PaddleClas's own output.
+        """
+        given = {"infer_imgs": list(images), "save_dir": out, "save_image": save_image}
+        changes = {field: value for field, value in given.items() if value}
+        _build_engine(self.settings.changed("Infer", **changes), "infer", verbose).infer()
+
+    def export_model(self, *, verbose: bool = False) -> Path:
+        """Writes the fused model for Paddle Inference, checks it, and prints the paths of the files.
+
+        Returns:
+            The folder, `Global.save_inference_dir`.
+        """
+        engine = _build_engine(self.settings, "export", verbose)
+        folder = Path(engine.config["Global"]["save_inference_dir"])
+        engine.export()
+        if self.settings.arch.is_ours:
+            self._write_inference_yml(folder)
+        return folder
+
+    def _write_inference_yml(self, folder: Path) -> None:
+        """Writes inference.yml, with which PaddleX and `predict` open the folder, where it can describe the images."""
+        from ppcls_ext.predict.inference_yml import NAME, to_inference_yml
+
+        try:
+            text = to_inference_yml(self.metadata)
+        except PpclsExtError as error:
+            logger.warning("no %s: %s", NAME, error)
+            return
+        with atomic_write(folder / NAME, "w", encoding="utf-8") as file:
+            file.write(text)
+        print(folder / NAME)
+
+    def export_onnx(
+        self,
+        output: str | os.PathLike | None = None,
+        *,
+        opset: int | None = None,
+        batch: int | None = None,
+        softmax: bool = True,
+        samples: Sequence[str] = (),
+        int8: bool = False,
+        fp16: bool = False,
+        calibration: str | None = None,
+        calibration_images: int = 256,
+        allow: bool = False,
+    ) -> ExportReport:
+        """Writes the fused model as an ONNX file once it is proved equal to the model.
+
+        Args:
+            output: the file; `ARCH.onnx` in the run's folder, or in the working directory for a configuration.
+            opset: of ONNX's standard operators, 11 to 20; 17 by default, 20 for int8.
+            batch: fixes the batch size; None leaves it free.
+            softmax: end in "probabilities"; otherwise in "logits".
+            samples: images, folders or patterns to compare on, beside random input.
+            int8: quantize, and check that the classes stay the same.
+            fp16: store the weights in half the space.
+            calibration: with `int8`, images like those it will see: a list, a folder or a run's folder; the
+                configuration's training images where None.
+            calibration_images: with `int8`, how many of them; half of them check the result.
+            allow: with `int8`, write the file even where it names other classes too often.
+
+        Raises:
+            PpclsExtError: an argument out of range, a package missing, a conversion that fails, forms that differ, or
+                a file that cannot be written; nothing is left then.
+        """
+        if int8 and fp16:
+            raise PpclsExtError("int8 and fp16 exclude each other: choose one")
+        from ppcls_ext.hosts.threads import use_all_cores
+
+        metadata = self.metadata
+        rule = metadata.preprocessing
+        images = np.stack([network_input(path, rule) for path in find_images(samples)]) if samples else None
+        require("paddle", "paddle2onnx", "onnx", "onnxslim", "onnxruntime")
+        reduce = None
+        if fp16:
+            from ppcls_ext.export.float16 import reduce_to_float16 as reduce
+        elif int8:
+            from ppcls_ext.export.int8 import quantize
+
+            calibrating = self.calibration_images(calibration, calibration_images)
+            reduce = partial(quantize, pictures=calibrating, allow=allow)
+        use_all_cores()
+        import paddle
+
+        from ppcls_ext.export.pipeline import export_onnx
+
+        paddle.set_device("cpu")  # what onnxruntime is compared with must not round differently on every machine
+        width, height = rule.image_size
+        return export_onnx(
+            self.model,
+            self.onnx_file if output is None else output,
+            image_shape=self.settings.section("Global").get("image_shape") or (3, height, width),
+            opset=opset or (INT8_OPSET if int8 else DEFAULT_OPSET),
+            batch=batch,
+            softmax=softmax,
+            metadata=metadata.to_properties(),
+            samples=images,
+            reduce=reduce,
+        )
+
+    @property
+    def onnx_file(self) -> Path:
+        """Where `export_onnx` writes by default."""
+        name = f"{self.settings.arch.name}.onnx"
+        return Path(name) if self.settings.given_folder is None else self.folder / name
+
+    def calibration_images(
+        self, place: str | os.PathLike | None, count: int, rule: Preprocessing | None = None, seed: int = 0
+    ) -> np.ndarray:
+        """Prepares images like those that an int8 file will see.
+
+        Args:
+            place: an image list (labels may be missing), a folder with images in it or below it, or the folder of a
+                training; None for the configuration's training images.
+            count: how many images to draw at random; all of them where there are fewer.
+            rule: how they become the network's input; the run's where None.
+            seed: RNG seed of the draw.
+
+        Returns:
+            (N, 3, H, W) float32.
+
+        Raises:
+            PpclsExtError: there are no images, or one cannot be read.
+        """
+        files = sorted(dict.fromkeys(images_in(place, self.settings)))
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(files))[:count])
+        rule = self.metadata.preprocessing if rule is None else rule
+        return np.stack([network_input(files[index], rule) for index in chosen])
+
+    def check_images(
+        self,
+        mode: str,
+        report: Callable[[str, int, int], None] | None = None,
+        *,
+        data: str | os.PathLike | None = None,
+        val_share: float = 0.2,
+        split_seed: int = 0,
+        verbose: bool = False,
+    ) -> Iterator[CheckedList]:
+        """Decodes every image of the plain lists that `mode` uses.
+
+        Args:
+            mode: "train" or "eval".
+            report: called with (loader, images done, images in all).
+            data: see `train`, as the others.
+            val_share: see `train`.
+            split_seed: see `train`.
+            verbose: see `train`.
+
+        Raises:
+            PpclsExtError: the configuration is wrong, or has no plain image list.
+        """
+        from ppcls_ext.training.start import set_up
+
+        settings = self.settings.changed("Global", overwrite=True)
+        with contextlib.nullcontext() if data is None else new_lists(settings, data, val_share, split_seed):
+            set_up()
+            from ppcls_ext.config.prepare import prepare
+            from ppcls_ext.data.image_files import check_images
+            from ppcls_ext.training.terminal import quiet_host
+            from ppcls_ext.weights.folder_lock import release
+
+            if not verbose:
+                quiet_host()
+            lists = prepare(settings, mode)["Run"].lists
+        if mode == "train":
+            release(self.folder)  # which `prepare` holds
+        if not lists:
+            raise PpclsExtError("--check-images: DataLoader has no ImageNetDataset, so there is no list to check")
+        for loader, images in lists.items():
+            faults = check_images(images, partial(report, loader) if report else None)
+            yield CheckedList(images.path, len(images), faults)
+
+    def train(
+        self,
+        data: str | os.PathLike | None = None,
+        *,
+        val_share: float = 0.2,
+        split_seed: int = 0,
+        report: bool = False,
+        overwrite: bool = False,
+        profiler_options: str | None = None,
+        verbose: bool = False,
+    ) -> Run:
+        """Trains with this configuration; see `ppcls_ext.train`, which opens it, too."""
+        settings = self.settings.changed("Global", **_true(overwrite=overwrite, report=report))
+        settings.config["profiler_options"] = profiler_options
+        with contextlib.nullcontext() if data is None else new_lists(settings, data, val_share, split_seed):
+            engine = _build_engine(settings, "train", verbose)
+        if verbose:
+            engine.train()
+        else:
+            from ppcls_ext.training.terminal import TrainingOnTerminal
+
+            with TrainingOnTerminal(engine).shown():
+                engine.train()
+        return Run(open_run(engine.folder) if (engine.folder / CONFIG).is_file() else settings)
+
+
+def open_training(
+    source: str | os.PathLike | None,
+    overrides: Sequence[str] = (),
+    *,
+    size: int | None = None,
+    patience: int | None = None,
+    resume: str | os.PathLike | bool = False,
+) -> Run:
+    """Opens the configuration of a training; see `ppcls_ext.train`."""
+    folder = None
+    if isinstance(resume, (str, os.PathLike)):
+        run = find_run(resume)
+        folder = run.folder
+        config = read_yaml(folder / CONFIG) if source is None else load_config(source)
+        run.adopt(config)
+    elif source is None:
+        raise PpclsExtError("expected a configuration to train, or resume with the folder of a run")
+    else:
+        config = load_config(source)
+    fields = {"image_size": size, "patience": patience}
+    override(config, [*(f"Global.{field}={value}" for field, value in fields.items() if value is not None), *overrides])
+    if resume:
+        config["Global"]["checkpoints"] = "latest"
+    return Run(RunSettings(config, folder, tuple(overrides)))
+
+
+@contextlib.contextmanager
+def new_lists(settings: RunSettings, data: str | os.PathLike, val_share: float, split_seed: int) -> Iterator[None]:
+    """Points a training, in place, to the lists of a folder of class folders.
+
+    Lists that are new are removed again if the body fails before there is a run; a resumed run keeps its own.
+    """
+    folder, resumed = settings.folder / LISTS, settings.config["Global"].get("checkpoints") is not None
+    if not (resumed or settings.config["Global"].get("overwrite")):
+        require_no_earlier_training(settings.folder)
+    try:
+        if resumed and all((folder / name).is_file() for name in (TRAIN_LIST, VAL_LIST, LABEL_LIST)):
+            made = kept_lists(Path(data), folder)
+        else:
+            with progress("reading pictures") as report:
+                made = make_lists(data, folder, val_share, split_seed, report)
+            for line in made.lines():
+                print(line)
+        use_lists(settings.config, made)
+        override(settings.config, settings.overrides)  # what the user says himself counts
+        yield
+    except BaseException:
+        if not (settings.folder / CONFIG).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):  # only empty ones
+                settings.folder.rmdir()
+                settings.folder.parent.rmdir()
+        raise
+
+
+@contextlib.contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, else nothing; yields the function that moves it to (done, all)."""
+    tqdm = import_extra("tqdm").tqdm
+    with tqdm(desc=what, unit=" pictures", file=sys.stderr, disable=not sys.stderr.isatty(), leave=False) as bar:
+
+        def report(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield report
+
+
+def _true(**switches: bool) -> dict[str, bool]:
+    return {name: value for name, value in switches.items() if value}
+
+
+class _Network:
+    """A model as the runtimes of exported files are; see `ppcls_ext.predict.runtimes.ExportedModel`."""
+
+    batch = None
+    ends_in_logits = True
+
+    def __init__(self, model: Backbone, metadata: Metadata) -> None:
+        self._model, self.metadata = model, metadata
+        width, height = metadata.preprocessing.image_size
+        self.image_shape = [3, height, width]
+        model.eval()
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """(N, classes) of prepared images (N, 3, H, W)."""
+        import paddle
+
+        with paddle.no_grad():
+            return self._model(paddle.to_tensor(images)).numpy()
+
+
+def _open(source: str | os.PathLike, overrides: Sequence[str]) -> RunSettings:
+    path = Path(source)
+    if path.is_dir() or ((path.parent / CONFIG).is_file() and path.suffix in ("", ".pdparams")):
+        return open_run(source, overrides)
+    return open_config(source, overrides)
+
+
+def _build_engine(settings: RunSettings, mode: str, verbose: bool) -> Engine:
+    from ppcls_ext.training.start import set_up
+
+    set_up()
+    from ppcls_ext.config.prepare import prepare
+    from ppcls_ext.training.engine import Engine
+    from ppcls_ext.training.terminal import quiet_host
+
+    if not verbose:
+        quiet_host()
+    return Engine(prepare(settings, mode), mode)
