@@ -25,7 +25,7 @@ LARGEST_AREA = 1 << 24
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How PaddleClas's evaluation turns an image file into the network's input, in this order.
+    """The steps by which PaddleClas's evaluation turns an image file into the network's input, in their order.
 
     Args:
         decode: the library whose decoding is reproduced: "cv2" applies the EXIF orientation, "pil" does not.

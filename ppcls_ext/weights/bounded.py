@@ -21,8 +21,10 @@ from ppcls_ext.files import open_regular
 
 MIB = 1 << 20
 ALLOWED_GROWTH = 16
-"""The factor by which a file may grow in memory. Trained weights compress to 0.9 of their size, a net
-that is mostly zero compresses further."""
+"""The factor by which a file may grow in memory. Trained weights compress to 0.9 of their size; a net that is mostly
+zeros compresses further."""
+MAX_DIMENSIONS = 32
+"""Axes of an array; NumPy 1 has no more."""
 
 
 class BoundedFile(io.BufferedReader):
@@ -101,10 +103,6 @@ def explained(path: str | os.PathLike) -> Iterator[None]:
     except Exception as error:  # whatever malformed content provokes here or in the libraries that parse it
         reason = f"{type(error).__name__}: {error}"
         raise PpclsExtError(f"{path}: damaged or incomplete ({shown(reason)}); get it again from its source") from error
-
-
-MAX_DIMENSIONS = 32
-"""Axes of an array; NumPy 1 has no more."""
 
 
 class Tensor:

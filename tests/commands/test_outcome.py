@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from ppcls_ext.commands.outcome import run
-from ppcls_ext.errors import PpclsExtError, printable, unwrapped
+from ppcls_ext.errors import NotImageError, PpclsExtError, printable, unwrapped
 
 HOSTILE = "a\x1b[2Jb\x07\x9bc\u202egnp.exe\u2028\ud800\x7f"
 SHOWN = r"a\x1b[2Jb\x07\x9bc\u202egnp.exe\u2028\ud800\x7f"
@@ -61,6 +61,7 @@ def test_debug_shows_the_traceback(capsys, monkeypatch, error):
         (KeyboardInterrupt(), "interrupted"),
         (PpclsExtError("what: was got; do this"), "what: was got; do this"),
         (PpclsExtError("two\n\nlines"), "two lines"),
+        (NotImageError("not an image"), "not an image"),
         (ValueError("a value"), "RuntimeError: ValueError: a value (PPCLS_EXT_DEBUG=1 shows where)"),
         (MemoryError(), "MemoryError:  (PPCLS_EXT_DEBUG=1 shows where)"),
     ],
