@@ -6,6 +6,7 @@ imports neither Paddle nor PaddleClas; each function does so when it is called.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -238,7 +239,7 @@ def export_onnx(
 
     return export(
         model,
-        path,
+        Path(path),
         size=size,
         class_names=class_names,
         preprocessing=preprocessing,

@@ -36,7 +36,7 @@ from ppcls_ext.predict.metadata import Metadata
 
 if TYPE_CHECKING:
     from ppcls_ext.data.image_input import ImageLike
-    from ppcls_ext.export.pipeline import ExportReport
+    from ppcls_ext.export.pipeline import ExportReport, Reduce
     from ppcls_ext.models.backbone import Backbone
     from ppcls_ext.predict.evidence import Halves
     from ppcls_ext.training.engine import Engine
@@ -252,9 +252,11 @@ class Run:
         rule = metadata.preprocessing
         images = np.stack([network_input(path, rule) for path in find_images(samples)]) if samples else None
         require("paddle", "paddle2onnx", "onnx", "onnxslim", "onnxruntime")
-        reduce = None
+        reduce: Reduce | None = None
         if fp16:
-            from ppcls_ext.export.float16 import reduce_to_float16 as reduce
+            from ppcls_ext.export.float16 import reduce_to_float16
+
+            reduce = reduce_to_float16
         elif int8:
             from ppcls_ext.export.int8 import quantize
 
@@ -269,7 +271,7 @@ class Run:
         width, height = rule.image_size
         return export_onnx(
             self.model,
-            self.onnx_file if output is None else output,
+            self.onnx_file if output is None else Path(output),
             image_shape=self.settings.section("Global").get("image_shape") or (3, height, width),
             opset=opset or (INT8_OPSET if int8 else DEFAULT_OPSET),
             batch=batch,
@@ -453,8 +455,8 @@ def _true(**switches: bool) -> dict[str, bool]:
 class _Network:
     """A model as the runtimes of exported files are; see `ppcls_ext.predict.runtimes.ExportedModel`."""
 
-    batch = None
-    ends_in_logits = True
+    batch: int | None = None
+    ends_in_logits: bool = True
 
     def __init__(self, model: Backbone, metadata: Metadata) -> None:
         self._model, self.metadata = model, metadata

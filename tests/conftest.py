@@ -11,6 +11,7 @@ import pytest
 
 from tests.tiny_dataset import base_config, config, config_file, dataset, registered, run_tool  # noqa: F401
 from tests.tiny_net import METADATA, PIXELS, make_net
+from tests.tiny_run import tiny_run, tiny_settings  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[1]
 

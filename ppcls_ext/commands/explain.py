@@ -42,7 +42,7 @@ def _open(model: str, output: str, wanted: str | None) -> EvidenceMaps:
     except NoSuchRunError as error:
         raise PpclsExtError(f"{error}; or an ONNX file") from error
     metadata = run.metadata
-    print(f"{run.settings.weights().path}: loading Paddle", file=sys.stderr, flush=True)  # which takes some seconds
+    print(f"{model}: loading Paddle", file=sys.stderr, flush=True)  # which takes some seconds
     return EvidenceMaps(run.halves(), metadata, output, wanted)
 
 

@@ -162,9 +162,9 @@ def _check_number(path: str, given: Any) -> None:
     for pattern, (least, greatest) in WHOLE.items():
         if re.fullmatch(pattern, path) and not _is_whole(value, least, greatest):
             raise PpclsExtError(f"{path} is {given!r}: expected a whole number from {least} to {greatest}")
-    for pattern, least in REAL.items():
-        if re.fullmatch(pattern, path) and not _is_real(value, least):
-            at_least = "" if least == -math.inf else f" from {least:g}"
+    for pattern, lowest in REAL.items():
+        if re.fullmatch(pattern, path) and not _is_real(value, lowest):
+            at_least = "" if lowest == -math.inf else f" from {lowest:g}"
             raise PpclsExtError(f"{path} is {given!r}: expected a number{at_least}")
     if any(re.fullmatch(pattern, path) for pattern in SWITCHES) and type(value) not in (bool, type(None)):
         raise PpclsExtError(f"{path} is {given!r}: expected true or false")

@@ -22,7 +22,7 @@ _DETECTION_RESULTS = {
     "yolox_fasternet_t0": "Run: AP50 1.000, mAP 0.830 after 3.2 minutes on one core; export and ONNX.",
 }
 _NORMALISE = {"NormalizeImage": {"is_scale": True, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}}
-_IN_ORDER = {"Permute": {}}
+_IN_ORDER: Config = {"Permute": {}}
 _SIZE = [SHAPES.size, SHAPES.size]
 
 

@@ -78,7 +78,7 @@ def resolve(config: dict, sections: tuple[str, ...]) -> None:
             parent[key] = _resolve_text(path, value, parent)
 
 
-def walk(node: Any, above: str) -> Iterator[tuple[str, dict | list, str | int]]:
+def walk(node: Any, above: str) -> Iterator[tuple[str, Any, Any]]:
     """All (path, container, key) below `node`."""
     items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     for key, value in list(items):

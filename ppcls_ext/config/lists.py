@@ -216,10 +216,10 @@ def images_in(place: str | os.PathLike | None, settings: RunSettings) -> list[Pa
 
 def _training_images(settings: RunSettings, where: str) -> list[Path]:
     dataset = settings.dataset("Train")
-    names = dataset.get("cls_label_path"), dataset.get("image_root")
-    if not all(isinstance(name, str) for name in names):
+    path, root = dataset.get("cls_label_path"), dataset.get("image_root")
+    if not (isinstance(path, str) and isinstance(root, str)):
         raise PpclsExtError(f"{where} names no training pictures (DataLoader.Train.dataset): give --calibration PLACE")
-    return _listed_files(Path(names[0]), [Path(names[1])], dataset.get("delimiter") or " ")
+    return _listed_files(Path(path), [Path(root)], dataset.get("delimiter") or " ")
 
 
 def _listed_files(path: Path, roots: list[Path], delimiter: str | None = None) -> list[Path]:

@@ -125,7 +125,7 @@ def _short(text: str) -> str:
     return text if len(text) <= 100 else f"{text[:100]}…"
 
 
-def _key(node: Any, part: str, above: list[str], text: str) -> str | int:
+def _key(node: Any, part: str, above: list[str], text: str) -> Any:
     """`part` as a key of `node`, which stands at the path `above`."""
     where = ".".join(above)
     if isinstance(node, dict):

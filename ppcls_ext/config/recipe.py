@@ -103,7 +103,7 @@ def _read_decay(path: str, value: Any) -> Decay:
 def _read_stages(path: str, value: Any) -> tuple[Stage, ...]:
     if not isinstance(value, (list, tuple)) or not value:
         raise PpclsExtError(f"{path} is {value!r}: expected a list of stages such as {{epoch: 1, size: 160}}")
-    stages = []
+    stages: list[Stage] = []
     for index, item in enumerate(value):
         where = f"{path}.{index}"
         fields = _mapping(where, item, Stage._fields, required=("epoch",))
@@ -252,7 +252,7 @@ def _check_optimizers(settings: Settings, config: dict) -> None:
 
 
 def _check_clip(_: Settings, config: dict) -> None:
-    for path, _, fields in _optimizers(config["Optimizer"]):
+    for path, _name, fields in _optimizers(config["Optimizer"]):
         if fields.get("clip_norm"):
             raise PpclsExtError(
                 f"Recipe.clip_global_norm and {path}.clip_norm, which clips each gradient alone: keep one"

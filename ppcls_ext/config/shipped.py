@@ -123,9 +123,9 @@ SHAPES = Task(
 def to_config(recipe: Recipe) -> Config:
     """The recipe in PaddleClas's sections."""
     task = recipe.task
-    scaling = {"interpolation": task.interpolation, "backend": task.backend}
-    decode = {"DecodeImage": {"to_rgb": True, "channel_first": False}}
-    normalize = {
+    scaling: Config = {"interpolation": task.interpolation, "backend": task.backend}
+    decode: Config = {"DecodeImage": {"to_rgb": True, "channel_first": False}}
+    normalize: Config = {
         "NormalizeImage": {
             "scale": "1.0/255.0",
             "mean": [0.485, 0.456, 0.406],
@@ -133,14 +133,14 @@ def to_config(recipe: Recipe) -> Config:
             "order": "",
         }
     }
-    train_ops = [
+    train_ops: list[Config] = [
         decode,
         {"RandCropImage": {"size": recipe.train_size or task.size, "scale": list(recipe.crop_scale), **scaling}},
     ]
     if recipe.flip:
         train_ops.append({"RandFlipImage": {"flip_code": 1}})
     train_ops += [*recipe.augmentation, normalize]
-    eval_ops = [
+    eval_ops: list[Config] = [
         decode,
         {"ResizeImage": {"resize_short": task.resize_short, **scaling}},
         {"CropImage": {"size": task.size}},
@@ -213,7 +213,7 @@ class Dumper(yaml.SafeDumper):
         """No anchors."""
         return True
 
-    def represent_list(self, data: list) -> yaml.Node:
+    def represent_list(self, data: Any) -> yaml.SequenceNode:
         """Plain values stand on one line."""
         plain = not any(isinstance(item, (list, dict)) for item in data)
         return self.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=plain)
@@ -399,7 +399,7 @@ The published learning rate, {rate} per {reference} images, is scaled: {batch_si
         "warmup_start_lr": 1.0e-6,
         "eta_min": 1.0e-5,
     }
-    training = {"progressive": [{"epoch": 1, "size": 192}, {"epoch": 281, "size": 224}]}
+    training: Config = {"progressive": [{"epoch": 1, "size": 192}, {"epoch": 281, "size": 224}]}
     if clip:
         training["clip_global_norm"] = clip
     return Recipe(

@@ -56,7 +56,7 @@ def place_checkpoints(config: dict, folder: Path) -> None:
     if get_rank() != 0:
         return
     is_within = found is not None and _is_within(found, folder)
-    if is_within:
+    if found is not None and is_within:
         finish(Path(found))
     elif not overwrite:
         require_no_earlier_training(folder)
@@ -158,7 +158,7 @@ def place_class_names(run: RunSettings) -> None:
         name = post_process["class_id_map_file"]
         raise PpclsExtError(f"Infer.PostProcess.class_id_map_file is {name}: no such file; correct it or make it null")
     delimiter = post_process.get("delimiter") or " "
-    names = run.class_names
+    names = run.class_names or ()
     post_process["class_id_map_file"] = str(
         path if host_reads_class_names(path) else copy_class_names(names, delimiter)
     )
@@ -198,7 +198,8 @@ def say_what_to_expect(run: RunSettings, images: int) -> None:
         images: how many to train on.
     """
     settings, arch = run.config["Global"], run.config["Arch"]
-    if not run.arch.is_ours or settings["checkpoints"] or arch.get("pretrained") or images >= FEW * run.class_num:
+    few = FEW * (run.class_num or 0)
+    if not run.arch.is_ours or settings["checkpoints"] or arch.get("pretrained") or images >= few:
         return
     published = "-o Global.pretrained_model=published" if address(arch["name"]) else "-o Global.pretrained_model=FILE"
     logger.warning(

@@ -11,6 +11,7 @@ import paddle.distributed as dist
 
 from ppcls_ext.config.checks import is_ours
 from ppcls_ext.config.prepare import PreparedRun
+from ppcls_ext.config.recipe import Settings
 from ppcls_ext.config.trained_with import KEY
 from ppcls_ext.errors import Interrupted, PpclsExtError, unwrapped
 from ppcls_ext.hosts.paddleclas.image_lists import is_image_list, mark_replacements, read_first
@@ -57,15 +58,15 @@ class Engine(_HostEngine):
 
     def __init__(self, config: dict, mode: str) -> None:
         run: PreparedRun = config.pop("Run")
-        self.folder, self.settings, self._recipe_settings = run.folder, run.settings, run.recipe
+        self.folder, self.settings = run.folder, run.settings
         try:
-            self._build(config, mode)
+            self._build(config, mode, run.recipe)
         except BaseException:
             if mode == "train":
                 release(self.folder)  # which `prepare` holds
             raise
 
-    def _build(self, config: dict, mode: str) -> None:
+    def _build(self, config: dict, mode: str, section: Settings | None) -> None:
         config["Global"]["output_dir"] = str(self.folder)
         if mode == "infer":
             config["AMP"] = None  # a few pictures need no half precision
@@ -74,7 +75,7 @@ class Engine(_HostEngine):
         strict = is_ours(config) and mode != "train" and isinstance(weights, str)
         if strict:
             del config["Arch"]["pretrained"]
-        recipe = self._start_recipe(config) if self._recipe_settings is not None else None
+        recipe = self._start_recipe(config, section) if section is not None else None
         with log_in(self.folder):
             super().__init__(config, mode)
         if strict:
@@ -89,11 +90,12 @@ class Engine(_HostEngine):
         else:
             require_finite(self.network.state_dict(), "the weights are", "use those of another epoch or file")
 
-    def _start_recipe(self, config: dict) -> Recipe:
+    @staticmethod
+    def _start_recipe(config: dict, section: Settings) -> Recipe:
         seed = config["Global"].get("seed")
         if type(seed) is int:
             paddle.seed(seed)  # a fused model may be built, whose new classifier is random; PaddleClas seeds later
-        return Recipe(self._recipe_settings, config["Arch"])
+        return Recipe(section, config["Arch"])
 
     def _guard_images(self) -> None:
         """Reads the first image of each plain list, and makes the lists tell which images cannot be read."""
