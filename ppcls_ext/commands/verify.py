@@ -12,12 +12,12 @@ from ppcls_ext.commands.options import command_parser
 from ppcls_ext.data.image_files import find_images
 from ppcls_ext.data.image_input import network_input
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.export.comparison import AGREEMENT, agreement
 from ppcls_ext.predict.classifier import Classifier
 from ppcls_ext.predict.runtimes import installed, with_version
 
-#: How far probabilities may differ in fp32, and the least part of the pictures with the same class; else it fails.
+#: The largest difference of probabilities that is allowed in fp32.
 LARGEST_DIFFERENCE = 1e-3
-AGREEMENT = 0.93
 COLUMNS = "{:<28} {:>10} {:>12}"
 
 
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{name:<28} {error}")
             continue
         difference = float(np.abs(got - expected).max())
-        same = float((got.argmax(axis=1) == expected.argmax(axis=1)).mean())
+        same = agreement(got, expected)
         print(COLUMNS.format(with_version(runtime, name), f"{difference:.1e}", f"{same:.1%}"))
         failed |= same < AGREEMENT or not (loose or bf16 or difference <= LARGEST_DIFFERENCE)
     if failed:

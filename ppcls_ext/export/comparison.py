@@ -277,6 +277,11 @@ def require_same_parameters(model: onnx.ModelProto, parameters: Mapping[str, np.
             raise PpclsExtError(f"the conversion changed the parameter {constant.name}; nothing was written")
 
 
+def agreement(got: np.ndarray, expected: np.ndarray) -> float:
+    """Returns the part of the rows (N, classes) in which both forms name the same class."""
+    return float((got.argmax(axis=1) == expected.argmax(axis=1)).mean())
+
+
 def classes_of(model: onnx.ModelProto, images: np.ndarray) -> Iterator[int]:
     """Yields the class that a model names for each of `images` (N, 3, H, W)."""
     running = open_session(model)
