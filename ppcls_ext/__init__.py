@@ -63,14 +63,14 @@ def register_in_paddledet() -> None:
     Raises:
         PpclsExtError: no PaddleDetection is found, or a wheel that does not train on Paddle 3.
     """
-    from ppcls_ext.hosts.paddledet.backbones import register as publish
+    from ppcls_ext.hosts.paddledet import register as publish
 
     publish()
 
 
 def register_in_paddleseg() -> None:
     """Publishes every model as a backbone of PaddleSeg; see `register_in_paddledet`."""
-    from ppcls_ext.hosts.paddleseg.backbones import register as publish
+    from ppcls_ext.hosts.paddleseg import register as publish
 
     publish()
 
@@ -235,7 +235,7 @@ def export_onnx(
             file that cannot be written; nothing is left then.
     """
     _require_paddle()
-    from ppcls_ext.export.from_python import export_onnx as export
+    from ppcls_ext.export.pipeline import export_with_rule as export
 
     return export(
         model,

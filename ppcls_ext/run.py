@@ -261,7 +261,7 @@ class Run:
             from ppcls_ext.export.int8 import quantize
 
             calibrating = self.calibration_images(calibration, calibration_images)
-            reduce = partial(quantize, pictures=calibrating, allow=allow)
+            reduce = partial(quantize, images=calibrating, allow=allow)
         use_all_cores()
         import paddle
 

@@ -22,7 +22,7 @@ ARROWS = {
     "packages": "errors",
     "download": "errors packages",
     "data": "errors files packages download",
-    "hosts": "cpu",
+    "hosts": "errors cpu",
     "predict": "errors files cpu bounded_yaml packages data",
     "report": "errors files packages data predict",
     "onednn": "errors",
@@ -71,7 +71,7 @@ SET_FROM_OUTSIDE = {
     # objects of this project: layers and models, the memory of oneDNN, the engine
     "doctor.py": "trial",
     "export/fusion_proof.py": "layer",
-    "export/ranges.py": "limits",
+    "export/calibration.py": "limits",
     "models/factory.py": "factory model",
     "models/standalone.py": "layer",
     "onednn/arena.py": "block held",
@@ -92,9 +92,8 @@ def room(path: Path) -> str:
 
 def room_of(parts: tuple[str, ...]) -> str:
     """The room that holds a module; each host has one of its own, as models need PaddleClas's and detectors models."""
-    if parts[0] == "hosts" and len(parts) > 1 and (PACKAGE / "hosts" / parts[1]).is_dir():
-        return f"hosts/{parts[1]}"
-    return parts[0]
+    of_host = "/".join(parts[:2])
+    return of_host if parts[0] == "hosts" and of_host in ARROWS else parts[0]
 
 
 def imports(path: Path) -> set[str]:

@@ -13,7 +13,7 @@ import ppcls_ext
 from ppcls_ext.commands.outcome import interrupt_on_sigterm
 from ppcls_ext.config.load import read_yaml
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.hosts.dense import checkouts
+from ppcls_ext.hosts import checkouts
 from ppcls_ext.hosts.paddleclas.locate import HOME
 from ppcls_ext.hosts.paddleclas.safe_pickle import read_without_running
 from ppcls_ext.training.start import set_up

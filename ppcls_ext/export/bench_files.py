@@ -40,7 +40,7 @@ def write_forms(name: str, forms: Sequence[str], px: int, folder: Path) -> dict[
     noise = np.random.default_rng(0).standard_normal((FEWEST, 3, px, px), dtype=np.float32)
     reductions: dict[str, Reduce | None] = {
         "fused": None,
-        "int8": partial(quantize, pictures=noise, allow=True),
+        "int8": partial(quantize, images=noise, allow=True),
         "fp16": reduce_to_float16,
     }
     files = {}

@@ -2,8 +2,8 @@
 
 Re-parameterized networks lose ten points with plain static quantization, because fused channels have very different
 ranges. Here the channels' ranges are made similar first, exactly (`equalization`), activations get the range of least
-squared error (`ranges`), weights are rounded so that their errors cancel (`rounding`), and the biases compensate the
-mean errors that remain (`qdq`).
+squared error and weights are rounded so that their errors cancel (`calibration`), and the biases compensate the mean
+errors that remain (`qdq`).
 """
 
 from __future__ import annotations
@@ -20,13 +20,12 @@ from tqdm import tqdm
 
 from ppcls_ext import cpu
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.export.calibration import Histogram, Moments, measure_histograms, measure_limits
 from ppcls_ext.export.comparison import AGREEMENT, classes_of
 from ppcls_ext.export.equalization import equalize
 from ppcls_ext.export.graph import WEIGHTED, Graph
 from ppcls_ext.export.opset import CHANNEL_SCALES_OPSET, GELU_OPSET, opset_of
 from ppcls_ext.export.qdq import QuantizedGraph, correct_biases, quantized_values, range_sources
-from ppcls_ext.export.ranges import Histogram, measure_histograms, measure_limits
-from ppcls_ext.export.rounding import Moments
 from ppcls_ext.predict.onnx_file import open_session
 
 #: Number of images that `quantize` takes.
@@ -68,13 +67,13 @@ class Int8Report:
 
 
 def quantize(
-    model: onnx.ModelProto, pictures: np.ndarray, *, seed: int = 0, allow: bool = False, quiet: bool = False
+    model: onnx.ModelProto, images: np.ndarray, *, seed: int = 0, allow: bool = False, quiet: bool = False
 ) -> tuple[onnx.ModelProto, Int8Report]:
     """Returns the int8 form of a classifier, checked.
 
     Args:
         model: fp32, as `export_onnx` writes it; it is left unchanged.
-        pictures: (N, 3, H, W) float32, prepared, 32 to 500 like those that the model will see; half of them calibrate,
+        images: (N, 3, H, W) float32, prepared, 32 to 500 like those that the model will see; half of them calibrate,
             the others check.
         seed: of the random split into the two halves.
         allow: return the form even if it names other classes too often.
@@ -87,10 +86,10 @@ def quantize(
         PpclsExtError: too few or too many images, a graph that is not a classifier of the three families, or a form
             that differs too often or does not run in integers.
     """
-    _check_arguments(model, pictures)
-    order = np.random.default_rng(seed).permutation(len(pictures))
-    count = int(len(pictures) * CALIBRATING)
-    calibrating, checking = pictures[np.sort(order[:count])], pictures[np.sort(order[count:])]
+    _check_arguments(model, images)
+    order = np.random.default_rng(seed).permutation(len(images))
+    count = int(len(images) * CALIBRATING)
+    calibrating, checking = images[np.sort(order[:count])], images[np.sort(order[count:])]
     steps = 2 * len(calibrating) + sum(node.op_type in WEIGHTED for node in model.graph.node)
     with tqdm(total=steps + 2 * len(checking), desc="int8", unit="step", disable=True if quiet else None) as bar:
         quantized = _quantize(model, calibrating, bar)

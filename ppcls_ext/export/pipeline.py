@@ -7,17 +7,20 @@ failure leaves the disk as it was.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import paddle
 from paddle import nn
 
 import ppcls_ext
+from ppcls_ext.data.image_input import ImageLike, network_input
+from ppcls_ext.data.image_rule import Preprocessing
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.export import comparison, convert, fusion_proof
 from ppcls_ext.export.comparison import ByKind, OnnxSession, largest_difference, require_small
@@ -34,6 +37,9 @@ if TYPE_CHECKING:
 #: Makes of the proved fp32 graph the one that is written instead, and a report on it.
 Reduce = Callable[["onnx.ModelProto"], "tuple[onnx.ModelProto, object]"]
 
+#: Side before the crop, relative to the crop: ImageNet's usual 256 : 224.
+MARGIN = 256 / 224
+DEFAULT_SIZE = 224  # px
 #: Eight bits may round differently in another batch, and small differences grow on the way through the layers.
 SAME_REDUCED = 0.1
 
@@ -157,6 +163,57 @@ def export_onnx(
         noise=noise,
         reduced=reduced,
     )
+
+
+def export_with_rule(
+    model: nn.Layer,
+    path: str | Path,
+    *,
+    size: int | None = None,
+    class_names: Sequence[str] | None = None,
+    preprocessing: Preprocessing | Mapping[str, Any] | None = None,
+    samples: Sequence[ImageLike] = (),
+    opset: int = DEFAULT_OPSET,
+    batch: int | None = None,
+    softmax: bool = True,
+) -> ExportReport:
+    """See `ppcls_ext.export_onnx`."""
+    rule = _image_rule(size, preprocessing)
+    if isinstance(class_names, str):
+        raise PpclsExtError(f"class_names is {class_names!r}: expected a list of names, one a class")
+    width, height = rule.image_size
+    names = None if class_names is None else tuple(map(str, class_names))
+    return export_onnx(
+        model,
+        path,
+        image_shape=(3, height, width),
+        opset=opset,
+        batch=batch,
+        softmax=softmax,
+        metadata=Metadata(getattr(model, "arch", type(model).__name__), rule, names).to_properties(),
+        samples=np.stack([network_input(picture, rule) for picture in samples]) if len(samples) else None,
+    )
+
+
+def _image_rule(size: int | None, preprocessing: Preprocessing | Mapping[str, Any] | None) -> Preprocessing:
+    """Returns ImageNet's rule at `size` px, with the fields of `preprocessing` instead of its own."""
+    if isinstance(preprocessing, Preprocessing):
+        if size is not None and preprocessing.image_size != (size, size):
+            raise PpclsExtError(f"size is {size} px, and preprocessing makes pictures of {preprocessing.image_size} px")
+        return preprocessing
+    if size is None:
+        size = DEFAULT_SIZE
+    if type(size) is not int or size < 1:
+        raise PpclsExtError(f"size is {size!r}: expected a whole number of px")
+    fields = {"resize_short": round(size * MARGIN), "crop": (size, size), **(preprocessing or {})}
+    known = [field.name for field in dataclasses.fields(Preprocessing)]
+    unknown = sorted(set(fields) - set(known))
+    if unknown:
+        raise PpclsExtError(f"preprocessing has no {', '.join(unknown)}: expected {', '.join(known)}")
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
+    }
+    return Preprocessing(**values)
 
 
 def _compare_with_paddle(

@@ -15,9 +15,8 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from ppcls_ext.export.calibration import LARGEST_WEIGHT, Progress, channel_means, round_weights, scale_and_zero
 from ppcls_ext.export.graph import WEIGHTED, Graph, output_axis, run_piece
-from ppcls_ext.export.ranges import Progress, channel_means, scale_and_zero
-from ppcls_ext.export.rounding import LARGEST_WEIGHT, round_weights
 
 #: Operators that onnxruntime runs in integers between such pairs.
 INTEGER = (*WEIGHTED, "Add", "Mul", "Concat", "Split", "GlobalAveragePool", "Flatten", "Sigmoid")
@@ -71,7 +70,7 @@ class QuantizedGraph(Graph):
     Args:
         graph: fp32, equalized, without shared constants; it is left unchanged.
         ranges: (low, high) that the eight bits of each value cover.
-        covariances: of each weighted node's inputs, by its name (`rounding.Moments`).
+        covariances: of each weighted node's inputs, by its name (`calibration.Moments`).
     """
 
     def __init__(self, graph: Graph, ranges: Mapping[str, Range], covariances: Mapping[str, np.ndarray]) -> None:

@@ -16,10 +16,10 @@ from ppcls_ext.data.image_input import network_input
 from ppcls_ext.data.image_rule import Preprocessing
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.export import int8
+from ppcls_ext.export.calibration import Histogram, channel_means, measure_limits, scale_and_zero
 from ppcls_ext.export.equalization import equalize
 from ppcls_ext.export.graph import Graph
 from ppcls_ext.export.pipeline import export_onnx
-from ppcls_ext.export.ranges import Histogram, channel_means, measure_limits, scale_and_zero
 from ppcls_ext.predict.classifier import Classifier
 from ppcls_ext.predict.metadata import Metadata
 from ppcls_ext.predict.onnx_file import open_session

@@ -22,7 +22,7 @@ from ppcls_ext.export.program import (
     program_to_onnx,
     with_float32_numbers,
 )
-from ppcls_ext.hosts.dense.nets import are_exports_proved, build_net, prove_exports
+from ppcls_ext.hosts.dense import are_exports_proved, build_net, prove_exports
 from tests.helpers import needs_converter, randomise_norms
 
 

@@ -1,4 +1,4 @@
-"""ppcls_ext.export.rounding: errors cancel on the inputs that a layer has."""
+"""ppcls_ext.export.calibration: ranges, moments, and rounding whose errors cancel on the inputs that a layer has."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from ppcls_ext.export.rounding import Moments, round_weights
+from ppcls_ext.export.calibration import Moments, round_weights
 from ppcls_ext.predict.onnx_file import open_session
 
 CASES = {

@@ -1,4 +1,4 @@
-"""The networks as PaddleDetection and PaddleSeg use them: without a head, and fused and proved when they export."""
+"""What PaddleDetection and PaddleSeg share: networks without heads, proved exports, a change that both need."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from paddle import Tensor, nn
 from ppcls_ext.errors import FusedWeightsError
 from ppcls_ext.export.fusion_proof import fuse_with_proof, require_no_branches
 from ppcls_ext.export.program import compare_program
-from ppcls_ext.hosts.adaptation import Extended, patch
+from ppcls_ext.hosts.adaptation import Adaptation, Extended, patch, raises
 from ppcls_ext.models.backbone import Backbone
 from ppcls_ext.models.factories import FACTORIES
 
@@ -83,3 +83,23 @@ def prove_exports(module: ModuleType, arguments: Callable[[Mapping[str, Tensor]]
         logger.info("%s: from the trained model the program differs by %.1e (relative)", target, difference)
 
     patch(module, "paddle", Extended(paddle, jit=Extended(jit, to_static=to_static, save=save)))
+
+
+def _tensors_are_no_scalars() -> bool:
+    return raises(TypeError, int, paddle.ones([1]))
+
+
+def _scalars_of_tensors() -> None:
+    # int() of a tensor is NumPy's int() of an array, an error for a 1-element array from NumPy 2.4 on
+    for name in ("__int__", "__long__", "__float__", "__index__"):
+        patch(paddle.Tensor, name, _of_0_d(getattr(paddle.Tensor, name)))
+
+
+def _of_0_d(method: Callable[[paddle.Tensor], Any]) -> Callable[[paddle.Tensor], Any]:
+    return lambda tensor: method(tensor.reshape([]) if tensor.ndim and tensor.size == 1 else tensor)
+
+
+#: For today's NumPy.
+SCALARS = Adaptation(
+    "scalars of tensors", "paddle/base/dygraph/math_op_patch.py, _int_", _tensors_are_no_scalars, _scalars_of_tensors
+)

@@ -13,10 +13,9 @@ import ppcls_ext
 from ppcls_ext.commands import host_script
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.export.fusion_proof import fuse_with_proof, require_no_branches
-from ppcls_ext.hosts.dense import adaptations, checkouts
-from ppcls_ext.hosts.dense.nets import build_net
-from ppcls_ext.hosts.paddledet.adaptations import _Int
-from ppcls_ext.hosts.paddledet.backbones import freeze_norms, freeze_parameters
+from ppcls_ext.hosts import checkouts, dense
+from ppcls_ext.hosts.dense import build_net
+from ppcls_ext.hosts.paddledet import _Int, freeze_norms, freeze_parameters
 from tests.helpers import randomise_norms, relative
 from tests.models.test_models import SMALL
 
@@ -151,12 +150,12 @@ def test_a_package_that_the_host_misses(tmp_path, monkeypatch):
 
 
 def test_scalars_of_tensors():
-    needed = adaptations._tensors_are_no_scalars()
+    needed = dense._tensors_are_no_scalars()
     assert needed == bool(np.lib.NumpyVersion(np.__version__) >= "2.4.0")
     kept = {name: getattr(paddle.Tensor, name) for name in ("__int__", "__long__", "__float__", "__index__")}
     try:
-        adaptations._scalars_of_tensors()
-        assert not adaptations._tensors_are_no_scalars()
+        dense._scalars_of_tensors()
+        assert not dense._tensors_are_no_scalars()
         assert int(paddle.to_tensor([3])) == int(paddle.to_tensor(3)) == range(9)[paddle.to_tensor([3])] == 3
         assert float(paddle.to_tensor([[0.5]])) == 0.5
         with pytest.raises(Exception, match="only one element"):

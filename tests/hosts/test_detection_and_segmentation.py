@@ -15,7 +15,7 @@ import ppcls_ext
 from ppcls_ext.data.shapes import make
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.export.program import program_to_onnx
-from ppcls_ext.hosts.dense.checkouts import PADDLEDET, PADDLESEG
+from ppcls_ext.hosts.checkouts import PADDLEDET, PADDLESEG
 from tests.helpers import ROOT
 
 pytestmark = pytest.mark.slow
@@ -95,7 +95,7 @@ def test_every_name_in_paddledet():
     ],
 )
 def test_paddledet_bad_arguments(arguments, message):
-    from ppcls_ext.hosts.paddledet.backbones import BACKBONES
+    from ppcls_ext.hosts.paddledet import BACKBONES
 
     with pytest.raises(PpclsExtError, match=message):
         BACKBONES["MobileOne_S0"](**arguments)
@@ -103,7 +103,7 @@ def test_paddledet_bad_arguments(arguments, message):
 
 @needs(PADDLEDET)
 def test_paddledet_freezes():
-    from ppcls_ext.hosts.paddledet.backbones import BACKBONES
+    from ppcls_ext.hosts.paddledet import BACKBONES
 
     backbone = BACKBONES["RepVGG_A0"](freeze_at=0, return_idx=0)
     trainable = {name.split(".")[1] for name, p in backbone.named_parameters() if not p.stop_gradient}

@@ -1,14 +1,13 @@
-"""The networks as backbones of PaddleSeg."""
+"""PaddleSeg: the networks as its backbones, and the changes to it, each with its probe."""
 
 from __future__ import annotations
 
 from paddle import Tensor, nn
 
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.hosts.adaptation import apply_needed
-from ppcls_ext.hosts.dense import checkouts
-from ppcls_ext.hosts.dense.nets import build_net
-from ppcls_ext.hosts.paddleseg.adaptations import PADDLESEG
+from ppcls_ext.hosts import checkouts
+from ppcls_ext.hosts.adaptation import Adaptation, apply_needed
+from ppcls_ext.hosts.dense import SCALARS, are_exports_proved, build_net, prove_exports
 from ppcls_ext.models.table import MODELS
 
 
@@ -50,10 +49,29 @@ class SegmentationBackbone(nn.Layer):
         return self.net.features(x, stem=self.stem)
 
 
+def _exports_are_unproved() -> bool:
+    from paddleseg.core import export
+
+    return not are_exports_proved(export)
+
+
+def _proved_exports() -> None:
+    from paddleseg.core import export
+
+    prove_exports(export, arguments=lambda inputs: inputs[next(iter(inputs))])
+
+
+#: In this order.
+ADAPTATIONS = (
+    SCALARS,  # paddleseg/core/train.py ends in paddle.flops
+    Adaptation("proved exports", "paddleseg/core/export.py", _exports_are_unproved, _proved_exports),
+)
+
+
 def register() -> None:
     """See `ppcls_ext.register_in_paddleseg`."""
     checkouts.activate(checkouts.PADDLESEG)
-    apply_needed(PADDLESEG)
+    apply_needed(ADAPTATIONS)
     from paddleseg.cvlibs import manager
 
     for arch, ours in BACKBONES.items():

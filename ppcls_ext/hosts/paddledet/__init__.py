@@ -1,1 +1,0 @@
-"""PaddleDetection: the networks as its backbones, and the changes to it."""

@@ -1,1 +1,0 @@
-"""PaddleSeg: the networks as its backbones, and the changes to it."""
