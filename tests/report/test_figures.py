@@ -1,4 +1,4 @@
-"""Every figure is drawn, of the size it should have, and not blank."""
+"""Every figure is drawn, of the size it should have, and not blank; --save-image writes a file for each image."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ppcls_ext.report.figures import class_labels, drawable, figure, font_famili
 from ppcls_ext.report.image_figures import (
     EXACT,
     LARGEST_SHEET,
+    SavedImages,
     activation_map,
     draw_activation_map,
     draw_prediction,
@@ -155,3 +156,32 @@ def test_missing_matplotlib(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(PpclsExtError, match="matplotlib"), figure(tmp_path / "x.png", 100, 100):
         pass
+
+
+RESULT = {"class_ids": [1, 0], "scores": [0.75, 0.25], "label_names": ["été", ""]}
+PICTURE = np.random.default_rng(0).integers(0, 255, (900, 30, 3), np.uint8)
+
+
+def test_one_picture(tmp_path):
+    saved = SavedImages(tmp_path / "one.png", 1)
+    saved.add("a/flower.jpg", PICTURE, RESULT)
+    saved.finish()
+    assert saved.written == [tmp_path / "one.png"]
+    with Image.open(tmp_path / "one.png") as image:
+        assert image.size[0] == 760
+
+
+def test_many_pictures_and_a_sheet(tmp_path):
+    saved = SavedImages(tmp_path / "out", 3)
+    for name in ("a/flower.jpg", "b/flower.png", "sheet-01.jpg"):
+        saved.add(name, PICTURE, {**RESULT, "label_names": []})
+    saved.finish()
+    names = [path.name for path in saved.written]
+    assert names == ["flower.png", "flower-2.png", "sheet-01-2.png", "sheet-01.png"]
+    assert all(path.stat().st_size > 1000 for path in saved.written)
+
+
+@pytest.mark.parametrize(("target", "count"), [("x.png", 2), ("x.jpg", 1)])
+def test_targets_that_cannot_be(target, count, tmp_path):
+    with pytest.raises(PpclsExtError, match="--save-image is"):
+        SavedImages(tmp_path / target, count)

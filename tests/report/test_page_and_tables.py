@@ -1,4 +1,4 @@
-"""report.html: one file, everything escaped, opened in a real browser."""
+"""metrics.csv keeps one row an epoch; report.html is one file, everything in it escaped, opened in a real browser."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.report.page import Page
+from ppcls_ext.report.tables import add_metrics, read_metrics
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -58,3 +60,21 @@ def test_in_a_browser(page, tmp_path):
     document = browse("--dump-dom")
     assert document.count("<section>") == 4
     assert "玫瑰" in document
+
+
+def test_rows_are_added_and_replaced(tmp_path):
+    path = tmp_path / "metrics.csv"
+    for epoch in (1, 2, 3):
+        add_metrics(path, {"epoch": epoch, "train_loss": 1 / epoch, "eval_top1": None})
+    rows = add_metrics(path, {"epoch": 2, "train_loss": 0.25, "eval_loss": 7.0, "eval_top1": 0.5})
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert read_metrics(path)[1]["train_loss"] == 0.25
+    header = path.read_text().splitlines()[0]
+    assert header == "epoch,step,learning_rate,images_per_second,train_loss,eval_loss,eval_top1"
+
+
+def test_damaged_file(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text("epoch,step\n1,x\n")
+    with pytest.raises(PpclsExtError, match="move it away"):
+        read_metrics(path)
