@@ -80,7 +80,7 @@ SET_FROM_OUTSIDE = {
     "reparam/reparameterizable.py": "conv",
     "training/host_log.py": "engine self._engine",
     "training/loop.py": "engine",
-    "training/progressive.py": "policy",
+    "training/recipe.py": "policy",
     "training/reports.py": "engine",
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -10,20 +10,25 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Iterator, Mapping
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import paddle
 import paddle.distributed as dist
 from paddle import Tensor, nn
+from paddle.io import Dataset
+from paddle.utils import unique_name
 
-from ppcls_ext.config.recipe import CALIBRATION_PICTURES, Ema, Settings
+from ppcls_ext.config.recipe import CALIBRATION_PICTURES, POLICIES, Ema, Settings, Stage
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.hosts.paddleclas.image_operators import set_crop_size
 from ppcls_ext.hosts.paddleclas.optimizers import WeightDecay, clip_global_norm
+from ppcls_ext.models.factories import FACTORIES
 from ppcls_ext.models.repvgg import RepVGGBlock, custom_l2
-from ppcls_ext.training.progressive import Curriculum
-from ppcls_ext.training.unfused_start import load_fused, start_unfused
-from ppcls_ext.weights.files import read_weight_file
+from ppcls_ext.reparam.unfuse import unfuse
+from ppcls_ext.weights.files import read_weight_file, read_weights
+from ppcls_ext.weights.naming import are_fused
 
 
 class Recipe:
@@ -143,6 +148,63 @@ class Recipe:
         return self.average.in_model() if self.average is not None else contextlib.nullcontext()
 
 
+class Curriculum:
+    """Small images and weak augmentation first (progressive learning, arXiv 2104.00298; MobileOne, FasterNet).
+
+    The size is that of the random crop of training images. The strength is the share of images that the augmentation
+    policy (AutoAugment, RandAugment, …) is applied to: these policies have fixed magnitudes in PaddleClas, and every
+    image gets them at strength 1.
+
+    Args:
+        stages: in the order of their epochs, the first at epoch 1.
+        dataset: PaddleClas's, with a `RandCropImage` where stages have a size and a policy where they have a strength.
+    """
+
+    def __init__(self, stages: Sequence[Stage], dataset: Dataset) -> None:
+        self._stages, self._last = stages, ""
+        operators = dataset._transform_ops
+        self._crops = [operator for operator in operators if type(operator).__name__ == "RandCropImage"]
+        self._policies = []
+        if any(stage.strength is not None for stage in stages):
+            for index, operator in enumerate(operators):
+                if type(operator).__name__ in POLICIES:
+                    operators[index] = _Sometimes(operator)
+                    self._policies.append(operators[index])
+
+    def begin(self, epoch: int) -> str | None:
+        """Sets the transforms for an epoch, counted from 1; returns the stage in words where it is a new one."""
+        stage, before = self.set(epoch), self._last
+        self._last = stage
+        return stage if stage != before else None
+
+    def set(self, epoch: int) -> str:
+        """Sets the transforms for an epoch, counted from 1; returns the stage in words."""
+        for stage in self._stages:  # what a stage leaves out stays as it was
+            if stage.epoch > epoch:
+                break
+            for crop in self._crops:
+                if stage.size is not None:
+                    set_crop_size(crop, stage.size)
+            for policy in self._policies if stage.strength is not None else ():
+                policy.strength = stage.strength
+        words = [f"{crop.size[0]} px" for crop in self._crops]
+        words += [f"augmentation of {policy.strength:.0%} of the pictures" for policy in self._policies]
+        return ", ".join(words)
+
+
+class _Sometimes:
+    """Applies an operator to the share `strength` of the images."""
+
+    def __init__(self, operator: Any) -> None:
+        self._operator = operator
+        self.strength = 1.0
+
+    def __call__(self, image: Any) -> Any:
+        if self.strength < 1 and random.random() >= self.strength:
+            return image
+        return self._operator(image)
+
+
 class Average:
     """The exponential moving average of a model's weights and running statistics (arXiv 2206.04040: decay 0.9995).
 
@@ -231,3 +293,56 @@ def _custom_l2_kernels(network: nn.Layer) -> list[Tensor]:
     """The kernels that `custom_l2` decays."""
     blocks = [layer for layer in network.sublayers(include_self=True) if isinstance(layer, RepVGGBlock)]
     return [kernel for block in blocks for kernel in (block.rbr_dense.conv.weight, block.rbr_1x1.conv.weight)]
+
+
+def load_fused(arch: dict) -> nn.Layer:
+    """The fused model of a configuration's section `Arch`, with its weights; `pretrained` is taken out of the section.
+
+    Raises:
+        PpclsExtError: `pretrained` is no file of fused weights of this architecture.
+    """
+    arguments = {name: value for name, value in arch.items() if name not in ("name", "pretrained", "use_sync_bn")}
+    path = arch.pop("pretrained")
+    try:
+        # optimizers save their state under parameter names that Paddle counts: this model must not take any
+        with unique_name.guard():
+            return FACTORIES[arch["name"]](**{**arguments, "fused": True, "pretrained": path})
+    except PpclsExtError as error:
+        if are_fused(read_weights(path)):
+            raise  # it is another model's
+        raise PpclsExtError(f"Recipe.unfuse: expected fused weights in Global.pretrained_model: {error}") from error
+
+
+def start_unfused(network: nn.Layer, fused: nn.Layer, loader: Iterable[list[Tensor]], pictures: int) -> int:
+    """Gives `network` the function of `fused`, calibrated on training images as training sees them.
+
+    Args:
+        network: unfused, of the same architecture; changed in place, to the same weights on every rank.
+        fused: its fused form.
+        loader: gives batches that begin with the images.
+        pictures: how many to calibrate on; the loader may hold fewer.
+
+    Returns:
+        The number of images that were used, on this rank.
+
+    Raises:
+        PpclsExtError: the loader is empty.
+    """
+    used = 0
+
+    def batches() -> Iterator[Tensor]:
+        nonlocal used
+        for batch in loader:
+            used += batch[0].shape[0]
+            yield batch[0]
+            if used >= pictures:
+                return
+
+    with unique_name.guard():
+        calibrated = unfuse(fused, batches()).state_dict()
+    with paddle.no_grad():
+        for name, tensor in network.state_dict().items():
+            tensor.set_value(calibrated[name].astype(tensor.dtype))
+            if dist.get_world_size() > 1:
+                dist.broadcast(tensor, src=0)  # each rank has seen other images
+    return used

@@ -1,146 +1,169 @@
-"""Where our engine differs from PaddleClas's, on its real parts."""
+"""Cases of the engine that need a model but no process of their own."""
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 
-import numpy as np
 import paddle
 import pytest
 from PIL import Image
 
+from ppcls_ext.config.prepare import prepare
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.hosts.paddleclas.image_lists import mark_replacements, read_first
-from ppcls_ext.hosts.paddleclas.versions import adds_architecture
-from ppcls_ext.training.loaders import UnreadableImages, require_read
 
 pytestmark = pytest.mark.usefixtures("registered")
 
 
-def test_host_adds_architecture_as_it_really_does(tmp_path):
-    from ppcls.utils.save_load import save_model
-
-    save_model(paddle.nn.Linear(1, 1), [], {}, str(tmp_path), model_name="ARCH", prefix="probe")
-    assert (tmp_path / "ARCH" / "probe.pdparams").exists() == adds_architecture()
-    assert (tmp_path / "probe.pdparams").exists() != adds_architecture()
-
-
 @pytest.fixture
-def two_images(dataset, tmp_path):
-    """PaddleClas's dataset of good.png (class 0) and bad.png (class 1), both still good."""
-    from ppcls.data import ImageNetDataset
-
-    (tmp_path / "png").mkdir()
-    for name in ("good.png", "bad.png"):
-        Image.open(dataset / "png" / "00.png").save(tmp_path / "png" / name)
-    (tmp_path / "list.txt").write_text("png/good.png 0\npng/bad.png 1\n")
-    decode = [{"DecodeImage": {"to_rgb": True, "channel_first": False}}]
-    return ImageNetDataset(str(tmp_path), str(tmp_path / "list.txt"), decode)
-
-
-@pytest.mark.parametrize("damage", ["missing", "empty", "not an image"])
-@pytest.mark.parametrize("workers", [0, 1])
-def test_evaluation_refuses_a_replaced_image(two_images, tmp_path, damage, workers):
-    bad = tmp_path / "png" / "bad.png"
-    mark_replacements(two_images)
-    loader = paddle.io.DataLoader(two_images, batch_size=1, num_workers=workers)
-    assert [batch[1].item() for batch in loader] == [0, 1]
-    if damage == "missing":
-        bad.unlink()
-    else:
-        bad.write_bytes(b"" if damage == "empty" else b"GIF? no")
-
-    good, replaced = [batch[1] for batch in loader]
-    require_read(two_images, good)
-    with pytest.raises(PpclsExtError, match=r"cannot read .*bad.png .*take it off the list"):
-        require_read(two_images, replaced)
-
-
-@pytest.fixture
-def many_images(dataset, tmp_path):
-    """PaddleClas's dataset of 300 images of class 0."""
-    from ppcls.data import ImageNetDataset
-
-    for index in range(300):
-        shutil.copy(dataset / "png" / "00.png", tmp_path / f"{index}.png")
-    (tmp_path / "list.txt").write_text("".join(f"{index}.png 0\n" for index in range(300)))
-    decode = [{"DecodeImage": {"to_rgb": True, "channel_first": False}}]
-    return ImageNetDataset(str(tmp_path), str(tmp_path / "list.txt"), decode)
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_training_counts_what_it_cannot_read(many_images, tmp_path, workers):
-    lines = []
-
-    def warn(text):
-        lines.append(text)
-
-    unreadable = UnreadableImages(many_images)
-    loader = paddle.io.DataLoader(many_images, batch_size=10, num_workers=workers)
-
-    def train(epoch: int) -> int:
-        unreadable.begin()
-        images = 0
-        for batch in loader:
-            unreadable.check()
-            images += len(batch[0])
-        unreadable.report(epoch)
-        return images
-
-    for name in ("7.png", "250.png"):
-        (tmp_path / name).write_bytes(b"")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ppcls.utils.logger.warning", warn)
-        assert len([*loader]) == 30  # as calibration does, which is no part of an epoch
-        for epoch in (1, 2):
-            assert train(epoch) == 300, "others take their place"
-        assert [line.partition(": first")[0] for line in lines] == [
-            f"[Train][Epoch {epoch}] 2 of 300 images could not be read, and others took their place" for epoch in (1, 2)
-        ]
-        if not workers:
-            assert lines[0].endswith("7.png")
-        for name in ("100.png", "101.png"):
-            (tmp_path / name).write_bytes(b"not an image")
-        with pytest.raises(PpclsExtError, match=r"4 of 300 training images, more than 1%, cannot be read: first .*png"):
-            train(3)
-
-
-def test_training_ends_where_images_cannot_be_read(config, dataset, tmp_path, monkeypatch):
-    from ppcls_ext.config.prepare import prepare
-    from ppcls_ext.training.engine import Engine
-
-    shutil.copytree(dataset, tmp_path / "data")
-    (tmp_path / "data" / "png" / "05.png").write_bytes(b"")
+def engine(config, tmp_path, monkeypatch):
+    """Builds an engine from the fixture `config` as it is then, working in `tmp_path`."""
     monkeypatch.chdir(tmp_path)
     config["Arch"]["name"] = "FasterNet_T0"
-    config["Global"]["eval_during_train"] = False
-    config["DataLoader"]["Train"]["dataset"].update(image_root="data", cls_label_path="data/train_list.txt")
-    with pytest.raises(PpclsExtError, match=r"1 of 24 training images, more than 1%, cannot be read: first .*05\.png"):
-        Engine(prepare(config, "train"), "train").train()
-    assert not list((tmp_path / "output").rglob("*.pdparams"))
+
+    def build(mode: str):
+        from ppcls_ext.training.engine import Engine
+
+        return Engine(prepare(config, mode), mode)
+
+    return build
 
 
-def test_overlap_of_the_lists_is_said_in_one_line(config, caplog):
-    from ppcls_ext.config.prepare import prepare
+def save(folder, class_num: int = 2) -> str:
+    import ppcls_ext
 
-    prepare(config, "train")
-    (record,) = [record for record in caplog.records if "training images too" in record.message]
-    assert record.message.startswith("20 of the 20 images of ")
-    assert "val_list.txt are training images too" in record.message
-    assert "\n" not in record.message
+    model = ppcls_ext.build("FasterNet_T0", class_num=class_num)
+    paddle.save(model.state_dict(), str(folder / "w.pdparams"))
+    return str(folder / "w")
 
 
-def test_paddleclas_replaces_an_image(two_images, tmp_path):
-    """Why `mark_replacements` is there: should PaddleClas stop doing so, it can go."""
-    (tmp_path / "png" / "bad.png").write_bytes(b"")
-    assert two_images[1][1] == 0
+def test_evaluating_with_weights_of_other_classes_fails(engine, config, tmp_path):
+    config["Global"]["pretrained_model"] = save(tmp_path, class_num=3)
+    with pytest.raises(PpclsExtError, match=r"w\.pdparams does not fit"):
+        engine("eval")
 
 
-def test_first_image_is_read_before_anything_is_trained(two_images, tmp_path):
-    state = np.random.get_state()[1].tolist()
-    read_first(two_images)
-    (tmp_path / "png" / "good.png").write_bytes(b"")
-    with pytest.raises(PpclsExtError, match=r"cannot read .*good.png: \w+: "):
-        read_first(two_images)
-    assert type(two_images).__name__ == "ImageNetDataset", "training may go on replacing images"
-    assert np.random.get_state()[1].tolist() == state
+def test_fine_tuning_from_weights_of_other_classes_works(engine, config, tmp_path):
+    config["Global"]["pretrained_model"] = save(tmp_path, class_num=3)
+    built = engine("train")
+    expected = paddle.load(str(tmp_path / "w.pdparams"))
+    loaded = built.model.state_dict()
+    same = [name for name in expected if loaded[name].shape == expected[name].shape]
+    assert len(same) == len(expected) - 2, "all but the classifier's weight and bias"
+    assert all((loaded[name].numpy() == expected[name].numpy()).all() for name in same)
+
+
+def test_resuming_continues(engine, config, tmp_path):
+    with paddle.utils.unique_name.guard():  # optimizers know parameters by names that a process counts
+        engine("train").train()
+    config["Global"].update(
+        checkpoints="output/FasterNet_T0/latest", epochs=2, output_dir="again", eval_during_train=False
+    )
+    with paddle.utils.unique_name.guard():
+        engine("train").train()
+    names = {path.name for path in (tmp_path / "again" / "FasterNet_T0").glob("*.pdparams")}
+    assert names == {"epoch_2.pdparams", "latest.pdparams"}, "the second epoch, and no best without evaluation"
+
+
+def test_resuming_from_another_model_fails(engine, config, tmp_path):
+    stem = save(tmp_path, class_num=3)
+    paddle.save([{}], stem + ".pdopt")
+    paddle.save({"epoch": 1, "metric": 0.5}, stem + ".pdstates")
+    config["Global"]["checkpoints"] = stem
+    with pytest.raises(PpclsExtError, match=r"w\.pdparams does not fit"):
+        engine("train").train()
+
+
+def test_images_left_out_are_not_counted(engine, config, tmp_path):
+    config["DataLoader"]["Eval"]["sampler"]["drop_last"] = True
+    engine("eval").eval()
+    log = (tmp_path / "output" / "FasterNet_T0" / "eval.log").read_text()
+    assert "over 16 images" in log, "two batches of 8 of the 20 images"
+
+
+def test_export_of_an_impossible_shape_leaves_nothing(engine, config, tmp_path):
+    config["Global"]["image_shape"] = [1, 32, 32]
+    with pytest.raises(ValueError, match="channel"):
+        engine("export").export()
+    assert not (tmp_path / "inference").exists()
+
+
+def test_wrong_export_is_not_kept(engine, config, tmp_path, monkeypatch):
+    from ppcls_ext.reparam.reparameterizable import Reparameterizable
+
+    fuse = Reparameterizable.re_parameterize
+
+    def fuse_wrongly(self):
+        fuse(self)
+        self.fused_conv.bias.set_value(self.fused_conv.bias + 0.1)
+
+    monkeypatch.setattr(Reparameterizable, "re_parameterize", fuse_wrongly)
+    (tmp_path / "inference").mkdir()
+    (tmp_path / "inference" / "inference.pdiparams").write_text("of an earlier export")
+    with pytest.raises(PpclsExtError, match="differs from the trained one"):
+        engine("export").export()
+    assert [path.name for path in (tmp_path / "inference").iterdir()] == ["inference.pdiparams"]
+    assert (tmp_path / "inference" / "inference.pdiparams").read_text() == "of an earlier export"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"), [("nowhere", "no such file or folder"), (".", "the folder holds no picture")]
+)
+def test_nothing_to_infer(engine, config, value, message):
+    config["Infer"]["infer_imgs"] = value
+    with pytest.raises(PpclsExtError, match=message):
+        engine("infer").infer()
+
+
+def test_infer_list_and_results_file(engine, config, dataset, tmp_path):
+    names = ["01.png", "a flower 7.png", "04.png"]
+    shutil.copytree(dataset / "png", tmp_path / "pictures")
+    (tmp_path / "pictures" / "02.png").rename(tmp_path / "pictures" / names[1])
+    # a byte order mark, CRLF, a label, a blank line, spaces in a name with and without a label
+    lines = ["\ufeff01.png 1", "a flower 7.png", "", "a flower 7.png 2", "04.png"]
+    (tmp_path / "list.txt").write_bytes("\r\n".join(lines).encode())
+    config["Infer"].update(infer_imgs="pictures", infer_list="list.txt", save_dir="results.json")
+    engine("infer").infer()
+    results = json.loads((tmp_path / "results.json").read_text())
+    expected = [os.path.join("pictures", names[index]) for index in (0, 1, 1, 2)]
+    assert [item["file_name"] for item in results] == expected
+
+
+def test_infer_draws_what_it_could_read(engine, config, dataset, tmp_path, capsys):
+    shutil.copytree(dataset / "png", tmp_path / "pictures")
+    (tmp_path / "pictures" / "05.png").write_bytes(b"")
+    config["Infer"].update(infer_imgs="pictures", save_image="drawn")
+    with pytest.raises(PpclsExtError, match="1 of 24 pictures cannot be read"):
+        engine("infer").infer()
+    assert "24 pictures written, the last drawn/sheet-01.png" in capsys.readouterr().err
+    names = {f"{index:02}.png" for index in range(24) if index != 5}
+    assert {path.name for path in (tmp_path / "drawn").iterdir()} == {*names, "sheet-01.png"}
+    with Image.open(tmp_path / "drawn" / "04.png") as drawn:
+        assert drawn.width == 760
+        assert drawn.convert("L").getextrema()[0] < 100, "not blank"
+
+
+def test_infer_draws_classes_only(engine, config):
+    config["Infer"].update(save_image="drawn", PostProcess={"name": "VehicleAttribute"})
+    config["Arch"]["class_num"] = 19
+    with pytest.raises(PpclsExtError, match="--save-image draws classes and scores"):
+        engine("infer").infer()
+
+
+def test_several_processes_do_not_write_one_file(engine, config, monkeypatch):
+    config["Infer"]["save_dir"] = "results.json"
+    built = engine("infer")
+    monkeypatch.setattr("paddle.distributed.get_world_size", lambda: 2)
+    with pytest.raises(PpclsExtError, match="need one process"):
+        built.infer()
+
+
+def test_bad_infer_list(engine, config, dataset, tmp_path, capsys):
+    config["Infer"].update(infer_imgs=str(dataset), infer_list="list.txt")
+    with pytest.raises(PpclsExtError, match=r"no list list\.txt"):
+        engine("infer").infer()
+    (tmp_path / "list.txt").write_text("png/my flower.png\npng/04.png\n")
+    with pytest.raises(PpclsExtError, match="1 of 2 pictures cannot be read"):
+        engine("infer").infer()
+    assert f"error: {dataset / 'png' / 'my flower.png'}: No such file" in capsys.readouterr().err
