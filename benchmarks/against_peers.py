@@ -29,9 +29,8 @@ import onnxslim
 import paddle
 
 from ppcls_ext import build, export_onnx, reparameterize
-from ppcls_ext.commands.bench import machine
 from ppcls_ext.files import atomic_write
-from ppcls_ext.predict.latency import measure
+from ppcls_ext.predict.latency import machine, measure
 from ppcls_ext.predict.onnx_file import open_session
 
 MODELS = ("MobileOne_S0", "MobileOne_S4", "RepVGG_A0", "FasterNet_T0", "FasterNet_S")

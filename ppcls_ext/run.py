@@ -49,8 +49,8 @@ class Evaluated(NamedTuple):
     """The results of `Run.evaluate`.
 
     Attributes:
-        evaluations: one per number of images, usually one in all.
-        page: of the report; None where none was asked for.
+        evaluations: one per number of images that a metric has seen, usually a single one.
+        page: the report's HTML page; None where no report was asked for.
     """
 
     evaluations: list[Evaluation]
@@ -64,8 +64,8 @@ class CheckedList(NamedTuple):
     """A list whose images were decoded.
 
     Attributes:
-        path: of the list.
-        images: how many it names.
+        path: the list file.
+        images: number of images that it names.
         unreadable: the entries whose images cannot be read, each with the reason.
     """
 
@@ -102,7 +102,7 @@ class Run:
 
     @cached_property
     def metadata(self) -> Metadata:
-        """What an exported file says about the model: architecture, image rule and class names.
+        """Architecture, image rule and class names, as an exported file keeps them.
 
         Raises:
             PpclsExtError: the architecture is not this project's, the transforms cannot be described, or the file of
@@ -229,7 +229,7 @@ class Run:
 
         Args:
             output: the file; `ARCH.onnx` in the run's folder, or in the working directory for a configuration.
-            opset: of ONNX's standard operators, 11 to 20; 17 by default, 20 for int8.
+            opset: version of ONNX's standard operators, 11 to 20; 17 by default, 20 for int8.
             batch: fixes the batch size; None leaves it free.
             softmax: end in "probabilities"; otherwise in "logits".
             samples: images, folders or patterns to compare on, beside random input.
@@ -424,7 +424,7 @@ def new_lists(settings: RunSettings, data: str | os.PathLike, val_share: float, 
             for line in made.lines():
                 print(line)
         use_lists(settings.config, made)
-        override(settings.config, settings.overrides)  # what the user says himself counts
+        override(settings.config, settings.overrides)  # the user's own settings win
         yield
     except BaseException:
         if not (settings.folder / CONFIG).exists():
@@ -437,7 +437,7 @@ def new_lists(settings: RunSettings, data: str | os.PathLike, val_share: float, 
 
 @contextlib.contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, else nothing; yields the function that moves it to (done, all)."""
+    """Shows a bar on a terminal; yields the function that moves it to (done, all)."""
     tqdm = import_extra("tqdm").tqdm
     with tqdm(desc=what, unit=" pictures", file=sys.stderr, disable=not sys.stderr.isatty(), leave=False) as bar:
 

@@ -1,4 +1,4 @@
-"""What the command lines of several commands share."""
+"""Options and steps that several commands share."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ RUN_HELP = "folder that a training wrote, such as output/MobileOne_S0, or weight
 
 
 def command_parser(name: str, *examples: str, description: str = "") -> argparse.ArgumentParser:
-    """The parser of the sub-command `name`, without its arguments.
+    """Returns the parser of the sub-command `name`, without its arguments.
 
     Args:
         name: a key of `COMMANDS`.
         examples: command lines, without "ppcls-ext".
-        description: what goes beyond the command's one line, as sentences.
+        description: further sentences, after the command's line in the table.
     """
     line = COMMANDS[name].help
     return argparse.ArgumentParser(
@@ -88,7 +88,7 @@ def open_source(parser: argparse.ArgumentParser, args: argparse.Namespace) -> tu
     """Opens the run or the configuration that the arguments name; a run has weights.
 
     Returns:
-        It, and the names of images.
+        The run, and the names of images.
 
     Raises:
         PpclsExtError: there is no such run or configuration.

@@ -1,4 +1,4 @@
-"""What every command does around its own work: errors of one line, exit codes, and an end on SIGTERM that cleans up."""
+"""The frame of every command: errors of one line, exit codes, and cleaning up on SIGTERM."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def interrupt_on_sigterm() -> None:
     def interrupt(number: int, _: object) -> None:
         if os.getpid() == process:
             raise KeyboardInterrupt("terminated")
-        # a process that loads pictures, which inherits this handler
+        # a process that loads images inherits this handler
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
 

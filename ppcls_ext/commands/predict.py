@@ -1,4 +1,4 @@
-"""The command predict: classifies pictures with an exported ONNX file, without Paddle."""
+"""The command predict: classifies images with an exported ONNX file, without Paddle."""
 
 from __future__ import annotations
 

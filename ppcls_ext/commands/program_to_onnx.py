@@ -8,7 +8,7 @@ from ppcls_ext.commands.options import command_parser
 from ppcls_ext.data.image_files import decode, find_images, read_image
 from ppcls_ext.export.opset import DEFAULT_OPSET
 
-SAMPLES = 8  # pictures to compare on
+SAMPLES = 8  # images to compare on
 
 
 def main(argv: list[str] | None = None) -> None:

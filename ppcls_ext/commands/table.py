@@ -9,8 +9,8 @@ class Command(NamedTuple):
     """One sub-command.
 
     Attributes:
-        module: of `ppcls_ext.commands`.
-        help: what it does, one line.
+        module: name of the module in `ppcls_ext.commands`.
+        help: its purpose, in one line.
         function: in `module`; takes the arguments behind the command's name and returns an exit code or None.
     """
 

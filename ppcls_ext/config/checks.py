@@ -143,7 +143,7 @@ def check_numbers(config: dict, sections: tuple[str, ...]) -> None:
     """Checks the numbers of these sections.
 
     Raises:
-        PpclsExtError: one is no number, not finite, or out of range; with its path in the YAML.
+        PpclsExtError: a value is not a number, not finite, or out of range; the message names its path.
     """
     for path, parent, key in walk({section: config[section] for section in sections if section in config}, ""):
         if isinstance(parent, dict) and not isinstance(key, str):

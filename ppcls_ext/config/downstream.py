@@ -32,12 +32,12 @@ def _detection_config(
     """A whole configuration.
 
     Args:
-        name: of the file, and of the folder in output/.
-        architecture: PaddleDetection's name.
-        epochs: in all.
+        name: name of the file, and of the folder in output/.
+        architecture: PaddleDetection's name of it.
+        epochs: their number.
         learning_rate: AdamW's, before the cosine.
-        normalise: whether the detector takes normalised pictures; otherwise levels from 0 to 255.
-        sections: of the architecture and its parts.
+        normalise: whether the detector takes normalised images; otherwise it takes levels from 0 to 255.
+        sections: the sections of the architecture and its parts.
     """
     resize = {"Resize": {"interp": 1, "target_size": _SIZE, "keep_ratio": False}}
     prepare = [_NORMALISE, _IN_ORDER] if normalise else [_IN_ORDER]

@@ -109,7 +109,7 @@ def make_absolute(config: dict, host_folder: Path) -> None:
     """Makes every path absolute, in place, so that the configuration means the same from any working directory.
 
     Args:
-        config: as `load_config` returns it.
+        config: the dict from `load_config`.
         host_folder: PaddleClas's, where its own lists of class names are.
     """
     for node, field in _paths(config):
@@ -157,7 +157,7 @@ class Record:
     """The record of one run, in its folder.
 
     Args:
-        folder: of the run.
+        folder: the run's folder.
 
     Attributes:
         facts: what run.json holds; `write` writes it.
@@ -171,9 +171,9 @@ class Record:
         """Writes config.yml and the beginning of run.json; where the run is resumed, what is known of it stays.
 
         Args:
-            config: resolved, with absolute paths.
-            command: that was typed.
-            **facts: anything else that JSON can hold.
+            config: the resolved configuration, with absolute paths.
+            command: the command line that was typed.
+            **facts: further facts, as JSON can hold them.
         """
         if facts.pop("resumed") and self.facts:
             self.facts.setdefault("resumed_with", []).append(command)

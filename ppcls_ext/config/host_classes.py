@@ -59,11 +59,11 @@ def resolve(config: dict, sections: tuple[str, ...]) -> None:
     """Checks and replaces, in place, what PaddleClas would evaluate.
 
     Args:
-        config: as `load_config` returns it.
+        config: the dict from `load_config`.
         sections: the top-level sections that will be used; the others are left alone.
 
     Raises:
-        PpclsExtError: a name that PaddleClas does not define, or text that is no plain arithmetic.
+        PpclsExtError: PaddleClas does not define a name, or a text is not plain arithmetic.
     """
     use_dali = bool(config["Global"].get("use_dali"))
     for path, parent, key in walk({section: config[section] for section in sections if section in config}, ""):
@@ -164,7 +164,7 @@ def check_arguments(config: dict, sections: tuple[str, ...]) -> None:
     """Checks the arguments of data sets, samplers, transforms, losses, metrics, optimizers and schedules.
 
     Args:
-        config: with names that `resolve` has nothing against.
+        config: a configuration whose names `resolve` has accepted.
         sections: the top-level sections that will be used.
 
     Raises:

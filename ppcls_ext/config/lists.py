@@ -26,7 +26,7 @@ def read_lists(run: RunSettings, mode: str) -> dict[str, ImageList]:
     """The plain image lists that `mode` uses, by loader, with labels and files checked.
 
     Raises:
-        PpclsExtError: with file and line of the first fault.
+        PpclsExtError: a list has a fault; the message begins with file and line of the first one.
     """
     lists = {loader: run.image_list(loader) for loader in _loaders(run.config, mode)}
     return {loader: images for loader, images in lists.items() if images is not None}
@@ -56,7 +56,7 @@ def give_host_a_list(dataset: dict, images: ImageList) -> None:
         logger.debug("%s has paths or lines that PaddleClas misreads: it gets the copy %s", images.path, copy)
 
 
-#: Samplers that take every picture once; the others, and what they leave out, are known to PaddleClas alone.
+#: Samplers that take every image once. Only PaddleClas knows the others, and which images they leave out.
 PLAIN_SAMPLERS = (None, "DistributedBatchSampler", "BatchSampler")
 SHOWN = 5  # classes that a line names
 
@@ -65,8 +65,8 @@ def say_what_is_left_out(run: RunSettings, lists: Mapping[str, ImageList]) -> No
     """Logs a line for images outside every batch and for classes without images.
 
     Args:
-        run: prepared, but for PaddleClas's copies of the lists.
-        lists: by loader, Train or Eval.
+        run: the prepared settings, without PaddleClas's copies of the lists yet.
+        lists: the image lists by loader, Train or Eval.
 
     Raises:
         PpclsExtError: a list makes no batch at all.
@@ -115,8 +115,8 @@ def use_lists(config: dict, made: ClassLists) -> None:
     """Sets, in place, data sets, number of classes, class names and accuracies to those of the lists.
 
     Args:
-        config: as `load_config` returns it.
-        made: what `make_lists` returned.
+        config: the dict from `load_config`.
+        made: the lists that `make_lists` wrote.
 
     Raises:
         PpclsExtError: the configuration does not train a classifier on an image list.
@@ -135,7 +135,7 @@ def use_lists(config: dict, made: ClassLists) -> None:
     _set_accuracies(config, count)
     infer = config.get("Infer")
     if isinstance(infer, dict):
-        infer["infer_imgs"] = _first_picture(made)
+        infer["infer_imgs"] = _first_image(made)
         post_process = infer.setdefault("PostProcess", {})
         post_process["class_id_map_file"] = str((made.folder / LABEL_LIST).absolute())
         post_process.pop("delimiter", None)
@@ -159,7 +159,7 @@ def _set_accuracies(config: dict, count: int) -> None:
                 options["topk"] = [k for k in topk if k < count] or [1]
 
 
-def _first_picture(made: ClassLists) -> str:
+def _first_image(made: ClassLists) -> str:
     return str(made.root / read_lines(made.folder / VAL_LIST)[0].rpartition(" ")[0])
 
 
@@ -167,7 +167,7 @@ def evaluate_on(settings: RunSettings, data: str | os.PathLike) -> RunSettings:
     """A copy whose evaluation takes other images.
 
     Args:
-        settings: of a configuration that classifies.
+        settings: a configuration that classifies.
         data: an image list, whose paths start from its folder; or a folder with one folder per class.
 
     Raises:
@@ -198,7 +198,7 @@ def images_in(place: str | os.PathLike | None, settings: RunSettings) -> list[Pa
     Args:
         place: an image list (labels may be missing), a folder with images in it or below it, or the folder of a
             training; None for the training images of `settings`.
-        settings: of the model.
+        settings: the configuration of the model.
 
     Raises:
         PpclsExtError: there are none, or a list names an image that does not exist.

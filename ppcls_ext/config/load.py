@@ -27,10 +27,10 @@ LARGEST = 1 << 18
 
 
 def read_yaml(path: Path) -> dict:
-    """The mapping in a YAML file.
+    """Reads the mapping in a YAML file.
 
     Raises:
-        PpclsExtError: there is no such file, or it holds anything else; names the line.
+        PpclsExtError: there is no such file, or it is not a YAML mapping; the message names the line.
     """
     try:
         text = read_regular(path, LARGEST).decode("utf-8")
@@ -46,10 +46,10 @@ def read_yaml(path: Path) -> dict:
 
 
 def parse_yaml(text: str, path: Path) -> dict:
-    """The mapping in a text; `path` is what errors call it.
+    """Parses the mapping in a text; errors call the text `path`.
 
     Raises:
-        PpclsExtError: it holds anything else; names the line.
+        PpclsExtError: it is not a mapping; the message names the line.
     """
     try:
         config = load_yaml(text, _StrictLoader)
@@ -96,7 +96,7 @@ def apply_override(config: dict, text: str) -> None:
     """Changes `config` by one override; see `load_config`.
 
     Raises:
-        PpclsExtError: it fits nothing.
+        PpclsExtError: there is no such place in the configuration.
     """
     if len(text) > LONGEST_TEXT:
         raise PpclsExtError(
@@ -163,7 +163,7 @@ def _parse_value(value: str, old: Any, text: str) -> Any:
     return value
 
 
-#: What PaddleClas and this project read, by section; a name that is nearly one of these is taken for a mistake.
+#: The fields that PaddleClas and this project read, by section; a name that resembles one of them is a mistake.
 KNOWN = {
     "": "Global AMP Arch DataLoader EMA IndexProcess Infer Loss Metric MLDecoder Optimizer Recipe SSL Slim UnLabelLoss "
     "profiler_options output_dir",
@@ -180,7 +180,7 @@ KNOWN = {
 }
 
 
-#: What stands below some sections, by the path of the mapping.
+#: The fields below some sections, by the path of the mapping.
 BELOW = {
     r"AMP": "use_amp level scale_loss use_dynamic_loss_scaling use_fp16_test use_promote",
     r"Loss": "Train Eval Basic MetaTrain MetaTest",
@@ -237,12 +237,12 @@ SIZE_FIELDS = ("size", "resize_short", "resize_long", "img_size", "crop_size")
 def set_picture_size(config: dict) -> None:
     """Takes `Global.image_size` out of the configuration and sets what follows from it, in place.
 
-    These are: the crop of training pictures; in evaluation and inference the crop, and the size before it in the same
+    These are: the crop of training images; in evaluation and inference the crop, and the size before it in the same
     proportion as it was (256 to 224, say); `Global.image_shape`; the sizes of `Recipe.progressive`, the largest of
     which becomes this size.
 
     Raises:
-        PpclsExtError: it is no size, or a list of transforms has none that could be set.
+        PpclsExtError: the value is not a size, or a list of transforms has no size to set.
     """
     settings = config.get("Global")
     if not isinstance(settings, dict) or settings.get("image_size") is None:

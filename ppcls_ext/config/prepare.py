@@ -55,10 +55,10 @@ SECTIONS = {
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """What our engine knows of a run, beside what PaddleClas takes.
+    """The part of a prepared run that PaddleClas does not take, for our engine.
 
     Attributes:
-        folder: of the run.
+        folder: the run's folder.
         settings: the configuration as the user may read and use it again, with absolute paths.
         lists: the image lists that the mode uses, by loader.
         recipe: the section `Recipe`; in the mode "train".
@@ -78,13 +78,13 @@ def prepare(source: RunSettings | dict, mode: str, folder: Path | None = None) -
     Args:
         source: an opened configuration, which stays as it is, or a dict from `load_config`, which is changed in place.
         mode: "train", "eval", "infer" or "export".
-        folder: of the run, where `source` does not tell it; `output_dir/ARCH` where None.
+        folder: the run's folder, where `source` does not give it; `output_dir/ARCH` where None.
 
     Returns:
-        What PaddleClas takes, and under "Run" a `PreparedRun` for our engine.
+        The dict that PaddleClas takes, with a `PreparedRun` for our engine under "Run".
 
     Raises:
-        PpclsExtError: with the path of the field that is missing or wrong.
+        PpclsExtError: a field is missing or wrong; the message names its path.
     """
     if isinstance(source, RunSettings):
         run = RunSettings(copy.deepcopy(source.config), source.given_folder)

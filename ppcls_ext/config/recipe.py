@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ppcls_ext.errors import PpclsExtError
 
-#: Pictures that unfused weights are calibrated on where the configuration does not say.
+#: Number of images that unfused weights are calibrated on where the configuration gives none.
 CALIBRATION_PICTURES = 512
 
 
@@ -36,7 +36,7 @@ class Stage(NamedTuple):
 
 
 class Unfuse(NamedTuple):
-    """How many pictures to calibrate on; None: `CALIBRATION_PICTURES`, or all of an epoch that has fewer."""
+    """The number of images to calibrate on; None: `CALIBRATION_PICTURES`, or all of an epoch that has fewer."""
 
     pictures: int | None = None
 
@@ -166,8 +166,8 @@ def check_recipe(settings: Settings, config: dict, ours: bool) -> None:
     """Checks the recipe against the rest of the configuration, before PaddleClas sees it.
 
     Args:
-        settings: of `config`.
-        config: as `load_config` returns it. Where AdamW's own decay is not given, it becomes 0 beside a
+        settings: the section `Recipe` of `config`.
+        config: the dict from `load_config`. Where AdamW's own decay is not given, it becomes 0 beside a
             `Recipe.weight_decay`.
         ours: whether the architecture is one of this project's models, on its own.
 

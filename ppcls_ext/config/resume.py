@@ -17,7 +17,7 @@ logger = logging.getLogger("ppcls_ext")
 
 
 def leave_out_start(config: dict) -> None:
-    """Takes out, in place, what says how a training starts: pretrained weights and `Recipe.unfuse`."""
+    """Removes, in place, the fields that only start a training: pretrained weights and `Recipe.unfuse`."""
     config["Global"]["pretrained_model"] = None
     if is_ours(config):
         config["Arch"].pop("pretrained", None)
@@ -29,8 +29,8 @@ def report_changes(resolved: dict, folder: Path) -> None:
     """Logs, in one line, which settings differ from those that the run in `folder` was trained with until now.
 
     Args:
-        resolved: the configuration to go on with, with absolute paths.
-        folder: of the run; without a config.yml nothing is said.
+        resolved: the configuration of the resumed training, with absolute paths.
+        folder: the run's folder; without a config.yml in it, nothing is logged.
     """
     path = folder / CONFIG
     if not path.is_file():
@@ -46,7 +46,7 @@ def report_changes(resolved: dict, folder: Path) -> None:
 
 
 def check_patience(config: dict) -> None:
-    """Raises PpclsExtError where `Global.patience` is no number of epochs or nothing is evaluated."""
+    """Raises PpclsExtError where `Global.patience` is not a number of epochs, or nothing is evaluated."""
     settings = config["Global"]
     patience = settings.get("patience")
     if patience is None:
@@ -57,7 +57,7 @@ def check_patience(config: dict) -> None:
         raise PpclsExtError("Global.patience (--patience) needs evaluations: set Global.eval_during_train to true")
 
 
-#: What may differ without changing what is learnt, as patterns of paths.
+#: Patterns of the paths that may differ without changing what is learnt.
 INDIFFERENT = (
     r"Infer\..*|profiler_options|Metric\..*|Recipe\.unfuse.*|Arch\.pretrained|Arch\.use_ssld",
     r"Global\.(checkpoints|pretrained_model|output_dir|save_inference_dir|print_batch_step|save_interval|patience|overwrite)",
@@ -68,7 +68,7 @@ SHOWN = 8
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two configurations as far as it changes what is learnt: "path old → new"."""
+    """Lists the differences between two configurations that change what is learnt, as "path old → new"."""
     old, new = dict(_leaves(before, "")), dict(_leaves(now, ""))
     found = []
     for path in dict.fromkeys([*old, *new]):

@@ -1,4 +1,4 @@
-"""`RunSettings`: what a configuration says about a run, typed, checked, and read once.
+"""`RunSettings`: the typed and checked view of a configuration, each part of it read once.
 
 Every command opens its configuration here, whether -c or the folder of a run names it, so that all of them see the same
 architecture, classes, image rule, lists and weights. Only `prepare` hands the dict itself on, to PaddleClas's builders.
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("ppcls_ext")
 
-#: Fields of `Arch` that are no arguments of the model's factory: PaddleClas takes the others for itself.
+#: Fields of `Arch` that PaddleClas takes for itself, and does not hand to the model's factory.
 NO_ARGUMENTS = ("name", "pretrained", "use_sync_bn", "infer_add_softmax")
 #: PaddleClas's data sets of images and labels in a text file.
 PLAIN_LISTS = ("ImageNetDataset", "ClsDataset")
@@ -48,9 +48,9 @@ class Arch:
     """The section `Arch`.
 
     Attributes:
-        name: of the architecture; None where the configuration has none.
+        name: name of the architecture; None where the configuration gives none.
         is_ours: whether it is one of this project's models, on its own.
-        arguments: of the factory of such a model.
+        arguments: arguments for the factory of such a model.
     """
 
     name: Any
@@ -78,9 +78,9 @@ class RunSettings:
     """A configuration and the folder of its run.
 
     Args:
-        config: what `load_config` returns.
-        given_folder: of the run; None where it follows from the configuration.
-        overrides: what the user has changed of the configuration; applied already.
+        config: the dict from `load_config`.
+        given_folder: the run's folder; None where it follows from the configuration.
+        overrides: the user's changes, which `config` contains already.
     """
 
     config: dict[str, Any]
@@ -140,7 +140,7 @@ class RunSettings:
         return read_settings(self.config)
 
     def image_rule(self, mode: str = "infer") -> Preprocessing:
-        """How evaluation and inference make the network's input of an image.
+        """Returns the rule by which evaluation and inference make the network's input from an image.
 
         Args:
             mode: "train" and "eval" prefer the transforms of the evaluation's data set, "infer" and "export" those of
@@ -199,7 +199,7 @@ class RunSettings:
         return None
 
     def image_list(self, loader: str) -> ImageList | None:
-        """The list of a loader; None where its data set is of another kind than a plain list.
+        """Reads the image list of a loader; returns None where its data set is not a plain list.
 
         Raises:
             PpclsExtError: the list is missing or has a fault; begins with file and line of the first one.
@@ -216,7 +216,7 @@ class RunSettings:
         return read_list(path, root, class_num, dataset.get("delimiter") or " ")
 
     def weights(self, mode: str = "infer") -> Weights | None:
-        """The weights of one of this project's models, downloaded where they are remote.
+        """Finds the weights of one of this project's models; remote ones are downloaded.
 
         Args:
             mode: "train" lets the classes differ; see `compare`.
@@ -239,11 +239,11 @@ class RunSettings:
         return None
 
     def local_weights(self, field: str, value: Any, mode: str) -> Weights:
-        """The weights in a file of this machine; see `weights`.
+        """Finds the weights in a file of this machine; see `weights`.
 
         Args:
             field: the path of `value` in the YAML file.
-            value: with or without the suffix .pdparams.
+            value: a path, with or without the suffix .pdparams.
             mode: see `weights`.
         """
         path = existing_file(field, value, ".pdparams")
@@ -261,10 +261,10 @@ class RunSettings:
             compare(weights, trained, self.trained_with(mode), mode, self.section("Global").get("image_shape"))
 
     def trained_with(self, mode: str = "train") -> Facts:
-        """What weights trained with this configuration are for; in another mode, what it takes weights to be for.
+        """Describes what weights trained with this configuration are for; in other modes, what it expects of weights.
 
         Returns:
-            As JSON holds it: "architecture", "class_num", "class_names" (None: unknown) and "pictures" (None: the
+            A JSON object: "architecture", "class_num", "class_names" (None: unknown) and "pictures" (None: the
             transforms cannot be described), the fields of `Preprocessing`.
         """
         rule = names = None
@@ -280,7 +280,7 @@ class RunSettings:
         return json.loads(json.dumps(facts))
 
     def build_model(self) -> Backbone:
-        """The model with its weights, as PaddleClas's `build_model` and our strict loading would make it.
+        """Builds the model and loads its weights strictly.
 
         Raises:
             PpclsExtError: the architecture is not this project's, or the weights do not fit it exactly.
@@ -313,7 +313,7 @@ def open_run(name: str | os.PathLike, overrides: Iterable[str] = ()) -> RunSetti
 
     Args:
         name: the folder, or a file of weights in it.
-        overrides: of the configuration.
+        overrides: changes of the configuration, as behind -o.
 
     Raises:
         PpclsExtError: there is no such run, its configuration is damaged, or an override fits nothing.
@@ -325,7 +325,7 @@ def open_run(name: str | os.PathLike, overrides: Iterable[str] = ()) -> RunSetti
 
 
 def existing_file(field: str, value: Any, suffix: str) -> Path:
-    """The file that `value` means, with or without `suffix`.
+    """Returns the file with the path `value`, with or without `suffix`.
 
     Raises:
         PpclsExtError: there is no such file; names those that are there.

@@ -17,16 +17,16 @@ Config = dict[str, Any]
 
 
 class Task(NamedTuple):
-    """A data set, and how its pictures are cut for evaluation.
+    """A data set, and how its images are cropped for evaluation.
 
     Attributes:
-        root: folder of the pictures and of the lists train_list.txt and val_list.txt.
-        example: a picture in `root`.
+        root: folder of the images and of the lists train_list.txt and val_list.txt.
+        example: an image in `root`.
         label_list: file of class names.
-        classes: their number.
-        size: of the square that the network sees, px.
+        classes: number of classes.
+        size: side of the network's square input, px.
         resize_short: shorter side before the centre crop of `size`, px.
-        interpolation: for every scaling.
+        interpolation: the interpolation of every resizing.
         backend: the library that scales: cv2 or pil.
     """
 
@@ -45,20 +45,20 @@ class Recipe(NamedTuple):
 
     Attributes:
         model: its factory's name.
-        task: the data.
+        task: the data set.
         header: comment on top of the file: the command and what to expect.
-        epochs: in all.
+        epochs: their number.
         batch_size: images per process.
         optimizer: PaddleClas's section.
-        crop_scale: smallest and largest share of the picture's area in a training crop.
-        flip: whether training pictures are mirrored at random.
+        crop_scale: smallest and largest share of the image's area in a training crop.
+        flip: whether training images are mirrored at random.
         augmentation: operators between flip and normalisation.
         batch_augmentation: operators on whole batches (mixup, …).
         label_smoothing: epsilon of the cross entropy.
         sections: further top-level sections.
         arch: further arguments of the factory.
-        overrides: of the section Global.
-        workers: processes that read pictures.
+        overrides: changes of the section Global.
+        workers: number of processes that read images.
         train_size: px, where it differs from the task's size.
     """
 

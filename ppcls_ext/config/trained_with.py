@@ -33,7 +33,7 @@ class Difference(NamedTuple):
 
 
 def read_trained_with(weights: Path) -> Facts | None:
-    """What stands beside a file of weights; None where nothing does."""
+    """Reads the facts beside a file of weights; returns None where there are none."""
     prefix = weights.with_name(weights.name.split(".")[0])
     found = None
     with contextlib.suppress(PpclsExtError):  # whoever loads the weights says what is wrong with the manifest

@@ -36,11 +36,11 @@ def require_writable(field: str, value: Any) -> None:
 def place_checkpoints(config: dict, folder: Path) -> None:
     """Makes the output folder this training's own, and finds the checkpoint to resume from.
 
-    Puts in order what an interrupted save of it left.
+    Also puts the files of an interrupted save in order.
 
     Args:
-        config: says which checkpoint: a path, or "latest" for that of the run.
-        folder: of the run.
+        config: names the checkpoint: a path, or "latest" for the run's newest.
+        folder: the run's folder.
 
     Raises:
         PpclsExtError: another process trains in the folder, an earlier training's checkpoints would be overwritten, or
@@ -116,8 +116,8 @@ def place_weights(run: RunSettings, weights: Weights | None, mode: str) -> None:
     Our factories load strictly; PaddleClas's own loader skips what does not fit with a warning.
 
     Args:
-        run: to be prepared.
-        weights: of one of this project's models.
+        run: the settings that are being prepared.
+        weights: the weights of one of this project's models.
         mode: see `prepare`.
 
     Raises:
@@ -164,7 +164,7 @@ def place_class_names(run: RunSettings) -> None:
     )
 
 
-#: Pictures a class below which a net of random weights learns little of photographs.
+#: Number of images per class below which a network with random weights learns little of photographs.
 FEW = 100
 
 
@@ -194,8 +194,8 @@ def say_what_to_expect(run: RunSettings, images: int) -> None:
     """Logs, in one line, that a training from scratch on few images leads nowhere near a fine-tuned net.
 
     Args:
-        run: prepared, in mode "train".
-        images: how many to train on.
+        run: the settings, prepared in the mode "train".
+        images: number of training images.
     """
     settings, arch = run.config["Global"], run.config["Arch"]
     few = FEW * (run.class_num or 0)

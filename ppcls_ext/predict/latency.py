@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ppcls_ext import cpu
+from ppcls_ext.predict.classifier import Classifier
 
 WARM_UP = 5
 
@@ -54,3 +65,38 @@ def measure(calls: Mapping[str, Callable[[], object]], turns: int) -> dict[str, 
         )
         for name, taken in times.items()
     }
+
+
+def measure_files(
+    model: str, files: Mapping[str, Path], runtimes: Sequence[str], threads: int, turns: int
+) -> Iterator[dict[str, Any]]:
+    """Measures exported files; all of them and all runtimes take turns.
+
+    Args:
+        model: name of the model, for the rows.
+        files: the files by form.
+        runtimes: names of runtimes; "-bf16" behind one computes in bfloat16.
+        threads: number of threads of one operation.
+        turns: see `measure`.
+
+    Yields:
+        One row per file and runtime: model, form, runtime, threads, px, and the fields of `Latency`.
+    """
+    calls: dict[str, Callable[[], object]] = {}
+    sizes = {}
+    for (form, path), runtime in itertools.product(files.items(), runtimes):
+        name, _, precision = runtime.partition("-")
+        classifier = Classifier(path, threads, name, precision == "bf16")
+        shape = classifier.network.image_shape
+        image = np.random.default_rng(0).standard_normal((classifier.batch or 1, *shape), dtype=np.float32)
+        calls[f"{form} {runtime}"] = partial(classifier.network.run, image)
+        sizes[f"{form} {runtime}"] = shape[-1]
+    for key, latency in measure(calls, turns).items():
+        form, runtime = key.split(" ")
+        described = {"model": model, "form": form, "runtime": runtime, "threads": threads, "px": sizes[key]}
+        yield {**described, **{name: round(value, 4) for name, value in dataclasses.asdict(latency).items()}}
+
+
+def machine() -> str:
+    """Returns the names of the processor and the operating system."""
+    return f"{cpu.name()}, {platform.system()}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -83,3 +84,10 @@ def test_a_reader_that_has_enough_is_no_error(command):
     for _ in range(3):
         done = subprocess.run(["sh", "-c", shell], cwd=ROOT, capture_output=True, text=True)
         assert done.stderr == ""
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_commands_are_thin(name):
+    """Arguments and printing; the work is done by `Run` and the rooms, which a notebook calls as well."""
+    function = getattr(importlib.import_module(f"ppcls_ext.commands.{COMMANDS[name].module}"), COMMANDS[name].function)
+    assert len(inspect.getsource(function).splitlines()) <= 60
