@@ -13,7 +13,7 @@ from ppcls_ext.config.recipe import CALIBRATION_PICTURES
 from ppcls_ext.config.settings import RunSettings, Weights, existing_file
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.weights.checkpoint_sets import find_newest, finish, has_manifest
-from ppcls_ext.weights.files import read_weights
+from ppcls_ext.weights.files import read_names
 from ppcls_ext.weights.folder_lock import hold, release
 from ppcls_ext.weights.naming import are_fused
 from ppcls_ext.weights.published import URLS, address
@@ -179,7 +179,7 @@ def unfuse_where_needed(run: RunSettings, weights: Weights | None) -> None:
         return
     if settings["pretrained_model"] is None or not isinstance(recipe, dict) or recipe.get("unfuse") is not None:
         return
-    if not are_fused(read_weights(weights.content)):
+    if not are_fused(read_names(weights.content)):
         return
     run.config["Recipe"] = {**recipe, "unfuse": {}}
     logger.info(

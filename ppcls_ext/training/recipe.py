@@ -27,7 +27,7 @@ from ppcls_ext.hosts.paddleclas.optimizers import WeightDecay, clip_global_norm
 from ppcls_ext.models.factories import FACTORIES
 from ppcls_ext.models.repvgg import RepVGGBlock, custom_l2
 from ppcls_ext.reparam.unfuse import unfuse
-from ppcls_ext.weights.files import read_weight_file, read_weights
+from ppcls_ext.weights.files import read_names, read_weight_file
 from ppcls_ext.weights.naming import are_fused
 
 
@@ -308,7 +308,7 @@ def load_fused(arch: dict) -> nn.Layer:
         with unique_name.guard():
             return FACTORIES[arch["name"]](**{**arguments, "fused": True, "pretrained": path})
     except PpclsExtError as error:
-        if are_fused(read_weights(path)):
+        if are_fused(read_names(path)):
             raise  # it is another model's
         raise PpclsExtError(f"Recipe.unfuse: expected fused weights in Global.pretrained_model: {error}") from error
 

@@ -8,7 +8,7 @@ import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple, Union
+from typing import Any, NamedTuple, Union
 
 import numpy as np
 
@@ -115,10 +115,7 @@ def read_weight_file(path: str | os.PathLike) -> WeightFile:
         PpclsExtError: there is no such file, its format is unknown, it is damaged or incomplete, it asks for anything
             beyond plain tensors and harmless settings, or it would take far more memory than its size explains.
     """
-    try:
-        path = find_file(path)
-    except OSError as error:
-        raise PpclsExtError(f"cannot look for {path}: {error.strerror or error}") from error
+    path = find_file(path)
     with opened(path) as file:
         kind, content = _read_content(file)
         keys, tensors = _find_weights(content)
@@ -128,13 +125,31 @@ def read_weight_file(path: str | os.PathLike) -> WeightFile:
     return WeightFile(path, kind, keys, without_parallel_prefix(weights))
 
 
+def read_names(path: str | os.PathLike) -> list[str]:
+    """Returns the names of the tensors that `read_weight_file` would return, without converting their values.
+
+    Raises:
+        PpclsExtError: as `read_weight_file`; damage to the values alone may remain unnoticed.
+    """
+    with opened(find_file(path)) as file:
+        _, content = _read_content(file)
+        _, tensors = _find_weights(content)
+    return list(without_parallel_prefix(tensors))
+
+
 def find_file(path: str | os.PathLike) -> Path:
     """Returns the file that `path` refers to: `path` itself, or else `path` with `.pdparams` appended.
 
     Raises:
         PpclsExtError: neither exists; the message suggests files with similar names.
     """
-    path = Path(path)
+    try:
+        return _find_file(Path(path))
+    except OSError as error:
+        raise PpclsExtError(f"cannot look for {path}: {error.strerror or error}") from error
+
+
+def _find_file(path: Path) -> Path:
     with_suffix = path.with_name(f"{path.name}.pdparams") if path.name else path
     if path.is_file():
         return path
@@ -220,7 +235,7 @@ def find_state_dict(content: object, depth: int = 2) -> tuple[list[str], dict[st
     return ([], tensors) if tensors else None
 
 
-def without_parallel_prefix(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def without_parallel_prefix(weights: dict[str, Any]) -> dict[str, Any]:
     """Returns `weights` without the prefix that a parallel or compiling wrapper put before every name."""
     for prefix in PARALLEL_PREFIXES:
         if all(name.startswith(prefix) for name in weights):

@@ -19,7 +19,7 @@ import pytest
 import safetensors.numpy
 
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.weights.files import read_weight_file, read_weights
+from ppcls_ext.weights.files import read_names, read_weight_file, read_weights
 from tests.weights.files import build
 from tests.weights.files.make_files import contents, numbers
 
@@ -236,9 +236,11 @@ def state(value: float) -> dict[str, np.ndarray]:
     ],
 )
 def test_choice_among_candidates(saved, caplog, content, keys):
+    path = saved(pickle.dumps(content))
     with caplog.at_level(logging.INFO, "ppcls_ext"):
-        found = read_weight_file(saved(pickle.dumps(content)))
+        found = read_weight_file(path)
     assert found.keys == keys
+    assert read_names(path) == list(found.tensors)
     assert_same(found.tensors, state(1))
     assert (repr(keys[0]) in caplog.text) if keys else not caplog.text
 
@@ -254,11 +256,24 @@ def test_choice_among_candidates(saved, caplog, content, keys):
     ],
 )
 def test_prefix_of_parallel_training(saved, names, expected):
-    weights = read_weights(saved(pickle.dumps({name: np.ones(1) for name in names})))
-    assert list(weights) == expected
+    path = saved(pickle.dumps({name: np.ones(1) for name in names}))
+    assert list(read_weights(path)) == expected
+    assert read_names(path) == expected
 
 
 # Names and content
+
+
+@pytest.mark.parametrize("name", TORCH_FILES)
+def test_names_alone(name):
+    assert read_names(FILES / name) == list(read_weights(FILES / name))
+
+
+def test_names_alone_of_what_is_not_weights(saved, tmp_path):
+    with pytest.raises(PpclsExtError, match="web page"):
+        read_names(saved(b"<html>"))
+    with pytest.raises(PpclsExtError, match="no file"):
+        read_names(tmp_path / "nothing.pth")
 
 
 @pytest.mark.parametrize("name", ["weights.npz", "weights.pdparams", "weights.safetensors", "weights"])
