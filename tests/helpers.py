@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
-from paddle import Tensor, nn
+from paddle import nn
 
-from ppcls_ext.layers.rep_conv import RepConv
+from ppcls_ext.reparam.reparameterizable import Reparameterizable
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -75,17 +75,11 @@ def branch_by_branch():
 
     Without it, a fused layer would be compared with the equivalent convolution that unfused ones run in eval mode.
     """
-    ours = RepConv.forward
-
-    def by_definition(layer: RepConv, x: Tensor, activate: bool = False) -> Tensor:
-        y = layer.run_fused(x) if layer.is_repped else layer.sum_of_branches(x)
-        return nn.functional.relu(y) if activate else y
-
-    RepConv.forward = by_definition
+    Reparameterizable.by_definition = True
     try:
         yield
     finally:
-        RepConv.forward = ours
+        Reparameterizable.by_definition = False
 
 
 def randomise_norms(model: nn.Layer, seed: int) -> None:

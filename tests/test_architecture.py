@@ -72,7 +72,7 @@ SET_FROM_OUTSIDE = {
     "doctor.py": "trial",
     "export/fusion_proof.py": "layer",
     "export/calibration.py": "limits",
-    "models/factory.py": "factory model",
+    "models/factory.py": "made model",
     "models/standalone.py": "layer",
     "onednn/arena.py": "block held",
     "onednn/find.py": "found",

@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if Path(args.destination).suffix not in FORMATS:
         parser.error(f"destination must end in one of {', '.join(FORMATS)}")
-    from ppcls_ext.models.from_file import load_model
+    from ppcls_ext.models.factories import load_model
     from ppcls_ext.reparam.fuse import reparameterize
     from ppcls_ext.weights.checkpoint_sets import intact
 

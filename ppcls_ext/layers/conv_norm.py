@@ -49,14 +49,18 @@ class ConvNorm(Reparameterizable):
         conv, norm = (self._sub_layers[name] for name in self.branch_names)
         return [Branch(conv.weight, norm)]
 
-    def forward(self, x: Tensor, activate: bool = False) -> Tensor:
-        """`x: (N, in_channels, H, W)` → (N, out_channels, H / stride, W / stride), maybe through a ReLU."""
+    def forward(self, x: Tensor) -> Tensor:
+        """`x: (N, in_channels, H, W)` → (N, out_channels, H / stride, W / stride)."""
+        return self.convolve(x)
+
+    def convolve(self, x: Tensor, activate: bool = False) -> Tensor:
+        """As `forward`; with `activate` through a ReLU, which costs less as part of the sum."""
         if self.is_repped:
             y = self.run_fused(x)
         else:
             conv, norm = (self._sub_layers[name] for name in self.branch_names)
             geometry = Geometry(self.stride, self.padding, self.groups)
-            as_built = plain_geometry(conv) == geometry and conv.bias is None
+            as_built = plain_geometry(conv) == geometry and conv.bias is None and not self.by_definition
             if as_built and is_plain_norm(norm, training=False):
                 y = self.run_fused(x)
             else:

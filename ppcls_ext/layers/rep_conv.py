@@ -97,7 +97,7 @@ class RepConv(Reparameterizable):
 
     def branch_layers(self) -> list[nn.Layer]:
         """The branches that exist, in the order conv…, scale, identity: `ConvBN`s and, last, a `BatchNorm2D`."""
-        layers = []
+        layers: list[nn.Layer] = []
         for name in self.branch_names:
             layer = self._sub_layers.get(name)
             layers.extend(layer if isinstance(layer, nn.LayerList) else [layer] if layer is not None else [])
@@ -110,10 +110,16 @@ class RepConv(Reparameterizable):
             for layer in self.branch_layers()
         ]
 
-    def forward(self, x: Tensor, activate: bool = False) -> Tensor:
-        """`x: (N, in_channels, H, W)` → (N, out_channels, H / stride, W / stride), before SE; maybe through a ReLU."""
+    def forward(self, x: Tensor) -> Tensor:
+        """`x: (N, in_channels, H, W)` → (N, out_channels, H / stride, W / stride)."""
+        return self.convolve(x)
+
+    def convolve(self, x: Tensor, activate: bool = False) -> Tensor:
+        """As `forward`; with `activate` through a ReLU, which costs less as part of the sum."""
         y = None
-        if self.is_repped or self._branches_are_as_built(training=False):
+        if self.by_definition and not self.is_repped:
+            y = self.sum_of_branches(x)
+        elif self.is_repped or self._branches_are_as_built(training=False):
             y = self.run_fused(x)
         elif self.training and self._branches_are_as_built(training=True):
             self.drop_folded()

@@ -12,8 +12,10 @@ from ppcls_ext.hosts.paddleclas.locate import is_there, theseus_layer
 from ppcls_ext.models.standalone import StandaloneLayer, find_layer
 from ppcls_ext.weights.naming import Renaming
 
+_Base: Any = theseus_layer() if is_there() else StandaloneLayer
 
-class Backbone(theseus_layer() if is_there() else StandaloneLayer):
+
+class Backbone(_Base):
     """A backbone whose intermediate maps can be returned, that can stop early, and whose first layers can be frozen.
 
     Subclasses build their layers, set `channels`, `num_features` and `class_num`, and then call `set_outputs`.

@@ -1,15 +1,23 @@
-"""The factories of all models; loading them loads Paddle and PaddleClas's base class."""
+"""The factories of all models, and the model for a weights file; they load Paddle and PaddleClas's base class."""
 
 from __future__ import annotations
 
 import difflib
 import importlib
+from pathlib import Path
 from typing import Any
+
+import numpy as np
+from paddle import nn
 
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.models.backbone import Backbone
 from ppcls_ext.models.factory import Factory
 from ppcls_ext.models.table import MODELS
+from ppcls_ext.weights.files import read_weights
+from ppcls_ext.weights.loading import LoadReport, load_weights
+from ppcls_ext.weights.naming import are_fused, to_model_names
+from ppcls_ext.weights.published import fetch
 
 #: name → factory, e.g. `FACTORIES["RepVGG_B1g4"](class_num=10)`.
 FACTORIES: dict[str, Factory] = {
@@ -23,3 +31,31 @@ def build(name: str, **kwargs: Any) -> Backbone:
         nearest = difflib.get_close_matches(str(name), FACTORIES, n=3, cutoff=0.4) or list(FACTORIES)[:3]
         raise PpclsExtError(f"no model is called {name!r}: did you mean {', '.join(nearest)}?")
     return FACTORIES[name](**kwargs)
+
+
+def load_model(source: str | Path, arch: str, class_num: int | None = None) -> tuple[nn.Layer, LoadReport]:
+    """The model that a weights file is for: fused or not, with the file's number of classes.
+
+    Args:
+        source: see `load_weights`; or "published", or an address.
+        arch: the factory's name.
+        class_num: classes of the model; the file's where None. Where the file's number differs, the head starts afresh.
+
+    Raises:
+        PpclsExtError: unknown architecture, or the file does not fit it.
+    """
+    source = fetch(source, arch)
+    arrays = read_weights(source)
+    fused = are_fused(arrays)
+    model = build(arch, fused=fused)
+    in_file = _classes(arrays, model)
+    if (class_num or in_file or 1000) != 1000:
+        model = build(arch, fused=fused, class_num=class_num or in_file)
+    return model, load_weights(model, source, allow_other_classes=class_num not in (None, in_file))
+
+
+def _classes(arrays: dict[str, np.ndarray], model: nn.Layer) -> int | None:
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    named = to_model_names(arrays, expected, model.timm_names, paddle_layout=True).tensors
+    bias = named.get(f"{model.classifier}.bias")
+    return None if bias is None else int(bias.size)

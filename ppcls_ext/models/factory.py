@@ -47,10 +47,11 @@ def _make_factory(net: type[Backbone], name: str, variant: Any) -> Factory:
             load_weights(model, fetch(pretrained, name), allow_other_classes=True)
         return model
 
-    factory.__name__ = factory.__qualname__ = name
-    factory.__module__ = net.__module__
-    factory.net = net
-    factory.__doc__ = f"""{name}, a `{net.__name__}`.
+    made: Any = factory
+    made.__name__ = made.__qualname__ = name
+    made.__module__ = net.__module__
+    made.net = net
+    made.__doc__ = f"""{name}, a `{net.__name__}`.
 
     Args:
         pretrained: a weights file (see `ppcls_ext.load_weights`) or its address, or True or "published" for the
@@ -63,4 +64,4 @@ def _make_factory(net: type[Backbone], name: str, variant: Any) -> Factory:
             `channels` and `strides`.
         **kwargs: `return_stages`, `return_patterns`, `stop_after`, `freeze_befor` (see `Backbone.set_outputs`).
     """
-    return factory
+    return made

@@ -19,11 +19,7 @@ from paddle import Tensor, nn
 
 from ppcls_ext.layers.branch_sum import is_plain_norm
 from ppcls_ext.layers.conv_norm import ConvNorm
-from ppcls_ext.layers.drop_path import DropPath
-from ppcls_ext.layers.expand_project import ExpandProject
-from ppcls_ext.layers.gelu import GELU
-from ppcls_ext.layers.mixed_residual import MixedResidual
-from ppcls_ext.layers.partial_conv import PartialConv
+from ppcls_ext.layers.fasternet_block import GELU, DropPath, ExpandProject, MixedResidual, PartialConv
 from ppcls_ext.models.backbone import Backbone
 from ppcls_ext.models.factory import make_factories
 from ppcls_ext.onednn.builders import GELU as GELU_OF_ONEDNN
@@ -71,10 +67,9 @@ class MLP(ConvNorm):
         if self.by_onednn(x):
             operation, parameters = self.operation()
             return operation(x, *parameters)
-        # not super(): see models/vgg_like.py
         if is_plain(activation, nn.ReLU):
-            return run_conv(project, ConvNorm.forward(self, x, activate=True))
-        return run_conv(project, activation(ConvNorm.forward(self, x)))
+            return run_conv(project, self.convolve(x, activate=True))
+        return run_conv(project, activation(self.convolve(x)))
 
     def operation(self) -> tuple[ExpandProject, list[Tensor]]:
         """All of it in train mode, and the parameters that it is called with."""

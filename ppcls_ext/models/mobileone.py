@@ -92,14 +92,11 @@ class MobileOne(VggLike):
             out_channels = self.channels[index]
             blocks = []
             for pair in range(STAGE_PAIRS[index]):
-                options = {
-                    "conv_branches": variant.conv_branches,
-                    "use_se": variant.use_se and pair >= STAGE_PAIRS[index] - SE_PAIRS[index],
-                    "fused": fused,
-                }
+                use_se = variant.use_se and pair >= STAGE_PAIRS[index] - SE_PAIRS[index]
+                options = (variant.conv_branches, use_se, fused)
                 stride = 2 if pair == 0 else 1
-                blocks.append(MobileOneBlock(channels, channels, 3, stride, groups=channels, **options))
-                blocks.append(MobileOneBlock(channels, out_channels, 1, **options))
+                blocks.append(MobileOneBlock(channels, channels, 3, stride, channels, *options))
+                blocks.append(MobileOneBlock(channels, out_channels, 1, 1, 1, *options))
                 channels = out_channels
             self.add_sublayer(f"stage{index + 1}", nn.Sequential(*blocks))
         self.add_head(class_num, features_only)

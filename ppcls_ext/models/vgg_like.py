@@ -27,10 +27,9 @@ class VggBlock(RepConv):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x: (N, in_channels, H, W)` → (N, out_channels, H / stride, W / stride)."""
-        # not super(): Paddle's tracer takes it for the class below this one, again and again
         if self.se is None:
-            return RepConv.forward(self, x, activate=True)
-        return relu(self.se(RepConv.forward(self, x)), self.training)
+            return self.convolve(x, activate=True)
+        return relu(self.se(self.convolve(x)), self.training)
 
 
 class VggLike(Backbone):

@@ -22,6 +22,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import paddle
@@ -84,7 +85,7 @@ class Arena:
         if hasattr(mmap, "MADV_HUGEPAGE"):
             self._region.madvise(mmap.MADV_HUGEPAGE)
         self._start, self._size = ctypes.addressof(ctypes.c_char.from_buffer(self._region)), size
-        self._lock = threading.RLock()
+        self._lock: Any = threading.RLock()  # Any: typeshed knows no _is_owned
         self._held: set[_Held] = set()
         #: Blocks that nobody holds any more: they end in any thread, also while the lock is held.
         self.returned: collections.deque[_Held] = collections.deque()
@@ -174,6 +175,7 @@ class Block:
     """Memory that NumPy's array holds, and that through it Paddle's tensor holds; it keeps the region alive."""
 
     __slots__ = ("__array_interface__", "__weakref__", "_region", "address")
+    __array_interface__: dict[str, Any]
 
     def __init__(self, region: mmap.mmap, address: int) -> None:
         self._region, self.address = region, address
@@ -186,4 +188,6 @@ class _Held(weakref.ref):
     """
 
     __slots__ = ("offset", "size")
+    offset: int
+    size: int
     __hash__, __eq__ = object.__hash__, object.__eq__  # of the reference itself, which outlives the block

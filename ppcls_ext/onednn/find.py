@@ -44,6 +44,14 @@ def library() -> Library | None:
     return None
 
 
+def loaded() -> Library:
+    """The library, where `library` has found it: see `maps.usable`."""
+    found = library()
+    if found is None:
+        raise RuntimeError("oneDNN is not there: ask maps.usable first")
+    return found
+
+
 def _renew_lock() -> None:
     # a thread of the parent may have held it, and is not there to let it go
     if library.cache_info().currsize and (found := library()) is not None:

@@ -139,7 +139,7 @@ class Library:
         self.threads, self.set_threads = runtime.omp_get_max_threads, runtime.omp_set_num_threads
         self.engine = self.make("engine", "engine_create", _CPU, 0)
         self.stream = self.make("stream", "stream_create", self.engine, _IN_ORDER)
-        self.lock = threading.RLock()
+        self.lock: Any = threading.RLock()  # Any: typeshed knows no _is_owned
         self.primitives: collections.OrderedDict[tuple, Primitive | None] = collections.OrderedDict()
         self._scratch = (np.empty(0, np.uint8), 0, 0)  # the memory, its first aligned address, the bytes from there
 
@@ -175,7 +175,7 @@ class Library:
         descriptor = self.make("primitive_desc", f"{operation}_primitive_desc_create", *arguments, attributes)
         name = ctypes.c_char_p()
         self.call("primitive_desc_query", descriptor, _QUERY_NAME, 0, ctypes.byref(name))
-        if name.value.startswith(b"ref"):
+        if name.value is not None and name.value.startswith(b"ref"):
             raise UnsupportedError(f"{operation} is slow")
         return descriptor
 
@@ -323,5 +323,7 @@ class Primitive:
     def _call(self, descriptor: Handle, arguments: list[tuple[int, Handle]]) -> tuple:
         """What `dnnl_primitive_execute` takes beside the stream."""
         primitive = self.library.make("primitive", "primitive_create", descriptor)
-        array = (_Argument * len(arguments))(*((index, memory._as_parameter_.value) for index, memory in arguments))
+        array = (_Argument * len(arguments))(
+            *[_Argument(index, memory._as_parameter_.value) for index, memory in arguments]
+        )
         return primitive, len(arguments), array

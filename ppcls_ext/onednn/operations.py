@@ -17,7 +17,7 @@ from paddle import Tensor, _C_ops, nn
 from ppcls_ext.onednn import builders, products, tiny_maps
 from ppcls_ext.onednn.arena import empty_map
 from ppcls_ext.onednn.builders import Geometry
-from ppcls_ext.onednn.find import library
+from ppcls_ext.onednn.find import loaded
 from ppcls_ext.onednn.library import Primitive, UnsupportedError
 from ppcls_ext.onednn.memory import address
 from ppcls_ext.onednn.statistics import LONGEST, mean_and_variance, normalisation_sums
@@ -259,7 +259,7 @@ def supports_convolution(shape: Sequence[int], kernel_shape: Sequence[int], geom
 
     `shape`: (N, H, W, C), of the channels that are convolved.
     """
-    sizes, found = (tuple(shape), tuple(kernel_shape), geometry, pitch), library()
+    sizes, found = (tuple(shape), tuple(kernel_shape), geometry, pitch), loaded()
     try:
         for build, more in (
             (builders.convolution, (False,)),
@@ -280,7 +280,7 @@ def _run(build: Callable[..., Primitive], sizes: tuple, *tensors: Tensor, all_ch
     Raises:
         PpclsExtError: a tensor does not hold as many numbers as the primitive reads or writes, or holds them with gaps.
     """
-    found = library()
+    found = loaded()
     try:
         primitive = found.primitive((build, *sizes), build, *sizes)
     except UnsupportedError:

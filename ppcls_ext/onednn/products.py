@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from paddle import Tensor
 
 from ppcls_ext.onednn.builders import Geometry
-from ppcls_ext.onednn.find import library
+from ppcls_ext.onednn.find import loaded
 from ppcls_ext.onednn.memory import address
 
 #: Pixels up to which the gradient of a kernel, which adds them one by one in float32, is a product.
@@ -56,5 +56,5 @@ def _multiply(turn_a: bytes, turn_b: bytes, sizes: tuple, a: tuple, b: tuple, c:
     (left, left_row), (right, right_row), (result, result_row) = a, b, c
     rows, columns, summands = sizes
     places = [address(left, rows * summands), left_row, address(right, summands * columns), right_row, 0.0]
-    if library().multiply(turn_a, turn_b, *sizes, 1.0, *places, address(result, rows * columns), result_row):
+    if loaded().multiply(turn_a, turn_b, *sizes, 1.0, *places, address(result, rows * columns), result_row):
         raise RuntimeError("oneDNN could not multiply two matrices")

@@ -81,9 +81,9 @@ def _results(library: Library) -> Iterator[tuple[str, Tensor, Tensor]]:
     inputs = [x, shift, gamma, beta, grad, shift]
     got = run(builders.normalisation_gradient, (_SHAPE,), inputs, _SHAPE)[0]
     yield "sum and products of a normalisation's gradient", got, ((x + shift) * gamma + beta + grad) * shift
-    sizes, inputs = (_SHAPE, True, (True, False), True), [x, gamma, shift, other]
+    through, inputs = (_SHAPE, True, (True, False), True), [x, gamma, shift, other]
     relu_of_sum = functional.relu(x * gamma + shift + other)
-    yield "sum through a ReLU", run(builders.weighted_sum, sizes, inputs, _SHAPE)[0], relu_of_sum
+    yield "sum through a ReLU", run(builders.weighted_sum, through, inputs, _SHAPE)[0], relu_of_sum
     yield (
         "sum",
         run(builders.weighted_sum, (_SHAPE, False, (False,), False), [x, other, grad], _SHAPE)[0],
@@ -106,8 +106,8 @@ def _results(library: Library) -> Iterator[tuple[str, Tensor, Tensor]]:
     contiguous = x.transpose(_FROM_LAST).contiguous()
     yield "order of memory", run(builders.layout, (_SHAPE,), [contiguous], _SHAPE)[0], x
     left, right, result = tensor(6, 8), tensor(8, 10), paddle.empty([6, 10], "float32")
-    sizes = (6, 10, 8, 1.0, left.data_ptr(), 8, right.data_ptr(), 10, 0.0, result.data_ptr(), 10)
-    if library.multiply(b"N", b"N", *sizes):
+    matrices = (6, 10, 8, 1.0, left.data_ptr(), 8, right.data_ptr(), 10, 0.0, result.data_ptr(), 10)
+    if library.multiply(b"N", b"N", *matrices):
         raise RuntimeError("oneDNN could not multiply two matrices")
     yield "product of matrices", result, paddle.matmul(left, right)
 

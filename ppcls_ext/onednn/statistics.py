@@ -16,7 +16,7 @@ import paddle
 from paddle import Tensor
 
 from ppcls_ext.onednn import builders
-from ppcls_ext.onednn.find import library
+from ppcls_ext.onednn.find import loaded
 from ppcls_ext.onednn.library import Primitive, UnsupportedError
 from ppcls_ext.onednn.memory import address
 
@@ -105,7 +105,7 @@ def _piece(size: int, parts: int, channels: int, epsilon: float, gradient: bool)
     """The normalisation of so many pixels, or its gradient, with so many sums for each channel."""
     # pixels that follow each other go to different sums: to oneDNN they are channels
     sizes = ((1, 1, size // parts, parts * channels), epsilon, gradient)
-    return library().primitive((builders.normalisation, *sizes), builders.normalisation, *sizes)
+    return loaded().primitive((builders.normalisation, *sizes), builders.normalisation, *sizes)
 
 
 @functools.lru_cache(maxsize=64)

@@ -18,7 +18,7 @@ from paddle import Tensor
 from ppcls_ext.onednn import builders, products
 from ppcls_ext.onednn.arena import empty_map
 from ppcls_ext.onednn.builders import Geometry
-from ppcls_ext.onednn.find import library
+from ppcls_ext.onednn.find import loaded
 from ppcls_ext.onednn.memory import address
 
 #: Pictures from which on the product is worth unfolding the kernel.
@@ -87,7 +87,7 @@ def _reorder(
         address(kernel, math.prod(kernel.shape)) + 4 * part,
         address(matrix, math.prod(matrix.shape)) + 4 * start,
     ]
-    library().primitive((builders.kernel_part, *sizes), builders.kernel_part, *sizes)(*addresses[:: -1 if back else 1])
+    loaded().primitive((builders.kernel_part, *sizes), builders.kernel_part, *sizes)(*addresses[:: -1 if back else 1])
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -30,6 +30,9 @@ class Reparameterizable(nn.Layer):
 
     branch_names: tuple[str, ...]
     fused_name: str
+    #: Whether an unfused layer computes one operation per branch, in eval mode too: the definition that faster ways are
+    #: compared with.
+    by_definition = False
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, padding: int = 0, groups: int = 1

@@ -82,9 +82,11 @@ class _Pair:
             self.scales.append(scale / _channel_norms(other))
             kernel = kernel - other * self.scales[-1].reshape([-1, 1, 1, 1])
         first = self.branches[0].kernel
+        assert first is not None  # an identity is never the only branch, nor the first
         first.set_value(kernel.astype(first.dtype))
         self.count = 0
-        self.sums = [[0.0, 0.0] for _ in self.branches]
+        zeros = paddle.zeros_like(self.bias)
+        self.sums = [[zeros, zeros] for _ in self.branches]
 
     def observe(self, layer: nn.Layer, inputs: tuple[Any, ...]) -> None:
         """Adds one batch of inputs (a forward pre-hook of the fused layer)."""
@@ -128,7 +130,7 @@ def _calibrate(model: nn.Layer, pairs: list[_Pair], batches: Batches) -> None:
     hooks = [pair.fused.register_forward_pre_hook(pair.observe) for pair in pairs]
     try:
         for batch in batches:
-            images = batch[0] if isinstance(batch, (list, tuple)) else batch
+            images: Any = batch[0] if isinstance(batch, (list, tuple)) else batch
             if images.ndim != 4 or images.shape[1] != 3:
                 raise PpclsExtError(f"a calibration batch is {list(images.shape)}: expected (N, 3, H, W)")
             model(paddle.to_tensor(images) if isinstance(images, np.ndarray) else images)

@@ -7,8 +7,7 @@ import copy
 import paddle
 import pytest
 
-from ppcls_ext.layers.branch_sum import branch_sum, grouped, sum_by_onednn
-from ppcls_ext.layers.pointwise_sum import PointwiseSum
+from ppcls_ext.layers.branch_sum import PointwiseSum, branch_sum, grouped, sum_by_onednn
 from ppcls_ext.layers.rep_conv import BranchNames, RepConv
 from ppcls_ext.onednn import find
 from ppcls_ext.onednn.builders import Geometry

@@ -7,7 +7,7 @@ import pytest
 from paddle import nn
 
 from ppcls_ext.layers.conv_norm import ConvNorm
-from ppcls_ext.layers.partial_conv import PartialConv
+from ppcls_ext.layers.fasternet_block import PartialConv
 from tests.helpers import randomise_norms, relative
 
 CONVOLUTIONS = [

@@ -5,8 +5,7 @@ from __future__ import annotations
 import paddle
 import pytest
 
-from ppcls_ext.layers.drop_path import DropPath
-from ppcls_ext.layers.gelu import GELU
+from ppcls_ext.layers.fasternet_block import GELU, DropPath
 from ppcls_ext.models.fasternet import FasterNetBlock
 from ppcls_ext.onednn import find
 from ppcls_ext.onednn.maps import from_channels_last

@@ -8,8 +8,8 @@ import paddle
 import pytest
 from paddle import nn
 
-from ppcls_ext.layers import expand_project
-from ppcls_ext.layers.gelu import GELU
+from ppcls_ext.layers import fasternet_block
+from ppcls_ext.layers.fasternet_block import GELU
 from ppcls_ext.models.fasternet import MLP
 from ppcls_ext.onednn import find
 
@@ -42,9 +42,9 @@ def run(layer, x):
 def used(monkeypatch):
     """How often the operation ran."""
     calls = []
-    real = expand_project.ExpandProject.forward
+    real = fasternet_block.ExpandProject.forward
     monkeypatch.setattr(
-        expand_project.ExpandProject, "forward", lambda self, *inputs: (calls.append(1), real(self, *inputs))[1]
+        fasternet_block.ExpandProject, "forward", lambda self, *inputs: (calls.append(1), real(self, *inputs))[1]
     )
     return calls
 
@@ -69,7 +69,7 @@ def test_it_keeps_no_map_between_the_convolutions():
     layer = make()
     x = paddle.randn([2, 12, 8, 8])
     conv, norm, project = (layer._sub_layers[name] for name in "013")
-    operation = expand_project.ExpandProject(norm, expand_project.builders.GELU)
+    operation = fasternet_block.ExpandProject(norm, fasternet_block.builders.GELU)
     _, saved = operation.forward(x, conv.weight, norm.weight, norm.bias, project.weight)
     assert sum(value.size for value in saved if value.ndim == 4) == x.size + 2 * x.size
 

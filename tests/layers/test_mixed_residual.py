@@ -7,8 +7,8 @@ import copy
 import paddle
 import pytest
 
-from ppcls_ext.layers import mixed_residual
-from ppcls_ext.layers.gelu import GELU
+from ppcls_ext.layers import fasternet_block
+from ppcls_ext.layers.fasternet_block import GELU
 from ppcls_ext.models.fasternet import FasterNetBlock
 from ppcls_ext.onednn import find
 
@@ -35,9 +35,9 @@ def run(block, x):
 def used(monkeypatch):
     """How often the operation ran."""
     calls = []
-    real = mixed_residual.MixedResidual.forward
+    real = fasternet_block.MixedResidual.forward
     monkeypatch.setattr(
-        mixed_residual.MixedResidual, "forward", lambda self, *inputs: (calls.append(1), real(self, *inputs))[1]
+        fasternet_block.MixedResidual, "forward", lambda self, *inputs: (calls.append(1), real(self, *inputs))[1]
     )
     return calls
 

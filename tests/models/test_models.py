@@ -11,7 +11,7 @@ from paddle import nn
 
 from ppcls_ext import build, list_models, reparameterize
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.layers.drop_path import DropPath
+from ppcls_ext.layers.fasternet_block import DropPath
 from tests.helpers import branch_by_branch, randomise_norms, relative
 
 #: Trainable parameters in millions at 1000 classes: (unfused, fused), as the official code counts them.

@@ -9,7 +9,7 @@ import paddle
 import pytest
 
 import ppcls_ext
-from ppcls_ext.layers.partial_conv import PartialConv
+from ppcls_ext.layers.fasternet_block import PartialConv
 from ppcls_ext.layers.squeeze_excite import SqueezeExcite
 from ppcls_ext.models.fasternet import MLP, FasterNetBlock
 from ppcls_ext.onednn import find

@@ -7,7 +7,7 @@ import pytest
 from paddle import nn
 
 from ppcls_ext import build, load_weights, reparameterize
-from ppcls_ext.layers.drop_path import DropPath
+from ppcls_ext.layers.fasternet_block import DropPath
 from ppcls_ext.models.repvgg import custom_l2
 from tests.helpers import float64, relative
 from tests.reference import SHAPES, official_weights, reference

@@ -14,7 +14,7 @@ import pytest
 
 from ppcls_ext import build, load_weights, reparameterize
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.models.from_file import load_model
+from ppcls_ext.models.factories import load_model
 from ppcls_ext.weights.files import read_weight_file
 from ppcls_ext.weights.loading import FORMATS, save_weights
 from ppcls_ext.weights.naming import to_model_names, to_torch_names
