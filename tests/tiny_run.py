@@ -10,9 +10,8 @@ import paddle
 import pytest
 
 import ppcls_ext
-from ppcls_ext.config.folder import Record
+from ppcls_ext.config.folder import KEY, Record
 from ppcls_ext.config.settings import RunSettings
-from ppcls_ext.config.trained_with import KEY
 from ppcls_ext.weights.checkpoint_sets import SetWriter
 
 ARCH = "FasterNet_T0"

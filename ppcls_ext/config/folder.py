@@ -1,7 +1,12 @@
-"""The folder of a run: what lies where in it, its paths, and the record of the training (run.json, config.yml)."""
+"""The folder of a run: its files and paths, the record of the training, the facts kept beside its weights, resuming.
+
+run.json and config.yml hold what a run was started with and how far it has come. What weights were trained with
+(architecture, classes, image rule) stands in the manifest beside them, PREFIX.json, and goes where both are copied.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import json
@@ -9,17 +14,21 @@ import logging
 import math
 import os
 import platform
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
+from ppcls_ext.config.checks import is_ours
+from ppcls_ext.config.load import read_yaml
 from ppcls_ext.config.shipped import Dumper
 from ppcls_ext.errors import NoSuchRunError, PpclsExtError, one_line
 from ppcls_ext.files import atomic_write, read_regular
 from ppcls_ext.weights.checkpoint_sets import is_saved
+from ppcls_ext.weights.manifest import manifest_path, read_manifest
 
 logger = logging.getLogger("ppcls_ext")
 
@@ -253,3 +262,181 @@ def digests(config: dict) -> dict[str, dict[str, Any]]:
 
 def _now() -> str:
     return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+KEY = "trained_with"
+Facts = dict[str, Any]
+
+
+class Difference(NamedTuple):
+    """A setting, as the weights were trained with it and as a configuration has it."""
+
+    what: str
+    trained: Any
+    now: Any
+
+
+def read_trained_with(weights: Path) -> Facts | None:
+    """Reads the facts beside a file of weights; returns None where there are none."""
+    prefix = weights.with_name(weights.name.split(".")[0])
+    found = None
+    with contextlib.suppress(PpclsExtError):  # whoever loads the weights says what is wrong with the manifest
+        if manifest_path(prefix).is_file():
+            found = read_manifest(prefix).state.get(KEY)
+    if found is None and re.fullmatch(r"best_model|latest|epoch_\d+", prefix.name):
+        with contextlib.suppress(PpclsExtError):
+            found = (read_record(weights.parent) or {}).get(KEY)
+    return found if isinstance(found, dict) else None
+
+
+def compare(weights: Path, trained: Mapping[str, Any], now: Facts, mode: str, image_shape: Any) -> None:
+    """Compares a configuration with what weights were trained with, and logs the differences in one line.
+
+    Args:
+        weights: their file, named in messages.
+        trained: what `read_trained_with` found beside it.
+        now: the same facts of the configuration.
+        mode: "train" lets the classes and the size differ, as a fine-tuning's may.
+        image_shape: (C, H, W) of the network's input; in the mode "export", which fixes nothing else of the images.
+
+    Raises:
+        PpclsExtError: the number or the order of the classes differs.
+    """
+    if mode == "export":
+        now = {**now, "pictures": {"picture size": _size(image_shape[-1:-3:-1])}}
+    found = differences(trained, now)
+    if mode == "train":
+        found = [item for item in found if item.what in ("mean", "std", "channel_order", "scale")]
+    else:
+        _check_classes(weights, trained, now)
+    if found:
+        was, says = (
+            ", ".join(f"{item.what} {_value_text(getattr(item, side))}" for item in found)
+            for side in ("trained", "now")
+        )
+        logger.warning("warning: %s was trained with %s; the configuration says %s", weights, was, says)
+
+
+def differences(trained: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
+    """The architecture and the fields of the pictures' rule that differ, where both sides know them."""
+    found = []
+    if trained.get("architecture") != now["architecture"]:
+        found.append(Difference("architecture", trained.get("architecture"), now["architecture"]))
+    theirs, ours = (_with_size(facts.get("pictures") or {}) for facts in (trained, now))
+    found += [Difference(name, theirs[name], ours[name]) for name in theirs if name in ours]
+    return [item for item in found if item.trained != item.now]
+
+
+def _with_size(pictures: Mapping[str, Any]) -> dict[str, Any]:
+    """The rule's fields with the size in words, in the place of the crop."""
+    fields = dict(pictures)
+    crop, resize = fields.pop("crop", None), fields.get("resize")
+    return {"picture size": _size(crop or resize), **fields} if crop or resize else fields
+
+
+def _size(pair: Any) -> str:
+    return "×".join(map(str, pair)) + " px"
+
+
+def _value_text(value: Any) -> str:
+    return "none" if value is None else str(value)
+
+
+def _check_classes(weights: Path, trained: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    was, says = trained.get("class_num"), now["class_num"]
+    if None not in (was, says) and was != says:
+        raise PpclsExtError(
+            f"{weights} was trained with {was} classes, and the configuration says {says}: "
+            f"set Arch.class_num to {was}, or use the run's own settings: ppcls-ext eval {weights.parent}"
+        )
+    was, says = trained.get("class_names"), now["class_names"]
+    if not was or not says or was == says:
+        return
+    first = next(i for i, pair in enumerate(zip([*was, None], [*says, None])) if pair[0] != pair[1])
+    names = f"class {first} was {was[first] if first < len(was) else 'none'!r} when {weights} was trained, and is "
+    names += f"{says[first] if first < len(says) else 'none'!r} in the configuration's class_id_map_file"
+    if sorted(was) == sorted(says):
+        raise PpclsExtError(f"the same classes in another order: {names}: give the file that it was trained with")
+    logger.warning("warning: %s", names)
+
+
+def leave_out_start(config: dict) -> None:
+    """Removes, in place, the fields that only start a training: pretrained weights and `Recipe.unfuse`."""
+    config["Global"]["pretrained_model"] = None
+    if is_ours(config):
+        config["Arch"].pop("pretrained", None)
+    if isinstance(config.get("Recipe"), dict):
+        config["Recipe"]["unfuse"] = None
+
+
+def report_changes(resolved: dict, folder: Path) -> None:
+    """Logs, in one line, which settings differ from those that the run in `folder` was trained with until now.
+
+    Args:
+        resolved: the configuration of the resumed training, with absolute paths.
+        folder: the run's folder; without a config.yml in it, nothing is logged.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        return
+    found = changes(read_yaml(path), resolved)
+    before, now = (read_record(folder) or {}).get("lists", {}), digests(resolved)
+    for loader, facts in now.items():
+        old = before.get(loader)
+        if old and old["path"] == facts["path"] and old["sha256"] != facts["sha256"]:
+            found.append(f"{facts['path']} has other lines than before ({old['pictures']} → {facts['pictures']})")
+    if found:
+        logger.warning("warning: resuming with changed settings: %s", in_words(found))
+
+
+def check_patience(config: dict) -> None:
+    """Raises PpclsExtError where `Global.patience` is not a number of epochs, or nothing is evaluated."""
+    settings = config["Global"]
+    patience = settings.get("patience")
+    if patience is None:
+        return
+    if type(patience) is not int or patience < 1:
+        raise PpclsExtError(f"Global.patience (--patience) is {patience!r}: expected a whole number of epochs from 1")
+    if not settings["eval_during_train"]:
+        raise PpclsExtError("Global.patience (--patience) needs evaluations: set Global.eval_during_train to true")
+
+
+#: Patterns of the paths that may differ without changing what is learnt.
+INDIFFERENT = (
+    r"Infer\..*|profiler_options|Metric\..*|Recipe\.unfuse.*|Arch\.pretrained|Arch\.use_ssld",
+    r"Global\.(checkpoints|pretrained_model|output_dir|save_inference_dir|print_batch_step|save_interval|patience|overwrite)",
+    r"Global\.(device|use_visualdl|eval_during_train|eval_interval|start_eval_epoch|print_mem_info|image_shape)",
+    r"DataLoader\..*\.(num_workers|use_shared_memory|prefetch_factor)",
+)
+SHOWN = 8
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Lists the differences between two configurations that change what is learnt, as "path old → new"."""
+    old, new = dict(_leaves(before, "")), dict(_leaves(now, ""))
+    found = []
+    for path in dict.fromkeys([*old, *new]):
+        was, says = old.get(path), new.get(path)
+        if was != says and not any(re.fullmatch(pattern, path) for pattern in INDIFFERENT):
+            found.append(f"{path} {_text(was)} → {_text(says)}")
+    return found
+
+
+def in_words(found: list[str]) -> str:
+    """The first few of `changes`, and how many more there are."""
+    more = f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    return "; ".join(found[:SHOWN]) + more
+
+
+def _leaves(node: Any, above: str) -> Iterator[tuple[str, Any]]:
+    items = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else None
+    if items is None or (isinstance(node, list) and not any(isinstance(item, (Mapping, list)) for item in node)):
+        if node is not None:
+            yield above, node
+        return
+    for key, value in items:
+        yield from _leaves(value, f"{above}.{key}" if above else str(key))
+
+
+def _text(value: Any) -> str:
+    return "none" if value is None else str(value)

@@ -20,12 +20,11 @@ from ppcls_ext.config.checks import (
     require_fields,
     warn_about_newer_fields,
 )
-from ppcls_ext.config.folder import make_absolute
+from ppcls_ext.config.folder import check_patience, leave_out_start, make_absolute, report_changes
 from ppcls_ext.config.host_classes import check_arguments, resolve
 from ppcls_ext.config.lists import give_host_a_list, read_lists, say_what_is_left_out, warn_about_overlap
 from ppcls_ext.config.recipe import Settings as RecipeSettings
 from ppcls_ext.config.recipe import check_recipe
-from ppcls_ext.config.resume import check_patience, leave_out_start, report_changes
 from ppcls_ext.config.settings import RunSettings
 from ppcls_ext.config.weights import (
     place_checkpoints,

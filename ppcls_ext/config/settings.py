@@ -17,11 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ppcls_ext.config.folder import CONFIG, find_run, folder_of
+from ppcls_ext.config.folder import CONFIG, Facts, compare, find_run, folder_of, read_trained_with
 from ppcls_ext.config.load import load_config, override, read_yaml
 from ppcls_ext.config.recipe import Settings as RecipeSettings
 from ppcls_ext.config.recipe import read_settings
-from ppcls_ext.config.trained_with import Facts, compare, read_trained_with
 from ppcls_ext.data.image_rule import Preprocessing, rule_from_transforms
 from ppcls_ext.data.lists import ImageList, read_class_names, read_list
 from ppcls_ext.errors import PpclsExtError

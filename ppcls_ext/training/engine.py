@@ -10,9 +10,9 @@ import paddle
 import paddle.distributed as dist
 
 from ppcls_ext.config.checks import is_ours
+from ppcls_ext.config.folder import KEY
 from ppcls_ext.config.prepare import PreparedRun
 from ppcls_ext.config.recipe import Settings
-from ppcls_ext.config.trained_with import KEY
 from ppcls_ext.errors import Interrupted, PpclsExtError, unwrapped
 from ppcls_ext.hosts.paddleclas.image_lists import is_image_list, mark_replacements, read_first
 from ppcls_ext.hosts.paddleclas.locate import engine_class

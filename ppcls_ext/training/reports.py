@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import paddle.distributed as dist
 
-from ppcls_ext.config.folder import config_text
-from ppcls_ext.config.trained_with import KEY
+from ppcls_ext.config.folder import KEY, config_text
 from ppcls_ext.data.image_rule import parse_scale
 from ppcls_ext.errors import PpclsExtError, one_line
 from ppcls_ext.hosts.paddleclas.image_lists import is_image_list
@@ -119,7 +118,7 @@ class TrainingReport(Observer):
 
     Args:
         engine: ours, built in its mode "train"; with `Global.report`, a report of the best evaluation is written.
-        facts: what the weights are trained with, under `trained_with.KEY`.
+        facts: what the weights are trained with, under `config.folder.KEY`.
 
     Raises:
         PpclsExtError: that evaluation is of a kind that has no report, or matplotlib is missing for it.

@@ -9,10 +9,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ppcls_ext.config.folder import Record, find_run, make_absolute, need_weights
-from ppcls_ext.config.resume import changes, in_words
+from ppcls_ext.config.folder import (
+    KEY,
+    Record,
+    changes,
+    find_run,
+    in_words,
+    make_absolute,
+    need_weights,
+    read_trained_with,
+)
 from ppcls_ext.config.settings import RunSettings
-from ppcls_ext.config.trained_with import KEY, read_trained_with
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.weights.checkpoint_sets import SetWriter
 
