@@ -1,1 +1,1 @@
-"""What the published training recipes need beside PaddleClas: the section `Recipe` of a YAML file (docs/recipe.md)."""
+"""Training, evaluation and inference with what PaddleClas builds: the loop, the recipe, checkpoints, observers."""

@@ -51,7 +51,7 @@ class Checkpoints:
         self.saved: list[Path] = []
 
     def is_better(self, metric: float) -> bool:
-        """Whether a model with this metric is the best so far; newer versions of PaddleClas take an equal one, too."""
+        """Returns whether a model with this metric is the best so far: to newer PaddleClas, an equal one is."""
         return metric > self.best or (metric == self.best and not adds_architecture())
 
     def present(self, folder: Path) -> set[str]:
@@ -149,7 +149,7 @@ class Checkpoints:
         engine.model.train()
 
     def _state(self) -> dict[str, Any]:
-        """What no file of PaddleClas's holds, as JSON can hold it."""
+        """Returns what no file of PaddleClas's holds, as JSON can hold it."""
         return {
             "best_metric": self.best,
             "seed": self.seed,

@@ -1,4 +1,4 @@
-"""What PaddleClas builds from a configuration, put to work: the loop, evaluation, inference and export."""
+"""The engine: PaddleClas builds everything from a configuration; this project trains, evaluates, infers and exports."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ class Engine(_HostEngine):
         return metric
 
     def evaluates_after(self, number: int) -> bool:
-        """Whether an evaluation is due after an epoch."""
+        """Returns whether an evaluation is due after an epoch."""
         settings = self.config["Global"]
         is_late_enough = number >= (settings.get("start_eval_epoch") or 0)
         return settings["eval_during_train"] and number % settings["eval_interval"] == 0 and is_late_enough
@@ -238,7 +238,7 @@ class Engine(_HostEngine):
 
     @property
     def on_gpu(self) -> bool:
-        """Whether the device is an NVIDIA GPU."""
+        """True if the device is an NVIDIA GPU."""
         return self.config["Global"]["device"] == "gpu"
 
     def infer(self) -> None:

@@ -17,7 +17,7 @@ from ppcls_ext.training.loaders import require_read
 
 
 class Evaluation(NamedTuple):
-    """What an evaluation came to.
+    """The result of an evaluation.
 
     Attributes:
         metric: the name of the first metric, by which models are compared.

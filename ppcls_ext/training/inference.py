@@ -1,4 +1,4 @@
-"""The mode "infer" of the engine: the classes of pictures, a broken one named and the others answered."""
+"""The mode "infer" of the engine: it classifies images, and names those that cannot be read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ppcls_ext.training.evaluation import require_finite_outputs
 
 @paddle.no_grad()
 def infer(engine: Any) -> None:
-    """Prints the classes of the pictures of the section `Infer`, a list of one dict per picture and batch.
+    """Prints the classes of the images of the section `Infer`: for each batch, a list of one dict per image.
 
     Args:
         engine: PaddleClas's, built, in its mode "infer".

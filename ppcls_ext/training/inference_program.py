@@ -61,7 +61,7 @@ def export(engine: Any, host_export: Callable[[], None]) -> None:
 
 @paddle.no_grad()
 def _expected_outputs(engine: Any, image: np.ndarray) -> list[np.ndarray]:
-    """What the exported model has to give, computed by the model as it was trained."""
+    """Computes the outputs that the exported model has to give, with the model as it was trained."""
     from ppcls.engine.engine import ExportModel
 
     attributes = "ATTRMetric" in engine.config["Metric"]["Eval"][0]

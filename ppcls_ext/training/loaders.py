@@ -1,4 +1,4 @@
-"""What is asked of a data loader: images that can be read, and processes that live.
+"""Faults of data loaders: images that cannot be read, and loading processes that die.
 
 An evaluation reads exactly the images of its list, or ends. A training goes on with PaddleClas's replacements for
 images that cannot be read while they are few, and counts them.

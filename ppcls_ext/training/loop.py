@@ -33,7 +33,7 @@ WHAT_TO_TRY = (
 
 
 class Trained(NamedTuple):
-    """What the training of one epoch came to: see `observers.Epoch`."""
+    """The result of training one epoch: see `observers.Epoch`."""
 
     seconds: float
     images: int
@@ -195,12 +195,12 @@ def step_schedules(schedules: Iterable[Any], by_epoch: bool) -> None:
 
 
 def is_by_epoch(schedule: Any) -> bool:
-    """Whether a schedule of the learning rate is stepped once an epoch."""
+    """Returns whether a schedule of the learning rate is stepped once an epoch."""
     return bool(getattr(schedule, "by_epoch", False))
 
 
 def waits_for_metric(schedule: Any) -> bool:
-    """Whether a schedule of the learning rate is stepped with the metric of an evaluation."""
+    """Returns whether a schedule of the learning rate is stepped with the metric of an evaluation."""
     return type(schedule).__name__ == "ReduceOnPlateau"
 
 

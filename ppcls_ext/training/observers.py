@@ -1,4 +1,4 @@
-"""What follows a training: the observers, and what they are told.
+"""Observers, which follow a training: the base class, early stopping and the run's record.
 
 All observers are called on every process, in their order. `epoch` is called when the epoch's checkpoints are on the
 disk. An observer that raises `TrainingEnds` ends the training.
@@ -149,7 +149,7 @@ class RunRecord(Observer):
         return None
 
     def early_stopping(self) -> EarlyStopping | None:
-        """What ends this training early, on every process; None without `Global.patience`."""
+        """Returns the observer that ends this training early, on every process; None without `Global.patience`."""
         patience, resumed = self._settings.get("patience"), self._settings["checkpoints"] is not None
         # only the first process begins the record anew: a new training must not count from an old one
         return EarlyStopping(patience, *(self._record.best if resumed else ())) if patience else None

@@ -1,4 +1,4 @@
-"""What is drawn and written of a training and of an evaluation, beside its checkpoints."""
+"""Figures, tables and pages about a training and an evaluation, beside the checkpoints."""
 
 from __future__ import annotations
 

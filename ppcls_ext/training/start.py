@@ -1,4 +1,4 @@
-"""What has to happen before Paddle and PaddleClas are used."""
+"""Sets up Paddle and PaddleClas, before anything uses them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ppcls_ext.hosts.threads import use_all_cores
 
 
 def set_up() -> None:
-    """What has to happen before Paddle and PaddleClas are used: threads, adaptations, safe loading, models.
+    """Sets up threads, adaptations, safe loading and models, before anything uses Paddle or PaddleClas.
 
     Raises:
         PpclsExtError: there is no PaddleClas with an engine.

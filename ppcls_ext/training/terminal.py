@@ -1,4 +1,4 @@
-"""What a command shows on the terminal: PaddleClas's own output goes to the log file, a summary stays."""
+"""The terminal during a training: PaddleClas's own output goes to the log file, and a summary is shown."""
 
 from __future__ import annotations
 

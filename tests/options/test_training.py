@@ -10,7 +10,7 @@ import itertools
 
 import pytest
 
-from tests.options.table import AMP, ENGINE, MODELS, NEWER_SCHEDULES, OPTIMIZERS, PICTURES, SCHEDULES, setting
+from tests.options.table import AMP, ENGINE, MODELS, NEWER_SCHEDULES, OPTIMIZERS, PICTURES, SCHEDULES, picture, setting
 
 pytestmark = pytest.mark.slow
 EVERY_SCHEDULE = {**SCHEDULES, **NEWER_SCHEDULES}
@@ -59,6 +59,18 @@ def test_a_training_with_an_average_resumes(run, config, is_old, tmp_path):
     ENGINE["EMA"](config)
     run(config)
     config["Global"].update(epochs=2, checkpoints=str(tmp_path / "output" / "FasterNet_T0" / "latest"))
+    run(config)
+
+
+def test_an_epoch_of_paddleclas_own(run, config, is_old):
+    """`Global.train_mode`, whose functions for an epoch are called as they are."""
+    if is_old:
+        pytest.skip("this PaddleClas has no Global.train_mode")
+    config["Arch"]["name"] = "FasterNet_T0"
+    config["Global"]["train_mode"] = "progressive"
+    picture(1, RandCropImage={"size": 32, "progress_size": [24, 32, 32, 32]})(config)
+    picture(2, RandFlipImage={"flip_code": 1})(config)
+    picture(3, RandAugmentV2={"num_layers": 2, "magnitude": 5, "progress_magnitude": [3, 5, 7, 9]})(config)
     run(config)
 
 

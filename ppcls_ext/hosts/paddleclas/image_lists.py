@@ -21,7 +21,7 @@ WHAT_TO_DO = "replace the file or take it off the list"
 
 
 def is_image_list(dataset: Any) -> bool:
-    """Whether `dataset` is PaddleClas's plain list of images with one label each."""
+    """Returns whether `dataset` is PaddleClas's plain list of images with one label each."""
     from ppcls.data import ImageNetDataset
 
     return isinstance(dataset, ImageNetDataset)

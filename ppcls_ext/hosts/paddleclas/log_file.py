@@ -1,4 +1,4 @@
-"""Where PaddleClas writes its log."""
+"""The place of PaddleClas's log file."""
 
 from __future__ import annotations
 
