@@ -55,19 +55,22 @@ class ConvNorm(Reparameterizable):
 
     def convolve(self, x: Tensor, activate: bool = False) -> Tensor:
         """As `forward`; with `activate` through a ReLU, which costs less as part of the sum."""
-        if self.is_repped:
+        y = None
+        if self.is_repped or self._is_as_built(training=False):
             y = self.run_fused(x)
-        else:
+        elif self.training and self._is_as_built(training=True):
+            self.drop_folded()
+            y = branch_sum(x, self.branches(), Geometry(self.stride, self.padding, self.groups), activate)
+            if y is not None:
+                return y
+        if y is None:
             conv, norm = (self._sub_layers[name] for name in self.branch_names)
-            geometry = Geometry(self.stride, self.padding, self.groups)
-            as_built = plain_geometry(conv) == geometry and conv.bias is None and not self.by_definition
-            if as_built and is_plain_norm(norm, training=False):
-                y = self.run_fused(x)
-            else:
-                if as_built and self.training and is_plain_norm(norm, training=True):
-                    self.drop_folded()
-                    y = branch_sum(x, self.branches(), geometry, activate)
-                    if y is not None:
-                        return y
-                y = norm(run_conv(conv, x))
+            y = norm(run_conv(conv, x))
         return relu(y, self.training) if activate else y
+
+    def _is_as_built(self, training: bool) -> bool:
+        """Whether both layers compute what their parameters say, the normalisation in that mode."""
+        conv, norm = (self._sub_layers[name] for name in self.branch_names)
+        geometry = Geometry(self.stride, self.padding, self.groups)
+        plain = plain_geometry(conv) == geometry and conv.bias is None and not self.by_definition
+        return plain and is_plain_norm(norm, training)

@@ -14,9 +14,9 @@ from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.models.backbone import Backbone
 from ppcls_ext.models.factory import Factory
 from ppcls_ext.models.table import MODELS
-from ppcls_ext.weights.files import read_weights
+from ppcls_ext.weights.files import read_weight_file
 from ppcls_ext.weights.loading import LoadReport, load_weights
-from ppcls_ext.weights.naming import are_fused, to_model_names
+from ppcls_ext.weights.naming import to_model_names
 from ppcls_ext.weights.published import fetch
 
 #: name → factory, e.g. `FACTORIES["RepVGG_B1g4"](class_num=10)`.
@@ -44,14 +44,12 @@ def load_model(source: str | Path, arch: str, class_num: int | None = None) -> t
     Raises:
         PpclsExtError: unknown architecture, or the file does not fit it.
     """
-    source = fetch(source, arch)
-    arrays = read_weights(source)
-    fused = are_fused(arrays)
-    model = build(arch, fused=fused)
-    in_file = _classes(arrays, model)
+    weights = read_weight_file(fetch(source, arch))
+    model = build(arch, fused=weights.is_fused)
+    in_file = _classes(weights.tensors, model)
     if (class_num or in_file or 1000) != 1000:
-        model = build(arch, fused=fused, class_num=class_num or in_file)
-    return model, load_weights(model, source, allow_other_classes=class_num not in (None, in_file))
+        model = build(arch, fused=weights.is_fused, class_num=class_num or in_file)
+    return model, load_weights(model, weights, allow_other_classes=class_num not in (None, in_file))
 
 
 def _classes(arrays: dict[str, np.ndarray], model: nn.Layer) -> int | None:

@@ -45,9 +45,13 @@ class Folded:
     """
 
     @staticmethod
-    def can_be_kept(branches: Sequence[Branch]) -> bool:
-        """Whether all parameters and statistics are float32 on the CPU, whose memory can be compared."""
-        values = [*parameters_of(branches), *(value for _, norm in branches for value in (norm._mean, norm._variance))]
+    def can_be_kept(x: Tensor, branches: Sequence[Branch]) -> bool:
+        """Whether the map, all parameters and statistics are float32 on the CPU, whose memory can be compared."""
+        values = [
+            x,
+            *parameters_of(branches),
+            *(value for _, norm in branches for value in (norm._mean, norm._variance)),
+        ]
         return all(value.dtype == paddle.float32 and value.place.is_cpu_place() for value in values)
 
     @classmethod

@@ -71,16 +71,24 @@ class Reparameterizable(nn.Layer):
         """
         if self.is_repped:
             return run_conv(self.fused_conv, x)
+        y = None if is_traced() else self._run_kept(x)
+        if y is None:
+            kernel, bias = (value.astype(x.dtype) for value in self.equivalent_kernel())
+            y = conv2d(x, kernel, bias, self.stride, self.padding, self.groups)
+        return y
+
+    def _run_kept(self, x: Tensor) -> Tensor | None:
+        """See `run_fused`; None where kernel and bias cannot be kept, or oneDNN does not compute the gradients."""
         branches = self.branches()
-        if not is_traced() and x.dtype == paddle.float32 and x.place.is_cpu_place() and Folded.can_be_kept(branches):
-            self._folded = folded = Folded.of(branches, self.groups, self.kernel_size, self._folded)
-            geometry, parameters = Geometry(self.stride, self.padding, self.groups), parameters_of(branches)
-            if not learns(*parameters):
-                return conv2d(x, folded.kernel, folded.bias, *geometry)
-            if can_convolve(x, folded.kernel, geometry, training=True):
-                return FoldedConvolution(branches, folded, geometry)(x, *parameters)
-        kernel, bias = (value.astype(x.dtype) for value in self.equivalent_kernel())
-        return conv2d(x, kernel, bias, self.stride, self.padding, self.groups)
+        if not Folded.can_be_kept(x, branches):
+            return None
+        self._folded = folded = Folded.of(branches, self.groups, self.kernel_size, self._folded)
+        geometry, parameters = Geometry(self.stride, self.padding, self.groups), parameters_of(branches)
+        if not learns(*parameters):
+            return conv2d(x, folded.kernel, folded.bias, *geometry)
+        if can_convolve(x, folded.kernel, geometry, training=True):
+            return FoldedConvolution(branches, folded, geometry)(x, *parameters)
+        return None
 
     def drop_folded(self) -> None:
         """Frees the kernel that `run_fused` keeps, which training has no use for."""
