@@ -42,7 +42,9 @@ def convolution(library: Library, shape: Shape, kernel: Shape, geometry: Geometr
     return Primitive(library, sides.forward(bias), inputs, [(_DST, sides.y())])
 
 
-def input_gradient(library: Library, shape: Shape, kernel: Shape, geometry: Geometry, pitch: int) -> Primitive:
+def convolution_input_gradient(
+    library: Library, shape: Shape, kernel: Shape, geometry: Geometry, pitch: int
+) -> Primitive:
     """(gradient of y, kernel) → gradient of x."""
     sides = _Convolution(library, shape, kernel, geometry, pitch)
     descriptor = sides.backward("data", sides.any_x(), sides.any_kernel(), sides.any_y())
@@ -50,7 +52,9 @@ def input_gradient(library: Library, shape: Shape, kernel: Shape, geometry: Geom
     return Primitive(library, descriptor, inputs, [(_DIFF_SRC, sides.x())])
 
 
-def kernel_gradient(library: Library, shape: Shape, kernel: Shape, geometry: Geometry, pitch: int) -> Primitive:
+def convolution_kernel_gradient(
+    library: Library, shape: Shape, kernel: Shape, geometry: Geometry, pitch: int
+) -> Primitive:
     """(x, gradient of y) → gradient of the kernel."""
     sides = _Convolution(library, shape, kernel, geometry, pitch)
     descriptor = sides.backward("weights", sides.any_x(), sides.any_kernel(), None, sides.any_y())

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import paddle
 from paddle import Tensor, _C_ops, nn
 
-from ppcls_ext.onednn import builders, products, tiny_maps
+from ppcls_ext.onednn import builders, products
 from ppcls_ext.onednn.arena import empty_map
 from ppcls_ext.onednn.builders import Geometry
 from ppcls_ext.onednn.find import loaded
@@ -37,10 +37,10 @@ def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, geometry: Geometry)
         # a kernel that is transposed first, as a map (1, O, 1, C), is multiplied up to three times as fast
         turned = empty_map([kernel_shape[1], kernel_shape[0]])
         _run(builders.layout, ((1, 1, *turned.shape),), kernel, turned)
-        products.convolve(x, turned, y)
+        products.pointwise(x, turned, y)
         return y
-    if bias is None and tiny_maps.sees_all(shape, kernel_shape, geometry):
-        tiny_maps.convolve(x, kernel, geometry, y)
+    if bias is None and products.sees_all(shape, kernel_shape, geometry):
+        products.unfolded(x, kernel, geometry, y)
         return y
     sizes = (shape, kernel_shape, geometry, 0, bias is not None)
     inputs = (x, kernel) if bias is None else (x, kernel, bias)
@@ -53,10 +53,12 @@ def input_gradient(grad: Tensor, kernel: Tensor, shape: Sequence[int], geometry:
     """Of `convolve`: `grad: (N, Ho, Wo, O)` → (N, H, W, C) = `shape`."""
     result = empty_map(shape)
     if products.is_product(kernel.shape, geometry):
-        products.input_gradient(grad, kernel, result)
-    elif tiny_maps.sees_all(shape, kernel.shape, geometry):
-        tiny_maps.input_gradient(grad, kernel, geometry, result)
-    elif not _run(builders.input_gradient, (tuple(shape), tuple(kernel.shape), geometry, 0), grad, kernel, result):
+        products.pointwise_input_gradient(grad, kernel, result)
+    elif products.sees_all(shape, kernel.shape, geometry):
+        products.unfolded_input_gradient(grad, kernel, geometry, result)
+    elif not _run(
+        builders.convolution_input_gradient, (tuple(shape), tuple(kernel.shape), geometry, 0), grad, kernel, result
+    ):
         result = _paddle_convolution_gradients(paddle.zeros(shape, "float32"), kernel, grad, geometry)[0]
     return result
 
@@ -76,10 +78,12 @@ def kernel_gradient(x: Tensor, grad: Tensor, kernel_shape: Sequence[int], geomet
         grad = _with_zeros(grad, geometry.output_shape(x.shape, kernel_shape)[1] - grad.shape[1])
     result = empty_map(kernel_shape)
     if products.is_product(kernel_shape, geometry) and products.has_product_gradient(x.shape):
-        products.kernel_gradient(x, grad, result)
-    elif tiny_maps.sees_all(x.shape, kernel_shape, geometry):
-        tiny_maps.kernel_gradient(x, grad, geometry, result)
-    elif not _run(builders.kernel_gradient, (tuple(x.shape), tuple(kernel_shape), geometry, 0), x, grad, result):
+        products.pointwise_kernel_gradient(x, grad, result)
+    elif products.sees_all(x.shape, kernel_shape, geometry):
+        products.unfolded_kernel_gradient(x, grad, geometry, result)
+    elif not _run(
+        builders.convolution_kernel_gradient, (tuple(x.shape), tuple(kernel_shape), geometry, 0), x, grad, result
+    ):
         result = _paddle_convolution_gradients(x, paddle.zeros(kernel_shape, "float32"), grad, geometry)[1]
     return result
 
@@ -229,7 +233,7 @@ def input_gradient_first(grad: Tensor, kernel: Tensor, geometry: Geometry) -> Te
     """Of `convolve_first`, for `x`."""
     result, mixed = grad.clone(), kernel.shape[1]
     sizes = ((*grad.shape[:3], mixed), tuple(kernel.shape), geometry, grad.shape[3])
-    if not _run(builders.input_gradient, sizes, grad, kernel, result, all_channels=False):
+    if not _run(builders.convolution_input_gradient, sizes, grad, kernel, result, all_channels=False):
         first = grad[:, :, :, :mixed].contiguous()
         result[:, :, :, :mixed] = _paddle_convolution_gradients(paddle.zeros_like(first), kernel, first, geometry)[0]
     return result
@@ -239,7 +243,7 @@ def kernel_gradient_first(x: Tensor, grad: Tensor, kernel_shape: Sequence[int], 
     """Of `convolve_first`, for the kernel."""
     result, mixed = paddle.empty(kernel_shape, "float32"), kernel_shape[1]
     sizes = ((*x.shape[:3], mixed), tuple(kernel_shape), geometry, x.shape[3])
-    if not _run(builders.kernel_gradient, sizes, x, grad, result, all_channels=False):
+    if not _run(builders.convolution_kernel_gradient, sizes, x, grad, result, all_channels=False):
         x, grad = (value[:, :, :, :mixed].contiguous() for value in (x, grad))
         result = _paddle_convolution_gradients(x, paddle.zeros(kernel_shape, "float32"), grad, geometry)[1]
     return result
@@ -263,8 +267,8 @@ def supports_convolution(shape: Sequence[int], kernel_shape: Sequence[int], geom
     try:
         for build, more in (
             (builders.convolution, (False,)),
-            (builders.input_gradient, ()),
-            (builders.kernel_gradient, ()),
+            (builders.convolution_input_gradient, ()),
+            (builders.convolution_kernel_gradient, ()),
         ):
             found.primitive((build, *sizes, *more), build, *sizes, *more)
     except UnsupportedError:

@@ -57,8 +57,8 @@ def _results(library: Library) -> Iterator[tuple[str, Tensor, Tensor]]:
         sizes = (_SHAPE, tuple(kernel.shape), geometry, 0)
         y = _recorded(lambda a, k, g=groups: _convolve(a, k, None, g), [x, kernel], grad)
         yield f"{kind} convolution", run(builders.convolution, (*sizes, False), [x, kernel], _SHAPE)[0], y[0]
-        yield f"{kind} input gradient", run(builders.input_gradient, sizes, [grad, kernel], _SHAPE)[0], y[1]
-        (kernel_grad,) = run(builders.kernel_gradient, sizes, [x, grad], tuple(kernel.shape))
+        yield f"{kind} input gradient", run(builders.convolution_input_gradient, sizes, [grad, kernel], _SHAPE)[0], y[1]
+        (kernel_grad,) = run(builders.convolution_kernel_gradient, sizes, [x, grad], tuple(kernel.shape))
         yield f"{kind} kernel gradient", kernel_grad, y[2]
         biased = run(builders.convolution, (*sizes, True), [x, kernel, beta], _SHAPE)[0]
         yield f"{kind} convolution with bias", biased, y[0] + beta

@@ -11,7 +11,7 @@ import pytest
 from ppcls_ext.onednn import find
 from tests.helpers import ROOT
 
-TESTS = [f"tests/onednn/test_{name}.py" for name in ("products", "tiny_maps", "convolution", "statistics")]
+TESTS = [f"tests/onednn/test_{name}.py" for name in ("products", "unfolded", "convolution", "statistics")]
 
 
 @pytest.mark.slow

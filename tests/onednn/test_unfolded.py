@@ -8,7 +8,7 @@ import paddle
 import pytest
 from paddle.nn import functional
 
-from ppcls_ext.onednn import find, tiny_maps
+from ppcls_ext.onednn import find, products
 from ppcls_ext.onednn.builders import Geometry
 from tests.helpers import relative
 from tests.onednn.three_results import compute, in_double
@@ -27,7 +27,7 @@ SEEN = [
 ]
 
 
-def random(height, width, size, stride, padding, batch=tiny_maps.FEWEST + 1, channels=6, outputs=5):
+def random(height, width, size, stride, padding, batch=products.FEWEST + 1, channels=6, outputs=5):
     paddle.seed(0)
     geometry = Geometry(stride, padding)
     x, kernel = paddle.randn([batch, height, width, channels]), paddle.randn([outputs, channels, size, size])
@@ -38,9 +38,9 @@ def random(height, width, size, stride, padding, batch=tiny_maps.FEWEST + 1, cha
 @pytest.mark.parametrize("way", ["product", "convolution"])
 def test_equal_to_double_precision(monkeypatch, sizes, way):
     x, kernel, grad, geometry = random(*sizes)
-    assert tiny_maps.sees_all(x.shape, kernel.shape, geometry)
+    assert products.sees_all(x.shape, kernel.shape, geometry)
     if way == "convolution":
-        monkeypatch.setattr(tiny_maps, "sees_all", lambda *_: False)
+        monkeypatch.setattr(products, "sees_all", lambda *_: False)
     tensors = x, kernel, grad, geometry
     for got, expected in zip(compute(*tensors), in_double(*tensors)):
         assert relative(got, expected) <= 1e-6
@@ -57,13 +57,13 @@ def test_when_every_output_sees_every_input(size, stride):
         functional.conv2d(ones[:, :1], paddle.ones([1, 1, size, size]), None, stride, padding).sum().backward()
         # an input that all outputs see gets as many ones as there are outputs
         all_seen = float(ones.grad[0, 0].min()) == grad.shape[1] * grad.shape[2]
-        assert tiny_maps.sees_all(x.shape, kernel.shape, geometry) == all_seen
+        assert products.sees_all(x.shape, kernel.shape, geometry) == all_seen
 
 
 def test_others_are_left_to_the_convolution():
     x, kernel, _, geometry = random(2, 2, 3, 1, 1)
     shape = tuple(x.shape)
-    assert tiny_maps.sees_all(shape, kernel.shape, geometry)
-    assert not tiny_maps.sees_all((tiny_maps.FEWEST - 1, *shape[1:]), kernel.shape, geometry)
-    assert not tiny_maps.sees_all(shape, (6, 3, 3, 3), Geometry(1, 1, 2))
-    assert not tiny_maps.sees_all(shape, (5, 6, 1, 1), Geometry())
+    assert products.sees_all(shape, kernel.shape, geometry)
+    assert not products.sees_all((products.FEWEST - 1, *shape[1:]), kernel.shape, geometry)
+    assert not products.sees_all(shape, (6, 3, 3, 3), Geometry(1, 1, 2))
+    assert not products.sees_all(shape, (5, 6, 1, 1), Geometry())
