@@ -1,8 +1,8 @@
 """Convolutions that are products of matrices, by oneDNN's own `dnnl_sgemm`.
 
-*Pointwise* ones of stride 1: channels-last maps (N, H, W, C) and kernels (O, C, 1, 1) are the matrices already, (N·H·W, C)
-and (O, C). oneDNN's convolutions compute the same and first bring the kernel into a layout of theirs, which takes longer
-than the product where pixels are few; for many both are equally fast.
+*Pointwise* ones of stride 1: channels-last maps (N, H, W, C) and kernels (O, C, 1, 1) are the matrices already,
+(N·H·W, C) and (O, C). oneDNN's convolutions compute the same and first bring the kernel into a layout of theirs, which
+takes longer than the product where pixels are few; for many both are equally fast.
 
 *Unfolded* ones, of maps so small that each output sees each input: for every pair of an output and an input pixel the
 matrix holds the numbers between them, so that maps are rows of H·W·C numbers. A 3×3 convolution of 2×2 maps takes 16
