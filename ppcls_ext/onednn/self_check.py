@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import paddle
-from paddle import Tensor
+from paddle import Tensor, _C_ops
 from paddle.nn import functional
 
 from ppcls_ext.onednn import builders
@@ -30,7 +30,7 @@ def largest_difference(library: Library) -> tuple[str, float]:
         RuntimeError: a primitive does not run.
     """
     found = [("", 0.0)]
-    with paddle.base.dygraph.guard(paddle.CPUPlace()):
+    with paddle.no_grad():
         for name, got, expected in _results(library):
             difference = float((got - expected).abs().max() / expected.abs().max())
             found.append((name, difference if np.isfinite(difference) else float("inf")))
@@ -42,10 +42,10 @@ def _results(library: Library) -> Iterator[tuple[str, Tensor, Tensor]]:
     random = np.random.RandomState(0)
 
     def tensor(*shape: int) -> Tensor:
-        return paddle.to_tensor(random.randn(*shape).astype("float32"))
+        return paddle.to_tensor(random.randn(*shape).astype("float32"), place=paddle.CPUPlace())
 
     def run(build: Callable, sizes: tuple, inputs: list[Tensor], *shapes: tuple) -> list[Tensor]:
-        outputs = [paddle.empty(shape, "float32") for shape in shapes]
+        outputs = [tensor(*shape) for shape in shapes]
         build(library, *sizes)(*[value.data_ptr() for value in (*inputs, *outputs)])
         return outputs
 
@@ -55,7 +55,7 @@ def _results(library: Library) -> Iterator[tuple[str, Tensor, Tensor]]:
     for kind, groups in (("dense", 1), ("grouped", 2), ("depthwise", channels)):
         kernel, geometry = tensor(channels, channels // groups, 3, 3), Geometry(1, 1, groups)
         sizes = (_SHAPE, tuple(kernel.shape), geometry, 0)
-        y = _recorded(lambda a, k, g=groups: _convolve(a, k, None, g), [x, kernel], grad)
+        y = _convolve(x, kernel, groups), *_convolution_gradients(x, kernel, grad, groups)
         yield f"{kind} convolution", run(builders.convolution, (*sizes, False), [x, kernel], _SHAPE)[0], y[0]
         yield f"{kind} input gradient", run(builders.convolution_input_gradient, sizes, [grad, kernel], _SHAPE)[0], y[1]
         (kernel_grad,) = run(builders.convolution_kernel_gradient, sizes, [x, grad], tuple(kernel.shape))
@@ -66,7 +66,7 @@ def _results(library: Library) -> Iterator[tuple[str, Tensor, Tensor]]:
     normalised, mean, variance = run(
         builders.normalisation, (_SHAPE, _EPSILON, False), [x, gamma, beta], _SHAPE, vector, vector
     )
-    expected = _recorded(_normalise, [x, gamma, beta], grad)
+    expected = _normalise(x, gamma, beta, grad)
     yield "normalisation", normalised, expected[0]
     yield "mean", mean, x.mean([0, 1, 2])
     yield "variance", variance, paddle.square(x - x.mean([0, 1, 2])).mean([0, 1, 2])
@@ -94,38 +94,37 @@ def _results(library: Library) -> Iterator[tuple[str, Tensor, Tensor]]:
     for product in (True, False):
         got = run(builders.by_picture, (_SHAPE, product, True), [x, numbers, other], _SHAPE)[0]
         yield "a number for each image and channel", got, (x * spread if product else x + spread) + other
-    for name, algorithm, function in (
-        ("ReLU", builders.RELU, functional.relu),
-        ("GELU", builders.GELU, functional.gelu),
-    ):
-        y, x_grad = _recorded(function, [x], grad)
+    for name, algorithm in (("ReLU", builders.RELU), ("GELU", builders.GELU)):
+        y = functional.relu(x) if name == "ReLU" else functional.gelu(x)
+        x_grad = _C_ops.relu_grad(y, grad) if name == "ReLU" else _C_ops.gelu_grad(x, grad, False)
         yield name, run(builders.activation, (_SHAPE, algorithm, False), [x], _SHAPE)[0], y
         source = y if algorithm == builders.RELU else x
         got = run(builders.activation, (_SHAPE, algorithm, True), [source, grad], _SHAPE)[0]
         yield f"gradient of {name}", got, x_grad
     contiguous = x.transpose(_FROM_LAST).contiguous()
     yield "order of memory", run(builders.layout, (_SHAPE,), [contiguous], _SHAPE)[0], x
-    left, right, result = tensor(6, 8), tensor(8, 10), paddle.empty([6, 10], "float32")
+    left, right, result = tensor(6, 8), tensor(8, 10), tensor(6, 10)
     matrices = (6, 10, 8, 1.0, left.data_ptr(), 8, right.data_ptr(), 10, 0.0, result.data_ptr(), 10)
     if library.multiply(b"N", b"N", *matrices):
         raise RuntimeError("oneDNN could not multiply two matrices")
     yield "product of matrices", result, paddle.matmul(left, right)
 
 
-def _recorded(function: Callable[..., Tensor], inputs: list[Tensor], grad: Tensor) -> list[Tensor]:
-    """The result of the function, by Paddle, and the gradients of its inputs."""
-    with paddle.enable_grad():
-        inputs = [value.detach() for value in inputs]
-        for value in inputs:
-            value.stop_gradient = False
-        y = function(*inputs)
-        return [y.detach(), *paddle.grad(y, inputs, grad)]
+def _convolve(x: Tensor, kernel: Tensor, groups: int) -> Tensor:
+    return functional.conv2d(x.transpose(_FROM_LAST), kernel, None, 1, 1, groups=groups).transpose(_TO_LAST)
 
 
-def _convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, groups: int) -> Tensor:
-    return functional.conv2d(x.transpose(_FROM_LAST), kernel, bias, 1, 1, groups=groups).transpose(_TO_LAST)
+def _convolution_gradients(x: Tensor, kernel: Tensor, grad: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """By Paddle's operation: its gradient graph, which several threads may not use at once, is left alone."""
+    sizes = ([1, 1], [1, 1], "EXPLICIT", [1, 1], groups, "NCHW")
+    x_grad, kernel_grad = _C_ops.conv2d_grad(x.transpose(_FROM_LAST), kernel, grad.transpose(_FROM_LAST), *sizes)
+    return x_grad.transpose(_TO_LAST), kernel_grad
 
 
-def _normalise(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-    centred = x - x.mean([0, 1, 2])
-    return centred * paddle.rsqrt(paddle.square(centred).mean([0, 1, 2]) + _EPSILON) * gamma + beta
+def _normalise(x: Tensor, gamma: Tensor, beta: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The normalised map, and the gradients of x, γ and β."""
+    axes, centred = [0, 1, 2], x - x.mean([0, 1, 2])
+    inverse = paddle.rsqrt(paddle.square(centred).mean(axes) + _EPSILON)
+    standard = centred * inverse
+    x_grad = gamma * inverse * (grad - grad.mean(axes) - standard * (grad * standard).mean(axes))
+    return standard * gamma + beta, x_grad, (grad * standard).sum(axes), grad.sum(axes)
