@@ -11,6 +11,7 @@ import pytest
 from onnx import numpy_helper
 
 import ppcls_ext
+from ppcls_ext import cpu
 from ppcls_ext.config.settings import RunSettings
 from ppcls_ext.data.image_input import network_input
 from ppcls_ext.data.image_rule import Preprocessing
@@ -82,8 +83,10 @@ def test_the_logits_stay(fp32, quantized):
     network, other = Graph(fp32), make_pictures(32, seed=1)
     (expected,) = outputs(network, other, [logits_name(network)])
     (got,) = outputs(Graph(model), other, [logits_name(network)])
-    # random deep networks magnify errors; trained ones stay far below
-    assert np.square(got - expected).mean() < 0.15 * expected.var()
+    # random deep networks magnify errors, trained ones stay far below; without int8 instructions pairs of products
+    # saturate in onnxruntime's 16-bit sums
+    limit = 0.15 if cpu.multiplies_bytes() else 0.25
+    assert np.square(got - expected).mean() < limit * expected.var()
     assert report.agreement > 0.7
     assert report.calibrated == report.checked == 32
 
