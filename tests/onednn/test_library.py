@@ -77,11 +77,14 @@ def test_a_signal_handler_that_runs_a_model_does_no_harm():
     assert done.stdout.endswith("end True\n")
 
 
-def test_an_interrupt_while_one_thread_is_set_puts_the_number_back(monkeypatch):
-    found = library()
+def test_an_interrupt_while_one_thread_is_set_puts_the_number_back():
+    found, before = library(), signal.signal(signal.SIGINT, signal.default_int_handler)
     threads = found.threads()
-    with pytest.raises(KeyboardInterrupt), found.one_thread():
-        signal.raise_signal(signal.SIGINT)
+    try:
+        with pytest.raises(KeyboardInterrupt), found.one_thread():
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert found.threads() == threads
 
 
