@@ -172,9 +172,13 @@ def weighted_sum(library: Library, shape: Shape, scaled: bool, vectors: Sequence
 
 def by_picture(library: Library, shape: Shape, product: bool, addend: bool) -> Primitive:
     """(x, a number for each picture and channel, maybe a map) → the first two's product or sum, plus the map."""
-    batch, _, _, channels = shape
+    batch, height, width, channels = shape
     x = _map(library, shape)
     numbers = library.description([batch, channels, 1, 1], [channels, 1, channels, channels])
+    if channels == 1:
+        # the same memory with the images as channels, since oneDNN has no fast implementation of the other
+        x = library.description([1, batch, height, width], _dense_strides([1, batch, height, width]))
+        numbers = library.description([1, batch, 1, 1], [batch, 1, 1, 1])
     inputs, post_ops = [(_SRC, x), (_SRC_1, numbers)], library.make("post_ops", "post_ops_create")
     if addend:
         library.call("post_ops_append_binary", post_ops, _ADD, x)
