@@ -24,6 +24,9 @@ from ppcls_ext.onednn.statistics import LONGEST, mean_and_variance, normalisatio
 
 #: Numbers in a map from which on copying it is worth while to reach a faster gradient.
 LARGE = 1 << 14
+#: Pixels from which on the gradients of γ and β are sums of sums: there one long float32 sum loses the fifth digit, and
+#: sums of sums, which take twice as long, are worth it for the few maps of a net that are so large.
+LONG_SUM = 1 << 16
 #: Maps and vectors that one primitive adds; oneDNN takes 32 operations behind one at most.
 MOST_ADDENDS = 24
 _TO_LAST, _FROM_LAST = [0, 2, 3, 1], [0, 3, 1, 2]
@@ -155,7 +158,7 @@ def normalise_gradient(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of `normalise`, for x, γ and β."""
     pixels = math.prod(x.shape[:3])
-    if pixels <= LONGEST:
+    if pixels < LONG_SUM:
         results = empty_map(x.shape), *(paddle.empty(gamma.shape, "float32") for _ in range(2))
         if _run(builders.normalisation, (tuple(x.shape), epsilon, True), x, mean, variance, grad, gamma, *results):
             return results
