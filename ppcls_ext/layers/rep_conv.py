@@ -119,14 +119,14 @@ class RepConv(Reparameterizable):
         y = None
         if self.by_definition and not self.is_repped:
             y = self.sum_of_branches(x)
-        elif self.is_repped or self._branches_are_as_built(training=False):
-            y = self.run_fused(x)
-        elif self.training and self._branches_are_as_built(training=True):
+        elif self.training and not self.is_repped and self._branches_are_as_built(training=True):
             self.drop_folded()
             geometry = Geometry(self.stride, self.padding, self.groups)
             y = branch_sum(x, self.branches(), geometry, activate)
             if y is not None:
                 return y
+        elif self.is_repped or self._branches_are_as_built(training=False):
+            y = self.run_fused(x)
         if y is None:
             y = self.sum_of_branches(x)
         return relu(y, self.training) if activate else y

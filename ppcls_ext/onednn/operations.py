@@ -15,7 +15,7 @@ import paddle
 from paddle import Tensor, _C_ops, nn
 
 from ppcls_ext.onednn import builders, products
-from ppcls_ext.onednn.arena import empty_map
+from ppcls_ext.onednn.arena import empty, empty_map
 from ppcls_ext.onednn.builders import Geometry
 from ppcls_ext.onednn.find import loaded
 from ppcls_ext.onednn.library import Primitive, UnsupportedError
@@ -138,7 +138,7 @@ def _zeros(*shape: int) -> Tensor:
 def normalise(x: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
     """Batch normalisation by the batch's statistics; also returns these, (C,) each, the variance biased."""
     if math.prod(x.shape[:3]) <= LONGEST:
-        y, mean, variance = empty_map(x.shape), *(paddle.empty(gamma.shape, "float32") for _ in range(2))
+        y, mean, variance = empty_map(x.shape), *(empty(gamma.shape) for _ in range(2))
         if _run(builders.normalisation, (tuple(x.shape), epsilon, False), x, gamma, beta, y, mean, variance):
             return y, mean, variance
     mean, variance = mean_and_variance(x)
@@ -159,7 +159,7 @@ def normalise_gradient(
     """Of `normalise`, for x, γ and β."""
     pixels = math.prod(x.shape[:3])
     if pixels < LONG_SUM:
-        results = empty_map(x.shape), *(paddle.empty(gamma.shape, "float32") for _ in range(2))
+        results = empty_map(x.shape), *(empty(gamma.shape) for _ in range(2))
         if _run(builders.normalisation, (tuple(x.shape), epsilon, True), x, mean, variance, grad, gamma, *results):
             return results
     gamma_grad, beta_grad = normalisation_sums(x, grad, mean, variance, epsilon)
@@ -244,7 +244,7 @@ def input_gradient_first(grad: Tensor, kernel: Tensor, geometry: Geometry) -> Te
 
 def kernel_gradient_first(x: Tensor, grad: Tensor, kernel_shape: Sequence[int], geometry: Geometry) -> Tensor:
     """Of `convolve_first`, for the kernel."""
-    result, mixed = paddle.empty(kernel_shape, "float32"), kernel_shape[1]
+    result, mixed = empty(kernel_shape), kernel_shape[1]
     sizes = ((*x.shape[:3], mixed), tuple(kernel_shape), geometry, x.shape[3])
     if not _run(builders.convolution_kernel_gradient, sizes, x, grad, result, all_channels=False):
         x, grad = (value[:, :, :, :mixed].contiguous() for value in (x, grad))

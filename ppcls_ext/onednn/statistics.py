@@ -16,6 +16,7 @@ import paddle
 from paddle import Tensor
 
 from ppcls_ext.onednn import builders
+from ppcls_ext.onednn.arena import empty
 from ppcls_ext.onednn.find import loaded
 from ppcls_ext.onednn.library import Primitive, UnsupportedError
 from ppcls_ext.onednn.memory import address
@@ -53,7 +54,7 @@ def mean_and_variance(x: Tensor) -> tuple[Tensor, Tensor]:
     channels, pixels = x.shape[3], math.prod(x.shape[:3])
     pieces, shares = _pieces(pixels)
     ones = _ones(PARTS * channels).data_ptr()
-    normalised = paddle.empty([PIECE * channels], "float32")
+    normalised = empty([PIECE * channels])
     parts_of = np.empty([2, len(shares), channels], np.float32)
     start, of_means, of_variances = address(x, pixels * channels), parts_of[0].ctypes.data, parts_of[1].ctypes.data
     try:
@@ -83,7 +84,7 @@ def normalisation_sums(
     pieces, shares = _pieces(pixels)
     ones = _ones(PARTS * channels).data_ptr()
     means, variances = (value.tile([PARTS]) for value in (mean, variance))
-    unused = paddle.empty([PIECE * channels], "float32")
+    unused = empty([PIECE * channels])
     sums = np.empty([2, len(shares), channels], np.float32)
     x_start, grad_start = address(x, pixels * channels), address(grad, pixels * channels)
     of_gamma, of_beta = sums[0].ctypes.data, sums[1].ctypes.data
@@ -118,7 +119,7 @@ def _pieces(pixels: int) -> tuple[list[tuple[int, int]], np.ndarray]:
 
 def _tensor(values: np.ndarray) -> Tensor:
     # several times faster than paddle.to_tensor
-    tensor, values = paddle.empty(values.shape, "float32"), values.astype(np.float32)
+    tensor, values = empty(values.shape), values.astype(np.float32)
     ctypes.memmove(tensor.data_ptr(), values.ctypes.data, values.nbytes)
     return tensor
 
