@@ -110,9 +110,9 @@ class RepConv(Reparameterizable):
             for layer in self.branch_layers()
         ]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`x: (N, in_channels, H, W)` → (N, out_channels, H / stride, W / stride)."""
-        return self.convolve(x)
+    def forward(self, x: Tensor, activate: bool = False) -> Tensor:
+        """`x: (N, in_channels, H, W)` → (N, out_channels, H / stride, W / stride); `activate`: through a ReLU."""
+        return self.convolve(x, activate)
 
     def convolve(self, x: Tensor, activate: bool = False) -> Tensor:
         """As `forward`; with `activate` through a ReLU, which costs less as part of the sum."""

@@ -25,11 +25,12 @@ class VggBlock(RepConv):
         """Puts SE behind the sum, with a 16th of the channels inside, where `use_se`; subclasses call it once."""
         self.se = SqueezeExcite(self.out_channels, self.out_channels // 16, self.se_names) if use_se else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`x: (N, in_channels, H, W)` → (N, out_channels, H / stride, W / stride)."""
+    def forward(self, x: Tensor, activate: bool = True) -> Tensor:
+        """`x: (N, in_channels, H, W)` → (N, out_channels, H / stride, W / stride); `activate`: through the ReLU."""
         if self.se is None:
-            return self.convolve(x, activate=True)
-        return relu(self.se(self.convolve(x)), self.training)
+            return self.convolve(x, activate)
+        y = self.se(self.convolve(x))
+        return relu(y, self.training) if activate else y
 
 
 class VggLike(Backbone):
