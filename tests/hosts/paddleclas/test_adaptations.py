@@ -9,11 +9,20 @@ from types import SimpleNamespace
 import numpy as np
 import paddle
 import pytest
+from PIL import Image, ImageOps
 
 from ppcls_ext.hosts.paddleclas import adaptations
 from ppcls_ext.hosts.paddleclas.locate import activate
 
 BATCH_OPERATORS = "data/preprocess/batch_ops/batch_operators.py"
+
+
+def refuses_no_bits() -> bool:
+    try:
+        ImageOps.posterize(Image.new("L", (1, 1)), 0)
+    except ValueError:
+        return True
+    return False
 
 
 def test_each_paddleclas_gets_what_it_needs(fresh):
@@ -35,6 +44,7 @@ def test_each_paddleclas_gets_what_it_needs(fresh):
         "mixed labels": np.lib.NumpyVersion(np.__version__) >= "2.0.0",  # whose scalars keep their type
         "label ratio": not has("data/dataloader/multilabel_dataset.py", r"self\.label_ratio = "),
         "no policy": not has("data/preprocess/ops/timm_autoaugment.py", r"config_str is None"),
+        "posterize to black": refuses_no_bits(),
         "device of a CPU": has("engine/evaluation/classification.py", r"\.device_id")
         and not paddle.is_compiled_with_cuda(),
         **dict.fromkeys(("pickle", "eval", "bounded resizing", "image reader"), True),
@@ -117,6 +127,16 @@ def test_a_multi_label_dataset_reads_its_pictures(dataset, tmp_path):
     image, label = MultiLabelDataset(str(dataset), str(tmp_path / "list.txt"), decode)[0]
     assert image.shape == (3, 32, 32)
     assert label.tolist() == [1, 0, 1]
+
+
+def test_augmentation_that_keeps_no_bits_gives_black():
+    adaptations.apply()
+    from ppcls.data.preprocess.ops.timm_autoaugment import posterize
+
+    image = Image.new("RGB", (4, 4), (200, 100, 50))
+    assert posterize(image, 0).getextrema() == ((0, 0),) * 3
+    assert posterize(image, 1).getpixel((0, 0)) == (128, 0, 0)
+    assert posterize(image, 8) is image
 
 
 def test_augmentation_without_a_policy_changes_nothing():
