@@ -70,6 +70,7 @@ SET_FROM_OUTSIDE = {
     "predict/evidence.py": "value.type.tensor_type.shape.dim[0]",
     # objects of this project: layers and models, the memory of oneDNN, the engine
     "doctor.py": "trial",
+    "export/bench_files.py": "layer",
     "export/fusion_proof.py": "layer",
     "export/calibration.py": "limits",
     "models/factory.py": "made model",

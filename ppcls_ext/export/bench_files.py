@@ -14,7 +14,6 @@ from paddle import nn
 from ppcls_ext.data.image_rule import Preprocessing
 from ppcls_ext.export import convert, simplify
 from ppcls_ext.export.float16 import reduce_to_float16
-from ppcls_ext.export.fusion_proof import compute_by_definition
 from ppcls_ext.export.int8 import FEWEST, quantize
 from ppcls_ext.export.opset import GELU_OPSET
 from ppcls_ext.export.pipeline import Reduce, export_onnx
@@ -59,7 +58,7 @@ def _write_unfused(model: nn.Layer, properties: dict[str, str], px: int, path: P
     """Writes the training form, in eval mode, as the sum of its branches; nobody would deploy it."""
     model.eval()
     for layer in reparameterizable_layers(model):
-        compute_by_definition(layer)
+        layer.by_definition = True
     raw = convert.convert(convert.InferenceModel(model, softmax=True), (None, 3, px, px), OPSET)
     simplify.set_properties(raw, properties)
     with atomic_write(path) as file:

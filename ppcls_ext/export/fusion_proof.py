@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 import paddle
@@ -84,22 +82,6 @@ def branch_outputs(layer: Reparameterizable, x: Tensor) -> list[Tensor]:
     return outputs
 
 
-def sum_of_branches(layer: Reparameterizable, x: Tensor) -> Tensor:
-    """Returns the sum of `branch_outputs`."""
-    outputs = branch_outputs(layer, x)
-    return sum(outputs[1:], outputs[0])
-
-
-def compute_by_definition(layer: Reparameterizable, run: Callable[[Tensor], Tensor] | None = None) -> None:
-    """Makes an unfused layer sum its branches where it would run its equivalent convolution in eval mode.
-
-    Args:
-        layer: it is changed.
-        run: computes the sum; by default `sum_of_branches`.
-    """
-    layer.run_fused = run or partial(sum_of_branches, layer)  # type: ignore[assignment, method-assign]
-
-
 class LayerComparison:
     """Makes an unfused layer sum its branches one by one, as it is defined, and compares the sum with the fused layer.
 
@@ -120,7 +102,7 @@ class LayerComparison:
         self.difference = 0.0
         layer.register_forward_pre_hook(self._compare)
         # the layer goes on with the sum that was compared
-        compute_by_definition(layer, lambda _: self._sum)
+        layer.run_fused = lambda x: self._sum  # type: ignore[method-assign]
 
     def _compare(self, layer: Reparameterizable, inputs: tuple[Tensor, ...]) -> None:
         (x,) = inputs

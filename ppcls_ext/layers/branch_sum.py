@@ -60,7 +60,8 @@ def _sees_one_value(x: Tensor, branches: list[Branch], geometry: Geometry) -> bo
     """Whether each normalisation has one value a channel: Paddle returns it as it is, and moves no statistic."""
     if x.shape[0] != 1:
         return False
-    kernel = max((branch.kernel.shape for branch in branches if branch.kernel is not None), key=lambda shape: shape[2])
+    kernels = [branch.kernel.shape for branch in branches if branch.kernel is not None]
+    kernel = max(kernels, key=lambda shape: shape[2], default=[x.shape[1], 1, 1, 1])
     batch, _, height, width = x.shape
     if geometry.output_shape((batch, height, width, x.shape[1]), kernel)[1:3] != [1, 1]:
         return False

@@ -12,9 +12,9 @@ import math
 from collections.abc import Callable, Sequence
 
 import paddle
-from paddle import Tensor, _C_ops, nn
+from paddle import Tensor
 
-from ppcls_ext.onednn import builders, products
+from ppcls_ext.onednn import builders, by_paddle, products
 from ppcls_ext.onednn.arena import empty, empty_map
 from ppcls_ext.onednn.builders import Geometry
 from ppcls_ext.onednn.find import loaded
@@ -29,7 +29,6 @@ LARGE = 1 << 14
 LONG_SUM = 1 << 16
 #: Maps and vectors that one primitive adds; oneDNN takes 32 operations behind one at most.
 MOST_ADDENDS = 24
-_TO_LAST, _FROM_LAST = [0, 2, 3, 1], [0, 3, 1, 2]
 
 
 def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
@@ -48,7 +47,7 @@ def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, geometry: Geometry)
     sizes = (shape, kernel_shape, geometry, 0, bias is not None)
     inputs = (x, kernel) if bias is None else (x, kernel, bias)
     if not _run(builders.convolution, sizes, *inputs, y):
-        y = _paddle_convolve(x, kernel, bias, geometry)
+        y = by_paddle.convolve(x, kernel, bias, geometry)
     return y
 
 
@@ -62,7 +61,7 @@ def input_gradient(grad: Tensor, kernel: Tensor, shape: Sequence[int], geometry:
     elif not _run(
         builders.convolution_input_gradient, (tuple(shape), tuple(kernel.shape), geometry, 0), grad, kernel, result
     ):
-        result = _paddle_convolution_gradients(paddle.zeros(shape, "float32"), kernel, grad, geometry)[0]
+        result = by_paddle.convolution_gradients(paddle.zeros(shape, "float32"), kernel, grad, geometry)[0]
     return result
 
 
@@ -87,26 +86,8 @@ def kernel_gradient(x: Tensor, grad: Tensor, kernel_shape: Sequence[int], geomet
     elif not _run(
         builders.convolution_kernel_gradient, (tuple(x.shape), tuple(kernel_shape), geometry, 0), x, grad, result
     ):
-        result = _paddle_convolution_gradients(x, paddle.zeros(kernel_shape, "float32"), grad, geometry)[1]
+        result = by_paddle.convolution_gradients(x, paddle.zeros(kernel_shape, "float32"), grad, geometry)[1]
     return result
-
-
-def _paddle_convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
-    stride, padding, groups = geometry
-    y = nn.functional.conv2d(x.transpose(_FROM_LAST), kernel, bias, stride, padding, groups=groups)
-    return y.transpose(_TO_LAST).contiguous()
-
-
-def _paddle_convolution_gradients(x: Tensor, kernel: Tensor, grad: Tensor, geometry: Geometry) -> list[Tensor]:
-    """Gradients of x and the kernel by Paddle's own operation.
-
-    `x: (N, H, W, C)`, `kernel: (O, C / groups, k, k)`, `grad: (N, Ho, Wo, O)` → tensors of x's and the kernel's shape.
-    """
-    stride, padding, groups = geometry
-    x, grad = x.transpose(_FROM_LAST), grad.transpose(_FROM_LAST)
-    sizes = ([stride, stride], [padding, padding], "EXPLICIT", [1, 1], groups, "NCHW")
-    x_grad, kernel_grad = _C_ops.conv2d_grad(x, kernel, grad, *sizes)
-    return [x_grad.transpose(_TO_LAST).contiguous(), kernel_grad]
 
 
 def _kernel_gradient_of_one_pixel(x: Tensor, grad: Tensor, kernel_shape: Sequence[int], padding: int) -> Tensor:
@@ -149,7 +130,7 @@ def normalise_by(x: Tensor, mean: Tensor, variance: Tensor, gamma: Tensor, beta:
     """As `normalise`, by statistics that are known."""
     y = empty_map(x.shape)
     if not _run(builders.normalisation_by, (tuple(x.shape), epsilon), x, mean, variance, gamma, beta, y):
-        y = (x - mean) * (gamma * paddle.rsqrt(variance + epsilon)) + beta
+        y = by_paddle.normalise_by(x, mean, variance, gamma, beta, epsilon)
     return y
 
 
@@ -168,7 +149,7 @@ def normalise_gradient(
     vectors = -mean, inverse * gamma_grad / -pixels, beta_grad / -pixels, gamma * inverse
     x_grad = empty_map(x.shape)
     if not _run(builders.normalisation_gradient, (tuple(x.shape),), x, *vectors[:3], grad, vectors[3], x_grad):
-        x_grad = ((x + vectors[0]) * vectors[1] + vectors[2] + grad) * vectors[3]
+        x_grad = by_paddle.scaled_twice(x, *vectors[:3], grad, vectors[3])
     return x_grad, gamma_grad, beta_grad
 
 
@@ -186,8 +167,7 @@ def weighted_sum(
     vectors = tuple(other.ndim == 1 for other in tensors[1:])
     y = x if in_place else empty_map(x.shape)
     if not _run(builders.weighted_sum, (tuple(x.shape), factor is not None, vectors, relu), x, *tensors, y):
-        result = sum(others, x if factor is None else x * factor)
-        paddle.assign(nn.functional.relu(result) if relu else result, y)
+        paddle.assign(by_paddle.weighted_sum(x, others, factor, relu), y)
     return y
 
 
@@ -198,9 +178,7 @@ def by_picture(
     y = x if in_place else empty_map(x.shape)
     maps = (x, numbers) if addend is None else (x, numbers, addend)
     if not _run(builders.by_picture, (tuple(x.shape), product, addend is not None), *maps, y):
-        numbers = numbers.reshape([x.shape[0], 1, 1, x.shape[3]])
-        result = x * numbers if product else x + numbers
-        paddle.assign(result if addend is None else result + addend, y)
+        paddle.assign(by_paddle.by_picture(x, numbers, product, addend), y)
     return y
 
 
@@ -208,7 +186,7 @@ def activate(x: Tensor, algorithm: int, in_place: bool = False) -> Tensor:
     """`builders.RELU` or `builders.GELU` of every number; `in_place`: they take the place of x."""
     y = x if in_place else empty_map(x.shape)
     if not _run(builders.activation, (tuple(x.shape), algorithm, False), x, y):
-        paddle.assign(nn.functional.relu(x) if algorithm == builders.RELU else nn.functional.gelu(x), y)
+        paddle.assign(by_paddle.activate(x, algorithm == builders.RELU), y)
     return y
 
 
@@ -216,10 +194,7 @@ def activate_gradient(x: Tensor, grad: Tensor, algorithm: int) -> Tensor:
     """Of `activate`; for the ReLU `x` is its output."""
     result = empty_map(x.shape)
     if not _run(builders.activation, (tuple(x.shape), algorithm, True), x, grad, result):
-        if algorithm == builders.RELU:
-            return grad * (x > 0).astype("float32")
-        density = paddle.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
-        return grad * (0.5 + 0.5 * paddle.erf(x / math.sqrt(2)) + x * density)
+        result = by_paddle.activate_gradient(x, grad, algorithm == builders.RELU)
     return result
 
 
@@ -228,7 +203,7 @@ def convolve_first(x: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
     y, mixed = x.clone(), kernel.shape[1]
     sizes = ((*x.shape[:3], mixed), tuple(kernel.shape), geometry, x.shape[3], False)
     if not _run(builders.convolution, sizes, x, kernel, y, all_channels=False):
-        y[:, :, :, :mixed] = _paddle_convolve(x[:, :, :, :mixed], kernel, None, geometry)
+        y[:, :, :, :mixed] = by_paddle.convolve(x[:, :, :, :mixed], kernel, None, geometry)
     return y
 
 
@@ -238,7 +213,7 @@ def input_gradient_first(grad: Tensor, kernel: Tensor, geometry: Geometry) -> Te
     sizes = ((*grad.shape[:3], mixed), tuple(kernel.shape), geometry, grad.shape[3])
     if not _run(builders.convolution_input_gradient, sizes, grad, kernel, result, all_channels=False):
         first = grad[:, :, :, :mixed].contiguous()
-        result[:, :, :, :mixed] = _paddle_convolution_gradients(paddle.zeros_like(first), kernel, first, geometry)[0]
+        result[:, :, :, :mixed] = by_paddle.convolution_gradients(paddle.zeros_like(first), kernel, first, geometry)[0]
     return result
 
 
@@ -248,7 +223,7 @@ def kernel_gradient_first(x: Tensor, grad: Tensor, kernel_shape: Sequence[int], 
     sizes = ((*x.shape[:3], mixed), tuple(kernel_shape), geometry, x.shape[3])
     if not _run(builders.convolution_kernel_gradient, sizes, x, grad, result, all_channels=False):
         x, grad = (value[:, :, :, :mixed].contiguous() for value in (x, grad))
-        result = _paddle_convolution_gradients(x, paddle.zeros(kernel_shape, "float32"), grad, geometry)[1]
+        result = by_paddle.convolution_gradients(x, paddle.zeros(kernel_shape, "float32"), grad, geometry)[1]
     return result
 
 
@@ -257,7 +232,7 @@ def channels_last(x: Tensor) -> Tensor:
     batch, channels, height, width = x.shape
     y = empty_map([batch, height, width, channels])
     if not _run(builders.layout, ((batch, height, width, channels),), x, y):
-        y = x.transpose(_TO_LAST).contiguous()
+        y = by_paddle.channels_last(x)
     return y
 
 

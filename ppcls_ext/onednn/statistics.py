@@ -15,7 +15,7 @@ import numpy as np
 import paddle
 from paddle import Tensor
 
-from ppcls_ext.onednn import builders
+from ppcls_ext.onednn import builders, by_paddle
 from ppcls_ext.onednn.arena import empty
 from ppcls_ext.onednn.find import loaded
 from ppcls_ext.onednn.library import Primitive, UnsupportedError
@@ -65,8 +65,7 @@ def mean_and_variance(x: Tensor) -> tuple[Tensor, Tensor]:
             of_means += 4 * channels * parts
             of_variances += 4 * channels * parts
     except UnsupportedError:
-        mean = x.mean([0, 1, 2])
-        return mean, paddle.square(x - mean).mean([0, 1, 2])
+        return by_paddle.mean_and_variance(x)
     means, variances = parts_of
     mean = shares @ means
     variance = shares @ (variances + np.square(means - mean))
@@ -98,7 +97,7 @@ def normalisation_sums(
             of_gamma += 4 * channels * parts
             of_beta += 4 * channels * parts
     except UnsupportedError:
-        return (grad * (x - mean)).sum([0, 1, 2]) * paddle.rsqrt(variance + epsilon), grad.sum([0, 1, 2])
+        return by_paddle.normalisation_sums(x, grad, mean, variance, epsilon)
     return tuple(_tensor(value) for value in sums.sum(1, dtype=np.float64))
 
 
