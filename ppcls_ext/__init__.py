@@ -214,15 +214,15 @@ def export_onnx(
     """Fuses a classifier, converts it to ONNX and writes the file once it is proved equal to the model.
 
     Args:
-        model: pictures (N, 3, H, W) in, logits (N, classes) out; left as it is.
+        model: images (N, 3, H, W) in, logits (N, classes) out; left as it is.
         path: the file to write; an older one stays until the new one is proved and complete.
         size: side of the square that the model sees, px; 224 where None.
         class_names: by class index, to be kept in the file.
-        preprocessing: how a picture becomes the input, kept in the file: fields of
+        preprocessing: how an image becomes the input, kept in the file: fields of
             `ppcls_ext.data.image_rule.Preprocessing`, such as `{"mean": (0.5, 0.5, 0.5)}`, in the place of ImageNet's
             (short side resized to 256 / 224 of the size, centre crop, ImageNet's mean and std); or a whole
             `Preprocessing`.
-        samples: pictures to compare on, beside random input: paths, Pillow images or uint8 arrays (H, W, 3).
+        samples: images to compare on, beside random input: paths, Pillow images or uint8 arrays (H, W, 3).
         opset: of ONNX's standard operators, 11 to 20.
         batch: fixes N; None leaves it free.
         softmax: end in "probabilities"; otherwise in "logits".

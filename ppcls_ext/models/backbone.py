@@ -32,7 +32,7 @@ class Backbone(_Base):
 
     #: Names of the layers that end the stages, at strides 4, 8, 16 and 32.
     stages_pattern: Sequence[str] = ("stage1", "stage2", "stage3", "stage4")
-    #: Of the four maps that `features` gives: pixels of the picture for a pixel of the map.
+    #: Of the four maps that `features` gives: pixels of the image for a pixel of the map.
     strides = (4, 8, 16, 32)
     #: Channels of the map at stride 2; 0 for a family that has none.
     stem_channels = 0
@@ -65,7 +65,7 @@ class Backbone(_Base):
         """`x: (N, 3, H, W)` → the maps of the four stages, (N, channels[i], H / strides[i], W / strides[i]).
 
         Args:
-            x: pictures.
+            x: images.
             stem: put the map at stride 2, (N, stem_channels, H / 2, W / 2), before them.
 
         Raises:

@@ -13,7 +13,7 @@ class Figures(NamedTuple):
     Attributes:
         unfused: trainable parameters of the training form.
         fused: parameters of the fused form.
-        macs: multiply-adds of the fused form's convolutions and linear layers, for one picture of `SIZE` × `SIZE` px.
+        macs: multiply-adds of the fused form's convolutions and linear layers, for one image of `SIZE` × `SIZE` px.
     """
 
     unfused: int

@@ -111,7 +111,7 @@ def normalisation(library: Library, shape: Shape, epsilon: float, gradient: bool
     """(x, γ, β) → (y, mean, variance), or (x, mean, variance, gradient of y, γ) → (gradients of x, γ, β).
 
     In one thread, as Paddle does it, but several times faster: oneDNN's threads wait for each other in a loop here,
-    which on a machine with more to do (the processes that load pictures) takes a hundred times the work itself.
+    which on a machine with more to do (the processes that load images) takes a hundred times the work itself.
     """
     channels, of_batch = shape[3], ctypes.c_float(epsilon)
     x, vector = _map(library, shape), _vector(library, channels)
@@ -171,7 +171,7 @@ def weighted_sum(library: Library, shape: Shape, scaled: bool, vectors: Sequence
 
 
 def by_picture(library: Library, shape: Shape, product: bool, addend: bool) -> Primitive:
-    """(x, a number for each picture and channel, maybe a map) → the first two's product or sum, plus the map."""
+    """(x, a number for each image and channel, maybe a map) → the first two's product or sum, plus the map."""
     batch, height, width, channels = shape
     x = _map(library, shape)
     numbers = library.description([batch, channels, 1, 1], [channels, 1, channels, channels])

@@ -19,7 +19,7 @@ import numpy as np
 
 from ppcls_ext.errors import PpclsExtError
 
-#: Primitives that are kept; a model needs one or two hundred for each size of picture.
+#: Primitives that are kept; a model needs one or two hundred for each size of image.
 CAPACITY = 1024
 
 # <dnnl_types.h>; the numbers are part of oneDNN's ABI

@@ -43,7 +43,7 @@ def channel_sums(x: Tensor) -> Tensor:
 
 
 def picture_sums(x: Tensor) -> Tensor:
-    """Over the pixels of each picture: (N, H, W, C) → (N, C)."""
+    """Over the pixels of each image: (N, H, W, C) → (N, C)."""
     batch, height, width, channels = x.shape
     rows = paddle.matmul(_ones(height), x.reshape([batch, height, width * channels]))
     return paddle.matmul(_ones(width), rows.reshape([batch, width, channels]))

@@ -2,12 +2,12 @@
 
 Most published weights of these nets are fused, and a plain convolution without batch normalisation fine-tunes badly.
 `unfuse` gives a training-form model that computes the same function: the first conv branch carries the fused kernel,
-its batch normalisation is set from calibration pictures so that the function is kept in train mode as well, and the
+its batch normalisation is set from calibration images so that the function is kept in train mode as well, and the
 other branches start small and learn.
 
 With fused kernel K and bias b, and small scales t_i for the other branches' (random) kernels K_i, the first kernel is
 `K − Σ t_i·K_i`: the sum of branches is K again, exactly, however large the t_i are. With means m_i and variances v_i of
-the branches' outputs over the calibration pictures, `γ_i = t_i·√(v_i + ε)` with t = 1 for the first branch, `β_i = 0`,
+the branches' outputs over the calibration images, `γ_i = t_i·√(v_i + ε)` with t = 1 for the first branch, `β_i = 0`,
 and the first branch's β makes up for all means.
 """
 
@@ -38,8 +38,8 @@ def unfuse(model: nn.Layer, batches: Batches) -> nn.Layer:
 
     Args:
         model: fused, built by one of this project's factories; it is left as it was.
-        batches: calibration pictures, prepared as for training: tensors or arrays (N, 3, H, W), or a loader's lists
-            that begin with one; some hundred pictures are enough. One batch may come alone.
+        batches: calibration images, prepared as for training: tensors or arrays (N, 3, H, W), or a loader's lists
+            that begin with one; some hundred images are enough. One batch may come alone.
 
     Returns:
         The unfused model, in train mode. In eval mode its output equals the fused model's up to rounding.
