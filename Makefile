@@ -21,7 +21,7 @@ endif
 .PHONY: help install demo test lint check matrix configs clean
 
 help:
-	@echo "make demo     train, evaluate, fuse, export and verify MobileOne_S0 on sample pictures (2 minutes on 2 cores)"
+	@echo "make demo     train, evaluate, fuse, export and verify MobileOne_S0 on sample images (2 minutes on 2 cores)"
 	@echo "make test     the tests but for the slow ones"
 	@echo "make check    what a commit must pass: lint, format, generated files, all tests"
 	@echo "make install  .venv with everything, PaddleClas included; does nothing when it is up to date"

@@ -279,7 +279,7 @@ def _check_data(config: dict, folder: str) -> Finding:
         lists = prepare(tried, "train")["Run"].lists
     except PpclsExtError as error:
         return Finding("data", "the configuration cannot be trained", str(error))
-    counts = [f"{loader} {len(images)} pictures of {len(images.labels)} classes" for loader, images in lists.items()]
+    counts = [f"{loader} {len(images)} images of {len(images.labels)} classes" for loader, images in lists.items()]
     return Finding("data", ", ".join(counts) or "found (it has no plain image lists to count)")
 
 
@@ -315,7 +315,7 @@ class _Trial:
     def check_batch(self) -> Finding:
         """Decodes and augments one batch."""
         if not self._wanted:
-            advice = "there are fewer pictures than a batch takes: make DataLoader.Train.sampler.batch_size smaller"
+            advice = "there are fewer images than a batch takes: make DataLoader.Train.sampler.batch_size smaller"
             return Finding("one batch", "an epoch has none", advice)
         self._engine.observers.append(self._observer())
         with captured_output():
@@ -328,7 +328,7 @@ class _Trial:
         if self._shape is None:
             raise self._error or PpclsExtError("the engine asked for none")
         number, _, height, width = self._shape
-        return Finding("one batch", f"{self._reading:.2f} s for {number} pictures of {width} × {height} px")
+        return Finding("one batch", f"{self._reading:.2f} s for {number} images of {width} × {height} px")
 
     def _observer(self) -> Any:
         """Returns an observer that notes the first batch and each step, and ends the training after a few steps."""

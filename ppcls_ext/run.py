@@ -419,7 +419,7 @@ def new_lists(settings: RunSettings, data: str | os.PathLike, val_share: float, 
         if resumed and all((folder / name).is_file() for name in (TRAIN_LIST, VAL_LIST, LABEL_LIST)):
             made = kept_lists(Path(data), folder)
         else:
-            with progress("reading pictures") as report:
+            with progress("reading images") as report:
                 made = make_lists(data, folder, val_share, split_seed, report)
             for line in made.lines():
                 print(line)
@@ -439,7 +439,7 @@ def new_lists(settings: RunSettings, data: str | os.PathLike, val_share: float, 
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """Shows a bar on a terminal; yields the function that moves it to (done, all)."""
     tqdm = import_extra("tqdm").tqdm
-    with tqdm(desc=what, unit=" pictures", file=sys.stderr, disable=not sys.stderr.isatty(), leave=False) as bar:
+    with tqdm(desc=what, unit=" images", file=sys.stderr, disable=not sys.stderr.isatty(), leave=False) as bar:
 
         def report(done: int, total: int) -> None:
             bar.total = total

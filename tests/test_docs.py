@@ -117,8 +117,8 @@ def flowers(shared, tmp_path) -> Path:
     return folder
 
 
-def test_from_pictures_to_int8(flowers, env):
-    for page in ("own_pictures", "deploy", "quantize"):
+def test_from_images_to_int8(flowers, env):
+    for page in ("own_images", "deploy", "quantize"):
         run_page(page, flowers, env)
 
 

@@ -142,9 +142,9 @@ def test_a_configuration(config, tmp_path, monkeypatch, capfd):
     assert run(lambda: main(["-c", "tiny.yml"])) == len(WITHOUT_WHEEL)
     output = capfd.readouterr()
     found = lines(output.out)
-    assert found["data"] == ("ok", "Train 24 pictures of 2 classes, Eval 20 pictures of 2 classes")
+    assert found["data"] == ("ok", "Train 24 images of 2 classes, Eval 20 images of 2 classes")
     assert found["model"][1].startswith("FasterNet_T0, 2.63 M parameters, on the cpu")
-    assert found["one batch"][1].endswith(" s for 8 pictures of 32 × 32 px")
+    assert found["one batch"][1].endswith(" s for 8 images of 32 × 32 px")
     assert found["one step"][1].split("; ")[1].startswith("3 steps are an epoch, about ")
     assert "ppcls INFO" not in output.out + output.err
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.yml"], "nothing is written"

@@ -83,7 +83,7 @@ def test_preprocessing_of_ones_own(tmp_path, pictures):
         ({"preprocessing": {"average": 1}}, "preprocessing has no average: expected decode, channel_order"),
         (
             {"size": 64, "preprocessing": Preprocessing()},
-            "size is 64 px, and preprocessing makes pictures of",
+            "size is 64 px, and preprocessing makes images of",
         ),
         ({"class_names": "cat"}, "class_names is 'cat': expected a list of names"),
         pytest.param(
@@ -100,7 +100,7 @@ def test_bad_arguments_leave_nothing(tmp_path, options, message):
     assert not list(tmp_path.iterdir())
 
 
-def test_classifier_takes_every_kind_of_picture(exported, pictures):
+def test_classifier_takes_every_kind_of_image(exported, pictures):
     net, path, _ = exported
     classifier = ppcls_ext.Classifier(path)
     by_path = classifier(pictures, topk=3)
@@ -130,7 +130,7 @@ def test_classifier_takes_every_kind_of_picture(exported, pictures):
         ("nowhere.jpg", "nowhere.jpg: No such file"),
     ],
 )
-def test_no_pictures(exported, picture, message):
+def test_no_images(exported, picture, message):
     with pytest.raises(PpclsExtError, match=message):
         ppcls_ext.Classifier(exported[1])(picture)
 

@@ -20,11 +20,11 @@ def lists(argv: Sequence[str] | None = None) -> None:
         "make-lists flowers/ --output lists",
         description="Or of a folder with these in train/ and val/. `ppcls-ext train --data FOLDER` does it by itself.",
     )
-    parser.add_argument("folder", metavar="FOLDER", help="the pictures, one folder a class")
+    parser.add_argument("folder", metavar="FOLDER", help="the images, one folder a class")
     parser.add_argument("--output", metavar="FOLDER", default="lists", help="for the lists (default: lists)")
     add_split_arguments(parser)
     args = parser.parse_args(argv)
-    with progress("reading pictures") as report:
+    with progress("reading images") as report:
         made = make_lists(args.folder, args.output, args.val_share, args.split_seed, report)
     for line in made.lines():
         print(line)
@@ -104,7 +104,7 @@ def make_shapes(argv: Sequence[str] | None = None) -> None:
     )
     output = shapes.DEFAULT_OUTPUT
     parser.add_argument("--output", type=Path, default=output, metavar="DIR", help="default: %(default)s")
-    parser.add_argument("--size", type=int, default=96, metavar="PX", help="of the pictures, default: %(default)s px")
+    parser.add_argument("--size", type=int, default=96, metavar="PX", help="of the images, default: %(default)s px")
     parser.add_argument("--train", type=int, default=160, metavar="N", help="to train on, default: %(default)s")
     parser.add_argument("--val", type=int, default=40, metavar="N", help="to evaluate on, default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
@@ -113,7 +113,7 @@ def make_shapes(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     if shapes.make(args.output, args.size, args.train, args.val, args.seed, args.any_colour, args.force):
-        print(f"{args.output}: {args.train} + {args.val} pictures of {args.size} px: {', '.join(shapes.NAMES)}")
+        print(f"{args.output}: {args.train} + {args.val} images of {args.size} px: {', '.join(shapes.NAMES)}")
     else:
         print(f"{args.output} is complete already: nothing to do")
     print("detection     annotations/{train,val}.json, images/ (configs/detection)")

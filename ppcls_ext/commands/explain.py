@@ -51,12 +51,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "explain",
         "explain output/MobileOne_S0 flower.jpg",
         "explain MobileOne_S0.onnx flower.jpg --output explained",
-        description="Writes a PNG per picture: the picture as the net sees it, and over it the class activation map of "
+        description="Writes a PNG per image: the image as the net sees it, and over it the class activation map of "
         "the most probable class. The net is that of a run's best weights, or of a file that export-onnx wrote, "
         "which needs no Paddle.",
     )
     parser.add_argument("model", metavar="RUN|FILE", help="folder that a training wrote, or ONNX file")
-    parser.add_argument("images", nargs="+", metavar="PICTURE", help="picture, folder, or quoted pattern")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image, folder, or quoted pattern")
     parser.add_argument("--class", dest="class_", metavar="CLASS", help="name or number (default: the most probable)")
     parser.add_argument("--output", default="explained", metavar="FOLDER", help="default: %(default)s")
     return parser.parse_args(argv)

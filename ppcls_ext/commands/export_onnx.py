@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         allow=args.allow,
     )
     print(report)
-    print(f"next:\n  ppcls-ext predict {output} PICTURE…")
+    print(f"next:\n  ppcls-ext predict {output} IMAGE…")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -51,8 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--int8", action="store_true", help="quantize, and check that the classes stay the same")
     kind.add_argument("--fp16", action="store_true", help="store the weights in half the space")
-    place = "with --int8: pictures like those it will see: a list, a folder, or the folder of a training "
-    place += "(default: the training pictures of the configuration)"
+    place = "with --int8: images like those it will see: a list, a folder, or the folder of a training "
+    place += "(default: the training images of the configuration)"
     parser.add_argument("--calibration", metavar="PLACE", help=place)
     count = "with --int8: how many, 32 to 500; half of them check the result (default: 256)"
     parser.add_argument("--calibration-pictures", type=positive, default=256, metavar="N", help=count)

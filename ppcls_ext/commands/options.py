@@ -51,9 +51,9 @@ def _results_file(text: str) -> str:
 
 def add_results_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds --out and --save-image."""
-    out = "also write the results to a .csv file, one line a picture and class, or a .json file"
+    out = "also write the results to a .csv file, one line per image and class, or a .json file"
     parser.add_argument("--out", metavar="FILE", type=_results_file, help=out)
-    drawn = "draw the pictures with their classes, and sheets of many"
+    drawn = "draw the images with their classes, and sheets of many"
     parser.add_argument("--save-image", metavar="PNG|FOLDER", help=drawn)
 
 
@@ -76,9 +76,7 @@ def add_split_arguments(parser: argparse.ArgumentParser) -> None:
 def add_source_arguments(parser: argparse.ArgumentParser, images: bool = False) -> None:
     """Adds RUN, -c and -o; with `images`, also the names of images behind RUN, or alone behind -c."""
     if images:
-        parser.add_argument(
-            "names", nargs="*", metavar="RUN PICTURE", help=f"{RUN_HELP}; pictures, folders or patterns"
-        )
+        parser.add_argument("names", nargs="*", metavar="RUN IMAGE", help=f"{RUN_HELP}; images, folders or patterns")
     else:
         parser.add_argument("names", nargs="?", metavar="RUN", help=RUN_HELP)
     add_config_arguments(parser)

@@ -52,14 +52,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = command_parser(
         "predict",
         "predict MobileOne_S0.onnx flower.jpg photos 'more/*.png'",
-        description="MODEL is a file that export-onnx wrote: size, preparation of pictures and class names are in it.",
+        description="MODEL is a file that export-onnx wrote: size, preparation of images and class names are in it.",
     )
-    parser.add_argument("images", nargs="+", metavar="PICTURE", help="picture, folder, or quoted pattern")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image, folder, or quoted pattern")
     parser.add_argument("--model", metavar="MODEL", help="the ONNX file (default: the first argument)")
-    parser.add_argument("--topk", type=positive, default=5, metavar="K", help="classes to print a picture (default: 5)")
+    parser.add_argument("--topk", type=positive, default=5, metavar="K", help="classes to print per image (default: 5)")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     add_results_arguments(parser)
-    parser.add_argument("--batch-size", type=positive, metavar="N", help="pictures a run (default: the model's, or 8)")
+    parser.add_argument("--batch-size", type=positive, metavar="N", help="images a run (default: the model's, or 8)")
     parser.add_argument("--threads", type=positive, metavar="N", help="of the runtime (default: its own choice)")
     parser.add_argument(
         "--runtime",
@@ -68,14 +68,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="what runs it; paddle takes the folder of export-model for MODEL (default: onnxruntime)",
     )
     parser.add_argument("--bf16", action="store_true", help="with --runtime openvino: compute in bfloat16")
-    parser.usage = "ppcls-ext predict MODEL PICTURE [PICTURE …] [options]"
+    parser.usage = "ppcls-ext predict MODEL IMAGE [IMAGE …] [options]"
     args = parser.parse_args(argv)
     if args.bf16 and args.runtime != "openvino":
         parser.error("--bf16 belongs to --runtime openvino")
     if args.model is None:
         args.model, *args.images = args.images
         if not args.images:
-            parser.error(f"expected a model and pictures, got {args.model} alone")
+            parser.error(f"expected a model and images, got {args.model} alone")
     return args
 
 

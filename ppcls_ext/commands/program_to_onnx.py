@@ -21,12 +21,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("program", type=Path, help="the folder that the export wrote, or its model.json")
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: PROGRAM.onnx")
     parser.add_argument("--opset", type=int, default=DEFAULT_OPSET, help="default: %(default)s")
-    parser.add_argument("--samples", type=Path, metavar="DIR", help=f"pictures to compare on, {SAMPLES} at most")
+    parser.add_argument("--samples", type=Path, metavar="DIR", help=f"images to compare on, {SAMPLES} at most")
     args = parser.parse_args(argv)
     from ppcls_ext.export.program import find_prefix, program_to_onnx  # loads Paddle
 
     prefix = find_prefix(args.program)
     output = args.output or prefix.with_suffix(".onnx")
     files = find_images([str(args.samples)])[:SAMPLES] if args.samples else []
-    pictures = [decode(read_image(file)) for file in files]
-    print(program_to_onnx(prefix, output, opset=args.opset, images=pictures))
+    images = [decode(read_image(file)) for file in files]
+    print(program_to_onnx(prefix, output, opset=args.opset, images=images))

@@ -48,9 +48,9 @@ def _parser() -> argparse.ArgumentParser:
         description="It writes its settings, its log and its weights to output/ARCH.",
     )
     add_config_arguments(parser)
-    parser.add_argument("--data", metavar="FOLDER", help="your own pictures, one folder a class, instead of the lists")
+    parser.add_argument("--data", metavar="FOLDER", help="your own images, one folder a class, instead of the lists")
     add_split_arguments(parser)
-    parser.add_argument("--size", type=positive, metavar="PX", help="side of the pictures, set in every place")
+    parser.add_argument("--size", type=positive, metavar="PX", help="side of the images, set in every place")
     resume = "go on with the run of this command, or with the one in the folder RUN"
     parser.add_argument("--resume", nargs="?", const=True, metavar="RUN", help=resume)
     patience = "end the training after N epochs without a better evaluation"

@@ -17,8 +17,8 @@ COLUMNS = "{:<28} {:>10} {:>12}"
 def main(argv: Sequence[str] | None = None) -> int:
     """`ppcls-ext verify`."""
     args = _parse(argv)
-    images, comparisons = compare_runtimes(args.file, args.pictures, args.program)
-    print(f"{args.file}: {images} pictures, compared with {with_version('onnxruntime')}")
+    images, comparisons = compare_runtimes(args.file, args.images, args.program)
+    print(f"{args.file}: {images} images, compared with {with_version('onnxruntime')}")
     print(COLUMNS.format("runtime", "difference", "same class"))
     failed = False
     for comparison in comparisons:
@@ -38,7 +38,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "verify", "verify MobileOne_S0.onnx photos", "verify MobileOne_S0.onnx photos --program inference"
     )
     parser.add_argument("file", metavar="FILE", help="that export-onnx wrote")
-    parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="picture, folder, or quoted pattern")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image, folder, or quoted pattern")
     parser.add_argument("--program", metavar="FOLDER", help="that export-model wrote of the same weights, for Paddle")
     args = parser.parse_args(argv)
     if args.program is not None and not Path(args.program).is_dir():

@@ -303,7 +303,7 @@ def compare(weights: Path, trained: Mapping[str, Any], now: Facts, mode: str, im
         PpclsExtError: the number or the order of the classes differs.
     """
     if mode == "export":
-        now = {**now, "pictures": {"picture size": _size(image_shape[-1:-3:-1])}}
+        now = {**now, "pictures": {"image size": _size(image_shape[-1:-3:-1])}}
     found = differences(trained, now)
     if mode == "train":
         found = [item for item in found if item.what in ("mean", "std", "channel_order", "scale")]
@@ -318,7 +318,7 @@ def compare(weights: Path, trained: Mapping[str, Any], now: Facts, mode: str, im
 
 
 def differences(trained: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
-    """The architecture and the fields of the pictures' rule that differ, where both sides know them."""
+    """The architecture and the fields of the images' rule that differ, where both sides know them."""
     found = []
     if trained.get("architecture") != now["architecture"]:
         found.append(Difference("architecture", trained.get("architecture"), now["architecture"]))
@@ -327,11 +327,11 @@ def differences(trained: Mapping[str, Any], now: Mapping[str, Any]) -> list[Diff
     return [item for item in found if item.trained != item.now]
 
 
-def _with_size(pictures: Mapping[str, Any]) -> dict[str, Any]:
+def _with_size(images: Mapping[str, Any]) -> dict[str, Any]:
     """The rule's fields with the size in words, in the place of the crop."""
-    fields = dict(pictures)
+    fields = dict(images)
     crop, resize = fields.pop("crop", None), fields.get("resize")
-    return {"picture size": _size(crop or resize), **fields} if crop or resize else fields
+    return {"image size": _size(crop or resize), **fields} if crop or resize else fields
 
 
 def _size(pair: Any) -> str:

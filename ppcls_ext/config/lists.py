@@ -87,13 +87,13 @@ def _left_out(loader: str, images: ImageList, batch: int, processes: int) -> Non
     if batches == 0:
         raise PpclsExtError(
             f"{where}.batch_size is {batch}{f' on each of {processes} processes' if processes > 1 else ''}, and "
-            f"{images.path} holds {len(images)} pictures: with drop_last that makes no batch; lower it, or set "
+            f"{images.path} holds {len(images)} images: with drop_last that makes no batch; lower it, or set "
             "drop_last to false"
         )
     left = len(images) - batches * batch * processes
     if left > 0:
         logger.warning(
-            "%d of the %d pictures of %s are left out of each %s: %s.drop_last",
+            "%d of the %d images of %s are left out of each %s: %s.drop_last",
             *(left, len(images), images.path, "epoch" if loader == "Train" else "evaluation", where),
         )
 
@@ -102,13 +102,13 @@ def _say_absent_classes(images: ImageList, classes: int) -> None:
     highest = max(images.labels)
     if highest + 1 < classes:
         logger.warning(
-            "Arch.class_num is %d, and the labels of %s end at %d: the classes from %d have no picture",
+            "Arch.class_num is %d, and the labels of %s end at %d: the classes from %d have no image",
             *(classes, images.path, highest, highest + 1),
         )
     absent = [label for label in range(min(highest, classes)) if label not in images.labels]
     if absent:
         names = ", ".join(map(str, absent[:SHOWN])) + (", …" if len(absent) > SHOWN else "")
-        logger.warning("%s has no picture of %d classes: %s", images.path, len(absent), names)
+        logger.warning("%s has no image of %d classes: %s", images.path, len(absent), names)
 
 
 def use_lists(config: dict, made: ClassLists) -> None:
@@ -145,7 +145,7 @@ def use_lists(config: dict, made: ClassLists) -> None:
     batch = sampler.get("batch_size")
     if isinstance(batch, int) and batch > sum(made.train) and sampler.get("drop_last"):
         sampler["drop_last"] = False
-        logger.info("%d pictures are less than a batch of %d: the one batch is smaller", sum(made.train), batch)
+        logger.info("%d images are less than a batch of %d: the one batch is smaller", sum(made.train), batch)
 
 
 def _set_accuracies(config: dict, count: int) -> None:
@@ -218,7 +218,7 @@ def _training_images(settings: RunSettings, where: str) -> list[Path]:
     dataset = settings.dataset("Train")
     path, root = dataset.get("cls_label_path"), dataset.get("image_root")
     if not (isinstance(path, str) and isinstance(root, str)):
-        raise PpclsExtError(f"{where} names no training pictures (DataLoader.Train.dataset): give --calibration PLACE")
+        raise PpclsExtError(f"{where} names no training images (DataLoader.Train.dataset): give --calibration PLACE")
     return _listed_files(Path(path), [Path(root)], dataset.get("delimiter") or " ")
 
 
@@ -233,7 +233,7 @@ def _listed_files(path: Path, roots: list[Path], delimiter: str | None = None) -
         candidates = [root / part for root in roots for part in (name, name.rsplit(delimiter, 1)[0]) if part]
         file = next((candidate for candidate in candidates if candidate.is_file()), None)
         if file is None:
-            raise PpclsExtError(f"{path}:{number}: no picture {line!r} below {' or '.join(map(str, roots))}")
+            raise PpclsExtError(f"{path}:{number}: no image {line!r} below {' or '.join(map(str, roots))}")
         found.append(file)
     return found
 

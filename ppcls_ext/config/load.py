@@ -234,7 +234,7 @@ SMALLEST = 32  # px; the networks halve the size five times
 SIZE_FIELDS = ("size", "resize_short", "resize_long", "img_size", "crop_size")
 
 
-def set_picture_size(config: dict) -> None:
+def set_image_size(config: dict) -> None:
     """Takes `Global.image_size` out of the configuration and sets what follows from it, in place.
 
     These are: the crop of training images; in evaluation and inference the crop, and the size before it in the same
@@ -334,5 +334,5 @@ def override(config: dict, overrides: Iterable[str]) -> dict:
     check_structure(config)
     for section in KNOWN:
         check_spelling(section, config.get(section) if section else config)
-    set_picture_size(config)
+    set_image_size(config)
     return config

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from ppcls_ext.errors import PpclsExtError
 
 #: Number of images that unfused weights are calibrated on where the configuration gives none.
-CALIBRATION_PICTURES = 512
+CALIBRATION_IMAGES = 512
 
 
 class Ema(NamedTuple):
@@ -36,7 +36,7 @@ class Stage(NamedTuple):
 
 
 class Unfuse(NamedTuple):
-    """The number of images to calibrate on; None: `CALIBRATION_PICTURES`, or all of an epoch that has fewer."""
+    """The number of images to calibrate on; None: `CALIBRATION_IMAGES`, or all of an epoch that has fewer."""
 
     pictures: int | None = None
 

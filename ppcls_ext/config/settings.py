@@ -158,7 +158,7 @@ class RunSettings:
             found = transforms[name]
             if isinstance(found, list) and len(found) > 1:
                 return rule_from_transforms(found)
-        raise PpclsExtError("the configuration has no Infer.transforms, which say how pictures are prepared")
+        raise PpclsExtError("the configuration has no Infer.transforms, which say how images are prepared")
 
     def dataset(self, loader: str) -> dict[str, Any]:
         """The section of a loader's data set; empty where there is none."""

@@ -305,10 +305,10 @@ Expect top-1 about 0.95 on the 500 held-out digits, in a few minutes on two CPU 
 def _flowers(model: str) -> Recipe:
     # where no accuracy is published, no weights are
     weights = "published" if MODELS[model].published_top1 else "FILE"
-    header = f"""{model} on Oxford Flowers102: fine-tuning on the 1020 training pictures.
+    header = f"""{model} on Oxford Flowers102: fine-tuning on the 1020 training images.
   ppcls-ext prepare-flowers102 --download
   ppcls-ext train -c {model} -o Global.pretrained_model={weights}
-ImageNet's weights, published or from a file, fused or not (README, "Published weights"): without them 1020 pictures
+ImageNet's weights, published or from a file, fused or not (README, "Published weights"): without them 1020 images
 teach the net little."""
     return Recipe(
         model=model,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ppcls_ext.config.lists import copy_class_names, copy_weights, host_reads_class_names
-from ppcls_ext.config.recipe import CALIBRATION_PICTURES
+from ppcls_ext.config.recipe import CALIBRATION_IMAGES
 from ppcls_ext.config.settings import RunSettings, Weights, existing_file
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.weights.checkpoint_sets import find_newest, finish, has_manifest
@@ -183,10 +183,10 @@ def unfuse_where_needed(run: RunSettings, weights: Weights | None) -> None:
         return
     run.config["Recipe"] = {**recipe, "unfuse": {}}
     logger.info(
-        "%s holds fused weights: they get their branches back, calibrated on up to %d training pictures "
+        "%s holds fused weights: they get their branches back, calibrated on up to %d training images "
         "(Recipe.unfuse.pictures says another number, Arch.fused=True trains the fused form instead)",
         weights.name,
-        CALIBRATION_PICTURES,
+        CALIBRATION_IMAGES,
     )
 
 
@@ -203,7 +203,7 @@ def say_what_to_expect(run: RunSettings, images: int) -> None:
         return
     published = "-o Global.pretrained_model=published" if address(arch["name"]) else "-o Global.pretrained_model=FILE"
     logger.warning(
-        "%s starts from random weights: %d pictures of %d classes teach it little of photographs, far less than "
+        "%s starts from random weights: %d images of %d classes teach it little of photographs, far less than "
         "fine-tuning ImageNet's weights does (%s)",
         *(arch["name"], images, run.class_num, published),
     )

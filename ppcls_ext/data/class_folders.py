@@ -243,7 +243,7 @@ class ClassLists(NamedTuple):
 
     def lines(self) -> list[str]:
         """Returns a summary for the terminal: the counts, what was left out, and classes without validation images."""
-        lines = [f"{len(self.classes)} classes, {sum(self.train)} pictures to train on, {sum(self.val)} to evaluate on"]
+        lines = [f"{len(self.classes)} classes, {sum(self.train)} images to train on, {sum(self.val)} to evaluate on"]
         if self.left_out:
             counts = Counter(item.kind for item in self.left_out)
             by_count = sorted(counts.items(), key=lambda item: (-item[1], item[0]))

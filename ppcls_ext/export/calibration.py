@@ -104,7 +104,7 @@ class Moments:
     def __init__(self, node: onnx.NodeProto, weight: np.ndarray, images: int, seed: int = 0) -> None:
         self.node, self.kernel = node, weight.shape[2:]
         groups, _, size = grouped(node, weight).shape
-        self.per_picture = -(-max(SAMPLES, SAMPLES_PER_WEIGHT * size) // images)
+        self.per_image = -(-max(SAMPLES, SAMPLES_PER_WEIGHT * size) // images)
         self.random = np.random.default_rng(seed)
         self.count = 0
         #: A rough mean of the inputs: sums of squares would drown a small variance about a large mean.
@@ -141,7 +141,7 @@ class Moments:
         padded = np.pad(array, ((0, 0), (0, 0), (pads[0], pads[2]), (pads[1], pads[3])))
         reach = [dilation * (side - 1) + 1 for dilation, side in zip(dilations, self.kernel)]
         places = [(side - far) // stride + 1 for side, far, stride in zip(padded.shape[2:], reach, strides)]
-        count = len(array) * min(self.per_picture, places[0] * places[1])
+        count = len(array) * min(self.per_image, places[0] * places[1])
         image = self.random.integers(len(array), size=count)[:, None, None]
         rows, columns = (
             self.random.integers(place, size=count)[:, None] * stride + dilation * np.arange(side)

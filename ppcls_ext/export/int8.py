@@ -57,8 +57,8 @@ class Int8Report:
     def __str__(self) -> str:
         integer = ", ".join(f"{n} {name}" for name, n in self.operators.most_common() if name.startswith(("QL", "QG")))
         lines = [
-            f"int8    {self.size:.2f} of fp32's size, calibrated on {self.calibrated} pictures",
-            f"        the same class as fp32 on {self.agreement:.1%} of {self.checked} other pictures",
+            f"int8    {self.size:.2f} of fp32's size, calibrated on {self.calibrated} images",
+            f"        the same class as fp32 on {self.agreement:.1%} of {self.checked} other images",
             f"        onnxruntime runs {integer}",
         ]
         if cpu.multiplies_bytes() is False:
@@ -144,7 +144,7 @@ def _quantize(model: onnx.ModelProto, images: np.ndarray, bar: tqdm) -> onnx.Mod
 def _check_arguments(model: onnx.ModelProto, images: np.ndarray) -> None:
     if not FEWEST <= len(images) <= MOST:
         raise PpclsExtError(
-            f"int8 got {len(images)} calibration pictures: expected {FEWEST} to {MOST} like those it will see"
+            f"int8 got {len(images)} calibration images: expected {FEWEST} to {MOST} like those it will see"
         )
     opset = opset_of(model)
     if opset < CHANNEL_SCALES_OPSET:
@@ -166,7 +166,7 @@ def _require_good(report: Int8Report, allow: bool) -> None:
         )
     if report.agreement < AGREEMENT and not allow:
         raise PpclsExtError(
-            f"int8 names the same class as fp32 on {report.agreement:.1%} of {report.checked} pictures, expected "
-            f"{AGREEMENT:.0%}; nothing was written: give more pictures, or those it will see (--calibration), or keep "
+            f"int8 names the same class as fp32 on {report.agreement:.1%} of {report.checked} images, expected "
+            f"{AGREEMENT:.0%}; nothing was written: give more images, or those it will see (--calibration), or keep "
             "it with --allow"
         )

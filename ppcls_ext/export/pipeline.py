@@ -191,7 +191,7 @@ def export_with_rule(
         batch=batch,
         softmax=softmax,
         metadata=Metadata(getattr(model, "arch", type(model).__name__), rule, names).to_properties(),
-        samples=np.stack([network_input(picture, rule) for picture in samples]) if len(samples) else None,
+        samples=np.stack([network_input(image, rule) for image in samples]) if len(samples) else None,
     )
 
 
@@ -199,7 +199,7 @@ def _image_rule(size: int | None, preprocessing: Preprocessing | Mapping[str, An
     """Returns ImageNet's rule at `size` px, with the fields of `preprocessing` instead of its own."""
     if isinstance(preprocessing, Preprocessing):
         if size is not None and preprocessing.image_size != (size, size):
-            raise PpclsExtError(f"size is {size} px, and preprocessing makes pictures of {preprocessing.image_size} px")
+            raise PpclsExtError(f"size is {size} px, and preprocessing makes images of {preprocessing.image_size} px")
         return preprocessing
     if size is None:
         size = DEFAULT_SIZE

@@ -103,7 +103,7 @@ class Program:
         """Name and shape of the input that is an image."""
         images = [(name, shape) for name, shape in self.input_shapes.items() if len(shape) == 4]
         if len(images) != 1 or images[0][1][1] != 3:
-            raise PpclsExtError(f"the program's inputs are {self.input_shapes}: expected one picture (N, 3, H, W)")
+            raise PpclsExtError(f"the program's inputs are {self.input_shapes}: expected one image (N, 3, H, W)")
         return images[0]
 
 
@@ -202,8 +202,8 @@ def program_inputs(program: Program, images: Sequence[np.ndarray] = ()) -> dict[
         real = real[np.arange(-(-len(real) // batch) * batch) % len(real)]
         for start in range(0, len(real), batch):
             part = real[start : start + batch]
-            kinds[f"picture {start}"] = part
-            kinds[f"normalised picture {start}"] = normalized(part)
+            kinds[f"image {start}"] = part
+            kinds[f"normalised image {start}"] = normalized(part)
     sizes = {
         "im_shape": np.array([[height, width]] * batch, np.float32),
         "scale_factor": np.ones((batch, 2), np.float32),
@@ -303,7 +303,7 @@ def _stated_shapes(file: Path) -> dict[str, list[int]]:
 def _advice(program: Program) -> str:
     if program.free_size:
         return (
-            "; the picture's size is free, and adaptive pooling and others need it: export with a fixed one "
+            "; the image's size is free, and adaptive pooling and others need it: export with a fixed one "
             "(PaddleSeg: --input_shape 1 3 H W; PaddleDetection: TestReader.inputs_def.image_shape)"
         )
     if program.file.suffix != ".json":
@@ -332,7 +332,7 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     if child.returncode < 0:
         reason = (
             f"{signal.Signals(-child.returncode).name} in ONNX's inference of shapes; adaptive pooling into more bins "
-            "than pixels does that, so take a larger picture or fewer bins"
+            "than pixels does that, so take a larger image or fewer bins"
         )
     else:
         reason = text[-300:]

@@ -180,7 +180,7 @@ def _proved_exports() -> None:
 ADAPTATIONS = (
     SCALARS,
     Adaptation("imgaug", "ppdet/data/source/culane.py", _imgaug_fails, _import_imgaug_with_sctypes),
-    Adaptation("picture ids", "ppdet/engine/trainer.py, predict", _image_ids_fail, _image_ids_of_arrays),
+    Adaptation("image ids", "ppdet/engine/trainer.py, predict", _image_ids_fail, _image_ids_of_arrays),
     Adaptation("font", "ppdet/utils/visualizer.py, draw_bbox", _font_is_missing, _use_font_of_pillow),
     Adaptation("proved exports", "ppdet/engine/trainer.py, export", _exports_are_unproved, _proved_exports),
 )

@@ -20,7 +20,7 @@ from ppcls_ext.onednn.maps import (
     to_channels_last,
     usable,
 )
-from ppcls_ext.onednn.statistics import picture_sums
+from ppcls_ext.onednn.statistics import image_sums
 
 
 class SqueezeExcite(nn.Layer):
@@ -65,7 +65,7 @@ class _Gate(Operation):
     def forward(self, x: Tensor, *parameters: Tensor) -> tuple[Tensor, list[Tensor]]:
         rows = to_channels_last(x)
         reduce, reduce_bias, expand, expand_bias = parameters
-        means = picture_sums(rows) / (rows.shape[1] * rows.shape[2])
+        means = image_sums(rows) / (rows.shape[1] * rows.shape[2])
         squeezed = nn.functional.relu(nn.functional.linear(means, reduce.flatten(1).t(), reduce_bias))
         gate = nn.functional.sigmoid(nn.functional.linear(squeezed, expand.flatten(1).t(), expand_bias))
         return operations.by_picture(rows, gate, product=True), [rows, means, squeezed, gate]
@@ -73,7 +73,7 @@ class _Gate(Operation):
     def backward(self, grad: Tensor, inputs: list[Tensor], saved: list[Tensor], needed: list[bool]) -> list[Any]:
         rows, means, squeezed, gate = saved
         _, reduce, _, expand, _ = inputs
-        of_gate = picture_sums(grad * rows) * gate * (1 - gate)
+        of_gate = image_sums(grad * rows) * gate * (1 - gate)
         of_squeezed = paddle.matmul(of_gate, expand.flatten(1)) * (squeezed > 0).astype("float32")
         x_grad = None
         if needed[0]:

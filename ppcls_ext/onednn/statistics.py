@@ -42,7 +42,7 @@ def channel_sums(x: Tensor) -> Tensor:
     return sums
 
 
-def picture_sums(x: Tensor) -> Tensor:
+def image_sums(x: Tensor) -> Tensor:
     """Over the pixels of each image: (N, H, W, C) → (N, C)."""
     batch, height, width, channels = x.shape
     rows = paddle.matmul(_ones(height), x.reshape([batch, height, width * channels]))

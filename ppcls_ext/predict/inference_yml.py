@@ -42,7 +42,7 @@ def to_inference_yml(metadata: Metadata, topk: int = 5) -> str:
     word = WORDS[rule.backend].get(rule.interpolation)
     if rule.decode != "cv2" or rule.channel_order != "RGB" or word is None:
         raise PpclsExtError(
-            f"PaddleX has no pictures decoded by {rule.decode} in {rule.channel_order}, resized {rule.interpolation} "
+            f"PaddleX has no images decoded by {rule.decode} in {rule.channel_order}, resized {rule.interpolation} "
             f"by {rule.backend}: it decodes with cv2, in RGB"
         )
     size = {"resize_short": rule.resize_short} if rule.resize is None else {"size": list(rule.resize)}

@@ -140,7 +140,7 @@ def _calibrate(model: nn.Layer, pairs: list[_Pair], batches: Batches) -> None:
         if training:
             model.train()
     if not all(pair.count for pair in pairs):
-        raise PpclsExtError("unfuse got no calibration pictures: give at least one batch (N, 3, H, W)")
+        raise PpclsExtError("unfuse got no calibration images: give at least one batch (N, 3, H, W)")
 
 
 def _kernel(branch: Branch, layer: Reparameterizable) -> Tensor:

@@ -155,7 +155,7 @@ class SavedImages:
         if self._target.suffix and not self._is_file and not self._target.is_dir():
             raise PpclsExtError(f"--save-image is {target}: expected a .png file or a folder")
         if self._is_file and count > 1:
-            raise PpclsExtError(f"--save-image is the file {target}, and there are {count} pictures: give a folder")
+            raise PpclsExtError(f"--save-image is the file {target}, and there are {count} images: give a folder")
         self._sheet: list[tuple[np.ndarray, str]] = []
         self.written: list[Path] = []
 
@@ -181,7 +181,7 @@ class SavedImages:
         """Draws the last sheet, which a single image does not need, and returns a line about the files written."""
         if self._sheet and len(self.written) > 1:
             self._draw_sheet()
-        return f"{len(self.written)} pictures written, the last {self.written[-1]}" if self.written else ""
+        return f"{len(self.written)} images written, the last {self.written[-1]}" if self.written else ""
 
     def _draw_sheet(self) -> None:
         number = 1 + sum(bool(_SHEET.fullmatch(path.name)) for path in self.written)

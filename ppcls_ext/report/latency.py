@@ -68,6 +68,6 @@ def _markdown(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
         lines.append([*map(str, case), *(f"{found[way]:.2f}" if way in found else "" for way in ways)])
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return (
-        "# Latency\n\nWritten by `ppcls-ext bench`: ms a picture, medians of "
+        "# Latency\n\nWritten by `ppcls-ext bench`: ms per image, medians of "
         f"{about['turns']} turns, {about['date']}, {about['machine']}, {about['versions']}.\n\n{table}\n"
     )

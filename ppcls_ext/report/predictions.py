@@ -58,7 +58,7 @@ class Predictions(NamedTuple):
         """
         if not len(self.labels) or len(self.labels) != len(self.probabilities) or len(self.paths) != len(self.labels):
             raise PpclsExtError(
-                f"a report needs pictures with one label and one answer each: got {len(self.paths)} pictures, "
+                f"a report needs images with one label and one answer each: got {len(self.paths)} images, "
                 f"{len(self.labels)} labels, {len(self.probabilities)} answers"
             )
         if not np.isfinite(self.probabilities).all():

@@ -69,7 +69,7 @@ class Engine(_HostEngine):
     def _build(self, config: dict, mode: str, section: Settings | None) -> None:
         config["Global"]["output_dir"] = str(self.folder)
         if mode == "infer":
-            config["AMP"] = None  # a few pictures need no half precision
+            config["AMP"] = None  # a few images need no half precision
         weights = config["Arch"].get("pretrained")
         # our factories let the number of classes differ, to fine-tune; elsewhere it has to fit
         strict = is_ours(config) and mode != "train" and isinstance(weights, str)

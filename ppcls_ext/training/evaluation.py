@@ -147,7 +147,7 @@ def require_finite_outputs(outputs: Any) -> None:
     for tensor in paddle.utils.flatten(outputs):
         if isinstance(tensor, paddle.Tensor) and tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise PpclsExtError(
-                "the network's outputs hold NaN or infinity: its weights do not fit these pictures or their "
+                "the network's outputs hold NaN or infinity: its weights do not fit these images or their "
                 "preprocessing (or, with AMP, half precision)"
             )
 
@@ -162,6 +162,6 @@ def require_classifier(config: dict, outputs: Any) -> None:
         cut = [f"Arch.{field}" for field in ("stop_after", "return_stages", "return_patterns") if arch.get(field)]
         cause = f"{cut[0]} leaves the classifier out: remove it" if cut else "mend Arch"
         raise PpclsExtError(
-            f"the network gives {list(outputs.shape[1:])} numbers a picture, and classification needs Arch.class_num, "
+            f"the network gives {list(outputs.shape[1:])} numbers per image, and classification needs Arch.class_num, "
             f"{classes}: {cause}"
         )

@@ -28,11 +28,11 @@ def infer(engine: Any) -> None:
         engine: PaddleClas's, built, in its mode "infer".
 
     Raises:
-        PpclsExtError: there are no pictures, or some cannot be read; these are named on stderr, and the others are
+        PpclsExtError: there are no images, or some cannot be read; these are named on stderr, and the others are
             inferred nevertheless. Or what is to be written cannot be.
     """
     settings = engine.config["Infer"]
-    paths = find_pictures(settings["infer_imgs"], settings.get("infer_list"))
+    paths = images_to_infer(settings["infer_imgs"], settings.get("infer_list"))
     paths = paths[dist.get_rank() :: dist.get_world_size()]
     target, results_file = settings.get("save_image"), settings.get("save_dir")
     if (target or results_file) and dist.get_world_size() > 1:
@@ -52,11 +52,11 @@ def infer(engine: Any) -> None:
     if results_file:
         write_results(results_file, results)
     if read < len(paths):
-        raise PpclsExtError(f"{len(paths) - read} of {len(paths)} pictures cannot be read; the others are above")
+        raise PpclsExtError(f"{len(paths) - read} of {len(paths)} images cannot be read; the others are above")
 
 
 def _batches(engine: Any, paths: Sequence[str], size: int) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Names and prepared pictures, `size` at a time; those that cannot be read are named on stderr."""
+    """Names and prepared images, `size` at a time; those that cannot be read are named on stderr."""
     names: list[str] = []
     images: list[np.ndarray] = []
     for index, path in enumerate(paths):
@@ -81,7 +81,7 @@ def _draw(saved: SavedImages, names: Sequence[str], answers: Sequence[dict]) -> 
 
 
 def preprocess(engine: Any, path: str) -> np.ndarray:
-    """The picture at `path` as `Infer.transforms` make it, mostly (3, H, W) float32.
+    """The image at `path` as `Infer.transforms` make it, mostly (3, H, W) float32.
 
     Raises:
         OSError: it cannot be opened.
@@ -104,12 +104,12 @@ def _logits(engine: Any, images: np.ndarray) -> paddle.Tensor:
     return out
 
 
-def find_pictures(names: str | Sequence[str], list_file: str | None) -> list[str]:
+def images_to_infer(names: str | Sequence[str], list_file: str | None) -> list[str]:
     """The files that are meant, as texts.
 
     Args:
-        names: one or several pictures, folders with all that is below them, or patterns.
-        list_file: names pictures relative to the folder `names`.
+        names: one or several images, folders with all that is below them, or patterns.
+        list_file: names images relative to the folder `names`.
 
     Raises:
         PpclsExtError: a name stands for nothing.
@@ -119,13 +119,13 @@ def find_pictures(names: str | Sequence[str], list_file: str | None) -> list[str
     if isinstance(names, str):
         if not os.path.exists(names):
             raise PpclsExtError(f"Infer.infer_imgs is {names}: no such file or folder")
-        if os.path.isdir(names) and not _holds_pictures(names):
-            raise PpclsExtError(f"Infer.infer_imgs is {names}: the folder holds no picture ({', '.join(SUFFIXES)})")
+        if os.path.isdir(names) and not _holds_images(names):
+            raise PpclsExtError(f"Infer.infer_imgs is {names}: the folder holds no image ({', '.join(SUFFIXES)})")
         names = [names]
     return [str(path) for path in find_images(names)]
 
 
-def _holds_pictures(folder: str) -> bool:
+def _holds_images(folder: str) -> bool:
     return any(name.lower().endswith(SUFFIXES) for _, _, names in os.walk(folder, followlinks=True) for name in names)
 
 

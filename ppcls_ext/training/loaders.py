@@ -100,7 +100,7 @@ def explained_workers(what_now: Callable[[], str] = lambda: "run it again") -> I
             raise
         how = re.sub(r"\s*\(at .*", "", died.group())
         raise PpclsExtError(
-            f"a process that loads pictures died ({how}): mostly memory ran out; lower loader.num_workers or "
+            f"a process that loads images died ({how}): mostly memory ran out; lower loader.num_workers or "
             f"sampler.batch_size below DataLoader (or, after a bus error, set loader.use_shared_memory to false); "
             f"{what_now()}"
         ) from error

@@ -20,7 +20,7 @@ from paddle import Tensor, nn
 from paddle.io import Dataset
 from paddle.utils import unique_name
 
-from ppcls_ext.config.recipe import CALIBRATION_PICTURES, POLICIES, Ema, Settings, Stage
+from ppcls_ext.config.recipe import CALIBRATION_IMAGES, POLICIES, Ema, Settings, Stage
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.hosts.paddleclas.image_operators import set_crop_size
 from ppcls_ext.hosts.paddleclas.optimizers import WeightDecay, clip_global_norm
@@ -81,11 +81,11 @@ class Recipe:
     def _unfuse(self, engine: Any, asked: int | None) -> None:
         from ppcls.utils import logger
 
-        used = start_unfused(self._network, self._fused, engine.train_dataloader, asked or CALIBRATION_PICTURES)
+        used = start_unfused(self._network, self._fused, engine.train_dataloader, asked or CALIBRATION_IMAGES)
         self._fused = None
-        logger.info(f"[Recipe] unfused weights, calibrated on {used} pictures")
+        logger.info(f"[Recipe] unfused weights, calibrated on {used} images")
         if asked is not None and used < asked:
-            logger.warning(f"[Recipe] Recipe.unfuse asks for {asked} pictures, and an epoch has only {used}")
+            logger.warning(f"[Recipe] Recipe.unfuse asks for {asked} images, and an epoch has only {used}")
 
     def begin(self, checkpoints: str | None) -> None:
         """Starts the average from the model as it is now, or from the file beside `checkpoints`, a path without suffix.
@@ -188,7 +188,7 @@ class Curriculum:
             for policy in self._policies if stage.strength is not None else ():
                 policy.strength = stage.strength
         words = [f"{crop.size[0]} px" for crop in self._crops]
-        words += [f"augmentation of {policy.strength:.0%} of the pictures" for policy in self._policies]
+        words += [f"augmentation of {policy.strength:.0%} of the images" for policy in self._policies]
         return ", ".join(words)
 
 

@@ -29,7 +29,7 @@ logger = logging.getLogger("ppcls_ext")
 #: Share of a training's time that drawing its curves may take; the last curves are drawn in any case.
 SHARE = 0.01
 OUT_OF_ORDER = (
-    "--report needs the pictures in the order of their list, and DataLoader.Eval shuffles them: set its "
+    "--report needs the images in the order of their list, and DataLoader.Eval shuffles them: set its "
     "sampler.shuffle to false"
 )
 
@@ -51,7 +51,7 @@ class Answers:
         dataset = getattr(loader, "dataset", None)
         if engine.eval_mode != "classification" or not is_image_list(dataset) or dist.get_world_size() > 1:
             raise PpclsExtError(
-                "--report needs an evaluation on a plain list of pictures (ImageNetDataset, Global.eval_mode "
+                "--report needs an evaluation on a plain list of images (ImageNetDataset, Global.eval_mode "
                 "classification) in one process"
             )
         if getattr(getattr(loader, "batch_sampler", None), "shuffle", False):
@@ -158,7 +158,7 @@ class TrainingReport(Observer):
 
     def _draw(self, draw: Callable[..., None], *args: Any) -> None:
         start = time.monotonic()
-        self._try("pictures of this training are drawn", draw, *args)
+        self._try("images of this training are drawn", draw, *args)
         self._drawn += time.monotonic() - start
 
     def _try(self, what: str, write: Callable[..., None], *args: Any) -> None:
@@ -184,7 +184,7 @@ class TrainingReport(Observer):
             pixels = _pixels(images[:LARGEST_SHEET], self._engine.config["DataLoader"]["Train"]["dataset"])
             captions = [self._caption(label) for label in labels.reshape(len(labels), -1)[:LARGEST_SHEET]]
             title = (
-                f"first batch: {len(images)} pictures of {images.shape[3]} × {images.shape[2]} px, as the net sees them"
+                f"first batch: {len(images)} images of {images.shape[3]} × {images.shape[2]} px, as the net sees them"
             )
             draw_sheet(list(pixels), captions, title, self._engine.folder / "batch.png")
 
@@ -236,7 +236,7 @@ class TrainingReport(Observer):
 
 
 def _pixels(images: np.ndarray, dataset: dict) -> np.ndarray:
-    """Network inputs as pictures: their normalisation undone where it can be read, else stretched to all levels."""
+    """Network inputs as images: their normalisation undone where it can be read, else stretched to all levels."""
     for operator in dataset.get("transform_ops") or ():
         options = (operator or {}).get("NormalizeImage") if isinstance(operator, dict) else None
         if options:

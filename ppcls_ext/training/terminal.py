@@ -73,9 +73,9 @@ class TrainingOnTerminal(Observer):
         shape = settings.get("image_shape")
         size = f", {shape[2]}×{shape[1]} px" if isinstance(shape, (list, tuple)) and len(shape) == 3 else ""
         evaluated = getattr(engine, "eval_dataloader", None)
-        pictures = f"{len(train.dataset):,} to train on" if hasattr(train, "dataset") else "from DALI"
+        images = f"{len(train.dataset):,} to train on" if hasattr(train, "dataset") else "from DALI"
         if evaluated is not None and hasattr(evaluated, "dataset"):
-            pictures += f", {len(evaluated.dataset):,} to evaluate on"
+            images += f", {len(evaluated.dataset):,} to evaluate on"
         batch = getattr(getattr(train, "batch_sampler", None), "batch_size", None)
         processes = f" × {dist.get_world_size()} processes" if dist.get_world_size() > 1 else ""
         optimizer = config["Optimizer"]
@@ -86,7 +86,7 @@ class TrainingOnTerminal(Observer):
         epochs = f"{settings['epochs']} epochs of {len(train)} batches of {batch}{processes}"
         return [
             f"model      {config['Arch']['name']}, {count / 1e6:.1f} million parameters{classes}",
-            f"pictures   {pictures}{size}",
+            f"images     {images}{size}",
             f"training   {epochs}, {', '.join(names)}, on {device}",
             f"folder     {engine.folder}, PaddleClas's output is in train.log",
         ]
@@ -138,7 +138,7 @@ class TrainingOnTerminal(Observer):
             f"kept       {', '.join(sizes)}",
             "next:",
             f"  ppcls-ext eval {folder}",
-            f"  ppcls-ext infer {folder} PICTURE…",
+            f"  ppcls-ext infer {folder} IMAGE…",
             f"  ppcls-ext export-onnx {folder}",
         ]
 

@@ -22,7 +22,7 @@ RULE = Preprocessing(resize_short=36, crop=(32, 32))
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """40 pictures in two class folders, and lists of them."""
+    """40 images in two class folders, and lists of them."""
     root = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(0)
     names = [f"class {index % 2}/{index:02}.png" for index in range(40)]
@@ -48,7 +48,7 @@ def run_of(root, folder):
     }
 
 
-def test_a_list_a_folder_a_run_and_the_configuration_name_the_same_pictures(pictures, tmp_path):
+def test_a_list_a_folder_a_run_and_the_configuration_name_the_same_images(pictures, tmp_path):
     config = run_of(pictures, tmp_path)
     (tmp_path / "config.yml").write_text(json.dumps(config))
     places = [None, str(pictures / "labelled.txt"), str(pictures / "plain.txt"), str(pictures), str(tmp_path)]
@@ -84,12 +84,12 @@ def test_some_are_chosen_by_the_seed(pictures):
     ("place", "said"),
     [
         ("nowhere.txt", "no list .*nowhere.txt"),
-        ("missing.txt", r"missing.txt:1: no picture 'gone.png 3' below"),
+        ("missing.txt", r"missing.txt:1: no image 'gone.png 3' below"),
         ("empty", "no image found; expected files"),
         (None, "names no training pictures .*: give --calibration"),
     ],
 )
-def test_what_holds_no_pictures_is_refused(place, said, tmp_path):
+def test_what_holds_no_images_is_refused(place, said, tmp_path):
     (tmp_path / "missing.txt").write_text("gone.png 3\n")
     (tmp_path / "empty").mkdir()
     with pytest.raises(PpclsExtError, match=said):
@@ -102,7 +102,7 @@ def test_int8_from_a_configuration(pictures, tmp_path, capsys):
     options = ["--int8", "--calibration", pictures, "--allow", "--output", output]
     assert export("-c", small_config(tmp_path), *options) == 0
     printed = capsys.readouterr().out
-    assert "calibrated on 20 pictures" in printed
+    assert "calibrated on 20 images" in printed
     assert "the same class as fp32 on" in printed
     assert "43 QLinearConv" in printed
     model = onnx.load(output)
@@ -119,10 +119,10 @@ def test_fp16_from_a_configuration(tmp_path, capsys):
 
 
 @needs_converter
-def test_too_few_pictures_leave_nothing(pictures, tmp_path, capsys):
+def test_too_few_images_leave_nothing(pictures, tmp_path, capsys):
     options = ["--int8", "--calibration", pictures / "class 0", "--output", tmp_path / "int8.onnx"]
     assert export("-c", small_config(tmp_path), *options) == 1
-    assert "20 calibration pictures: expected 32 to 500" in capsys.readouterr().err
+    assert "20 calibration images: expected 32 to 500" in capsys.readouterr().err
     assert not (tmp_path / "int8.onnx").exists()
 
 

@@ -171,7 +171,7 @@ def test_opset_out_of_range(opset, tmp_path, capsys):
 
 @pytest.mark.slow
 @needs_converter
-def test_published_weights_classify_real_pictures(shared, tmp_path, capsys):
+def test_published_weights_classify_real_images(shared, tmp_path, capsys):
     """Apple's MobileOne_S0 through the whole way: 83 % top-1 on such pictures, and Paddle says what the file says."""
     labels, output = dict(sample_pictures(shared)), tmp_path / "model.onnx"
     weights = f"Global.pretrained_model={shared / 'weights' / 'mobileone_s0.pth.tar'}"

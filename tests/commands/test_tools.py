@@ -83,7 +83,7 @@ def test_infer_names_what_it_cannot_read_and_does_the_rest(inferred):
     assert len(errors) == 3
     assert "broken.png: damaged PNG image" in errors[0]
     assert "empty.jpg: not an image" in errors[1]
-    assert "2 of 22 pictures cannot be read" in errors[2]
+    assert "2 of 22 images cannot be read" in errors[2]
     assert sorted(predictions(inferred.stdout)) == [f"{index:02}" for index in range(20)]
 
 

@@ -36,7 +36,7 @@ def lines(config, tmp_path, monkeypatch, caplog):
 def test_a_batch_larger_than_the_list(lines, config, tmp_path, sampler):
     if sampler is None:
         del config["DataLoader"]["Train"]["sampler"]["name"]
-    message = r"DataLoader\.Train\.sampler\.batch_size is 25, and .*train_list\.txt holds 24 pictures: .*drop_last"
+    message = r"DataLoader\.Train\.sampler\.batch_size is 25, and .*train_list\.txt holds 24 images: .*drop_last"
     with pytest.raises(PpclsExtError, match=message):
         lines(batch_size=25, drop_last=True)
     assert not (tmp_path / "output").exists()
@@ -45,7 +45,7 @@ def test_a_batch_larger_than_the_list(lines, config, tmp_path, sampler):
 
 def test_several_processes_share_the_list(lines, monkeypatch):
     monkeypatch.setattr("paddle.distributed.get_world_size", lambda: 4)
-    with pytest.raises(PpclsExtError, match=r"batch_size is 7 on each of 4 processes, and .* holds 24 pictures"):
+    with pytest.raises(PpclsExtError, match=r"batch_size is 7 on each of 4 processes, and .* holds 24 images"):
         lines(batch_size=7, drop_last=True)
 
 
@@ -56,22 +56,22 @@ def test_evaluation_over_nothing(lines, config):
             lines(mode)
 
 
-def test_pictures_left_out(lines, config):
+def test_images_left_out(lines, config):
     assert lines(drop_last=True) == []
     (line,) = lines(batch_size=9)
-    assert line.startswith("6 of the 24 pictures of ")
+    assert line.startswith("6 of the 24 images of ")
     assert line.endswith("are left out of each epoch: DataLoader.Train.sampler.drop_last")
     config["DataLoader"]["Train"]["sampler"].update(batch_size=8)
     config["DataLoader"]["Eval"]["sampler"]["drop_last"] = True
-    assert "4 of the 20 pictures" in lines()[-1]
+    assert "4 of the 20 images" in lines()[-1]
     assert "left out of each evaluation" in lines("eval")[-1]
 
 
-def test_classes_without_pictures(lines, config, dataset, tmp_path):
+def test_classes_without_images(lines, config, dataset, tmp_path):
     config["Arch"]["class_num"] = 7
     (line,) = lines()
     assert line.startswith("Arch.class_num is 7, and the labels of ")
-    assert line.endswith("end at 1: the classes from 2 have no picture")
+    assert line.endswith("end at 1: the classes from 2 have no image")
     del config["Arch"]["class_num"]
     assert lines()[-1].startswith("Arch.class_num is 1000, and the labels of "), "a number that was forgotten"
     text = (dataset / "train_list.txt").read_text().replace(".png 1", ".png 5")
@@ -79,7 +79,7 @@ def test_classes_without_pictures(lines, config, dataset, tmp_path):
     (tmp_path / "list.txt").write_text(text)
     config["DataLoader"]["Train"]["dataset"]["cls_label_path"] = "list.txt"
     assert lines()[-2:] == [
-        f"Arch.class_num is 7, and the labels of list.txt end at 5: {'the classes from 6 have no picture'}",
+        f"Arch.class_num is 7, and the labels of list.txt end at 5: {'the classes from 6 have no image'}",
         "list.txt has no picture of 4 classes: 1, 2, 3, 4",
     ]
 
@@ -109,7 +109,7 @@ def test_other_samplers_too(config, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("asked", [100, None])
-def test_fewer_calibration_pictures_than_asked(config, tmp_path, monkeypatch, caplog, asked):
+def test_fewer_calibration_images_than_asked(config, tmp_path, monkeypatch, caplog, asked):
     """Nobody asked for our own number."""
     import paddle
 
@@ -125,5 +125,5 @@ def test_fewer_calibration_pictures_than_asked(config, tmp_path, monkeypatch, ca
     config["Global"]["pretrained_model"] = "fused"
     config["Recipe"] = {"unfuse": {"pictures": asked}} if asked else {}
     Engine(prepare(config, "train"), "train")
-    said = set(re.findall(r"asks for (\w+) pictures, and an epoch has only 24", caplog.text))
+    said = set(re.findall(r"asks for (\w+) images, and an epoch has only 24", caplog.text))
     assert said == ({"100"} if asked else set())

@@ -137,9 +137,9 @@ def other(settings: dict, **changed) -> dict:
     ("mode", "changed", "said"),
     [
         ("eval", {}, None),
-        ("eval", {"crop": 24}, "was trained with picture size 32×32 px; the configuration says picture size 24×24 px"),
+        ("eval", {"crop": 24}, "was trained with image size 32×32 px; the configuration says image size 24×24 px"),
         ("infer", {"mean": [0.1] * 3}, "was trained with mean [0.5, 0.5, 0.5]; the configuration says mean [0.1, 0.1"),
-        ("export", {"crop": 24}, "the configuration says picture size 24×24 px"),
+        ("export", {"crop": 24}, "the configuration says image size 24×24 px"),
         ("export", {"mean": [0.1] * 3}, None),
         ("train", {"crop": 24}, None),
         ("train", {"crop": 24, "mean": [0.1] * 3}, "the configuration says mean [0.1, 0.1, 0.1]"),

@@ -96,7 +96,7 @@ def test_none_are_published(config, tmp_path, registered, monkeypatch):
         ({"name": "ResNet18"}, False),
     ],
 )
-def test_training_from_scratch_on_few_pictures(config, registered, said, change, said_so):
+def test_training_from_scratch_on_few_images(config, registered, said, change, said_so):
     from ppcls_ext.config.weights import say_what_to_expect
 
     config["Arch"].update(change)
@@ -104,7 +104,7 @@ def test_training_from_scratch_on_few_pictures(config, registered, said, change,
     say_what_to_expect(RunSettings(config), 24)
     assert len(said) == said_so
     if said_so:
-        assert said[0].startswith(f"MobileOne_S0 starts from random weights: 24 pictures of {classes} classes teach")
+        assert said[0].startswith(f"MobileOne_S0 starts from random weights: 24 images of {classes} classes teach")
         assert "-o Global.pretrained_model=published" in said[0]
     del said[:]
     say_what_to_expect(RunSettings(config), 100 * classes)
@@ -115,4 +115,4 @@ def test_prepare_says_it(config, tmp_path, registered, said, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config["profiler_options"] = None
     prepare(config, "train")
-    assert [line for line in said if "starts from random weights: 24 pictures of 2 classes" in line]
+    assert [line for line in said if "starts from random weights: 24 images of 2 classes" in line]

@@ -48,7 +48,7 @@ def test_classes_names_and_a_stratified_split(folder, tmp_path):
         assert all(made.classes[entry.label] in entry.path.relative_to(folder).parts[0] for entry in part)
     paths = [entry.path for part in entries.values() for entry in part]
     assert sorted(paths) == sorted(folder.rglob("*.png")), "each picture once"
-    assert made.lines() == ["3 classes, 24 pictures to train on, 6 to evaluate on"]
+    assert made.lines() == ["3 classes, 24 images to train on, 6 to evaluate on"]
     assert not (made.folder / "left_out.txt").exists()
 
 
@@ -101,7 +101,7 @@ def test_names_and_order_of_classes(tmp_path, names, order):
 
 
 @pytest.mark.parametrize("name", ["a.JPG", "a.webp", "a.bmp", "a.tif", "a.gif", "a.jp2", "without_suffix"])
-def test_any_kind_of_picture(folder, tmp_path, name):
+def test_any_kind_of_image(folder, tmp_path, name):
     kind = "PNG" if "." not in name else None
     picture(folder / "rose" / name, format=kind)
     assert sum(make_lists(folder, tmp_path / "lists").train) == 25

@@ -49,7 +49,7 @@ def test_whole_dataset(dataset):
     assert (dataset / LABEL_LIST).read_text() == "".join(f"{digit} {digit}\n" for digit in range(10))
 
 
-def test_pictures_are_the_digits(dataset):
+def test_images_are_the_digits(dataset):
     digits = load_digits()
     for entry in lists(dataset)[1][:50]:
         image = cv2.imread(str(entry.path), cv2.IMREAD_UNCHANGED)

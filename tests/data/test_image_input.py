@@ -251,7 +251,7 @@ def test_agrees_with_paddleclas(name, size, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["cv2", "pil"])
-def test_agrees_with_paddleclas_on_real_pictures(name, shared):
+def test_agrees_with_paddleclas_on_real_images(name, shared):
     pictures = [path for path, _ in sample_pictures(shared)]
     assert len(pictures) == 20
     for path in pictures:

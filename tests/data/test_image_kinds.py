@@ -88,7 +88,7 @@ ORDINARY = [name for name in ZOO if name.startswith(("jpeg", "png")) and "2000" 
 
 
 @pytest.mark.parametrize("name", ORDINARY)
-def test_ordinary_pictures_are_what_opencv_makes_of_them(name):
+def test_ordinary_images_are_what_opencv_makes_of_them(name):
     """Where both read it; so a network sees what it saw when it was trained with PaddleClas alone."""
     expected = opencv(ZOO[name])
     try:
@@ -99,7 +99,7 @@ def test_ordinary_pictures_are_what_opencv_makes_of_them(name):
         np.testing.assert_array_equal(got, expected)
 
 
-def test_the_reader_can_be_told_that_a_picture_is_free_to_be_changed():
+def test_the_reader_can_be_told_that_a_image_is_free_to_be_changed():
     for name in READ:
         assert decode(ZOO[name]).flags.writeable
 

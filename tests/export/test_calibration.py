@@ -49,7 +49,7 @@ def test_moments_are_those_of_the_inputs(case):
     weight = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
     x = smooth(64)
     moments = Moments(node, weight, len(x))
-    moments.per_picture = 1000
+    moments.per_image = 1000
     for start in range(0, len(x), 16):
         moments.add(x[start : start + 16])
     covariance = moments.covariance()

@@ -157,8 +157,8 @@ def test_biases_are_corrected_in_sequence(fp32, quantized):
 
 
 @pytest.mark.parametrize("fp32", ["MobileOne"], indirect=True)
-def test_too_few_pictures_and_unsuitable_graphs_are_refused(fp32, quantized):
-    with pytest.raises(PpclsExtError, match="got 31 calibration pictures: expected 32 to 500"):
+def test_too_few_images_and_unsuitable_graphs_are_refused(fp32, quantized):
+    with pytest.raises(PpclsExtError, match="got 31 calibration images: expected 32 to 500"):
         int8.quantize(fp32, make_pictures(31), quiet=True)
     with pytest.raises(PpclsExtError, match="start from the fp32 file"):
         int8.quantize(quantized[0], make_pictures(32), quiet=True)
@@ -180,9 +180,7 @@ def test_other_classes_are_refused_with_the_measured_figure(fp32):
             values = numpy_helper.to_array(constant)
             values = values[..., :1] + 1e-4 * values
             constant.CopyFrom(numpy_helper.from_array(values.astype(np.float32), constant.name))
-    with pytest.raises(
-        PpclsExtError, match=r"the same class as fp32 on \d+\.\d% of 32 pictures, expected 93%.*--allow"
-    ):
+    with pytest.raises(PpclsExtError, match=r"the same class as fp32 on \d+\.\d% of 32 images, expected 93%.*--allow"):
         int8.quantize(vague, make_pictures(64), quiet=True)
     _, report = int8.quantize(vague, make_pictures(64), allow=True, quiet=True)
     assert report.agreement < int8.AGREEMENT
@@ -200,7 +198,7 @@ def test_a_convolution_that_runs_in_floats_is_refused(fp32, monkeypatch):
 
 
 @pytest.mark.parametrize("fp32", ["RepVGG"], indirect=True)
-def test_it_is_checked_on_other_pictures_than_it_was_calibrated_on(fp32, monkeypatch):
+def test_it_is_checked_on_other_images_than_it_was_calibrated_on(fp32, monkeypatch):
     given = {}
     for module, name, position in ((int8, "correct_biases", 1), (int8, "classes_of", 1)):
         right = getattr(module, name)

@@ -46,7 +46,7 @@ def test_the_words_are_paddlex_s():
     ],
 )
 def test_what_paddlex_cannot_do_is_said(rule):
-    with pytest.raises(PpclsExtError, match="PaddleX has no pictures decoded by"):
+    with pytest.raises(PpclsExtError, match="PaddleX has no images decoded by"):
         to_inference_yml(Metadata("RepVGG_A0", rule))
 
 

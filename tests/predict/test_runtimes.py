@@ -75,7 +75,7 @@ def test_verify_prints_a_line_for_each_runtime(exported, pictures, capsys):
     _, path, _ = exported
     assert run(lambda: verify.main([str(path), str(pictures)])) == 0
     printed = capsys.readouterr().out
-    assert "5 pictures, compared with onnxruntime" in printed
+    assert "5 images, compared with onnxruntime" in printed
     for runtime in ("openvino", "ncnn"):
         (line, *_) = (line for line in printed.splitlines() if line.startswith(f"{runtime} "))
         assert ("100.0%" in line) if installed(runtime) else (f"ppcls-ext[{runtime}]" in line)

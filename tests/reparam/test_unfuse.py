@@ -69,7 +69,7 @@ def test_other_branches_start_small(fused):
 
 
 def test_refuses(fused):
-    with pytest.raises(PpclsExtError, match="no calibration pictures"):
+    with pytest.raises(PpclsExtError, match="no calibration images"):
         unfuse(fused, [])
     with pytest.raises(PpclsExtError, match="needs a fused model"):
         unfuse(build("RepVGG_A0"), [pictures(2, 0)])

@@ -90,7 +90,7 @@ def test_class_counts(classes, tmp_path, drawn):
 
 
 @pytest.mark.parametrize("count", [1, 2, 20, LARGEST_SHEET + 5])
-def test_sheet_has_a_cell_for_each_picture(count, tmp_path, drawn):
+def test_sheet_has_a_cell_for_each_image(count, tmp_path, drawn):
     pictures = [np.full((8 + index % 5, 9, 3), (250, 0, 250), np.uint8) for index in range(count)]
     captions = [f"été {i}\nb" for i in range(count)]
     assert draw_sheet(pictures, captions, "t", tmp_path / "s.png") == min(count, LARGEST_SHEET)
@@ -162,7 +162,7 @@ RESULT = {"class_ids": [1, 0], "scores": [0.75, 0.25], "label_names": ["été", 
 PICTURE = np.random.default_rng(0).integers(0, 255, (900, 30, 3), np.uint8)
 
 
-def test_one_picture(tmp_path):
+def test_one_image(tmp_path):
     saved = SavedImages(tmp_path / "one.png", 1)
     saved.add("a/flower.jpg", PICTURE, RESULT)
     saved.finish()
@@ -171,7 +171,7 @@ def test_one_picture(tmp_path):
         assert image.size[0] == 760
 
 
-def test_many_pictures_and_a_sheet(tmp_path):
+def test_many_images_and_a_sheet(tmp_path):
     saved = SavedImages(tmp_path / "out", 3)
     for name in ("a/flower.jpg", "b/flower.png", "sheet-01.jpg"):
         saved.add(name, PICTURE, {**RESULT, "label_names": []})

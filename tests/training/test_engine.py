@@ -108,7 +108,7 @@ def test_wrong_export_is_not_kept(engine, config, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("value", "message"), [("nowhere", "no such file or folder"), (".", "the folder holds no picture")]
+    ("value", "message"), [("nowhere", "no such file or folder"), (".", "the folder holds no image")]
 )
 def test_nothing_to_infer(engine, config, value, message):
     config["Infer"]["infer_imgs"] = value
@@ -134,9 +134,9 @@ def test_infer_draws_what_it_could_read(engine, config, dataset, tmp_path, capsy
     shutil.copytree(dataset / "png", tmp_path / "pictures")
     (tmp_path / "pictures" / "05.png").write_bytes(b"")
     config["Infer"].update(infer_imgs="pictures", save_image="drawn")
-    with pytest.raises(PpclsExtError, match="1 of 24 pictures cannot be read"):
+    with pytest.raises(PpclsExtError, match="1 of 24 images cannot be read"):
         engine("infer").infer()
-    assert "24 pictures written, the last drawn/sheet-01.png" in capsys.readouterr().err
+    assert "24 images written, the last drawn/sheet-01.png" in capsys.readouterr().err
     names = {f"{index:02}.png" for index in range(24) if index != 5}
     assert {path.name for path in (tmp_path / "drawn").iterdir()} == {*names, "sheet-01.png"}
     with Image.open(tmp_path / "drawn" / "04.png") as drawn:
@@ -164,6 +164,6 @@ def test_bad_infer_list(engine, config, dataset, tmp_path, capsys):
     with pytest.raises(PpclsExtError, match=r"no list list\.txt"):
         engine("infer").infer()
     (tmp_path / "list.txt").write_text("png/my flower.png\npng/04.png\n")
-    with pytest.raises(PpclsExtError, match="1 of 2 pictures cannot be read"):
+    with pytest.raises(PpclsExtError, match="1 of 2 images cannot be read"):
         engine("infer").infer()
     assert f"error: {dataset / 'png' / 'my flower.png'}: No such file" in capsys.readouterr().err

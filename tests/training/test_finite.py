@@ -121,7 +121,7 @@ def test_a_network_without_its_classifier(engine, config, mode, fields):
     config["Arch"].update(fields)
     built = engine(mode)
     with pytest.raises(
-        PpclsExtError, match=r"the network gives \[.*\] numbers a picture, and .* needs Arch\.class_num"
+        PpclsExtError, match=r"the network gives \[.*\] numbers per image, and .* needs Arch\.class_num"
     ):
         getattr(built, mode)()
     assert not list(Path("output").rglob("*.pdparams"))

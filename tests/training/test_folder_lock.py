@@ -58,7 +58,7 @@ def test_a_dead_process_holds_nothing(tmp_path, holder):
     assert os.listdir(tmp_path / "output") == []
 
 
-def test_children_that_load_pictures_hold_nothing(tmp_path):
+def test_children_that_load_images_hold_nothing(tmp_path):
     """A worker may outlive a killed training for a while; it does not keep the folder, nor let it go."""
     folder = tmp_path / "output"
     hold(folder)

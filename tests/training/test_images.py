@@ -77,10 +77,10 @@ def test_infer_sees_what_opencv_sees(engine, config, tmp_path):
     assert {Path(item["file_name"]).stem for item in results} == set(READABLE)
 
 
-def test_infer_names_each_broken_picture_and_does_the_rest(engine, config, tmp_path, capsys):
+def test_infer_names_each_broken_image_and_does_the_rest(engine, config, tmp_path, capsys):
     write_pictures(tmp_path / "pictures", {**UNREADABLE, "good": IMAGES["jpeg"]})
     config["Infer"].update(infer_imgs="pictures", save_dir="results.json")
-    with pytest.raises(PpclsExtError, match=f"{len(UNREADABLE)} of {len(UNREADABLE) + 1} pictures cannot be read"):
+    with pytest.raises(PpclsExtError, match=f"{len(UNREADABLE)} of {len(UNREADABLE) + 1} images cannot be read"):
         engine("infer").infer()
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert sorted(Path(line.split(": ")[1]).stem for line in lines) == sorted(UNREADABLE)

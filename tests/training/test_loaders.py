@@ -168,7 +168,7 @@ ROOT = Path(__file__).resolve().parents[2]
     ],
 )
 def test_both_of_paddles_words(error):
-    with pytest.raises(PpclsExtError, match=r"a process that loads pictures died \(DataLoader .*\): .*; run it again$"):
+    with pytest.raises(PpclsExtError, match=r"a process that loads images died \(DataLoader .*\): .*; run it again$"):
         fail(error)
 
 
@@ -202,5 +202,5 @@ def test_a_killed_worker_of_a_real_training(config_file, tmp_path):
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
     last = errors.splitlines()[-1]
-    assert "a process that loads pictures died" in last
+    assert "a process that loads images died" in last
     assert "resume with " in last

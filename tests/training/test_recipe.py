@@ -331,7 +331,7 @@ def test_resuming_starts_in_the_right_stage(engine, config, fresh_process):
 
 
 @pytest.mark.parametrize("policy", ["AutoAugment", "RandAugment", "TimmAutoAugment"])
-def test_share_of_augmented_pictures(config, registered, policy):
+def test_share_of_augmented_images(config, registered, policy):
     """Half of the pictures pass through untouched, and at strength 1 none does more often than without a recipe."""
     from ppcls.data import ImageNetDataset
 

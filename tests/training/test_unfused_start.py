@@ -45,7 +45,7 @@ def test_training_starts_with_the_fused_function(fused_file, engine, config, tmp
     config["Optimizer"]["lr"]["learning_rate"] = 1e-6  # what starts from noise diverges
     fused = fused_file(name)
     built = engine(unfuse={"pictures": 16})
-    assert "calibrated on 16 pictures" in (tmp_path / "output" / name / "train.log").read_text()
+    assert "calibrated on 16 images" in (tmp_path / "output" / name / "train.log").read_text()
     x = paddle.randn([4, 3, 32, 32])
     built.model.eval()
     expected = fused(x).numpy()

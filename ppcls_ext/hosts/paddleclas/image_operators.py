@@ -72,7 +72,7 @@ def bound_resizing() -> None:
     def resize_within_bounds(self: Any, src: Any, size: Any) -> Any:
         width, height = size
         if width * height > LARGEST:
-            raise PpclsExtError(f"resized to {width} × {height} px, the picture would be too large")
+            raise PpclsExtError(f"resized to {width} × {height} px, the image would be too large")
         return resize(self, src, size)
 
     vars(resize_within_bounds)["bounded"] = True

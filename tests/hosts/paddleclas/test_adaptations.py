@@ -118,7 +118,7 @@ def test_retrieval_metrics_work():
     assert np.isfinite(float(mINP()(similarities, queries, gallery, keep)["mINP"]))
 
 
-def test_a_multi_label_dataset_reads_its_pictures(dataset, tmp_path):
+def test_a_multi_label_dataset_reads_its_images(dataset, tmp_path):
     adaptations.apply()
     from ppcls.data import MultiLabelDataset
 

@@ -18,7 +18,7 @@ def test_it_is_refused_before_memory_is_taken():
     adaptations.apply()
     from ppcls.data.preprocess import ResizeImage
 
-    with pytest.raises(PpclsExtError, match=r"resized to \d+ × 256 px, the picture would be too large"):
+    with pytest.raises(PpclsExtError, match=r"resized to \d+ × 256 px, the image would be too large"):
         ResizeImage(resize_short=256)(np.zeros((1, 60_000, 3), np.uint8))
     assert ResizeImage(resize_short=256)(np.zeros((8, 800, 3), np.uint8)).shape == (256, 25_600, 3)
 
@@ -34,6 +34,6 @@ def test_infer_names_it_and_does_the_rest(config, tmp_path, monkeypatch, capsys)
     config["Arch"]["name"] = "FasterNet_T0"
     config["Infer"].update(infer_imgs=str(tmp_path / "pictures"))
     config["Infer"]["transforms"][1:1] = [{"ResizeImage": {"resize_short": 256}}, {"CropImage": {"size": 32}}]
-    with pytest.raises(PpclsExtError, match="1 of 2 pictures"):
+    with pytest.raises(PpclsExtError, match="1 of 2 images"):
         Engine(prepare(config, "infer"), "infer").infer()
     assert "thin.png: resized to 15360000 × 256 px" in capsys.readouterr().err

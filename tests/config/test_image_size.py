@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from ppcls_ext.config.load import load_config, set_picture_size
+from ppcls_ext.config.load import load_config, set_image_size
 from ppcls_ext.data.image_rule import rule_from_transforms
 from ppcls_ext.errors import PpclsExtError
 from tests.helpers import ROOT
@@ -56,7 +56,7 @@ def test_places_that_disagree_are_made_to_agree():
         },
         "Infer": {"transforms": infer},
     }
-    set_picture_size(config)
+    set_image_size(config)
     assert train == [{"RandCropImage": {"size": 96}}]
     assert evaluation == [{"ResizeImage": {"resize_short": 110}}, {"CropImage": {"size": [96, 96]}}]
     assert infer[0] == {"ResizeImage": {"size": [48, 96]}}
@@ -66,10 +66,10 @@ def test_places_that_disagree_are_made_to_agree():
 @pytest.mark.parametrize("size", [0, -1, 31, 64.0, "large", True, [64, 64]])
 def test_sizes_that_are_none(size):
     with pytest.raises(PpclsExtError, match=r"image_size \(--size\) is .*: expected a whole number of px from 32"):
-        set_picture_size({"Global": {"image_size": size}})
+        set_image_size({"Global": {"image_size": size}})
 
 
 def test_no_place_to_set():
     config = {"Global": {"image_size": 64}, "Infer": {"transforms": ["ToCHWImage"]}}
     with pytest.raises(PpclsExtError, match=r"Infer\.transforms has no size"):
-        set_picture_size(config)
+        set_image_size(config)

@@ -42,7 +42,7 @@ def ppcls_ext(run_tool):
 
 @pytest.fixture(scope="module")
 def trained(ppcls_ext, tmp_path_factory) -> Trained:
-    """Two epochs on 30 pictures of three classes."""
+    """Two epochs on 30 images of three classes."""
     folder = tmp_path_factory.mktemp("work")
     rng = np.random.default_rng(0)
     for label, name in enumerate(("rose", "菊 花", "tulip")):
@@ -62,11 +62,11 @@ def test_the_terminal_is_quiet(trained):
     loading, *lines = trained.stdout.splitlines()
     assert loading == "FasterNet_T0: loading Paddle and PaddleClas"
     assert lines[:2] == [
-        "3 classes, 24 pictures to train on, 6 to evaluate on",
+        "3 classes, 24 images to train on, 6 to evaluate on",
         f"left out: 1 unreadable; {run}/lists/left_out.txt names them",
     ]
     assert re.fullmatch(r"model +FasterNet_T0, 2\.\d million parameters, 3 classes", lines[2])
-    assert lines[3] == "pictures   24 to train on, 6 to evaluate on, 32×32 px"
+    assert lines[3] == "images     24 to train on, 6 to evaluate on, 32×32 px"
     assert re.fullmatch(r"training +2 epochs of 3 batches of 8, AdamW, on cpu, \d+ threads?", lines[4])
     epoch = r"epoch %d/2: loss [\d.]+, \d+ images/s%s \| evaluation: top1 [\d.]+ over 6 images, loss [\d.]+"
     assert re.match(epoch % (1, r", \d+ s left"), lines[6])
@@ -75,7 +75,7 @@ def test_the_terminal_is_quiet(trained):
     assert lines[9:13] == [
         "next:",
         f"  ppcls-ext eval {run}",
-        f"  ppcls-ext infer {run} PICTURE…",
+        f"  ppcls-ext infer {run} IMAGE…",
         f"  ppcls-ext export-onnx {run}",
     ]
     assert len(lines) == 14
@@ -126,13 +126,13 @@ def test_a_run_knows_its_settings(trained):
 def predicted(trained, ppcls_ext) -> dict[str, dict]:
     """Of the exported file, for all pictures, by name."""
     exported = ppcls_ext("export-onnx", "output/FasterNet_T0", cwd=trained.folder)
-    assert exported.stdout.splitlines()[-1] == "  ppcls-ext predict output/FasterNet_T0/FasterNet_T0.onnx PICTURE…"
+    assert exported.stdout.splitlines()[-1] == "  ppcls-ext predict output/FasterNet_T0/FasterNet_T0.onnx IMAGE…"
     command = ("predict", "output/FasterNet_T0/FasterNet_T0.onnx", "my flowers/rose", "my flowers/菊 花")
     shown = ppcls_ext(*command, "--out", "results.csv", cwd=trained.folder)
     assert "my flowers/rose/below/1.png" in shown.stdout
     with open(trained.folder / "results.csv", encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert len(rows) == 60, "a line a picture and class"
+    assert len(rows) == 60, "a line per image and class"
     return {row["file_name"]: row for row in rows if row["rank"] == "1"}
 
 
@@ -147,7 +147,7 @@ def test_the_exported_file_says_what_infer_says(trained, predicted, ppcls_ext):
         assert result["scores"][0] == pytest.approx(float(row["score"]), abs=2e-4)
 
 
-def test_pictures_of_predictions_and_of_their_evidence(trained, predicted, ppcls_ext):
+def test_images_of_predictions_and_of_their_evidence(trained, predicted, ppcls_ext):
     run, flower = "output/FasterNet_T0", "my flowers/菊 花/0.png"
     ppcls_ext("infer", run, flower, "--save-image", "infer.png", cwd=trained.folder)
     ppcls_ext("predict", f"{run}/FasterNet_T0.onnx", flower, "--save-image", "predict.png", cwd=trained.folder)
@@ -192,8 +192,8 @@ def test_other_settings_are_one_warning_and_other_classes_an_error(trained, ppcl
     config = ("-c", run / "config.yml", "-o", f"Global.pretrained_model={run / 'best_model'}")
     result = ppcls_ext("eval", *config, "Global.image_size=64", cwd=tmp_path)
     (line,) = [line for line in result.stderr.splitlines() if "warning" in line]
-    assert "best_model.pdparams was trained with picture size 32×32 px" in line
-    assert "the configuration says picture size 64×64 px" in line
+    assert "best_model.pdparams was trained with image size 32×32 px" in line
+    assert "the configuration says image size 64×64 px" in line
     result = ppcls_ext("eval", *config, "Arch.class_num=4", cwd=tmp_path, code=1)
     assert "was trained with 3 classes, and the configuration says 4" in result.stderr.splitlines()[-1]
 
