@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib.util
 import os
 import platform
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ppcls_ext import cpu
+from ppcls_ext.config.settings import RunSettings
 from ppcls_ext.errors import PpclsExtError, one_line
 from ppcls_ext.hosts.paddleclas.locate import HOW_TO_GET_ONE, find
 from ppcls_ext.hosts.quiet import captured_output
@@ -236,22 +236,21 @@ def _read(path: str) -> str:
         return ""
 
 
-def try_configuration(config: dict) -> Iterator[Finding]:
+def try_configuration(settings: RunSettings) -> Iterator[Finding]:
     """Yields the findings about a training with this configuration, and stops at the first problem.
 
     The files are found and counted, a batch is decoded and some steps are timed; nothing is written.
 
     Args:
-        config: what `load_config` returned.
+        settings: the opened configuration.
     """
     from ppcls_ext.weights.folder_lock import release
 
-    config.setdefault("profiler_options", None)
     trials: list[_Trial] = []
     with tempfile.TemporaryDirectory(prefix="ppcls-ext-doctor-") as folder:
         checks: dict[str, Check] = {
-            "data": lambda: _check_data(config, folder),
-            "model": lambda: _check_model(config, folder, trials),
+            "data": lambda: _check_data(settings, folder),
+            "model": lambda: _check_model(settings, folder, trials),
             "one batch": lambda: trials[0].check_batch(),
             "one step": lambda: trials[0].check_step(),
         }
@@ -262,10 +261,10 @@ def try_configuration(config: dict) -> Iterator[Finding]:
                 if finding.advice:
                     return
         finally:
-            release(Path(folder, str(config["Arch"].get("name"))))  # `prepare` holds the folder of a training
+            release(Path(folder, str(settings.arch.name)))  # `prepare` holds the folder of a training
 
 
-def _check_data(config: dict, folder: str) -> Finding:
+def _check_data(settings: RunSettings, folder: str) -> Finding:
     """Checks that everything the configuration names exists: lists, images, weights, folders."""
     from ppcls_ext.config.prepare import prepare
     from ppcls_ext.config.weights import require_writable
@@ -273,32 +272,29 @@ def _check_data(config: dict, folder: str) -> Finding:
 
     try:
         set_up()
-        settings = config["Global"]
-        require_writable("Global.output_dir", settings.get("output_dir") or "output")
-        tried = {**copy.deepcopy(config), "Global": {**settings, "output_dir": folder, "checkpoints": None}}
-        lists = prepare(tried, "train")["Run"].lists
+        require_writable("Global.output_dir", settings.section("Global").get("output_dir") or "output")
+        lists = prepare(settings.changed("Global", output_dir=folder, checkpoints=None), "train").lists
     except PpclsExtError as error:
         return Finding("data", "the configuration cannot be trained", str(error))
     counts = [f"{loader} {len(images)} images of {len(images.labels)} classes" for loader, images in lists.items()]
     return Finding("data", ", ".join(counts) or "found (it has no plain image lists to count)")
 
 
-def _check_model(config: dict, folder: str, trials: list[_Trial]) -> Finding:
+def _check_model(settings: RunSettings, folder: str, trials: list[_Trial]) -> Finding:
     """Builds the engine with its data and its model, with random weights."""
-    from ppcls_ext.config.prepare import prepare
     from ppcls_ext.training.engine import Engine
 
-    config = copy.deepcopy(config)
-    config["Global"].update(output_dir=folder, pretrained_model=None, checkpoints=None, eval_during_train=False)
-    config["Arch"].pop("pretrained", None)
-    if isinstance(config.get("Recipe"), dict):
-        config["Recipe"].pop("unfuse", None)
+    changes = {"pretrained_model": None, "checkpoints": None, "eval_during_train": False}
+    tried = settings.changed("Global", output_dir=folder, **changes)
+    tried.config["Arch"].pop("pretrained", None)
+    if isinstance(tried.config.get("Recipe"), dict):
+        tried.config["Recipe"].pop("unfuse", None)
     with captured_output():
-        engine = Engine(prepare(config, "train"), "train")
+        engine = Engine(tried, "train")
     trials.append(_Trial(engine))
     count = sum(parameter.size for parameter in engine.model.parameters() if parameter.trainable)
     device = engine.config["Global"]["device"]
-    return Finding("model", f"{config['Arch']['name']}, {count / 1e6:.2f} M parameters, on the {device}")
+    return Finding("model", f"{settings.arch.name}, {count / 1e6:.2f} M parameters, on the {device}")
 
 
 class _Trial:

@@ -345,7 +345,7 @@ class Run:
 
             if not verbose:
                 quiet_host()
-            lists = prepare(settings, mode)["Run"].lists
+            lists = prepare(settings, mode).lists
         if mode == "train":
             release(self.folder)  # which `prepare` holds
         if not lists:
@@ -483,10 +483,9 @@ def _build_engine(settings: RunSettings, mode: str, verbose: bool) -> Engine:
     from ppcls_ext.training.start import set_up
 
     set_up()
-    from ppcls_ext.config.prepare import prepare
     from ppcls_ext.training.engine import Engine
     from ppcls_ext.training.terminal import quiet_host
 
     if not verbose:
         quiet_host()
-    return Engine(prepare(settings, mode), mode)
+    return Engine(settings, mode)

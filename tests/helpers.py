@@ -15,6 +15,7 @@ import paddle
 import pytest
 from paddle import nn
 
+from ppcls_ext.config.settings import RunSettings
 from ppcls_ext.reparam.reparameterizable import Reparameterizable
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,6 +36,20 @@ def tool(name, *arguments, folder, checkout=None):
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
     assert done.returncode == 0, f"{name}: {done.stdout[-2000:]}\n{done.stderr[-2000:]}"
     return done
+
+
+def prepared(config: dict, mode: str) -> dict:
+    """The configuration as PaddleClas takes it."""
+    from ppcls_ext.config.prepare import prepare
+
+    return prepare(RunSettings(config), mode).config
+
+
+def build_engine(config: dict, mode: str = "train"):
+    """The engine of a configuration, which stays as it is; the models must be registered."""
+    from ppcls_ext.training.engine import Engine
+
+    return Engine(RunSettings(config), mode)
 
 
 def sample_pictures(shared: Path) -> list[tuple[Path, int]]:

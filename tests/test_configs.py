@@ -14,6 +14,7 @@ from PIL import Image
 from ppcls_ext import list_models
 from ppcls_ext.config.downstream import config_files
 from ppcls_ext.config.shipped import RECIPES, SHIPPED
+from tests.helpers import prepared
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
@@ -62,7 +63,6 @@ def pictures(tmp_path_factory):
 @pytest.mark.parametrize("name", NAMES)
 def test_engine_builds_everything(name, pictures, tmp_path):
     from ppcls_ext.config.load import load_config
-    from ppcls_ext.config.prepare import prepare
     from ppcls_ext.training.start import set_up
 
     overrides = [f"Global.output_dir={tmp_path}", "Global.device=cpu"]
@@ -74,7 +74,7 @@ def test_engine_builds_everything(name, pictures, tmp_path):
             f"DataLoader.{loader}.loader.num_workers=0",
         ]
     set_up()
-    config = prepare(load_config(CONFIGS / name, overrides), "train")
+    config = prepared(load_config(CONFIGS / name, overrides), "train")
     from ppcls_ext.training.engine import Engine
 
     engine = Engine(config, "train")

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import ppcls_ext
 from ppcls_ext.commands.options import add_config_arguments, command_parser
-from ppcls_ext.config.load import load_config
+from ppcls_ext.config.settings import open_config
 from ppcls_ext.doctor import NEEDED_FOR_TRAINING, Finding, check_installation, try_configuration
 from ppcls_ext.errors import printable
 
@@ -25,12 +25,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add_config_arguments(parser)
     args = parser.parse_args(argv)
-    config = load_config(args.config, args.override) if args.config else None
+    settings = open_config(args.config, args.override) if args.config else None
     print(f"ppcls-ext {ppcls_ext.__version__}")
     problems = [finding.name for finding in _printed(check_installation()) if finding.advice]
-    if config is not None and NEEDED_FOR_TRAINING.isdisjoint(problems):
-        problems += [finding.name for finding in _printed(try_configuration(config)) if finding.advice]
-    elif config is not None:
+    if settings is not None and NEEDED_FOR_TRAINING.isdisjoint(problems):
+        problems += [finding.name for finding in _printed(try_configuration(settings)) if finding.advice]
+    elif settings is not None:
         print(f"{args.config} can be tried once training is possible")
     print(f"{len(problems)} problem{'s' * (len(problems) > 1)}" if problems else "no problems")
     return 1 if problems else 0

@@ -14,7 +14,6 @@ from pathlib import Path
 from ppcls_ext.config.checks import (
     check_numbers,
     check_options,
-    choose_device,
     describes_export,
     fill_in,
     require_fields,
@@ -54,41 +53,36 @@ SECTIONS = {
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """The part of a prepared run that PaddleClas does not take, for our engine.
+    """A run that is checked and ready to be built.
 
     Attributes:
+        config: the configuration as PaddleClas's engine takes it, its AttrDict.
         folder: the run's folder.
         settings: the configuration as the user may read and use it again, with absolute paths.
         lists: the image lists that the mode uses, by loader.
         recipe: the section `Recipe`; in the mode "train".
     """
 
+    config: dict
     folder: Path
     settings: RunSettings
     lists: Mapping[str, ImageList]
     recipe: RecipeSettings | None
 
 
-def prepare(source: RunSettings | dict, mode: str, folder: Path | None = None) -> dict:
-    """Returns the configuration as PaddleClas's engine takes it (its AttrDict).
+def prepare(settings: RunSettings, mode: str) -> PreparedRun:
+    """Checks a configuration, and brings a copy of it into PaddleClas's form.
 
-    Our models must be registered already.
+    Our models must be registered already. In the mode "train" the run's folder is locked from here on.
 
     Args:
-        source: an opened configuration, which stays as it is, or a dict from `load_config`, which is changed in place.
+        settings: the opened configuration.
         mode: "train", "eval", "infer" or "export".
-        folder: the run's folder, where `source` does not give it; `output_dir/ARCH` where None.
-
-    Returns:
-        The dict that PaddleClas takes, with a `PreparedRun` for our engine under "Run".
 
     Raises:
         PpclsExtError: a field is missing or wrong; the message names its path.
     """
-    if isinstance(source, RunSettings):
-        run = RunSettings(copy.deepcopy(source.config), source.given_folder)
-    else:
-        run = RunSettings(source, folder)
+    run = RunSettings(copy.deepcopy(settings.config), settings.given_folder)
     require_fields(run.config, mode)
     try:
         return _prepare(run, mode)
@@ -98,7 +92,7 @@ def prepare(source: RunSettings | dict, mode: str, folder: Path | None = None) -
         raise
 
 
-def _prepare(run: RunSettings, mode: str) -> dict:
+def _prepare(run: RunSettings, mode: str) -> PreparedRun:
     config = run.config
     fill_in(config, mode)
     check_numbers(config, SECTIONS[mode])
@@ -112,7 +106,7 @@ def _prepare(run: RunSettings, mode: str) -> dict:
     resolved["Global"].pop("overwrite", None)
     resolved["Global"].pop("report", None)
     make_absolute(resolved, activate().path)
-    config["Global"]["device"] = choose_device(config["Global"].get("device"))
+    config["Global"]["device"] = run.device
     check_options(config, mode)
     for field in ("output_dir", *(("save_inference_dir",) if mode == "export" else ())):
         require_writable(f"Global.{field}", config["Global"][field])
@@ -139,8 +133,7 @@ def _prepare(run: RunSettings, mode: str) -> dict:
     prepared = AttrDict(config)
     create_attr_dict(prepared)
     recipe = run.recipe if mode == "train" else None
-    prepared["Run"] = PreparedRun(run.folder, RunSettings(resolved), lists, recipe)
-    return prepared
+    return PreparedRun(prepared, run.folder, RunSettings(resolved), lists, recipe)
 
 
 def _prepare_training(run: RunSettings, resolved: dict) -> None:

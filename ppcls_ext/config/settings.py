@@ -22,7 +22,7 @@ from ppcls_ext.config.load import load_config, override, read_yaml
 from ppcls_ext.config.recipe import Settings as RecipeSettings
 from ppcls_ext.config.recipe import read_settings
 from ppcls_ext.data.image_rule import Preprocessing, rule_from_transforms
-from ppcls_ext.data.lists import ImageList, read_class_names, read_list
+from ppcls_ext.data.lists import MULTI_LABEL, SINGLE_LABEL, ImageList, read_class_names, read_list
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.hosts.paddleclas.locate import activate
 from ppcls_ext.models.table import MODELS
@@ -40,6 +40,8 @@ logger = logging.getLogger("ppcls_ext")
 NO_ARGUMENTS = ("name", "pretrained", "use_sync_bn", "infer_add_softmax")
 #: PaddleClas's data sets of images and labels in a text file.
 PLAIN_LISTS = ("ImageNetDataset", "ClsDataset")
+#: PaddleClas's data sets of images that may show several classes: the text file has a 0 or 1 for each class.
+MULTI_LABEL_LISTS = ("MultiLabelDataset",)
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,23 @@ class RunSettings:
         return stated or (1000 if self.arch.is_ours else None)
 
     @functools.cached_property
+    def task(self) -> str:
+        """What is predicted of an image: "single-label" or "multi-label".
+
+        Raises:
+            PpclsExtError: `Global.use_multilabel` and the data sets contradict each other.
+        """
+        given = self.section("Global").get("use_multilabel")
+        names = {loader: self.dataset(loader).get("name") for loader in ("Train", "Eval")}
+        of_lists = [loader for loader, name in names.items() if name in MULTI_LABEL_LISTS]
+        if of_lists and given is False:
+            raise PpclsExtError(
+                f"DataLoader.{of_lists[0]}.dataset is a {names[of_lists[0]]}, and Global.use_multilabel is false: set "
+                "it to true, or name an ImageNetDataset"
+            )
+        return MULTI_LABEL if given or of_lists else SINGLE_LABEL
+
+    @functools.cached_property
     def recipe(self) -> RecipeSettings:
         """The section `Recipe`.
 
@@ -137,6 +156,11 @@ class RunSettings:
             PpclsExtError: an unknown field, a wrong type or a value out of range.
         """
         return read_settings(self.config)
+
+    @functools.cached_property
+    def device(self) -> str:
+        """The device to run on; see `choose_device`."""
+        return choose_device(self.section("Global").get("device"))
 
     def image_rule(self, mode: str = "infer") -> Preprocessing:
         """Returns the rule by which evaluation and inference make the network's input from an image.
@@ -321,6 +345,26 @@ def open_run(name: str | os.PathLike, overrides: Iterable[str] = ()) -> RunSetti
     config = read_yaml(run.folder / CONFIG)
     run.adopt(config)
     return RunSettings(override(config, overrides), run.folder)
+
+
+def choose_device(wanted: str | None) -> str:
+    """The device to run on: for "auto" (or nothing) the GPU where Paddle sees one, else the CPU.
+
+    Raises:
+        PpclsExtError: the device asked for is not there.
+    """
+    import paddle
+
+    names = [*paddle.device.get_available_device(), *(paddle.device.get_available_custom_device() or ())]
+    available = {"cpu", *(name.split(":")[0] for name in names)}
+    if wanted in (None, "auto"):
+        return "gpu" if "gpu" in available else "cpu"
+    if wanted not in available:
+        raise PpclsExtError(
+            f"Global.device is {wanted!r}, and this Paddle sees only {', '.join(sorted(available))}: "
+            "use one of these or auto"
+        )
+    return wanted
 
 
 def existing_file(field: str, value: Any, suffix: str) -> Path:

@@ -21,6 +21,9 @@ from typing import NamedTuple, overload
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.files import atomic_write, identical_files, read_regular
 
+#: What a list says of an image, and a network predicts: its one class, or every class that it shows.
+SINGLE_LABEL, MULTI_LABEL = TASKS = "single-label", "multi-label"
+
 LARGEST_LIST = 1 << 30
 """Bytes of an image list. ImageNet-21k's, with 14 million images, has half as many."""
 LARGEST_NAMES = 1 << 26

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ppcls_ext.data.image_rule import Preprocessing
+from ppcls_ext.data.lists import SINGLE_LABEL
 from ppcls_ext.errors import PpclsExtError, printable
 
 SCHEMA_VERSION = "1"
@@ -27,12 +28,16 @@ class Metadata:
         preprocessing: how an image becomes the network's input.
         class_names: names by class index; None where unknown, "" for a class without a name.
         quantization: "int8" or "fp16"; None for fp32.
+        task: "single-label" or "multi-label".
+        thresholds: for "multi-label", the score of each class from which on an image shows it; None where unknown.
     """
 
     architecture: str
     preprocessing: Preprocessing
     class_names: tuple[str, ...] | None = None
     quantization: str | None = None
+    task: str = SINGLE_LABEL
+    thresholds: tuple[float, ...] | None = None
 
     def to_properties(self) -> dict[str, str]:
         """Returns strings for `metadata_props`.

@@ -11,8 +11,9 @@ import paddle.distributed as dist
 
 from ppcls_ext.config.checks import is_ours
 from ppcls_ext.config.folder import KEY
-from ppcls_ext.config.prepare import PreparedRun
-from ppcls_ext.config.recipe import Settings
+from ppcls_ext.config.prepare import prepare
+from ppcls_ext.config.recipe import Settings as RecipeSettings
+from ppcls_ext.config.settings import RunSettings
 from ppcls_ext.errors import Interrupted, PpclsExtError, unwrapped
 from ppcls_ext.hosts.paddleclas.image_lists import is_image_list, mark_replacements, read_first
 from ppcls_ext.hosts.paddleclas.locate import engine_class
@@ -41,7 +42,7 @@ class Engine(_HostEngine):
     Its `train` is the loop of `training.loop`, its evaluation of classes that of `training.evaluation`.
 
     Args:
-        config: what `prepare` returned.
+        settings: the opened configuration.
         mode: "train", "eval", "infer" or "export".
 
     Attributes:
@@ -56,17 +57,17 @@ class Engine(_HostEngine):
 
     model: Any  # which PaddleClas builds
 
-    def __init__(self, config: dict, mode: str) -> None:
-        run: PreparedRun = config.pop("Run")
+    def __init__(self, settings: RunSettings, mode: str) -> None:
+        run = prepare(settings, mode)
         self.folder, self.settings = run.folder, run.settings
         try:
-            self._build(config, mode, run.recipe)
+            self._build(run.config, mode, run.recipe)
         except BaseException:
             if mode == "train":
                 release(self.folder)  # which `prepare` holds
             raise
 
-    def _build(self, config: dict, mode: str, section: Settings | None) -> None:
+    def _build(self, config: dict, mode: str, section: RecipeSettings | None) -> None:
         config["Global"]["output_dir"] = str(self.folder)
         if mode == "infer":
             config["AMP"] = None  # a few images need no half precision
@@ -91,7 +92,7 @@ class Engine(_HostEngine):
             require_finite(self.network.state_dict(), "the weights are", "use those of another epoch or file")
 
     @staticmethod
-    def _start_recipe(config: dict, section: Settings) -> Recipe:
+    def _start_recipe(config: dict, section: RecipeSettings) -> Recipe:
         seed = config["Global"].get("seed")
         if type(seed) is int:
             paddle.seed(seed)  # a fused model may be built, whose new classifier is random; PaddleClas seeds later

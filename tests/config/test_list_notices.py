@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import re
 
 import pytest
 
 from ppcls_ext.config.lists import say_what_is_left_out
-from ppcls_ext.config.prepare import prepare
 from ppcls_ext.config.settings import RunSettings
 from ppcls_ext.data.lists import ImageList, ListEntry
 from ppcls_ext.errors import PpclsExtError
+from tests.helpers import build_engine, prepared
 
 pytestmark = pytest.mark.usefixtures("registered")
 
@@ -24,7 +23,7 @@ def lines(config, tmp_path, monkeypatch, caplog):
 
     def run(mode: str = "train", **sampler) -> list[str]:
         config["DataLoader"]["Train"]["sampler"].update(sampler)
-        prepare(copy.deepcopy(config), mode)
+        prepared(config, mode)
         lines = [record.getMessage() for record in caplog.records if "are training images too" not in record.message]
         assert not [line for line in lines if "\n" in line]
         return [line for line in lines if "random" not in line]
@@ -80,7 +79,7 @@ def test_classes_without_images(lines, config, dataset, tmp_path):
     config["DataLoader"]["Train"]["dataset"]["cls_label_path"] = "list.txt"
     assert lines()[-2:] == [
         f"Arch.class_num is 7, and the labels of list.txt end at 5: {'the classes from 6 have no image'}",
-        "list.txt has no picture of 4 classes: 1, 2, 3, 4",
+        "list.txt has no image of 4 classes: 1, 2, 3, 4",
     ]
 
 
@@ -97,11 +96,9 @@ def test_other_samplers_too(config, tmp_path, monkeypatch):
     """What only PaddleClas's loader knows is looked at before the first step, too."""
     import paddle
 
-    from ppcls_ext.training.engine import Engine
-
     monkeypatch.chdir(tmp_path)
     config["Arch"]["name"] = "FasterNet_T0"
-    engine = Engine(prepare(config, "train"), "train")
+    engine = build_engine(config, "train")
     empty = paddle.io.Subset(engine.train_dataloader.dataset, range(3))
     engine.train_dataloader = paddle.io.DataLoader(empty, batch_size=8, drop_last=True)
     with pytest.raises(PpclsExtError, match=r"DataLoader\.Train makes no batch"):
@@ -114,7 +111,6 @@ def test_fewer_calibration_images_than_asked(config, tmp_path, monkeypatch, capl
     import paddle
 
     import ppcls_ext
-    from ppcls_ext.training.engine import Engine
 
     host_logger = logging.getLogger("ppcls")  # it hands nothing on to pytest's
     monkeypatch.setattr(host_logger, "handlers", [*host_logger.handlers, caplog.handler])
@@ -124,6 +120,6 @@ def test_fewer_calibration_images_than_asked(config, tmp_path, monkeypatch, capl
     paddle.save(fused.state_dict(), "fused.pdparams")
     config["Global"]["pretrained_model"] = "fused"
     config["Recipe"] = {"unfuse": {"pictures": asked}} if asked else {}
-    Engine(prepare(config, "train"), "train")
+    build_engine(config, "train")
     said = set(re.findall(r"asks for (\w+) images, and an epoch has only 24", caplog.text))
     assert said == ({"100"} if asked else set())

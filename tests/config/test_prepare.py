@@ -8,21 +8,21 @@ from pathlib import Path
 import paddle
 import pytest
 
-from ppcls_ext.config.checks import choose_device
-from ppcls_ext.config.prepare import prepare
+from ppcls_ext.config.settings import choose_device
 from ppcls_ext.data.lists import read_list
 from ppcls_ext.errors import PpclsExtError
 from tests.config.test_expressions import put
+from tests.helpers import prepared
 
 pytestmark = pytest.mark.usefixtures("registered")
 
 
 @pytest.mark.parametrize("mode", ["train", "eval", "infer", "export"])
 def test_good_configuration_becomes_the_hosts(config, mode):
-    prepared = prepare(config, mode)
-    assert prepared.Global.epochs == 1, "PaddleClas reads fields as attributes"
-    assert prepared.Global.device == ("gpu" if paddle.device.cuda.device_count() else "cpu")
-    assert prepared["AMP"] is None, "use_amp: False means no AMP also in PaddleClas 2.4"
+    ready = prepared(config, mode)
+    assert ready.Global.epochs == 1, "PaddleClas reads fields as attributes"
+    assert ready.Global.device == ("gpu" if paddle.device.cuda.device_count() else "cpu")
+    assert ready["AMP"] is None, "use_amp: False means no AMP also in PaddleClas 2.4"
 
 
 @pytest.mark.parametrize(
@@ -43,13 +43,13 @@ def test_missing_field(config, mode, path):
     *above, last = path.split(".")
     del (config[above[0]] if above else config)[last]
     with pytest.raises(PpclsExtError, match=f"the configuration has no {path}.*{mode} needs"):
-        prepare(config, mode)
+        prepared(config, mode)
 
 
 def test_export_and_infer_need_no_data(config):
     for section in ("DataLoader", "Metric", "Loss", "Optimizer"):
         del config[section]
-    prepare(config, "export")
+    prepared(config, "export")
 
 
 @pytest.mark.parametrize(
@@ -59,14 +59,14 @@ def test_places_that_cannot_be_written(config, tmp_path, monkeypatch, mode, fiel
     (tmp_path / "file").write_text("")
     config["Global"][field] = str(tmp_path / "file" / "x")
     with pytest.raises(PpclsExtError, match=rf"Global\.{field} is .*: .*/file is not a folder; choose one that"):
-        prepare(config, mode)
+        prepared(config, mode)
     config["Global"][field] = str(tmp_path / "new" / "folder")
     monkeypatch.setattr("os.access", lambda path, _: Path(path) != tmp_path)  # root may write everywhere
     with pytest.raises(PpclsExtError, match=rf"Global\.{field} is .*new/folder: {tmp_path} cannot be written"):
-        prepare(config, mode)
+        prepared(config, mode)
     config["Global"][field] = 3
     with pytest.raises(PpclsExtError, match=rf"Global\.{field} is 3: expected the path"):
-        prepare(config, mode)
+        prepared(config, mode)
 
 
 @pytest.mark.parametrize("device", ["gpu", "npu", "fast"])
@@ -75,12 +75,12 @@ def test_device_that_is_not_there(config, device):
         pytest.skip("there is a GPU")
     config["Global"]["device"] = device
     with pytest.raises(PpclsExtError, match=f"Global.device is '{device}'.*cpu.*or auto"):
-        prepare(config, "train")
+        prepared(config, "train")
 
 
 def test_device_may_be_left_out(config):
     del config["Global"]["device"]
-    assert prepare(config, "train").Global.device == choose_device("auto")
+    assert prepared(config, "train").Global.device == choose_device("auto")
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_device_may_be_left_out(config):
 def test_bad_values(config, path, value, message):
     put(config, path, value)
     with pytest.raises(PpclsExtError) as error:
-        prepare(config, "train")
+        prepared(config, "train")
     assert message in str(error.value)
 
 
@@ -127,17 +127,16 @@ def test_lists_that_paddleclas_misreads_reach_it_as_copies(config, dataset, tmp_
     settings = config["DataLoader"]["Eval"]["dataset"]
     settings.update(image_root=str(tmp_path), cls_label_path=str(path))
     (entry,) = read_list(path, tmp_path, 10)
-    prepare(config, "eval")
-    assert settings["cls_label_path"] != str(path)
-    host = ImageNetDataset(str(tmp_path), settings["cls_label_path"], [], delimiter=settings["delimiter"])
+    handed_on = prepared(config, "eval")["DataLoader"]["Eval"]["dataset"]
+    assert handed_on["cls_label_path"] != str(path) == settings["cls_label_path"]
+    host = ImageNetDataset(str(tmp_path), handed_on["cls_label_path"], [], delimiter=handed_on["delimiter"])
     assert [Path(name) for name in host.images] == [entry.path]
     assert host.labels == [entry.label]
 
 
 def test_other_lists_reach_paddleclas_as_they_are(config):
     before = config["DataLoader"]["Eval"]["dataset"]["cls_label_path"]
-    prepare(config, "eval")
-    assert config["DataLoader"]["Eval"]["dataset"]["cls_label_path"] == before
+    assert prepared(config, "eval")["DataLoader"]["Eval"]["dataset"]["cls_label_path"] == before
 
 
 @pytest.mark.parametrize(
@@ -150,8 +149,8 @@ def test_class_names_reach_paddleclas(config, tmp_path, text):
     path.write_bytes(text.encode())
     config["Infer"]["PostProcess"]["class_id_map_file"] = str(path)
     config["Infer"]["infer_imgs"] = str(tmp_path)
-    prepare(config, "infer")
-    names = Topk(1, config["Infer"]["PostProcess"]["class_id_map_file"]).class_id_map
+    handed_on = prepared(config, "infer")["Infer"]["PostProcess"]["class_id_map_file"]
+    names = Topk(1, handed_on).class_id_map
     assert names == {0: "eins", 1: "zwei drei"}
 
 
@@ -160,23 +159,23 @@ def test_class_names_that_are_none(config, tmp_path):
     path.write_text("rose\ntulip\n")
     config["Infer"]["PostProcess"]["class_id_map_file"] = str(path)
     with pytest.raises(PpclsExtError, match=r"names\.txt:1: got 'rose', expected a new class index"):
-        prepare(config, "infer")
+        prepared(config, "infer")
 
 
 def test_missing_weights_name_those_that_are_there(config, tmp_path):
     (tmp_path / "latest.pdparams").touch()
     config["Global"]["pretrained_model"] = str(tmp_path / "best_model")
     with pytest.raises(PpclsExtError, match=r"holds latest\.pdparams"):
-        prepare(config, "eval")
+        prepared(config, "eval")
 
 
 @pytest.mark.parametrize("given", ["w", "w.pdparams"])
 def test_our_models_load_their_weights_themselves(config, tmp_path, given):
     (tmp_path / "w.pdparams").touch()
     config["Global"]["pretrained_model"] = str(tmp_path / given)
-    prepared = prepare(config, "eval")
-    assert prepared.Arch.pretrained == str(tmp_path / "w.pdparams")
-    assert prepared.Global.pretrained_model is None
+    ready = prepared(config, "eval")
+    assert ready.Arch.pretrained == str(tmp_path / "w.pdparams")
+    assert ready.Global.pretrained_model is None
 
 
 @pytest.mark.parametrize("given", ["w", "w.pdparams"])
@@ -184,15 +183,15 @@ def test_other_models_are_left_to_paddleclas(config, tmp_path, given):
     (tmp_path / "w.pdparams").touch()
     config["Arch"]["name"] = "MobileNetV1_x0_25"
     config["Global"]["pretrained_model"] = str(tmp_path / given)
-    prepared = prepare(config, "eval")
-    assert "pretrained" not in prepared.Arch
-    assert prepared.Global.pretrained_model == str(tmp_path / "w"), "PaddleClas 2.4 appends .pdparams"
+    ready = prepared(config, "eval")
+    assert "pretrained" not in ready.Arch
+    assert ready.Global.pretrained_model == str(tmp_path / "w"), "PaddleClas 2.4 appends .pdparams"
 
 
 @pytest.mark.parametrize(("mode", "warned"), [("train", False), ("eval", True), ("infer", True), ("export", True)])
 def test_random_weights_are_announced(config, caplog, mode, warned):
     with caplog.at_level(logging.WARNING, "ppcls_ext"):
-        prepare(config, mode)
+        prepared(config, mode)
     assert ("the weights are random" in caplog.text) == warned
 
 
@@ -203,12 +202,12 @@ def test_profiler_that_this_paddle_lacks(config):
         pytest.skip("this PaddleClas profiles with what this Paddle has")
     config["profiler_options"] = "batch_range=[1, 2]"
     with pytest.raises(PpclsExtError, match=r"--profiler_options: PaddleClas 2.*use a newer PaddleClas"):
-        prepare(config, "train")
+        prepared(config, "train")
 
 
 def test_class_names_of_paddleclas_are_found_in_its_folder(config):
     config["Infer"]["PostProcess"]["class_id_map_file"] = "ppcls/utils/imagenet1k_label_list.txt"
-    path = Path(prepare(config, "infer").Infer.PostProcess.class_id_map_file)
+    path = Path(prepared(config, "infer").Infer.PostProcess.class_id_map_file)
     assert path.is_absolute()
     assert path.read_text().startswith("0 ")
 
@@ -216,4 +215,4 @@ def test_class_names_of_paddleclas_are_found_in_its_folder(config):
 def test_missing_class_names(config):
     config["Infer"]["PostProcess"]["class_id_map_file"] = "nowhere.txt"
     with pytest.raises(PpclsExtError, match=r"class_id_map_file is nowhere.txt: no such file"):
-        prepare(config, "infer")
+        prepared(config, "infer")

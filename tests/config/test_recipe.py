@@ -6,6 +6,7 @@ import pytest
 
 from ppcls_ext.config.recipe import Decay, Ema, Settings, Stage, Unfuse, check_recipe, read_settings
 from ppcls_ext.errors import PpclsExtError
+from tests.helpers import prepared
 
 STAGES = [{"epoch": 1, "size": 160, "strength": 0.3}, {"epoch": 39, "size": 192}]
 
@@ -124,10 +125,9 @@ def test_impossible_combinations(base_config, config, recipe, changes, message):
 
 
 def test_evaluation_ignores_the_recipe(config, registered):
-    from ppcls_ext.config.prepare import prepare
 
     config["Recipe"] = UNFUSE
-    prepare(config, "eval")
+    prepared(config, "eval")
 
 
 def test_mistake_ends_the_tool_before_anything_is_written(config_file, run_tool, tmp_path):

@@ -7,8 +7,8 @@ import copy
 import pytest
 
 from ppcls_ext.config.load import load_config
-from ppcls_ext.config.prepare import prepare
 from ppcls_ext.errors import PpclsExtError
+from tests.helpers import prepared
 
 pytestmark = pytest.mark.usefixtures("registered")
 
@@ -20,7 +20,7 @@ def refused(config_file, tmp_path, monkeypatch):
 
     def run(*overrides: str, mode: str = "train") -> str:
         with pytest.raises(PpclsExtError) as caught:
-            prepare(load_config(config_file, ["Arch.name=FasterNet_T0", *overrides]), mode)
+            prepared(load_config(config_file, ["Arch.name=FasterNet_T0", *overrides]), mode)
         assert "\n" not in str(caught.value)
         assert not list(tmp_path.iterdir())
         return str(caught.value)
@@ -77,7 +77,7 @@ def test_missing_arguments(config, tmp_path, monkeypatch):
             node = node[part]
         del node[path[-1]]
         with pytest.raises(PpclsExtError) as caught:
-            prepare(changed, "train")
+            prepared(changed, "train")
         assert str(caught.value).startswith(message)
 
 
@@ -131,7 +131,7 @@ def test_numbers_of_a_file(config_file, tmp_path, registered, text):
     path = tmp_path / "x.yml"
     path.write_text(config_file.read_text().replace("learning_rate: 0.01", f"learning_rate: {text}"))
     with pytest.raises(PpclsExtError, match=r"Optimizer\.lr\.learning_rate is -?(inf|nan): expected a finite number"):
-        prepare(load_config(path), "train")
+        prepared(load_config(path), "train")
 
 
 def test_integer_keys(config, registered):
@@ -139,7 +139,7 @@ def test_integer_keys(config, registered):
         changed = copy.deepcopy(config)
         changed[section][7] = 1
         with pytest.raises(PpclsExtError, match=rf"{section}\.7 is a field named by a int"):
-            prepare(changed, "train")
+            prepared(changed, "train")
 
 
 def test_numbers_as_paddleclas_reads_them(config_file, tmp_path, monkeypatch):
@@ -148,4 +148,4 @@ def test_numbers_as_paddleclas_reads_them(config_file, tmp_path, monkeypatch):
     config = load_config(config_file)
     config["Optimizer"]["lr"]["learning_rate"] = "1e-3"
     config["Optimizer"]["momentum"] = "0.8"
-    assert prepare(config, "train")["Optimizer"]["lr"]["learning_rate"] == 1e-3
+    assert prepared(config, "train")["Optimizer"]["lr"]["learning_rate"] == 1e-3

@@ -8,9 +8,9 @@ import paddle
 import pytest
 
 import ppcls_ext
-from ppcls_ext.config.prepare import prepare
 from ppcls_ext.config.settings import RunSettings
 from ppcls_ext.errors import PpclsExtError
+from tests.helpers import prepared
 
 
 @pytest.fixture
@@ -39,8 +39,8 @@ def said(monkeypatch):
 
 def test_training_of_the_unfused_form_unfuses(fused_file, config, said):
     config["Recipe"] = {"head_learning_rate": 2}
-    prepared = prepare(config, "train")
-    assert prepared["Recipe"] == {"head_learning_rate": 2, "unfuse": {}}
+    ready = prepared(config, "train")
+    assert ready["Recipe"] == {"head_learning_rate": 2, "unfuse": {}}
     (line,) = [line for line in said if "fused weights" in line]
     assert line.startswith("fused holds fused weights: they get their branches back, calibrated on up to 512 training")
     assert "Arch.fused=True" in line
@@ -50,8 +50,8 @@ def test_training_of_the_unfused_form_unfuses(fused_file, config, said):
 def test_what_the_user_says_counts(fused_file, config, change):
     section, field, value = change
     config.setdefault(section, {})[field] = value
-    prepared = prepare(config, "train")
-    assert (prepared.get("Recipe") or {}).get("unfuse") == (value if field == "unfuse" else None)
+    ready = prepared(config, "train")
+    assert (ready.get("Recipe") or {}).get("unfuse") == (value if field == "unfuse" else None)
 
 
 def test_unfused_weights_stay_as_they_are(config, tmp_path, registered, monkeypatch):
@@ -60,11 +60,11 @@ def test_unfused_weights_stay_as_they_are(config, tmp_path, registered, monkeypa
     config["Arch"]["name"] = "FasterNet_T0"
     paddle.save(ppcls_ext.build("FasterNet_T0", class_num=2).state_dict(), "w.pdparams")
     config["Global"]["pretrained_model"] = "w"
-    assert not prepare(config, "train").get("Recipe")
+    assert not prepared(config, "train").get("Recipe")
 
 
 def test_other_modes_do_not_unfuse(fused_file, config):
-    assert not prepare(config, "eval").get("Recipe")
+    assert not prepared(config, "eval").get("Recipe")
 
 
 def test_published(config, tmp_path, registered, monkeypatch):
@@ -75,7 +75,7 @@ def test_published(config, tmp_path, registered, monkeypatch):
     path.parent.mkdir(parents=True)
     paddle.save(ppcls_ext.build("FasterNet_T0", class_num=2).state_dict(), str(path))
     config["Global"]["pretrained_model"] = "published"
-    assert prepare(config, "eval")["Arch"]["pretrained"] == str(path)
+    assert prepared(config, "eval")["Arch"]["pretrained"] == str(path)
 
 
 def test_none_are_published(config, tmp_path, registered, monkeypatch):
@@ -83,7 +83,7 @@ def test_none_are_published(config, tmp_path, registered, monkeypatch):
     config["Arch"]["name"] = "RepVGG_B2g2"
     config["Global"]["pretrained_model"] = "published"
     with pytest.raises(PpclsExtError, match="no weights of RepVGG_B2g2 are published"):
-        prepare(config, "eval")
+        prepared(config, "eval")
 
 
 @pytest.mark.parametrize(
@@ -114,5 +114,5 @@ def test_training_from_scratch_on_few_images(config, registered, said, change, s
 def test_prepare_says_it(config, tmp_path, registered, said, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config["profiler_options"] = None
-    prepare(config, "train")
+    prepared(config, "train")
     assert [line for line in said if "starts from random weights: 24 images of 2 classes" in line]

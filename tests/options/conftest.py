@@ -10,8 +10,8 @@ import numpy as np
 import paddle
 import pytest
 
-from ppcls_ext.config.prepare import prepare
 from ppcls_ext.hosts.paddleclas.locate import activate
+from tests.helpers import build_engine
 from tests.options.table import NEWER_SCHEDULES
 
 
@@ -28,14 +28,13 @@ def config(base_config) -> dict:
 @pytest.fixture
 def run(registered, tmp_path, monkeypatch) -> Callable:
     """Runs the engine in one mode, in `tmp_path`, and returns it."""
-    from ppcls_ext.training.engine import Engine
 
     monkeypatch.chdir(tmp_path)
 
     def run(config: dict, mode: str = "train"):
         # optimizers and checkpoints know parameters by names that a process counts
         with paddle.utils.unique_name.guard():
-            engine = Engine(prepare(copy.deepcopy(config), mode), mode)
+            engine = build_engine(config, mode)
             before = {name: value.numpy() for name, value in engine.model.state_dict().items()}
             getattr(engine, mode)()
         if mode == "train":

@@ -7,8 +7,8 @@ import logging
 
 import pytest
 
-from ppcls_ext.config.prepare import prepare
 from ppcls_ext.errors import PpclsExtError
+from tests.helpers import prepared
 from tests.options.table import MODELS, NEWER_SCHEDULES, optimizer, schedule, setting
 
 pytestmark = pytest.mark.usefixtures("registered")
@@ -22,17 +22,17 @@ def test_adam_with_layerwise_decay(config, is_old, model):
         "AdamWDL, which PaddleClas does not have" if is_old else "numbered blocks of a transformer.*expected AdamW"
     )
     with pytest.raises(PpclsExtError, match=message):
-        prepare(config, "train")
+        prepared(config, "train")
 
 
 @pytest.mark.parametrize("name", NEWER_SCHEDULES)
 def test_schedules_that_older_versions_lack(config, schedules, name):
     NEWER_SCHEDULES[name](config)
     if name in schedules:
-        prepare(config, "train")
+        prepared(config, "train")
         return
     with pytest.raises(PpclsExtError, match=f"Optimizer.lr.name is {name}, which PaddleClas does not have"):
-        prepare(config, "train")
+        prepared(config, "train")
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_schedules_that_older_versions_lack(config, schedules, name):
 def test_refused(config, change, said):
     change(config)
     with pytest.raises(PpclsExtError, match=said):
-        prepare(config, "train")
+        prepared(config, "train")
 
 
 @pytest.mark.parametrize("mode", ["train", "eval", "infer", "export"])
@@ -59,24 +59,24 @@ def test_quantisation_without_paddleslim(config, mode):
     with pytest.raises(
         PpclsExtError, match=r"Slim.quant needs the package paddleslim: pip install --no-deps paddleslim"
     ):
-        prepare(config, mode)
+        prepared(config, mode)
 
 
 def test_synchronised_statistics_of_several_processes_on_cpus(config, monkeypatch, caplog):
     config["Arch"]["use_sync_bn"] = True
     with caplog.at_level(logging.INFO, "ppcls_ext"):
-        assert prepare(config, "train")["Arch"]["use_sync_bn"] is False
+        assert prepared(config, "train")["Arch"]["use_sync_bn"] is False
     assert "one process on cpu" in caplog.text
     config["Arch"]["use_sync_bn"] = True
     monkeypatch.setattr("paddle.distributed.get_world_size", lambda: 2)
-    assert prepare(config, "eval")["Arch"]["use_sync_bn"] is False, "evaluation needs no batch statistics"
+    assert prepared(config, "eval")["Arch"]["use_sync_bn"] is False, "evaluation needs no batch statistics"
     config["Arch"]["use_sync_bn"] = True
     with pytest.raises(PpclsExtError, match="synchronises no batch normalisation on cpu"):
-        prepare(config, "train")
+        prepared(config, "train")
 
 
 def test_inference_yml_needs_class_names(config):
     config["Global"]["export_for_fd"] = True
     config["Infer"]["PostProcess"]["class_id_map_file"] = None
     with pytest.raises(PpclsExtError, match=r"Global.export_for_fd writes inference.yml.*class_id_map_file is missing"):
-        prepare(config, "export")
+        prepared(config, "export")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 import paddle
 import pytest
 
 from ppcls_ext.training.observers import Batch, Epoch, Observer
+from tests.helpers import build_engine
 
 
 @pytest.fixture
@@ -19,11 +18,9 @@ def engine(config, tmp_path, monkeypatch, registered):
     config["Global"]["overwrite"] = True  # some train twice
 
     def build(**recipe):
-        from ppcls_ext.config.prepare import prepare
-        from ppcls_ext.training.engine import Engine
 
         config["Recipe"] = recipe
-        return Engine(prepare(copy.deepcopy(config), "train"), "train")
+        return build_engine(config, "train")
 
     return build
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from tests.helpers import prepared
+
 written: list[str] = []
 
 
@@ -29,9 +31,7 @@ def main() -> None:
     import numpy as np
     import paddle.distributed as dist
 
-    from ppcls_ext.config.prepare import prepare
-
-    config = prepare(load_config(sys.argv[1]), "train")
+    config = prepared(load_config(sys.argv[1]), "train")
     from ppcls_ext.training.engine import Engine
 
     engine = Engine(config, "train")

@@ -16,13 +16,12 @@ import paddle
 import pytest
 import yaml
 
-from ppcls_ext.config.prepare import prepare
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.training import loop
 from ppcls_ext.training.evaluation import Evaluation
 from ppcls_ext.weights.checkpoint_sets import read_set
 from ppcls_ext.weights.paddle_file import read_paddle_file
-from tests.helpers import wait_for
+from tests.helpers import build_engine, prepared, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = {"ema": {"decay": 0.9}, "weight_decay": {"start": 1e-2, "end": 1e-3}}
@@ -41,13 +40,12 @@ def train(config, tmp_path, monkeypatch, registered):
     def run(folder: str, *, stop: tuple[int, int] | None = None, **settings) -> Path:
         config["Global"].update(output_dir=folder, checkpoints=settings.pop("checkpoints", None))
         config["Global"].update(settings)
-        from ppcls_ext.training.engine import Engine
 
         # a process of its own has other random numbers in store, and Paddle counts parameters from 0
         for seed in (random.seed, np.random.seed, paddle.seed):
             seed(int.from_bytes(os.urandom(2), "little"))
         with paddle.utils.unique_name.guard():
-            engine = Engine(prepare(copy.deepcopy(config), "train"), "train")
+            engine = build_engine(config, "train")
             if stop:
                 stop_at(engine, *stop)
                 with pytest.raises(KeyboardInterrupt):
@@ -189,7 +187,7 @@ def test_damaged_weights_are_refused_elsewhere_too(train, config):
     (folder / "latest.pdparams").write_bytes(data[:-1000] + bytes(1) + data[-999:])
     config["Global"].update(pretrained_model=str(folder / "latest"), checkpoints=None)
     with pytest.raises(PpclsExtError, match=r"latest\.pdparams is damaged: it is changed"):
-        prepare(copy.deepcopy(config), "eval")
+        prepared(copy.deepcopy(config), "eval")
 
 
 class Malicious:

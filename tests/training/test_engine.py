@@ -10,8 +10,8 @@ import paddle
 import pytest
 from PIL import Image
 
-from ppcls_ext.config.prepare import prepare
 from ppcls_ext.errors import PpclsExtError
+from tests.helpers import build_engine
 
 pytestmark = pytest.mark.usefixtures("registered")
 
@@ -23,9 +23,8 @@ def engine(config, tmp_path, monkeypatch):
     config["Arch"]["name"] = "FasterNet_T0"
 
     def build(mode: str):
-        from ppcls_ext.training.engine import Engine
 
-        return Engine(prepare(config, mode), mode)
+        return build_engine(config, mode)
 
     return build
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 
 import numpy as np
 import paddle
 import pytest
 
-from ppcls_ext.config.prepare import prepare
 from ppcls_ext.errors import PpclsExtError
+from tests.helpers import build_engine
 
 pytestmark = pytest.mark.usefixtures("registered")
 FOLDER = Path("output/FasterNet_T0")
@@ -22,9 +21,8 @@ def engine(config, tmp_path, monkeypatch):
     config["Arch"]["name"] = "FasterNet_T0"
 
     def build(mode: str):
-        from ppcls_ext.training.engine import Engine
 
-        return Engine(prepare(copy.deepcopy(config), mode), mode)
+        return build_engine(config, mode)
 
     return build
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import errno
 import multiprocessing
 import os
@@ -13,12 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from ppcls_ext.config.prepare import prepare
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.weights import folder_lock
 from ppcls_ext.weights.checkpoint_sets import read_set
 from ppcls_ext.weights.folder_lock import NAME, hold, release
-from tests.helpers import wait_for
+from tests.helpers import build_engine, prepared, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLDER = "import sys; from pathlib import Path; from ppcls_ext.weights.folder_lock import hold; hold(Path(sys.argv[1]))"
@@ -157,7 +155,7 @@ def test_a_failed_preparation_leaves_nothing(config, tmp_path, monkeypatch, regi
     monkeypatch.chdir(tmp_path)
     config["DataLoader"]["Train"]["dataset"]["cls_label_path"] = "nowhere.txt"
     with pytest.raises(PpclsExtError, match="nowhere"):
-        prepare(config, "train")
+        prepared(config, "train")
     assert os.listdir() == []
 
 
@@ -169,11 +167,9 @@ def train(config, tmp_path, monkeypatch, registered):
     def run(**settings):
         import paddle
 
-        from ppcls_ext.training.engine import Engine
-
         config["Global"].update({"checkpoints": None, **settings})
         with paddle.utils.unique_name.guard():
-            Engine(prepare(copy.deepcopy(config), "train"), "train").train()
+            build_engine(config, "train").train()
 
     return run
 

@@ -9,12 +9,12 @@ import cv2
 import numpy as np
 import pytest
 
-from ppcls_ext.config.prepare import prepare
 from ppcls_ext.data.image_files import decode
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.training.inference import preprocess
 from tests.data.image_kinds import ZOO
 from tests.data.test_image_input import BROKEN, IMAGES, opencv, png_header
+from tests.helpers import build_engine
 
 READABLE = {name: data for name, data in IMAGES.items() if opencv(data) is not None}
 UNREADABLE = {**BROKEN, "bomb": png_header(60_000, 60_000), "large": png_header(12_000, 12_000)}
@@ -30,9 +30,8 @@ def engine(config, tmp_path, monkeypatch, registered):
     config["DataLoader"]["Eval"]["dataset"]["transform_ops"].insert(1, RESIZE)
 
     def build(mode: str):
-        from ppcls_ext.training.engine import Engine
 
-        return Engine(prepare(config, mode), mode)
+        return build_engine(config, mode)
 
     return build
 

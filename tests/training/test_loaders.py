@@ -18,7 +18,7 @@ from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.hosts.paddleclas.image_lists import mark_replacements, read_first
 from ppcls_ext.hosts.paddleclas.versions import adds_architecture
 from ppcls_ext.training.loaders import UnreadableImages, explained_workers, require_read
-from tests.helpers import wait_for
+from tests.helpers import build_engine, prepared, wait_for
 
 pytestmark = pytest.mark.usefixtures("registered")
 
@@ -112,8 +112,6 @@ def test_training_counts_what_it_cannot_read(many_images, tmp_path, workers):
 
 
 def test_training_ends_where_images_cannot_be_read(config, dataset, tmp_path, monkeypatch):
-    from ppcls_ext.config.prepare import prepare
-    from ppcls_ext.training.engine import Engine
 
     shutil.copytree(dataset, tmp_path / "data")
     (tmp_path / "data" / "png" / "05.png").write_bytes(b"")
@@ -122,14 +120,13 @@ def test_training_ends_where_images_cannot_be_read(config, dataset, tmp_path, mo
     config["Global"]["eval_during_train"] = False
     config["DataLoader"]["Train"]["dataset"].update(image_root="data", cls_label_path="data/train_list.txt")
     with pytest.raises(PpclsExtError, match=r"1 of 24 training images, more than 1%, cannot be read: first .*05\.png"):
-        Engine(prepare(config, "train"), "train").train()
+        build_engine(config, "train").train()
     assert not list((tmp_path / "output").rglob("*.pdparams"))
 
 
 def test_overlap_of_the_lists_is_said_in_one_line(config, caplog):
-    from ppcls_ext.config.prepare import prepare
 
-    prepare(config, "train")
+    prepared(config, "train")
     (record,) = [record for record in caplog.records if "training images too" in record.message]
     assert record.message.startswith("20 of the 20 images of ")
     assert "val_list.txt are training images too" in record.message

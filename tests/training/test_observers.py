@@ -12,6 +12,7 @@ from ppcls_ext.training import observers
 from ppcls_ext.training.checkpoints import Checkpoints
 from ppcls_ext.training.evaluation import Evaluation
 from ppcls_ext.training.observers import EarlyStopping, Epoch, RunRecord, TrainingEnds
+from tests.helpers import build_engine
 from tests.training.conftest import Noted
 
 pytestmark = pytest.mark.usefixtures("registered")
@@ -20,13 +21,11 @@ pytestmark = pytest.mark.usefixtures("registered")
 @pytest.fixture
 def make_engine(config, tmp_path):
     """Builds an engine for a training of FasterNet_T0, with fields of `Global`."""
-    from ppcls_ext.config.prepare import prepare
-    from ppcls_ext.training.engine import Engine
 
     def make(**fields):
         config["Arch"]["name"] = "FasterNet_T0"
         config["Global"].update(output_dir=str(tmp_path), save_interval=0, **fields)
-        return Engine(prepare(json.loads(json.dumps(config)), "train"), "train")
+        return build_engine(config, "train")
 
     return make
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 
@@ -15,6 +14,7 @@ from ppcls_ext.report.tables import read_metrics
 from ppcls_ext.training import reports
 from ppcls_ext.training.reports import Answers, EvaluationReport
 from ppcls_ext.weights.checkpoint_sets import read_set
+from tests.helpers import build_engine
 from tests.training.conftest import Noted
 
 pytestmark = pytest.mark.usefixtures("registered")
@@ -24,13 +24,11 @@ REPORT = {"confusion.png", "reliability.png", "per_class.csv", "confused_pairs.c
 @pytest.fixture
 def make_engine(config, tmp_path):
     """Builds an engine of FasterNet_T0, with fields of `Global`."""
-    from ppcls_ext.config.prepare import prepare
-    from ppcls_ext.training.engine import Engine
 
     def make(mode="train", **fields):
         config["Arch"]["name"] = "FasterNet_T0"
         config["Global"].update(output_dir=str(tmp_path), save_interval=0, **fields)
-        return Engine(prepare(json.loads(json.dumps(config)), mode), mode)
+        return build_engine(config, mode)
 
     return make
 
@@ -65,7 +63,7 @@ def test_a_failure_to_draw_ends_no_training(make_engine, tmp_path, monkeypatch, 
     monkeypatch.setattr(reports, "draw_class_counts", fail)
     make_engine(epochs=1).train()
     assert [record.getMessage() for record in caplog.records if "no ink" in record.getMessage()] == [
-        "no further pictures of this training are drawn: no ink"
+        "no further images of this training are drawn: no ink"
     ]
     assert (tmp_path / "FasterNet_T0" / "latest.pdparams").is_file()
     assert read_metrics(tmp_path / "FasterNet_T0" / "metrics.csv")

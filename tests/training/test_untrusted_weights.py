@@ -13,9 +13,9 @@ import paddle
 import pytest
 import yaml
 
-from ppcls_ext.config.prepare import prepare
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.hosts.paddleclas.safe_pickle import read_without_running
+from tests.helpers import build_engine
 from tests.tiny_dataset import ROOT
 
 pytestmark = pytest.mark.usefixtures("registered")
@@ -65,14 +65,12 @@ def malicious(tmp_path, monkeypatch) -> None:
 def test_no_weights_are_executed(malicious, config, way, mode):
     from ppcls.utils.save_load import load_dygraph_pretrain
 
-    from ppcls_ext.training.engine import Engine
-
     config["Arch"], config["Global"]["pretrained_model"] = WAYS[way]
     # PaddleClas develop calls its loader with a wrong keyword where there is a list
     broken = way == "distillation, list" and "path" not in inspect.signature(load_dygraph_pretrain).parameters
     said = "unexpected keyword argument" if broken else r"w\.pdparams: .*mkdir.*could run code"
     with pytest.raises(TypeError if broken else PpclsExtError, match=said):
-        Engine(prepare(config, mode), mode)
+        build_engine(config, mode)
     assert not Path("executed").exists()
 
 
@@ -120,6 +118,7 @@ assert (config["Global"]["epochs"], config["Global"]["seed"], config["Loss"]["Tr
 DOWNSTREAM = """
 import sys
 from ppcls_ext.commands import host_script
+from tests.helpers import build_engine
 host_script.REGISTER["paddleseg"] = lambda: __import__("paddle")
 host_script.main(["PaddleSeg/tools/load.py"])
 """
@@ -152,10 +151,8 @@ def test_scripts_of_other_checkouts(malicious, tmp_path):
 def test_weights_of_foreign_models_are_loaded_as_before(malicious, config):
     from ppcls.arch import ResNet18
 
-    from ppcls_ext.training.engine import Engine
-
     expected = ResNet18(class_num=2).state_dict()
     paddle.save(expected, "w.pdparams")
     config["Arch"], config["Global"]["pretrained_model"] = WAYS["foreign model, Global"]
-    loaded = Engine(prepare(config, "eval"), "eval").model.state_dict()
+    loaded = build_engine(config, "eval").model.state_dict()
     assert all((loaded[name].numpy() == tensor.numpy()).all() for name, tensor in expected.items())

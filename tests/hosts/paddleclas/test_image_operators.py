@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ppcls_ext.config.prepare import prepare
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.hosts.paddleclas import adaptations
+from tests.helpers import build_engine
 
 pytestmark = pytest.mark.usefixtures("registered")
 
@@ -24,7 +24,6 @@ def test_it_is_refused_before_memory_is_taken():
 
 
 def test_infer_names_it_and_does_the_rest(config, tmp_path, monkeypatch, capsys):
-    from ppcls_ext.training.engine import Engine
 
     adaptations.apply()
     monkeypatch.chdir(tmp_path)
@@ -35,5 +34,5 @@ def test_infer_names_it_and_does_the_rest(config, tmp_path, monkeypatch, capsys)
     config["Infer"].update(infer_imgs=str(tmp_path / "pictures"))
     config["Infer"]["transforms"][1:1] = [{"ResizeImage": {"resize_short": 256}}, {"CropImage": {"size": 32}}]
     with pytest.raises(PpclsExtError, match="1 of 2 images"):
-        Engine(prepare(config, "infer"), "infer").infer()
+        build_engine(config, "infer").infer()
     assert "thin.png: resized to 15360000 × 256 px" in capsys.readouterr().err
