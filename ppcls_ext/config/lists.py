@@ -14,8 +14,17 @@ from pathlib import Path
 
 from ppcls_ext.config.folder import CONFIG
 from ppcls_ext.config.settings import RunSettings, open_run
-from ppcls_ext.data.class_folders import LABEL_LIST, TRAIN_LIST, VAL_LIST, ClassLists, find_class_folders
-from ppcls_ext.data.image_files import find_images
+from ppcls_ext.data.class_folders import (
+    LABEL_LIST,
+    SHOWN,
+    TRAIN_LIST,
+    VAL_LIST,
+    ClassLists,
+    Files,
+    find_labelled_images,
+    require_known,
+)
+from ppcls_ext.data.image_files import LeftOut, counted, find_images
 from ppcls_ext.data.lists import ImageList, ListEntry, list_text, overlap, read_lines, write_list
 from ppcls_ext.errors import PpclsExtError
 
@@ -58,7 +67,6 @@ def give_host_a_list(dataset: dict, images: ImageList) -> None:
 
 #: Samplers that take every image once. Only PaddleClas knows the others, and which images they leave out.
 PLAIN_SAMPLERS = (None, "DistributedBatchSampler", "BatchSampler")
-SHOWN = 5  # classes that a line names
 
 
 def say_what_is_left_out(run: RunSettings, lists: Mapping[str, ImageList]) -> None:
@@ -168,7 +176,8 @@ def evaluate_on(settings: RunSettings, data: str | os.PathLike) -> RunSettings:
 
     Args:
         settings: a configuration that classifies.
-        data: an image list, whose paths start from its folder; or a folder with one folder per class.
+        data: an image list, whose paths start from its folder; or a folder with one folder per class, or with these in
+            test/, val/ or train/, of which the first that is there is taken.
 
     Raises:
         PpclsExtError: there is no such list or folder, or one of its classes is not among the configuration's.
@@ -176,20 +185,34 @@ def evaluate_on(settings: RunSettings, data: str | os.PathLike) -> RunSettings:
     path = Path(data)
     images = {"name": "ImageNetDataset", "image_root": str(path.parent), "cls_label_path": str(path)}
     if path.is_dir():
-        found, names = find_class_folders(path), settings.class_names or ()
-        unknown = [name for name in found.classes if name not in names]
-        if unknown:
-            known = ", ".join(names[:SHOWN]) or "none"
-            raise PpclsExtError(f"{path / unknown[0]} is the folder of no class of the configuration: it knows {known}")
-        files = found.train if found.val is None else found.val
-        entries = [ListEntry(file, names.index(name), 0) for name, below in zip(found.classes, files) for file in below]
-        images["image_root"] = str(path)
+        folder, files, left_out = find_labelled_images(path)
+        names = settings.class_names or ()
+        require_known(folder, [name for name, below in files.items() if below], names)
+        double = next((name for name, below in files.items() if below and names.count(name) > 1), None)
+        if double is not None:
+            raise PpclsExtError(f"two classes are called {double!r}: give an image list instead of a folder")
+        entries = [ListEntry(file, names.index(name), 0) for name, below in files.items() for file in below]
+        if not entries:
+            raise PpclsExtError(f"{folder} holds no image in the folder of a class ({counted(left_out)})")
+        images["image_root"] = str(folder)
         images["cls_label_path"], images["delimiter"] = map(str, copy_list(entries))
+        _say_what_is_evaluated(folder, files, names, left_out)
     changed = settings.changed("DataLoader")
     dataset = changed.config["DataLoader"]["Eval"]["dataset"]
     dataset.pop("delimiter", None)
     dataset.update(images)
     return changed
+
+
+def _say_what_is_evaluated(folder: Path, files: Files, names: Sequence[str], left_out: Sequence[LeftOut]) -> None:
+    present = [name for name in names if files.get(name)]
+    absent = [name for name in names if name not in present]
+    logger.info("%s: %d images of %d classes", folder, sum(map(len, files.values())), len(present))
+    if absent:
+        shown = ", ".join(absent[:SHOWN]) + (", …" if len(absent) > SHOWN else "")
+        logger.warning("%s has no image of %d of the run's %d classes: %s", folder, len(absent), len(names), shown)
+    if left_out:
+        logger.info("%s: left out: %s", folder, counted(left_out))
 
 
 def images_in(place: str | os.PathLike | None, settings: RunSettings) -> list[Path]:

@@ -12,7 +12,7 @@ import numpy as np
 import paddle
 import paddle.distributed as dist
 
-from ppcls_ext.data.image_files import SUFFIXES, decode, find_images, read_image
+from ppcls_ext.data.image_files import decode, find_images, read_image
 from ppcls_ext.data.lists import read_lines
 from ppcls_ext.errors import PpclsExtError, one_line, printable
 from ppcls_ext.predict.results import write_results
@@ -119,14 +119,8 @@ def images_to_infer(names: str | Sequence[str], list_file: str | None) -> list[s
     if isinstance(names, str):
         if not os.path.exists(names):
             raise PpclsExtError(f"Infer.infer_imgs is {names}: no such file or folder")
-        if os.path.isdir(names) and not _holds_images(names):
-            raise PpclsExtError(f"Infer.infer_imgs is {names}: the folder holds no image ({', '.join(SUFFIXES)})")
         names = [names]
     return [str(path) for path in find_images(names)]
-
-
-def _holds_images(folder: str) -> bool:
-    return any(name.lower().endswith(SUFFIXES) for _, _, names in os.walk(folder, followlinks=True) for name in names)
 
 
 def _listed(folder: str, line: str) -> str:
