@@ -204,7 +204,7 @@ def export_onnx(
     path: str | os.PathLike,
     *,
     size: int | None = None,
-    class_names: Sequence[str] | None = None,
+    class_names: Sequence[str] | Mapping[int, str] | None = None,
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
     samples: Sequence[ImageLike] = (),
     opset: int = 17,
@@ -217,7 +217,7 @@ def export_onnx(
         model: images (N, 3, H, W) in, logits (N, classes) out; left as it is.
         path: the file to write; an older one stays until the new one is proved and complete.
         size: side of the square that the model sees, px; 224 where None.
-        class_names: by class index, to be kept in the file.
+        class_names: by class index, to be kept in the file: a list, or a dict with the indices as its keys.
         preprocessing: how an image becomes the input, kept in the file: fields of
             `ppcls_ext.data.image_rule.Preprocessing`, such as `{"mean": (0.5, 0.5, 0.5)}`, in the place of ImageNet's
             (short side resized to 256 / 224 of the size, centre crop, ImageNet's mean and std); or a whole

@@ -141,21 +141,32 @@ class Run:
 
         return split_model(self.model)
 
+    def on(self, data: str | os.PathLike) -> Run:
+        """Returns this run with other images to evaluate on.
+
+        Args:
+            data: an image list, or a folder with one folder per class, named as the run's classes are; or with these in
+                test/, val/ or train/, of which the first that is there is taken.
+
+        Raises:
+            PpclsExtError: there is no such list or folder, or a folder has the name of no class.
+        """
+        return Run(evaluate_on(self.settings, data))
+
     def evaluate(
         self, data: str | os.PathLike | None = None, *, report: str | bool = False, verbose: bool = False
     ) -> Evaluated:
         """Evaluates the weights with PaddleClas's metrics.
 
         Args:
-            data: other images than the configuration's: an image list, or a folder with one folder per class, named as
-                the run's classes are.
+            data: other images than the configuration's; see `on`.
             report: a folder to write a report to; True for "report" in the run's folder.
             verbose: whether to show PaddleClas's own output.
 
         Raises:
             PpclsExtError: the configuration is wrong, images cannot be read, or the weights do not fit.
         """
-        settings = self.settings if data is None else evaluate_on(self.settings, data)
+        settings = self.settings if data is None else self.on(data).settings
         engine = _build_engine(settings, "eval", verbose)
         collected = None
         if report:

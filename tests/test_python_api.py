@@ -86,9 +86,16 @@ def test_preprocessing_of_ones_own(tmp_path, pictures):
             "size is 64 px, and preprocessing makes images of",
         ),
         ({"class_names": "cat"}, "class_names is 'cat': expected a list of names"),
+        ({"class_names": {0: "cat", 2: "dog"}}, "class_names has the keys 0, 2, .*expected the whole numbers from 0"),
+        ({"class_names": {"0": "cat"}}, "class_names has the keys '0', "),
+        pytest.param(
+            {"size": SIZE, "class_names": ["a"] * (CLASSES - 1)},
+            f"{CLASSES - 1} class names, and there are {CLASSES} classes",
+            marks=needs_converter,
+        ),
         pytest.param(
             {"size": SIZE, "class_names": ["a"] * (CLASSES + 1)},
-            f"{CLASSES + 1} class names for a model of {CLASSES}",
+            f"{CLASSES + 1} class names, and there are {CLASSES} classes",
             marks=needs_converter,
         ),
         ({"size": SIZE, "samples": ["none.png"]}, "none.png: No such file"),

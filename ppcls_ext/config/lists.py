@@ -25,7 +25,7 @@ from ppcls_ext.data.class_folders import (
     require_known,
 )
 from ppcls_ext.data.image_files import LeftOut, counted, find_images
-from ppcls_ext.data.lists import ImageList, ListEntry, list_text, overlap, read_lines, write_list
+from ppcls_ext.data.lists import ImageList, ListEntry, list_text, overlap, read_class_names, read_lines, write_list
 from ppcls_ext.errors import PpclsExtError
 
 logger = logging.getLogger("ppcls_ext")
@@ -55,6 +55,30 @@ def warn_about_overlap(train: ImageList, evaluation: ImageList) -> None:
             "%d of the %d images of %s are training images too, so its metrics say little about new ones: first %s",
             *(len(both), len(evaluation), evaluation.path, both[0]),
         )
+
+
+def require_same_classes(run: RunSettings, images: ImageList) -> None:
+    """Checks that a list counts its classes as the run does, where `make_lists` has written their names beside it.
+
+    Raises:
+        PpclsExtError: a class has another index there; every label would be wrong.
+    """
+    beside = images.path.parent / LABEL_LIST
+    names = run.class_names if run.arch.is_ours and beside.is_file() else None
+    if names is None or run.class_names_file is None or os.path.samefile(beside, run.class_names_file):
+        return
+    try:
+        found = read_class_names(beside)
+    except PpclsExtError:
+        return  # a file of another kind
+    known = {name: index for index, name in enumerate(names)}
+    for index, name in enumerate(found):
+        if name in known and names[index : index + 1] != (name,):
+            raise PpclsExtError(
+                f"{images.path} counts classes as {beside} does, where {name!r} is {index}, and in "
+                f"{run.class_names_file} it is {known[name]}: make the lists with ppcls-ext make-lists "
+                "--classes-of RUN, or give the folder to ppcls-ext eval RUN --data FOLDER"
+            )
 
 
 def give_host_a_list(dataset: dict, images: ImageList) -> None:

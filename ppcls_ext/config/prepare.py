@@ -21,11 +21,18 @@ from ppcls_ext.config.checks import (
 )
 from ppcls_ext.config.folder import check_patience, leave_out_start, make_absolute, report_changes
 from ppcls_ext.config.host_classes import check_arguments, resolve
-from ppcls_ext.config.lists import give_host_a_list, read_lists, say_what_is_left_out, warn_about_overlap
+from ppcls_ext.config.lists import (
+    give_host_a_list,
+    read_lists,
+    require_same_classes,
+    say_what_is_left_out,
+    warn_about_overlap,
+)
 from ppcls_ext.config.recipe import Settings as RecipeSettings
 from ppcls_ext.config.recipe import check_recipe
 from ppcls_ext.config.settings import RunSettings
 from ppcls_ext.config.weights import (
+    check_class_names,
     place_checkpoints,
     place_class_names,
     place_weights,
@@ -120,6 +127,9 @@ def _prepare(run: RunSettings, mode: str) -> PreparedRun:
     if mode == "infer" or describes_export(config, mode):
         place_class_names(run)
     lists = read_lists(run, mode)
+    check_class_names(run)
+    for images in lists.values():
+        require_same_classes(run, images)
     if {"Train", "Eval"} <= set(lists):
         warn_about_overlap(lists["Train"], lists["Eval"])
     if mode == "train" and "Train" in lists:

@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from ppcls_ext.config.load import load_config, override, read_yaml
 from ppcls_ext.config.recipe import Settings as RecipeSettings
 from ppcls_ext.config.recipe import read_settings
 from ppcls_ext.data.image_rule import Preprocessing, rule_from_transforms
-from ppcls_ext.data.lists import MULTI_LABEL, SINGLE_LABEL, ImageList, read_class_names, read_list
+from ppcls_ext.data.lists import MULTI_LABEL, SINGLE_LABEL, ImageList, read_class_names, read_list, require_class_names
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.hosts.paddleclas.locate import activate
 from ppcls_ext.models.table import MODELS
@@ -208,13 +209,19 @@ class RunSettings:
         """The names by class index; None, which is logged, where their file does not exist.
 
         Raises:
-            PpclsExtError: the file is damaged.
+            PpclsExtError: the file is damaged, or does not name each class.
         """
         path = self.class_names_file
         if path is None:
             return None
         if path.exists():
-            return read_class_names(path, self._post_process.get("delimiter") or " ")
+            names = read_class_names(path, self._post_process.get("delimiter") or " ")
+            if self.class_num is not None:
+                require_class_names(names, self.class_num, f"{path} (Infer.PostProcess.class_id_map_file)")
+            double = next((name for name, count in Counter(names).items() if count > 1), None)
+            if double is not None:
+                logger.warning("%s calls several classes %r: labels stay apart, names do not", path, double)
+            return names
         logger.warning(
             "no %s (Infer.PostProcess.class_id_map_file): the classes have no names",
             self._post_process["class_id_map_file"],

@@ -183,6 +183,20 @@ def read_class_names(path: str | os.PathLike, delimiter: str = " ") -> tuple[str
     return tuple(names.get(index, "") for index in range(max(names, default=-1) + 1))
 
 
+def require_class_names(names: Sequence[str], classes: int, where: str) -> None:
+    """Raises PpclsExtError where the names, given by class index, are not those of so many classes.
+
+    Args:
+        names: "" for a class that has none.
+        classes: number of classes.
+        where: the origin of the names, for the message.
+    """
+    if len(names) != classes:
+        raise PpclsExtError(f"{where} has {len(names)} class names, and there are {classes} classes: one name a class")
+    if "" in names:
+        raise PpclsExtError(f"{where} has no name for class {names.index('')} of {classes}: one name a class")
+
+
 def overlap(a: Sequence[ListEntry], b: Sequence[ListEntry]) -> list[str]:
     """Finds the images of `b` that `a` contains too, under the same path or as a byte-identical file of another name.
 

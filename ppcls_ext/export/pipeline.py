@@ -21,6 +21,7 @@ from paddle import nn
 import ppcls_ext
 from ppcls_ext.data.image_input import ImageLike, network_input
 from ppcls_ext.data.image_rule import Preprocessing
+from ppcls_ext.data.lists import require_class_names
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.export import comparison, convert, fusion_proof
 from ppcls_ext.export.comparison import ByKind, OnnxSession, largest_difference, require_small
@@ -120,11 +121,8 @@ def export_onnx(
     inputs = comparison.classifier_inputs(image_shape, described.preprocessing, samples)
     logits = fusion_proof.paddle_logits(fused, inputs)
     classes = logits["noise"].shape[1]
-    if described.class_names is not None and len(described.class_names) > classes:
-        raise PpclsExtError(
-            f"there are {len(described.class_names)} class names for a model of {classes} classes: "
-            "mend Infer.PostProcess.class_id_map_file or Arch.class_num"
-        )
+    if described.class_names is not None:
+        require_class_names(described.class_names, classes, "the metadata")
     noise = fusion_proof.rounding_noise(fused, inputs, logits)
     allowed = max(comparison.TOLERANCE, comparison.NOISE_FACTOR * noise)
     reference, comparisons = fusion_proof.branch_form(model, fused)
@@ -170,7 +168,7 @@ def export_with_rule(
     path: str | Path,
     *,
     size: int | None = None,
-    class_names: Sequence[str] | None = None,
+    class_names: Sequence[str] | Mapping[int, str] | None = None,
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
     samples: Sequence[ImageLike] = (),
     opset: int = DEFAULT_OPSET,
@@ -179,10 +177,8 @@ def export_with_rule(
 ) -> ExportReport:
     """See `ppcls_ext.export_onnx`."""
     rule = _image_rule(size, preprocessing)
-    if isinstance(class_names, str):
-        raise PpclsExtError(f"class_names is {class_names!r}: expected a list of names, one a class")
     width, height = rule.image_size
-    names = None if class_names is None else tuple(map(str, class_names))
+    names = None if class_names is None else _names_by_index(class_names)
     return export_onnx(
         model,
         path,
@@ -193,6 +189,17 @@ def export_with_rule(
         metadata=Metadata(getattr(model, "arch", type(model).__name__), rule, names).to_properties(),
         samples=np.stack([network_input(image, rule) for image in samples]) if len(samples) else None,
     )
+
+
+def _names_by_index(class_names: Sequence[str] | Mapping[int, str]) -> tuple[str, ...]:
+    if isinstance(class_names, Mapping):
+        if sorted(class_names, key=str) != sorted(range(len(class_names)), key=str):
+            keys = ", ".join(map(repr, list(class_names)[:3]))
+            raise PpclsExtError(f"class_names has the keys {keys}, …: expected the whole numbers from 0, one a class")
+        return tuple(str(class_names[index]) for index in range(len(class_names)))
+    if isinstance(class_names, str):
+        raise PpclsExtError(f"class_names is {class_names!r}: expected a list of names, one a class")
+    return tuple(map(str, class_names))
 
 
 def _image_rule(size: int | None, preprocessing: Preprocessing | Mapping[str, Any] | None) -> Preprocessing:
