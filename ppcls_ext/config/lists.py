@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ppcls_ext.config.folder import CONFIG
 from ppcls_ext.config.settings import RunSettings, open_run
@@ -89,6 +90,8 @@ def give_host_a_list(dataset: dict, images: ImageList) -> None:
         logger.debug("%s has paths or lines that PaddleClas misreads: it gets the copy %s", images.path, copy)
 
 
+#: Pixels of the input to one of the last maps, along each side, in all of this project's models.
+TOTAL_STRIDE = 32
 #: Samplers that take every image once. Only PaddleClas knows the others, and which images they leave out.
 PLAIN_SAMPLERS = (None, "DistributedBatchSampler", "BatchSampler")
 
@@ -109,6 +112,8 @@ def say_what_is_left_out(run: RunSettings, lists: Mapping[str, ImageList]) -> No
         sampler = run.config["DataLoader"][loader].get("sampler") or {}
         if sampler.get("name") in PLAIN_SAMPLERS and sampler.get("drop_last"):
             _left_out(loader, images, sampler["batch_size"], get_world_size())
+        if loader == "Train" and sampler.get("name") in PLAIN_SAMPLERS:
+            _say_batches_of_one(run, images, sampler, get_world_size())
     if "Train" in lists and not run.config["DataLoader"]["Train"]["dataset"].get("relabel") and run.class_num:
         _say_absent_classes(lists["Train"], run.class_num)
 
@@ -127,6 +132,21 @@ def _left_out(loader: str, images: ImageList, batch: int, processes: int) -> Non
         logger.warning(
             "%d of the %d images of %s are left out of each %s: %s.drop_last",
             *(left, len(images), images.path, "epoch" if loader == "Train" else "evaluation", where),
+        )
+
+
+def _say_batches_of_one(run: RunSettings, images: ImageList, sampler: Mapping[str, Any], processes: int) -> None:
+    """Logs, in one line, that batch normalisations of maps of one pixel learn nothing from one image."""
+    shape = run.section("Global").get("image_shape")
+    if not run.arch.is_ours or not isinstance(shape, (list, tuple)) or max(shape[1:]) > TOTAL_STRIDE:
+        return
+    batch = sampler["batch_size"]
+    last = math.ceil(len(images) / processes) % batch
+    if batch == 1 or (last == 1 and not sampler.get("drop_last")):
+        logger.warning(
+            "%s of one image of %d px, whose last maps are 1×1: batch normalisation learns nothing from it; %s",
+            *("batches" if batch == 1 else "a last batch", max(shape[1:])),
+            "take larger batches" if batch == 1 else "set DataLoader.Train.sampler.drop_last to true",
         )
 
 

@@ -40,7 +40,7 @@ from ppcls_ext.config.weights import (
     say_what_to_expect,
     unfuse_where_needed,
 )
-from ppcls_ext.data.lists import ImageList
+from ppcls_ext.data.lists import SINGLE_LABEL, ImageList
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.hosts.paddleclas.locate import activate
 from ppcls_ext.hosts.paddleclas.versions import profiles_with_removed_module
@@ -149,6 +149,8 @@ def _prepare(run: RunSettings, mode: str) -> PreparedRun:
 def _prepare_training(run: RunSettings, resolved: dict) -> None:
     """What a training resumes from, and what it keeps."""
     config, settings = run.config, run.config["Global"]
+    if run.class_num == 1 and run.task == SINGLE_LABEL and run.arch.is_ours:
+        raise PpclsExtError("Arch.class_num is 1: of one class there is nothing to learn; give the number of classes")
     check_patience(config)
     place_checkpoints(config, run.folder)
     if settings["checkpoints"]:

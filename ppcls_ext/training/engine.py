@@ -14,7 +14,8 @@ from ppcls_ext.config.folder import KEY
 from ppcls_ext.config.prepare import prepare
 from ppcls_ext.config.recipe import Settings as RecipeSettings
 from ppcls_ext.config.settings import RunSettings
-from ppcls_ext.errors import Interrupted, PpclsExtError, unwrapped
+from ppcls_ext.errors import Interrupted, unwrapped
+from ppcls_ext.hosts.paddleclas.errors import naming_sections
 from ppcls_ext.hosts.paddleclas.image_lists import is_image_list, mark_replacements, read_first
 from ppcls_ext.hosts.paddleclas.locate import engine_class
 from ppcls_ext.hosts.paddleclas.log_file import log_in
@@ -24,7 +25,7 @@ from ppcls_ext.training.host_log import EpochLog
 from ppcls_ext.training.inference import infer
 from ppcls_ext.training.inference_program import export, without_training_only
 from ppcls_ext.training.loaders import UnreadableImages, explained_workers
-from ppcls_ext.training.loop import train
+from ppcls_ext.training.loop import no_batch, train
 from ppcls_ext.training.observers import Observer, RunRecord, TrainingEnds
 from ppcls_ext.training.precision import Precision
 from ppcls_ext.training.recipe import Recipe
@@ -77,7 +78,7 @@ class Engine(_HostEngine):
         if strict:
             del config["Arch"]["pretrained"]
         recipe = self._start_recipe(config, section) if section is not None else None
-        with log_in(self.folder):
+        with log_in(self.folder), naming_sections():
             super().__init__(config, mode)
         if strict:
             drop = config.get("Slim") and mode != "eval"
@@ -104,9 +105,9 @@ class Engine(_HostEngine):
             getattr(getattr(self, name, None), "dataset", None) for name in ("train_dataloader", "eval_dataloader")
         )
         if is_image_list(train_set):
-            read_first(train_set)
+            read_first(train_set, "DataLoader.Train")
         if is_image_list(eval_set):
-            read_first(eval_set)
+            read_first(eval_set, "DataLoader.Eval")
             mark_replacements(eval_set)
         if self.mode == "train":
             self.unreadable_images = UnreadableImages(train_set)
@@ -133,9 +134,7 @@ class Engine(_HostEngine):
 
     def _train(self) -> None:
         if len(self.train_dataloader) == 0:
-            raise PpclsExtError(
-                "DataLoader.Train makes no batch: lower sampler.batch_size, or set sampler.drop_last to false"
-            )
+            raise no_batch()
         checkpoints = Checkpoints(self, {KEY: self.settings.trained_with()})
         record = RunRecord(self, checkpoints)
         if finished := record.finished():

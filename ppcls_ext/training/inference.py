@@ -15,6 +15,7 @@ import paddle.distributed as dist
 from ppcls_ext.data.image_files import decode, find_images, read_image
 from ppcls_ext.data.lists import read_lines
 from ppcls_ext.errors import PpclsExtError, one_line, printable
+from ppcls_ext.hosts.paddleclas.image_lists import require_input, require_transforms
 from ppcls_ext.predict.results import write_results
 from ppcls_ext.report.image_figures import SavedImages
 from ppcls_ext.training.evaluation import require_finite_outputs
@@ -61,11 +62,17 @@ def _batches(engine: Any, paths: Sequence[str], size: int) -> Iterator[tuple[lis
     images: list[np.ndarray] = []
     for index, path in enumerate(paths):
         try:
-            images.append(preprocess(engine, path))
-            names.append(path)
-        except (OSError, PpclsExtError) as error:
+            image = preprocess(engine, path)
+        except Exception as error:
+            require_transforms(path, engine.preprocess_func, "Infer.transforms")
+            if not isinstance(error, (OSError, PpclsExtError)):
+                raise
             reason = getattr(error, "strerror", None) or error
             print(f"error: {printable(one_line(f'{path}: {reason}'))}", file=sys.stderr)
+        else:
+            require_input(image, "Infer.transforms")
+            images.append(image)
+            names.append(path)
         if images and (len(images) == size or index == len(paths) - 1):
             yield names, np.stack(images)
             names, images = [], []

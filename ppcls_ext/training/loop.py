@@ -30,6 +30,8 @@ WHAT_TO_TRY = (
     "a lower Optimizer.lr.learning_rate, more warm-up (Optimizer.lr.warmup_epoch), Recipe.clip_global_norm, and "
     "with AMP, training without it"
 )
+#: Fields of `Arch` that freeze layers.
+FREEZES = ("freeze_befor", "freeze_params_list")
 
 
 class Trained(NamedTuple):
@@ -110,7 +112,9 @@ def train_epoch(engine: Any, number: int, observers: Sequence[Observer]) -> Trai
         with precision.cast():
             outputs = engine.forward(images, labels)
             require_classifier(engine.config, outputs)
-            losses = recipe.add_penalty(engine.train_loss_func(outputs, labels))
+            losses = engine.train_loss_func(outputs, labels)
+            require_learning(engine.config, losses["loss"])
+            losses = recipe.add_penalty(losses)
         require_finite_loss(losses["loss"], f"epoch {number}, batch {step}")
         precision.backward(losses["loss"] / engine.update_freq)
         if step % engine.update_freq == 0:
@@ -177,7 +181,18 @@ def batches(loader: Iterable[Any], count: int) -> Iterator[Any]:
             if hasattr(loader, "reset"):
                 loader.reset()  # DALI's
             iterator = iter(loader)
-            yield next(iterator)
+            batch = next(iterator, None)
+            if batch is None:
+                raise no_batch() from None
+            yield batch
+
+
+def no_batch() -> PpclsExtError:
+    """The error where a training has nothing to train on."""
+    return PpclsExtError(
+        "DataLoader.Train makes no batch: lower sampler.batch_size, set sampler.drop_last to false, or give it a list "
+        "with as many classes as its sampler wants"
+    )
 
 
 def shuffle(loader: Any, number: int) -> None:
@@ -202,6 +217,14 @@ def is_by_epoch(schedule: Any) -> bool:
 def waits_for_metric(schedule: Any) -> bool:
     """Returns whether a schedule of the learning rate is stepped with the metric of an evaluation."""
     return type(schedule).__name__ == "ReduceOnPlateau"
+
+
+def require_learning(config: dict, loss: Any) -> None:
+    """Raises PpclsExtError where no parameter gets a gradient from a loss."""
+    if getattr(loss, "stop_gradient", False):
+        frozen = [f"Arch.{field} is {config['Arch'][field]}" for field in FREEZES if config["Arch"].get(field)]
+        cause = f": {', '.join(frozen)}; name an earlier layer" if frozen else ": unfreeze some of its layers"
+        raise PpclsExtError(f"nothing learns: no parameter of the network gets a gradient{cause}")
 
 
 def require_finite_loss(loss: Any, place: str) -> None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import random
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from paddle.io import Dataset
 
-from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.data.image_files import decode, read_image
+from ppcls_ext.errors import PpclsExtError, one_line
 from ppcls_ext.hosts.adaptation import patch
 
 WHAT_TO_DO = "replace the file or take it off the list"
@@ -27,22 +29,71 @@ def is_image_list(dataset: Any) -> bool:
     return isinstance(dataset, ImageNetDataset)
 
 
-def read_first(dataset: Dataset) -> None:
+def read_first(dataset: Dataset, loader: str) -> None:
     """Reads the first image, as a check of the transforms: PaddleClas would look for a readable one without end.
 
     Leaves the random number generators as they were.
 
+    Args:
+        dataset: PaddleClas's.
+        loader: its path in the configuration, such as "DataLoader.Train".
+
     Raises:
-        PpclsExtError: it cannot be read or transformed.
+        PpclsExtError: it cannot be read, or a transform fails on it or makes something else than an input.
     """
     host, states = dataset.__class__, (random.getstate(), np.random.get_state())
     mark_replacements(dataset, retry=False)
     try:
-        dataset[0]
+        image, _ = dataset[0]
+    except PpclsExtError:
+        require_transforms(dataset.images[0], dataset._transform_ops or (), f"{loader}.dataset.transform_ops")
+        raise
     finally:
         patch(dataset, "__class__", host)
         random.setstate(states[0])
         np.random.set_state(states[1])
+    require_input(image, f"{loader}.dataset.transform_ops")
+
+
+def require_transforms(path: str, operators: Sequence[Any], where: str) -> None:
+    """Raises PpclsExtError where it is not the image but one of the transforms that fails.
+
+    Args:
+        path: of an image.
+        operators: PaddleClas's, as built.
+        where: the path of their list in the configuration.
+    """
+    try:
+        value: Any = read_image(path)
+        decode(value)
+    except (OSError, PpclsExtError):
+        return
+    for index, operator in enumerate(operators):
+        try:
+            value = operator(value)
+        except PpclsExtError:
+            return  # about the image
+        except Exception as error:
+            name = type(operator).__name__
+            raise PpclsExtError(
+                f"{where}.{index}.{name} fails on {path}, which can be read: {one_line(error)}; mend its options"
+            ) from error
+
+
+def require_input(image: Any, where: str) -> None:
+    """Raises PpclsExtError where what the transforms make of an image is no input of a network.
+
+    Args:
+        image: what they made.
+        where: the path of their list in the configuration.
+    """
+    if not isinstance(image, np.ndarray) or image.dtype.kind != "f":
+        kind = image.dtype if isinstance(image, np.ndarray) else type(image).__name__
+        raise PpclsExtError(f"{where} makes {kind}, and a network takes floats: NormalizeImage is missing")
+    if image.ndim != 3 or image.shape[0] != 3:
+        raise PpclsExtError(
+            f"{where} makes an image of shape {image.shape}: expected (3, height, width); mend channel_first and order"
+        )
 
 
 def count_replacements(dataset: Dataset, counts: Any) -> None:
