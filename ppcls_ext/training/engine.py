@@ -19,6 +19,7 @@ from ppcls_ext.hosts.paddleclas.errors import naming_sections
 from ppcls_ext.hosts.paddleclas.image_lists import is_image_list, mark_replacements, read_first
 from ppcls_ext.hosts.paddleclas.locate import engine_class
 from ppcls_ext.hosts.paddleclas.log_file import log_in
+from ppcls_ext.reparam.fuse import require_fusible
 from ppcls_ext.training.checkpoints import Checkpoints
 from ppcls_ext.training.evaluation import Evaluation, evaluate
 from ppcls_ext.training.host_log import EpochLog
@@ -113,6 +114,7 @@ class Engine(_HostEngine):
             self.unreadable_images = UnreadableImages(train_set)
 
     def _set_up_training(self, recipe: Recipe) -> None:
+        require_fusible(self.network)  # later than now, at the export, would be too late
         self.observers: list[Observer] = []
         self.epochs: int = self.config["Global"]["epochs"]
         self.update_freq: int = getattr(self, "update_freq", 1)  # PaddleClas since 2.5

@@ -136,7 +136,7 @@ def test_inference_without_normalisation(config):
         build_engine(config, "infer").infer()
 
 
-def test_transforms_of_inference_are_not_the_image_s_fault(config):
+def test_transforms_of_inference_do_not_blame_the_image(config):
     config["Infer"]["transforms"][1] = {"NormalizeImage": {"mean": [0.5] * 3, "std": [0.5] * 3}}  # of order chw
     with pytest.raises(
         PpclsExtError, match=r"Infer\.transforms\.1\.NormalizeImage fails on .*00\.png, which can be read"
