@@ -86,7 +86,7 @@ def test_some_are_chosen_by_the_seed(pictures):
         ("nowhere.txt", "no list .*nowhere.txt"),
         ("missing.txt", r"missing.txt:1: no image 'gone.png 3' below"),
         ("empty", "no image found; expected files"),
-        (None, "names no training pictures .*: give --calibration"),
+        (None, "names no training images .*: give --calibration"),
     ],
 )
 def test_what_holds_no_images_is_refused(place, said, tmp_path):
