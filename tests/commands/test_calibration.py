@@ -85,7 +85,7 @@ def test_some_are_chosen_by_the_seed(pictures):
     [
         ("nowhere.txt", "no list .*nowhere.txt"),
         ("missing.txt", r"missing.txt:1: no image 'gone.png 3' below"),
-        ("empty", "no image found; expected files"),
+        ("empty", "the folder holds no image; expected files"),
         (None, "names no training images .*: give --calibration"),
     ],
 )
