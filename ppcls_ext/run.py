@@ -9,7 +9,6 @@ import contextlib
 import logging
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -30,9 +29,10 @@ from ppcls_ext.data.lists import ListEntry
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.export.opset import DEFAULT_OPSET, INT8_OPSET
 from ppcls_ext.files import atomic_write
-from ppcls_ext.packages import import_extra, require
+from ppcls_ext.packages import require
 from ppcls_ext.predict.classifier import Classifier
 from ppcls_ext.predict.metadata import Metadata
+from ppcls_ext.progress import progress
 
 if TYPE_CHECKING:
     from ppcls_ext.data.image_input import ImageLike
@@ -444,19 +444,6 @@ def new_lists(settings: RunSettings, data: str | os.PathLike, val_share: float, 
                 settings.folder.rmdir()
                 settings.folder.parent.rmdir()
         raise
-
-
-@contextlib.contextmanager
-def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Shows a bar on a terminal; yields the function that moves it to (done, all)."""
-    tqdm = import_extra("tqdm").tqdm
-    with tqdm(desc=what, unit=" images", file=sys.stderr, disable=not sys.stderr.isatty(), leave=False) as bar:
-
-        def report(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield report
 
 
 def _true(**switches: bool) -> dict[str, bool]:

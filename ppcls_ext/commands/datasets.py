@@ -10,12 +10,11 @@ from ppcls_ext.data import digits, flowers102, shapes
 from ppcls_ext.data.class_folders import LABEL_LIST, TEST_LIST, TRAIN_LIST, VAL_LIST, make_lists
 from ppcls_ext.data.lists import read_list
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.progress import progress
 
 
 def lists(argv: Sequence[str] | None = None) -> None:
     """`ppcls-ext make-lists`: PaddleClas's image lists for a folder of class folders."""
-    from ppcls_ext.run import progress
-
     parser = command_parser(
         "make-lists",
         "make-lists flowers/ --output lists",
