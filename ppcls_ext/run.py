@@ -210,17 +210,20 @@ class Run:
         return folder
 
     def _write_inference_yml(self, folder: Path) -> None:
-        """Writes inference.yml, with which PaddleX and `predict` open the folder, where it can describe the images."""
-        from ppcls_ext.predict.inference_yml import NAME, to_inference_yml
+        """Writes inference.yml, with which PaddleX and `predict` open the folder, where it can describe the program."""
+        from ppcls_ext.predict.inference_yml import NAME, other_in_paddlex, to_inference_yml
 
         try:
             text = to_inference_yml(self.metadata)
         except PpclsExtError as error:
+            (folder / NAME).unlink(missing_ok=True)  # an earlier export's would go with this program
             logger.warning("no %s: %s", NAME, error)
             return
         with atomic_write(folder / NAME, "w", encoding="utf-8") as file:
             file.write(text)
         print(folder / NAME)
+        for remark in other_in_paddlex(self.metadata):
+            logger.warning("%s: %s", NAME, remark)
 
     def export_onnx(
         self,

@@ -22,7 +22,7 @@ from ppcls_ext.training.checkpoints import Checkpoints
 from ppcls_ext.training.evaluation import Evaluation, evaluate
 from ppcls_ext.training.host_log import EpochLog
 from ppcls_ext.training.inference import infer
-from ppcls_ext.training.inference_program import export, without_training_only
+from ppcls_ext.training.inference_program import export, told_the_task, without_training_only
 from ppcls_ext.training.loaders import UnreadableImages, explained_workers
 from ppcls_ext.training.loop import train
 from ppcls_ext.training.observers import Observer, RunRecord, TrainingEnds
@@ -252,7 +252,8 @@ class Engine(_HostEngine):
         PaddleClas's own export takes arguments, with `Global.uniform_output_enabled`.
         """
         if args or kwargs:
-            super().export(*args, **kwargs)
+            with told_the_task(self):
+                super().export(*args, **kwargs)
         else:
             export(self, super().export)
 
