@@ -180,7 +180,9 @@ def test_other_classes_are_refused_with_the_measured_figure(fp32):
             values = numpy_helper.to_array(constant)
             values = values[..., :1] + 1e-4 * values
             constant.CopyFrom(numpy_helper.from_array(values.astype(np.float32), constant.name))
-    with pytest.raises(PpclsExtError, match=r"the same class as fp32 on \d+\.\d% of 32 images, expected 93%.*--allow"):
+    with pytest.raises(
+        PpclsExtError, match=r"the same class as fp32 on \d+\.\d% of 32 other images, expected 93%.*--allow"
+    ):
         int8.quantize(vague, make_pictures(64), quiet=True)
     _, report = int8.quantize(vague, make_pictures(64), allow=True, quiet=True)
     assert report.agreement < int8.AGREEMENT
