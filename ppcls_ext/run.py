@@ -182,19 +182,23 @@ class Run:
         *,
         out: str | None = None,
         save_image: str | None = None,
+        threshold: Threshold | None = None,
         verbose: bool = False,
     ) -> None:
         """Prints the classes of images, with PaddleClas's transforms and post-processing (the section `Infer`).
+
+        Those of a multi-label run are the ones at or above their thresholds.
 
         Args:
             images: files, folders or patterns; those of `Infer.infer_imgs` where empty.
             out: a .csv or .json file for the results.
             save_image: a PNG file or a folder for drawings of the images with their classes.
+            threshold: the score from which on an image shows a class; see `Classifier`.
             verbose: whether to show PaddleClas's own output.
         """
         given = {"infer_imgs": list(images), "save_dir": out, "save_image": save_image}
         changes = {field: value for field, value in given.items() if value}
-        _build_engine(self.settings.changed("Infer", **changes), "infer", verbose).infer()
+        _build_engine(self.settings.changed("Infer", **changes), "infer", verbose).infer(threshold)
 
     def export_model(self, *, verbose: bool = False) -> Path:
         """Writes the fused model for Paddle Inference, checks it, and prints the paths of the files.

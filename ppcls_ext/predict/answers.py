@@ -5,13 +5,12 @@ from __future__ import annotations
 import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any, NamedTuple, Protocol, Union
 
 import numpy as np
 
 from ppcls_ext.data.lists import MULTI_LABEL
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.predict.metadata import Metadata
 
 #: Number of classes of a single-label result where neither a number nor a threshold is asked for.
 DEFAULT_TOPK = 5
@@ -19,6 +18,30 @@ DEFAULT_TOPK = 5
 DEFAULT_THRESHOLD = 0.5
 #: One number for all classes, one per class, or numbers by a class's name or index, None standing for all others.
 Threshold = Union[float, Sequence[float], Mapping[Union[str, int, None], float]]
+
+
+class Labelled(Protocol):
+    """What a network's outputs stand for, as `Metadata` says it."""
+
+    @property
+    def task(self) -> str:
+        """Returns "single-label" or "multi-label"."""
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Returns the names by class index; None where unknown."""
+
+    @property
+    def thresholds(self) -> tuple[float, ...] | None:
+        """Returns the threshold of each class; None where unknown."""
+
+
+class Classes(NamedTuple):
+    """The `Labelled` of a network that has no metadata."""
+
+    task: str
+    class_names: tuple[str, ...] | None
+    thresholds: tuple[float, ...] | None
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -42,11 +65,11 @@ def scores_from(logits: np.ndarray, task: str) -> np.ndarray:
     return sigmoid(logits) if task == MULTI_LABEL else softmax(logits)
 
 
-def thresholds_of(metadata: Metadata, classes: int, given: Threshold | None = None) -> np.ndarray:
+def thresholds_of(network: Labelled, classes: int, given: Threshold | None = None) -> np.ndarray:
     """Returns the threshold of each class, (classes,) float64.
 
     Args:
-        metadata: of the network; its own thresholds count for the classes that `given` does not name, else 0.5.
+        network: its own thresholds count for the classes that `given` does not name, else 0.5.
         classes: number of classes of the network.
         given: see `Threshold`.
 
@@ -54,7 +77,7 @@ def thresholds_of(metadata: Metadata, classes: int, given: Threshold | None = No
         PpclsExtError: a threshold is no number from 0 to 1, or is for a class that does not exist; or there are not as
             many as classes.
     """
-    own = [DEFAULT_THRESHOLD] * classes if metadata.thresholds is None else metadata.thresholds
+    own = [DEFAULT_THRESHOLD] * classes if network.thresholds is None else network.thresholds
     found = _as_many(own, classes)
     if isinstance(given, Mapping):
         if None in given:
@@ -62,7 +85,7 @@ def thresholds_of(metadata: Metadata, classes: int, given: Threshold | None = No
         for name, value in given.items():
             if name is None:
                 continue
-            index = class_index(name, metadata.class_names or (), "threshold")
+            index = class_index(name, network.class_names or (), "threshold")
             if index >= classes:
                 raise PpclsExtError(f"there is no class {index}: the network has the classes 0 to {classes - 1}")
             found[index] = check_threshold(value)
@@ -108,16 +131,15 @@ class Choice:
     """Chooses the classes of an image's result: the best ones, or those at or above their thresholds.
 
     Args:
-        metadata: of the network.
+        network: what its outputs stand for.
         topk: the most classes; None for all that the thresholds leave, and for `DEFAULT_TOPK` where there are none.
-        threshold: None for those that the network's metadata hold: for "multi-label" 0.5 where they hold none, for
-            "single-label" no threshold.
+        threshold: None for the network's own: for "multi-label" 0.5 where it has none, for "single-label" no threshold.
 
     Raises:
         PpclsExtError: `topk` is no whole number from 1, or a threshold is wrong; see `thresholds_of`.
     """
 
-    metadata: Metadata
+    network: Labelled
     topk: int | None = None
     threshold: Threshold | None = None
 
@@ -127,7 +149,7 @@ class Choice:
         names = self.threshold if isinstance(self.threshold, Mapping) else ()
         for name in names:
             if name is not None:
-                class_index(name, self.metadata.class_names or (), "threshold")
+                class_index(name, self.network.class_names or (), "threshold")
         for value in _values(self.threshold):
             check_threshold(value)
 
@@ -145,12 +167,12 @@ class Choice:
             PpclsExtError: there are thresholds for another number of classes.
         """
         order = [int(index) for index in scores.argsort(kind="stable")[::-1]]
-        if self.threshold is None and self.metadata.task != MULTI_LABEL:
+        if self.threshold is None and self.network.task != MULTI_LABEL:
             indices = order[: self.topk or DEFAULT_TOPK]
         else:
-            thresholds = thresholds_of(self.metadata, len(scores), self.threshold)
+            thresholds = thresholds_of(self.network, len(scores), self.threshold)
             indices = [index for index in order if scores[index] >= thresholds[index]][: self.topk]
-        names = self.metadata.class_names
+        names = self.network.class_names
         return {
             "class_ids": indices,
             "scores": [round(float(scores[index]), 5) for index in indices],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import logging
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 import ppcls_ext
+from ppcls_ext.commands.main import main
 from ppcls_ext.config.load import read_yaml
 from ppcls_ext.predict.classifier import Classifier
 from tests.multi_label_run import NAMES, images_of
@@ -66,6 +68,99 @@ def test_an_earlier_inference_yml_does_not_stay_beside_another_program(multi_lab
     exported(multi_label_run, "Infer.transforms.0.DecodeImage.to_rgb=False")
     assert "no inference.yml: PaddleX has no images decoded by cv2 in BGR" in log.text
     assert not (program / "inference.yml").exists()
+
+
+@pytest.mark.parametrize(
+    "post_process",
+    [
+        {"name": "MultiLabelTopk", "topk": 1},  # PaddleClas 2.4 loses the names, and takes topk for nothing
+        {"name": "Topk", "topk": 1},  # PaddleClas applies a softmax
+        {"name": "MultiLabelThreshOutput", "threshold": 0.5},  # which 2.4 has not
+        {"name": "MultiLabelThreshOutput", "threshold": [0.7, 0.8, 0.6]},
+    ],
+    ids=lambda value: "-".join(map(str, value.values())),
+)
+def test_infer_prints_names_and_scores(post_process, multi_label_run, expected, capsys):
+    config = read_yaml(multi_label_run / "config.yml")
+    config["Infer"]["PostProcess"] = {**post_process, "class_id_map_file": str(Path("names.txt").resolve())}
+    (multi_label_run / "config.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    run = ppcls_ext.Run(multi_label_run)
+    results = inferred(multi_label_run, capsys)
+    assert [Path(result["file_name"]).name for result in results] == [f"{index:02}.png" for index in range(24)]
+    wanted = run.predict([result["file_name"] for result in results])
+    for result, other, scores in zip(results, wanted, expected):
+        assert list(result) == ["class_ids", "scores", "file_name", "label_names"]
+        assert result["class_ids"] == other["class_ids"]
+        assert sorted(result["class_ids"]) == np.flatnonzero(scores >= post_process.get("threshold", 0.5)).tolist()
+        assert result["scores"] == pytest.approx(scores[result["class_ids"]].tolist(), abs=1e-5)
+        assert result["label_names"] == [NAMES[index] for index in result["class_ids"]]
+
+
+def test_infer_with_a_threshold(multi_label_run, expected, capsys, tmp_path):
+    options = ["--threshold", "0.7", "--threshold", "green=0.99", "--out", str(tmp_path / "r.csv")]
+    options += ["--save-image", str(tmp_path / "drawn")]
+    results = inferred(multi_label_run, capsys, *options)
+    for result, scores in zip(results, expected):
+        assert sorted(result["class_ids"]) == np.flatnonzero(scores >= [0.7, 0.99, 0.7]).tolist()
+    rows = (tmp_path / "r.csv").read_text(encoding="utf-8").splitlines()
+    empty = sum(not result["class_ids"] for result in results)
+    assert empty
+    assert sum(row.endswith(",,,,") for row in rows) == empty
+    assert len(list((tmp_path / "drawn").glob("*.png"))) == 25
+    assert main(["infer", str(multi_label_run), "--threshold", "blue=0.2"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "error: threshold is for 'blue': expected a class's number or name"
+    )
+
+
+def test_infer_of_a_single_label_run_with_a_threshold(tiny_run, capsys):
+    everything = inferred(tiny_run, capsys)
+    best = sorted(result["scores"][0] for result in everything)
+    results = inferred(tiny_run, capsys, "--threshold", str(best[12]))
+    for result, full in zip(results, everything):
+        shown = [index for index, score in zip(full["class_ids"], full["scores"]) if score >= best[12]]
+        assert abs(len(result["class_ids"]) - len(shown)) <= 1  # printed scores are rounded
+        assert result["class_ids"] == full["class_ids"][: len(result["class_ids"])]
+    assert {len(result["class_ids"]) for result in results} == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("post_process", "options", "words"),
+    [
+        (
+            {"name": "ThreshOutput", "threshold": 0.5},
+            [],
+            "ThreshOutput, which gives each image one class, and the netw",
+        ),
+        (
+            {"name": "VehicleAttribute"},
+            ["--threshold", "0.5"],
+            "Infer.PostProcess.name is VehicleAttribute: expected Mu",
+        ),
+        (
+            {"name": "MultiLabelTopk", "threshold": 2},
+            [],
+            "Infer.PostProcess.threshold: got 2, expected a number from 0",
+        ),
+        ({"name": "MultiLabelTopk", "threshold": [0.5]}, [], "expected a number from 0 to 1, or 3, one for each class"),
+    ],
+)
+def test_infer_refuses_what_would_be_wrong(post_process, options, words, multi_label_run, capsys):
+    config = read_yaml(multi_label_run / "config.yml")
+    config["Infer"]["PostProcess"] = post_process
+    (multi_label_run / "config.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    assert main(["infer", str(multi_label_run), *options]) == 1
+    captured = capsys.readouterr()
+    assert words in captured.err.splitlines()[-1]
+    assert "class_ids" not in captured.out
+
+
+def inferred(run: Path, capsys, *options: str) -> list[dict]:
+    """What `infer` prints, read."""
+    assert main(["infer", str(run), *options]) == 0
+    printed = capsys.readouterr().out
+    lists = [ast.literal_eval(line) for line in printed.splitlines() if line.startswith("[{")]
+    return [result for batch in lists for result in batch]
 
 
 @pytest.fixture
