@@ -29,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     failed = False
     for comparison in comparisons:
+        failed |= not comparison.agrees
         found = comparison.agreement
         if found is None:
             print(f"{comparison.name:<28} {comparison.error}")
@@ -36,7 +37,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         name = with_version(comparison.runtime, comparison.name)
         line = COLUMNS.format(name, f"{found.change:.1e}", f"{found.same:.1%}")
         print(line + (FOUND.format(f"{found.found:.1%}") if several else ""))
-        failed |= not comparison.agrees
     if failed:
         raise PpclsExtError(f"{args.file}: a runtime gives other answers than onnxruntime; the table says which")
     return 0

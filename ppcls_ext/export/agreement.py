@@ -25,7 +25,7 @@ class Comparison(NamedTuple):
     Attributes:
         name: of the comparison, such as "openvino bf16".
         runtime: its runtime.
-        error: the reason why nothing was compared; None otherwise.
+        error: the reason why there is nothing to compare; None otherwise.
         agreement: of the answers; None where there are none.
         agrees: whether these stay within the limits.
     """
@@ -73,11 +73,14 @@ def _compare(
         return Comparison(name, runtime, f'not installed: pip install "ppcls-ext[{runtime}]"')
     try:
         other = Classifier(path, runtime=runtime, bf16=bf16)
+    except PpclsExtError as error:
+        return Comparison(name, runtime, str(error))
+    try:
         if other.metadata.task != metadata.task:
             raise PpclsExtError(f"{path} is {other.metadata.task}, the file {metadata.task}: export both of one run")
         found = agreement(_scores(other, inputs), expected, metadata)
     except PpclsExtError as error:
-        return Comparison(name, runtime, str(error))
+        return Comparison(name, runtime, str(error), agrees=False)
     loose = bf16 or metadata.quantization == "int8"  # runtimes round differently
     return Comparison(name, runtime, None, found, found.is_enough and (loose or found.change <= LARGEST_DIFFERENCE))
 

@@ -85,7 +85,7 @@ def thresholds_of(network: Labelled, classes: int, given: Threshold | None = Non
         for name, value in given.items():
             if name is None:
                 continue
-            index = class_index(name, network.class_names or (), "threshold")
+            index = class_index(name, network.class_names or ())
             if index >= classes:
                 raise PpclsExtError(f"there is no class {index}: the network has the classes 0 to {classes - 1}")
             found[index] = check_threshold(value)
@@ -103,27 +103,27 @@ def check_threshold(value: Any) -> float:
     return float(value)
 
 
-def class_index(wanted: str | int, names: Sequence[str], option: str) -> int:
+def class_index(wanted: str | int, names: Sequence[str], said: str = "threshold is for") -> int:
     """Returns the index of a class that is named or numbered.
 
     Args:
         wanted: the name; where no class has it, or for a number, the index.
         names: the names by index; may be empty.
-        option: who asks, for the error.
+        said: what the error begins with.
 
     Raises:
         PpclsExtError: there is no class of that name, or there are several.
     """
     if isinstance(wanted, str):
         if (count := names.count(wanted) if wanted else 0) > 1:
-            raise PpclsExtError(f"{option}: {count} classes have the name {wanted!r}: give the class's number")
+            raise PpclsExtError(f"{said} {wanted!r}, the name of {count} classes: expected a class's number")
         if count:
             return names.index(wanted)
         if wanted.isdecimal() and len(wanted) < 8:
             return int(wanted)
     elif isinstance(wanted, numbers.Integral) and not isinstance(wanted, bool) and wanted >= 0:
         return int(wanted)
-    raise PpclsExtError(f"{option} is for {wanted!r}: expected a class's number" + (" or name" if names else ""))
+    raise PpclsExtError(f"{said} {wanted!r}: expected a class's number" + (" or name" if names else ""))
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class Choice:
         names = self.threshold if isinstance(self.threshold, Mapping) else ()
         for name in names:
             if name is not None:
-                class_index(name, self.network.class_names or (), "threshold")
+                class_index(name, self.network.class_names or ())
         for value in _values(self.threshold):
             check_threshold(value)
 

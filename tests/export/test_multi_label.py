@@ -25,6 +25,7 @@ from ppcls_ext.predict.classifier import Classifier
 from ppcls_ext.predict.metadata import Metadata
 from ppcls_ext.predict.onnx_file import logits_name
 from ppcls_ext.predict.runtimes import installed
+from ppcls_ext.report.evidence_maps import EvidenceMaps
 from tests.export.conftest import CLASSES, PIXELS, make_pictures
 from tests.helpers import needs_converter
 from tests.multi_label_run import NAMES, images_of
@@ -67,6 +68,10 @@ def test_every_form_of_a_run_gives_the_scores_of_its_logits(multi_label_run, cap
         np.testing.assert_allclose(form.scores(images), expected, atol=1e-5, err_msg=name)
         assert [sorted(result["class_ids"]) for result in form(files)] == shown, name
     assert [sorted(result["class_ids"]) for result in run.predict(files)] == shown
+    for file, found, row in zip(files[:6], shown, expected):
+        maps = EvidenceMaps(run.halves(), run.metadata, "explained").draw(file)
+        assert sorted(one.name for one in maps) == sorted(NAMES[index] for index in found)
+        assert [one.score for one in maps] == pytest.approx(sorted(row[found], reverse=True), abs=1e-5)
     assert run.metadata.thresholds == THRESHOLDS
     assert run.metadata.class_names == NAMES
     assert properties(halves)["task"] == "multi-label"

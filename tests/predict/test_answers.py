@@ -92,7 +92,7 @@ def test_classes_that_do_not_exist(name):
     with pytest.raises(PpclsExtError, match="no class 4: the network has the classes 0 to 3"):
         Choice(MULTI, threshold={4: 0.5})(SCORES)
     twice = dataclasses.replace(MULTI, class_names=("cat", "cat"))
-    with pytest.raises(PpclsExtError, match="2 classes have the name 'cat'"):
+    with pytest.raises(PpclsExtError, match="'cat', the name of 2 classes: expected a class's number"):
         Choice(twice, threshold={"cat": 0.5})
 
 

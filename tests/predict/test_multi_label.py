@@ -13,10 +13,11 @@ import pytest
 from PIL import Image
 
 import ppcls_ext
-from ppcls_ext.commands import predict
+from ppcls_ext.commands import explain, predict
 from ppcls_ext.commands.outcome import run
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.predict.classifier import Classifier
+from ppcls_ext.predict.evidence import read_each, read_evidence, split_file
 from ppcls_ext.predict.results import NO_CLASS
 from ppcls_ext.predict.runtimes import installed
 from tests.tiny_net import CLASSES, PIXELS, make_net
@@ -200,3 +201,48 @@ def test_arguments_of_the_export(tmp_path):
         with pytest.raises(PpclsExtError, match=words):
             ppcls_ext.export_onnx(make_net(), tmp_path / "m.onnx", size=PIXELS, **options)
     assert not list(tmp_path.iterdir())
+
+
+def explained(capsys, *arguments) -> list[str]:
+    assert run(lambda: explain.main([str(argument) for argument in arguments])) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize(("name", "thresholds"), [("scores", [0.5] * 5), ("logits", [0.9, 0.1, 0.5, 0.5, 0.5])])
+def test_a_map_for_each_class_that_an_image_shows(name, thresholds, exported, pictures, capsys, tmp_path):
+    folder, expected = exported
+    lines = explained(capsys, folder / f"{name}.onnx", pictures, "--output", tmp_path / "maps")
+    wanted = []
+    for number, scores in enumerate(expected):
+        shown = [index for index in np.argsort(-scores) if scores[index] >= thresholds[index]]
+        names = [CLASSES[index] or f"class {index}" for index in shown]
+        wanted += [
+            f"{tmp_path / 'maps' / f'{number}-class-{index}.png'}  {text} {scores[index]:.1%}"
+            for index, text in zip(shown, names)
+        ] or [f"{pictures / f'{number}.png'}  {NO_CLASS}; --class draws the evidence for one"]
+    assert lines == wanted
+    drawn = {path.name for path in (tmp_path / "maps").iterdir()}
+    assert drawn == {Path(line.split("  ")[0]).name for line in lines if NO_CLASS not in line}
+
+
+def test_a_map_of_one_class(exported, pictures, capsys, tmp_path):
+    folder, expected = exported
+    lines = explained(capsys, folder / "scores.onnx", pictures, "--class", "菊花", "--output", tmp_path / "maps")
+    assert [line.split("  ")[1] for line in lines] == [f"菊花 {scores[1]:.1%}" for scores in expected]
+    assert explained(capsys, folder / "scores.onnx", pictures, "--class", "1", "--output", tmp_path / "more") != []
+    assert run(lambda: explain.main([str(folder / "scores.onnx"), str(pictures), "--class", "tulip"])) == 1
+    assert "--class is 'tulip': expected a class's number or name" in capsys.readouterr().err
+
+
+def test_the_evidence_is_that_of_each_class_alone(exported, images):
+    folder, _ = exported
+    halves = split_file(folder / "scores.onnx")
+    image = ((images[0] / np.float32(255)) * 2 - 1).transpose(2, 0, 1)
+    together = read_each(halves, image, lambda logits: [3, 1])
+    for evidence, index in zip(together, (3, 1)):
+        alone = read_evidence(halves, image, index)
+        assert evidence.class_index == alone.class_index == index
+        np.testing.assert_array_equal(evidence.derivative, alone.derivative)
+    assert read_each(halves, image, lambda logits: []) == []
+    with pytest.raises(PpclsExtError, match="there is no class 5"):
+        read_each(halves, image, lambda logits: [0, 5])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import logging
 from pathlib import Path
 
@@ -15,6 +16,8 @@ import ppcls_ext
 from ppcls_ext.commands.main import main
 from ppcls_ext.config.load import read_yaml
 from ppcls_ext.predict.classifier import Classifier
+from ppcls_ext.predict.inference_yml import to_inference_yml
+from tests.helpers import needs_converter
 from tests.multi_label_run import NAMES, images_of
 
 
@@ -49,6 +52,21 @@ def test_a_program_of_scores(metric, said_by, multi_label_run, expected):
     assert classifier.metadata == ppcls_ext.Run(multi_label_run).metadata
     assert (classifier.metadata.task, classifier.metadata.class_names) == ("multi-label", NAMES)
     np.testing.assert_allclose(classifier.scores(images_of(multi_label_run)), expected, atol=1e-5)
+
+
+@needs_converter
+def test_verify_compares_the_program(multi_label_run, capsys):
+    program, file = exported(multi_label_run), multi_label_run / "m.onnx"
+    ppcls_ext.Run(multi_label_run).export_onnx(file)
+    capsys.readouterr()
+    assert main(["verify", str(file), "png", "--program", str(program)]) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("paddle"))
+    assert line.split()[-2:] == ["100.0%", "100.0%"]
+    metadata = dataclasses.replace(ppcls_ext.Run(multi_label_run).metadata, task="single-label")
+    (program / "inference.yml").write_text(to_inference_yml(metadata), encoding="utf-8")
+    assert main(["verify", str(file), "png", "--program", str(program)]) == 1
+    captured = capsys.readouterr()
+    assert f"{program} is single-label, the file multi-label: export both of one run" in captured.out
 
 
 def test_what_paddlex_does_otherwise_is_said(multi_label_run, capsys, log):
