@@ -205,6 +205,8 @@ def export_onnx(
     *,
     size: int | None = None,
     class_names: Sequence[str] | Mapping[int, str] | None = None,
+    task: str = "single-label",
+    thresholds: Sequence[float] | None = None,
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
     samples: Sequence[ImageLike] = (),
     opset: int = 17,
@@ -218,6 +220,8 @@ def export_onnx(
         path: the file to write; an older one stays until the new one is proved and complete.
         size: side of the square that the model sees, px; 224 where None.
         class_names: by class index, to be kept in the file: a list, or a dict with the indices as its keys.
+        task: "single-label" for a model whose images have one class each, or "multi-label".
+        thresholds: of a multi-label model, the score of each class from which on an image shows it, kept in the file.
         preprocessing: how an image becomes the input, kept in the file: fields of
             `ppcls_ext.data.image_rule.Preprocessing`, such as `{"mean": (0.5, 0.5, 0.5)}`, in the place of ImageNet's
             (short side resized to 256 / 224 of the size, centre crop, ImageNet's mean and std); or a whole
@@ -225,7 +229,7 @@ def export_onnx(
         samples: images to compare on, beside random input: paths, Pillow images or uint8 arrays (H, W, 3).
         opset: of ONNX's standard operators, 11 to 20.
         batch: fixes N; None leaves it free.
-        softmax: end in "probabilities"; otherwise in "logits".
+        softmax: end in "probabilities", or in "scores" of a multi-label model; otherwise in "logits".
 
     Returns:
         What was written and how equal it is; `print` shows it.
@@ -242,6 +246,8 @@ def export_onnx(
         Path(path),
         size=size,
         class_names=class_names,
+        task=task,
+        thresholds=thresholds,
         preprocessing=preprocessing,
         samples=samples,
         opset=opset,

@@ -20,12 +20,13 @@ from ppcls_ext.config.folder import CONFIG, LISTS, find_run
 from ppcls_ext.config.lists import evaluate_on, images_in, use_lists
 from ppcls_ext.config.load import load_config, override, read_yaml
 from ppcls_ext.config.settings import RunSettings, open_config, open_run
+from ppcls_ext.config.thresholds import own_thresholds
 from ppcls_ext.config.weights import require_no_earlier_training
 from ppcls_ext.data.class_folders import LABEL_LIST, TRAIN_LIST, VAL_LIST, kept_lists, make_lists
 from ppcls_ext.data.image_files import find_images
 from ppcls_ext.data.image_input import network_input
 from ppcls_ext.data.image_rule import Preprocessing
-from ppcls_ext.data.lists import ListEntry
+from ppcls_ext.data.lists import MULTI_LABEL, ListEntry
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.export.opset import DEFAULT_OPSET, INT8_OPSET
 from ppcls_ext.files import atomic_write
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from ppcls_ext.data.image_input import ImageLike
     from ppcls_ext.export.pipeline import ExportReport, Reduce
     from ppcls_ext.models.backbone import Backbone
+    from ppcls_ext.predict.answers import Threshold
     from ppcls_ext.predict.evidence import Halves
     from ppcls_ext.training.engine import Engine
     from ppcls_ext.training.evaluation import Evaluation
@@ -102,14 +104,20 @@ class Run:
 
     @cached_property
     def metadata(self) -> Metadata:
-        """Architecture, image rule and class names, as an exported file keeps them.
+        """Architecture, image rule, class names, task and thresholds, as an exported file keeps them.
 
         Raises:
             PpclsExtError: the architecture is not this project's, the transforms cannot be described, or the file of
                 class names is damaged.
         """
         self.settings.require_ours()
-        return Metadata(self.settings.arch.name, self.settings.image_rule(), self.settings.class_names)
+        settings = self.settings
+        thresholds = None
+        if settings.task == MULTI_LABEL and settings.class_num:
+            thresholds = own_thresholds(settings, settings.class_num)
+        return Metadata(
+            settings.arch.name, settings.image_rule(), settings.class_names, task=settings.task, thresholds=thresholds
+        )
 
     @cached_property
     def model(self) -> Backbone:
@@ -120,20 +128,23 @@ class Run:
         use_all_cores()
         return self.settings.build_model()
 
-    def predict(self, images: ImageLike | Sequence[ImageLike], topk: int = 5) -> list[dict[str, list]]:
-        """Classifies images with the run's weights, as the exported file would.
+    def predict(
+        self, images: ImageLike | Sequence[ImageLike], topk: int | None = None, threshold: Threshold | None = None
+    ) -> list[dict[str, list]]:
+        """Classifies images with the run's weights, as the exported file would; see `Classifier`.
 
         Args:
             images: one or several: paths, Pillow images, or uint8 arrays (H, W, 3), RGB.
-            topk: how many classes to return for each image.
+            topk: the most classes for each image.
+            threshold: the score from which on an image shows a class.
 
         Returns:
             One dict per image: `class_ids` and `scores`, best first, and `label_names`, empty where they are unknown.
 
         Raises:
-            PpclsExtError: an image cannot be read.
+            PpclsExtError: an image cannot be read, or `topk` or a threshold is out of range.
         """
-        return Classifier.of(_Network(self.model, self.metadata))(images, topk)
+        return Classifier.of(_Network(self.model, self.metadata))(images, topk, threshold)
 
     def halves(self) -> Halves:
         """The model, cut before its head, for class activation maps."""
@@ -182,19 +193,23 @@ class Run:
         *,
         out: str | None = None,
         save_image: str | None = None,
+        threshold: Threshold | None = None,
         verbose: bool = False,
     ) -> None:
         """Prints the classes of images, with PaddleClas's transforms and post-processing (the section `Infer`).
+
+        Those of a multi-label run are the ones at or above their thresholds.
 
         Args:
             images: files, folders or patterns; those of `Infer.infer_imgs` where empty.
             out: a .csv or .json file for the results.
             save_image: a PNG file or a folder for drawings of the images with their classes.
+            threshold: the score from which on an image shows a class; see `Classifier`.
             verbose: whether to show PaddleClas's own output.
         """
         given = {"infer_imgs": list(images), "save_dir": out, "save_image": save_image}
         changes = {field: value for field, value in given.items() if value}
-        _build_engine(self.settings.changed("Infer", **changes), "infer", verbose).infer()
+        _build_engine(self.settings.changed("Infer", **changes), "infer", verbose).infer(threshold)
 
     def export_model(self, *, verbose: bool = False) -> Path:
         """Writes the fused model for Paddle Inference, checks it, and prints the paths of the files.
@@ -210,17 +225,20 @@ class Run:
         return folder
 
     def _write_inference_yml(self, folder: Path) -> None:
-        """Writes inference.yml, with which PaddleX and `predict` open the folder, where it can describe the images."""
-        from ppcls_ext.predict.inference_yml import NAME, to_inference_yml
+        """Writes inference.yml, with which PaddleX and `predict` open the folder, where it can describe the program."""
+        from ppcls_ext.predict.inference_yml import NAME, other_in_paddlex, to_inference_yml
 
         try:
             text = to_inference_yml(self.metadata)
         except PpclsExtError as error:
+            (folder / NAME).unlink(missing_ok=True)  # an earlier export's would go with this program
             logger.warning("no %s: %s", NAME, error)
             return
         with atomic_write(folder / NAME, "w", encoding="utf-8") as file:
             file.write(text)
         print(folder / NAME)
+        for remark in other_in_paddlex(self.metadata):
+            logger.warning("%s: %s", NAME, remark)
 
     def export_onnx(
         self,
@@ -242,7 +260,7 @@ class Run:
             output: the file; `ARCH.onnx` in the run's folder, or in the working directory for a configuration.
             opset: version of ONNX's standard operators, 11 to 20; 17 by default, 20 for int8.
             batch: fixes the batch size; None leaves it free.
-            softmax: end in "probabilities"; otherwise in "logits".
+            softmax: end in "probabilities", or in "scores" of a multi-label run; otherwise in "logits".
             samples: images, folders or patterns to compare on, beside random input.
             int8: quantize, and check that the classes stay the same.
             fp16: store the weights in half the space.

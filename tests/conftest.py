@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.multi_label_run import multi_label_run, multi_label_settings  # noqa: F401
 from tests.tiny_dataset import base_config, config, config_file, dataset, registered, run_tool  # noqa: F401
 from tests.tiny_net import METADATA, PIXELS, make_net
 from tests.tiny_run import tiny_run, tiny_settings  # noqa: F401

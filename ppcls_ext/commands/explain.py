@@ -13,6 +13,7 @@ from ppcls_ext.errors import NoSuchRunError, PpclsExtError, one_line, printable
 from ppcls_ext.packages import require
 from ppcls_ext.predict.classifier import Classifier
 from ppcls_ext.predict.evidence import split_file
+from ppcls_ext.predict.results import NO_CLASS
 from ppcls_ext.report.evidence_maps import EvidenceMaps
 
 
@@ -29,7 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             failed += 1
             print(f"error: {printable(one_line(error))}", file=sys.stderr)
             continue
-        print(f"{printable(str(drawn.path))}  {printable(drawn.name)} {drawn.score:.1%}", flush=True)
+        for one in drawn:
+            print(f"{printable(str(one.path))}  {printable(one.name)} {one.score:.1%}", flush=True)
+        if not drawn:
+            print(f"{printable(str(file))}  {NO_CLASS}; --class draws the evidence for one", flush=True)
     return 1 if failed else 0
 
 
@@ -52,11 +56,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "explain output/MobileOne_S0 flower.jpg",
         "explain MobileOne_S0.onnx flower.jpg --output explained",
         description="Writes a PNG per image: the image as the net sees it, and over it the class activation map of "
-        "the most probable class. The net is that of a run's best weights, or of a file that export-onnx wrote, "
-        "which needs no Paddle.",
+        "the most probable class; of a multi-label net one for each class that the image shows. The net is that of a "
+        "run's best weights, or of a file that export-onnx wrote, which needs no Paddle.",
     )
     parser.add_argument("model", metavar="RUN|FILE", help="folder that a training wrote, or ONNX file")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image, folder, or quoted pattern")
-    parser.add_argument("--class", dest="class_", metavar="CLASS", help="name or number (default: the most probable)")
+    which = "name or number (default: the most probable, or each at or above its threshold)"
+    parser.add_argument("--class", dest="class_", metavar="CLASS", help=which)
     parser.add_argument("--output", default="explained", metavar="FOLDER", help="default: %(default)s")
     return parser.parse_args(argv)

@@ -45,7 +45,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", metavar="FILE", help=output)
     parser.add_argument("--opset", type=int, metavar="N", help="ONNX opset, 11 to 20 (default: 17; 20 for int8)")
     parser.add_argument("--batch", type=positive, metavar="N", help="fix the batch size (default: any)")
-    parser.add_argument("--no-softmax", action="store_true", help="end in logits instead of probabilities")
+    logits = "end in logits instead of probabilities, or of a multi-label run's scores"
+    parser.add_argument("--no-softmax", action="store_true", help=logits)
     samples = "images, folders or patterns to compare on, beside random input"
     parser.add_argument("--samples", nargs="+", metavar="IMAGE", help=samples)
     kind = parser.add_mutually_exclusive_group()

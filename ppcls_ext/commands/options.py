@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ppcls_ext.commands.outcome import interrupt_on_sigterm
 from ppcls_ext.commands.table import COMMANDS
 from ppcls_ext.errors import PpclsExtError, one_line, printable
+from ppcls_ext.predict.answers import check_threshold
 from ppcls_ext.predict.results import SUFFIXES
 
 if TYPE_CHECKING:
@@ -47,6 +48,23 @@ def _results_file(text: str) -> str:
     if Path(text).suffix.lower() not in SUFFIXES:
         raise argparse.ArgumentTypeError(f"got {text!r}, expected a file name that ends in {' or '.join(SUFFIXES)}")
     return text
+
+
+def add_threshold_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds --threshold, whose values are pairs; `dict` makes of them a mapping as `Classifier` takes it."""
+    least = (
+        "score from 0 to 1 from which on an image shows a class, or CLASS=SCORE for one class by its name or number; "
+    )
+    least += "may be given several times (default: those of the training, or 0.5; none for single-label)"
+    parser.add_argument("--threshold", action="append", type=_threshold, metavar="SCORE", help=least)
+
+
+def _threshold(text: str) -> tuple[str | None, float]:
+    name, equals, number = text.rpartition("=")
+    try:
+        return (name if equals else None), check_threshold(float(number))
+    except (ValueError, PpclsExtError):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a number from 0 to 1, or CLASS=NUMBER") from None
 
 
 def add_results_arguments(parser: argparse.ArgumentParser) -> None:

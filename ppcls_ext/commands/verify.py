@@ -7,27 +7,36 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ppcls_ext.commands.options import command_parser
+from ppcls_ext.data.lists import MULTI_LABEL
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.export.agreement import compare_runtimes
 from ppcls_ext.predict.runtimes import with_version
 
 COLUMNS = "{:<28} {:>10} {:>12}"
+#: What follows where images may show several labels; see `ppcls_ext.export.comparison.Agreement`.
+FOUND = " {:>15}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`ppcls-ext verify`."""
     args = _parse(argv)
-    images, comparisons = compare_runtimes(args.file, args.images, args.program)
+    images, task, comparisons = compare_runtimes(args.file, args.images, args.program)
     print(f"{args.file}: {images} images, compared with {with_version('onnxruntime')}")
-    print(COLUMNS.format("runtime", "difference", "same class"))
+    several = task == MULTI_LABEL
+    print(
+        COLUMNS.format("runtime", "difference", "same label" if several else "same class")
+        + (FOUND.format("found by both") if several else "")
+    )
     failed = False
     for comparison in comparisons:
-        if comparison.error is not None:
+        failed |= not comparison.agrees
+        found = comparison.agreement
+        if found is None:
             print(f"{comparison.name:<28} {comparison.error}")
             continue
         name = with_version(comparison.runtime, comparison.name)
-        print(COLUMNS.format(name, f"{comparison.difference:.1e}", f"{comparison.agreement:.1%}"))
-        failed |= not comparison.agrees
+        line = COLUMNS.format(name, f"{found.change:.1e}", f"{found.same:.1%}")
+        print(line + (FOUND.format(f"{found.found:.1%}") if several else ""))
     if failed:
         raise PpclsExtError(f"{args.file}: a runtime gives other answers than onnxruntime; the table says which")
     return 0

@@ -19,7 +19,7 @@ from ppcls_ext.export.opset import GELU_OPSET
 from ppcls_ext.export.pipeline import Reduce, export_onnx
 from ppcls_ext.files import atomic_write
 from ppcls_ext.models.factories import build
-from ppcls_ext.predict.metadata import Metadata
+from ppcls_ext.predict.metadata import PROBABILITIES, Metadata
 from ppcls_ext.reparam.fuse import reparameterizable_layers
 
 FORMS = ("unfused", "fused", "int8", "fp16")
@@ -59,7 +59,7 @@ def _write_unfused(model: nn.Layer, properties: dict[str, str], px: int, path: P
     model.eval()
     for layer in reparameterizable_layers(model):
         layer.by_definition = True
-    raw = convert.convert(convert.InferenceModel(model, softmax=True), (None, 3, px, px), OPSET)
+    raw = convert.convert(convert.InferenceModel(model, PROBABILITIES), (None, 3, px, px), OPSET)
     simplify.set_properties(raw, properties)
     with atomic_write(path) as file:
         file.write(raw.SerializeToString())

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from ppcls_ext.data.image_rule import Preprocessing
+from ppcls_ext.data.lists import SINGLE_LABEL
 from ppcls_ext.errors import PpclsExtError, one_line
+from ppcls_ext.predict.answers import scores_from, thresholds_of
+from ppcls_ext.predict.metadata import Metadata
 from ppcls_ext.predict.onnx_file import open_session
 
 if TYPE_CHECKING:
@@ -27,7 +30,8 @@ TOLERANCE = 1e-4
 NUDGE = 1e-6
 #: Where a network magnifies rounding errors beyond `TOLERANCE` / 10, ten times its own noise is allowed.
 NOISE_FACTOR = 10
-#: The least part of the images for which two forms that round differently must name the same class.
+#: The least agreement of two forms that round differently: of the images with one class the part for which both name
+#: the same; of those with several labels the part of the decisions that are the same, and of the labels that are found.
 AGREEMENT = 0.93
 #: Mean and standard deviation that PaddleDetection's and PaddleSeg's configurations normalize with; some (YOLOX) take
 #: levels from 0 to 255 instead.
@@ -277,17 +281,65 @@ def require_same_parameters(model: onnx.ModelProto, parameters: Mapping[str, np.
             raise PpclsExtError(f"the conversion changed the parameter {constant.name}; nothing was written")
 
 
-def agreement(got: np.ndarray, expected: np.ndarray) -> float:
-    """Returns the part of the rows (N, classes) in which both forms name the same class."""
-    return float((got.argmax(axis=1) == expected.argmax(axis=1)).mean())
+class Agreement(NamedTuple):
+    """How far the answers of two forms of a classifier agree.
+
+    Attributes:
+        images: number of images.
+        labels: number of labels of each; None where each image has one class.
+        same: part of the images for which both name the same class; with several labels, of all decisions (one for
+            each image and label) the part in which both are on the same side of the label's threshold.
+        found: with several labels, twice the number of those that both find as a part of those that each finds: most
+            decisions are no, and so a form that finds nothing would have most in common with any other. 1 where neither
+            finds any.
+        change: the largest difference of a score.
+    """
+
+    images: int
+    labels: int | None
+    same: float
+    found: float
+    change: float
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether forms that round differently may differ so much; see `AGREEMENT`."""
+        return min(self.same, self.found) >= AGREEMENT
+
+    def __str__(self) -> str:
+        if self.labels is None:
+            return f"the same class as fp32 on {self.same:.1%} of {self.images} other images"
+        return (
+            f"the same decision as fp32 on {self.same:.1%} of {self.images} × {self.labels} labels of other images, "
+            f"{self.found:.1%} of the labels found in common, scores changed by up to {self.change:.1e}"
+        )
 
 
-def classes_of(model: onnx.ModelProto, images: np.ndarray) -> Iterator[int]:
-    """Yields the class that a model names for each of `images` (N, 3, H, W)."""
+def agreement(got: np.ndarray, expected: np.ndarray, metadata: Metadata) -> Agreement:
+    """Compares the scores (N, classes) of two forms of a classifier.
+
+    Raises:
+        PpclsExtError: one has more classes, or there are thresholds for another number of classes.
+    """
+    if got.shape != expected.shape:
+        raise PpclsExtError(f"one has {got.shape[1]} classes, the other {expected.shape[1]}: expected the same network")
+    change = float(np.abs(got - expected).max())
+    if metadata.task == SINGLE_LABEL:
+        return Agreement(len(got), None, float((got.argmax(axis=1) == expected.argmax(axis=1)).mean()), 1.0, change)
+    thresholds = thresholds_of(metadata, expected.shape[1])
+    ours, theirs = got >= thresholds, expected >= thresholds
+    count = ours.sum() + theirs.sum()
+    found = float(2 * (ours & theirs).sum() / count) if count else 1.0
+    return Agreement(len(got), got.shape[1], float((ours == theirs).mean()), found, change)
+
+
+def scores_of(model: onnx.ModelProto, images: np.ndarray, metadata: Metadata) -> Iterator[np.ndarray]:
+    """Yields the scores (classes,) that a model gives each of `images` (N, 3, H, W)."""
     running = open_session(model)
-    (value,) = running.get_inputs()
+    (value,), (output,) = running.get_inputs(), running.get_outputs()
     batch = value.shape[0] if isinstance(value.shape[0], int) else 1
     for start in range(0, len(images), batch):
         given = images[start : start + batch]
         filled = np.resize(given, (batch, *given.shape[1:]))
-        yield from running.run(None, {value.name: filled})[0][: len(given)].argmax(axis=1).tolist()
+        rows = running.run(None, {value.name: filled})[0][: len(given)]
+        yield from scores_from(rows, metadata.task) if metadata.ends_in_logits(output.name) else rows

@@ -21,6 +21,7 @@ from paddle import Tensor, nn
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.export.opset import opset_of
 from ppcls_ext.hosts.quiet import captured_output
+from ppcls_ext.predict.metadata import PROBABILITIES, SCORES
 
 if TYPE_CHECKING:
     import onnx
@@ -49,23 +50,26 @@ with open(output, "wb") as file:
 
 
 class InferenceModel(nn.Layer):
-    """A model in eval mode, followed by Softmax where probabilities are wanted, in the form that is converted.
+    """A model in eval mode, followed by Softmax or Sigmoid where scores are wanted, in the form that is converted.
 
     Paddle records the operations that run; translating every layer's source code first, its default, gives the same
     program in ten times the time.
     """
 
-    def __init__(self, model: nn.Layer, softmax: bool) -> None:
+    def __init__(self, model: nn.Layer, output: str) -> None:
+        """`output`: `LOGITS`, `PROBABILITIES` or `SCORES`."""
         super().__init__()
         self.model = model
-        self.softmax = softmax
+        self.output = output
         self.eval()
 
     @paddle.jit.not_to_static
     def forward(self, x: Tensor) -> Tensor:
-        """`x: (N, C, H, W)` → probabilities or logits (N, classes)."""
+        """`x: (N, C, H, W)` → logits, probabilities or scores (N, classes)."""
         x = self.model(x)
-        return nn.functional.softmax(x, axis=-1) if self.softmax else x
+        if self.output == PROBABILITIES:
+            return nn.functional.softmax(x, axis=-1)
+        return nn.functional.sigmoid(x) if self.output == SCORES else x
 
 
 def convert(model: InferenceModel, input_shape: tuple[int | None, int, int, int], opset: int) -> onnx.ModelProto:

@@ -12,6 +12,8 @@ from onnx import TensorProto, helper
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.export.comparison import relative_difference
 from ppcls_ext.export.graph import Graph, run_piece
+from ppcls_ext.predict.answers import scores_from
+from ppcls_ext.predict.metadata import Metadata
 from ppcls_ext.predict.onnx_file import logits_name
 
 #: Of the logits, relative to the largest; rounding to 11 bits leaves about 1e-3.
@@ -25,14 +27,19 @@ class Float16Report:
 
     Args:
         difference: between the fp16 and the fp32 form's logits, as a part of the largest.
+        change: the largest difference of a score.
         size: of the file, as a part of the fp32 file's.
     """
 
     difference: float
+    change: float
     size: float
 
     def __str__(self) -> str:
-        return f"fp16    {self.size:.2f} of fp32's size, from whose logits it differs by {self.difference:.1e}"
+        return (
+            f"fp16    {self.size:.2f} of fp32's size, from whose logits it differs by {self.difference:.1e}, "
+            f"from whose scores by {self.change:.1e}"
+        )
 
 
 def reduce_to_float16(model: onnx.ModelProto) -> tuple[onnx.ModelProto, Float16Report]:
@@ -42,13 +49,16 @@ def reduce_to_float16(model: onnx.ModelProto) -> tuple[onnx.ModelProto, Float16R
         PpclsExtError: a weight is too large for fp16, or the outputs differ by more than `TOLERANCE`.
     """
     half = store_as_float16(model)
-    difference = relative_difference(_logits(half), _logits(model))
+    got, expected = _logits(half), _logits(model)
+    difference = relative_difference(got, expected)
     if not difference <= TOLERANCE:
         raise PpclsExtError(
             f"fp16 changes the logits by {difference:.1e} of the largest, allowed is {TOLERANCE:g}; nothing was "
             "written: keep fp32"
         )
-    return half, Float16Report(difference, half.ByteSize() / model.ByteSize())
+    task = Metadata.from_properties({entry.key: entry.value for entry in model.metadata_props}).task
+    change = float(np.abs(scores_from(got, task) - scores_from(expected, task)).max())
+    return half, Float16Report(difference, change, half.ByteSize() / model.ByteSize())
 
 
 def _logits(model: onnx.ModelProto) -> np.ndarray:

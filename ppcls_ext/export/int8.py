@@ -21,11 +21,12 @@ from tqdm import tqdm
 from ppcls_ext import cpu
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.export.calibration import Histogram, Moments, measure_histograms, measure_limits
-from ppcls_ext.export.comparison import AGREEMENT, classes_of
+from ppcls_ext.export.comparison import AGREEMENT, Agreement, agreement, scores_of
 from ppcls_ext.export.equalization import equalize
 from ppcls_ext.export.graph import WEIGHTED, Graph
 from ppcls_ext.export.opset import CHANNEL_SCALES_OPSET, GELU_OPSET, opset_of
 from ppcls_ext.export.qdq import QuantizedGraph, correct_biases, quantized_values, range_sources
+from ppcls_ext.predict.metadata import Metadata
 from ppcls_ext.predict.onnx_file import open_session
 
 #: Number of images that `quantize` takes.
@@ -42,23 +43,31 @@ class Int8Report:
 
     Args:
         calibrated: number of images that it was calibrated on.
-        checked: number of other images, on which the classes were compared.
-        agreement: part of these for which int8 and fp32 name the same class.
+        answers: how far int8 and fp32 agree on other images.
         operators: of onnxruntime's graph, counted.
         size: of the file, as a part of the fp32 file's.
     """
 
     calibrated: int
-    checked: int
-    agreement: float
+    answers: Agreement
     operators: Counter[str]
     size: float
+
+    @property
+    def checked(self) -> int:
+        """The number of other images."""
+        return self.answers.images
+
+    @property
+    def agreement(self) -> float:
+        """The part of these with the same class; of a multi-label model, of their decisions that are the same."""
+        return self.answers.same
 
     def __str__(self) -> str:
         integer = ", ".join(f"{n} {name}" for name, n in self.operators.most_common() if name.startswith(("QL", "QG")))
         lines = [
             f"int8    {self.size:.2f} of fp32's size, calibrated on {self.calibrated} images",
-            f"        the same class as fp32 on {self.agreement:.1%} of {self.checked} other images",
+            f"        {self.answers}",
             f"        onnxruntime runs {integer}",
         ]
         if cpu.multiplies_bytes() is False:
@@ -77,7 +86,7 @@ def quantize(
         images: (N, 3, H, W) float32, prepared, 32 to 500 like those that the model will see; half of them calibrate,
             the others check.
         seed: of the random split into the two halves.
-        allow: return the form even if it names other classes too often.
+        allow: return the form even if it agrees too little; see `comparison.AGREEMENT`.
         quiet: show no progress bar.
 
     Returns:
@@ -88,25 +97,29 @@ def quantize(
             that differs too often or does not run in integers.
     """
     _check_arguments(model, images)
+    metadata = Metadata.from_properties({entry.key: entry.value for entry in model.metadata_props})
     order = np.random.default_rng(seed).permutation(len(images))
     count = int(len(images) * CALIBRATING)
     calibrating, checking = images[np.sort(order[:count])], images[np.sort(order[count:])]
     steps = 2 * len(calibrating) + sum(node.op_type in WEIGHTED for node in model.graph.node)
     with tqdm(total=steps + 2 * len(checking), desc="int8", unit="step", disable=True if quiet else None) as bar:
         quantized = _quantize(model, calibrating, bar)
-        agreeing = 0
-        for ours, theirs in zip(classes_of(quantized, checking), classes_of(model, checking)):
-            agreeing += ours == theirs
+        ours, theirs = [], []
+        for row, other in zip(scores_of(quantized, checking, metadata), scores_of(model, checking, metadata)):
+            ours.append(row)
+            theirs.append(other)
             bar.update(2)
+    found = agreement(np.stack(ours), np.stack(theirs), metadata)
     report = Int8Report(
         calibrated=len(calibrating),
-        checked=len(checking),
-        agreement=agreeing / len(checking),
+        answers=found,
         operators=running_operators(quantized),
         size=quantized.ByteSize() / model.ByteSize(),
     )
     _require_good(report, allow)
-    described = {"type": "int8", "agreement": round(report.agreement, 4), "pictures": count, "checked": len(checking)}
+    described = {"type": "int8", "agreement": round(found.same, 4), "pictures": count, "checked": len(checking)}
+    if found.labels is not None:
+        described.update(found=round(found.found, 4), largest_change=round(found.change, 4))
     quantized.metadata_props.add(key="quantization", value=json.dumps(described))
     return quantized, report
 
@@ -164,9 +177,8 @@ def _require_good(report: Int8Report, allow: bool) -> None:
         raise PpclsExtError(
             f"onnxruntime runs {', '.join(left)} of the int8 form in floats; nothing was written: update onnxruntime"
         )
-    if report.agreement < AGREEMENT and not allow:
+    if not report.answers.is_enough and not allow:
         raise PpclsExtError(
-            f"int8 names the same class as fp32 on {report.agreement:.1%} of {report.checked} images, expected "
-            f"{AGREEMENT:.0%}; nothing was written: give more images, or those it will see (--calibration), or keep "
-            "it with --allow"
+            f"int8 gives {report.answers}, expected {AGREEMENT:.0%}; nothing was written: give more images, or those "
+            "it will see (--calibration), or keep it with --allow"
         )

@@ -21,15 +21,16 @@ from paddle import nn
 import ppcls_ext
 from ppcls_ext.data.image_input import ImageLike, network_input
 from ppcls_ext.data.image_rule import Preprocessing
-from ppcls_ext.data.lists import require_class_names
+from ppcls_ext.data.lists import MULTI_LABEL, SINGLE_LABEL, TASKS, require_class_names
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.export import comparison, convert, fusion_proof
 from ppcls_ext.export.comparison import ByKind, OnnxSession, largest_difference, require_small
 from ppcls_ext.export.opset import DEFAULT_OPSET, OPSETS, opset_of
 from ppcls_ext.export.written_file import WrittenFile, write_file
 from ppcls_ext.packages import require
-from ppcls_ext.predict.classifier import softmax as softmax_of
-from ppcls_ext.predict.metadata import Metadata
+from ppcls_ext.predict.answers import check_threshold, sigmoid, thresholds_of
+from ppcls_ext.predict.answers import softmax as softmax_of
+from ppcls_ext.predict.metadata import LOGITS, OUTPUTS, PROBABILITIES, SCORES, Metadata
 from ppcls_ext.reparam.fuse import reparameterize
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def export_onnx(
         image_shape: (C, H, W) of the input.
         opset: of ONNX's standard operators, 11 to 20.
         batch: fixed batch size N; None leaves it free, under the name "batch".
-        softmax: whether the output is "probabilities" instead of "logits".
+        softmax: whether the output is "probabilities", or "scores" of a multi-label model, instead of "logits".
         metadata: `Metadata(…).to_properties()`; versions and opset are added.
         samples: real images, prepared, (N, C, H, W) float32, to compare on in addition to random ones.
         reduce: makes int8 or fp16 of the proved fp32 graph (`int8.quantize`, `float16.reduce_to_float16`), which is
@@ -123,6 +124,8 @@ def export_onnx(
     classes = logits["noise"].shape[1]
     if described.class_names is not None:
         require_class_names(described.class_names, classes, "the metadata")
+    thresholds_of(described, classes)  # raises where there are not as many
+    ending = OUTPUTS[described.task] if softmax else LOGITS
     noise = fusion_proof.rounding_noise(fused, inputs, logits)
     allowed = max(comparison.TOLERANCE, comparison.NOISE_FACTOR * noise)
     reference, comparisons = fusion_proof.branch_form(model, fused)
@@ -130,9 +133,8 @@ def export_onnx(
     require_small("the fused and the unfused model's logits", fused_difference, allowed)
 
     parameters = fused.state_dict()
-    raw = convert.convert(convert.InferenceModel(fused, softmax), (batch, *image_shape), opset)
+    raw = convert.convert(convert.InferenceModel(fused, ending), (batch, *image_shape), opset)
     names = {parameter.name: name for name, parameter in parameters.items()}
-    ending = simplify.PROBABILITIES if softmax else simplify.LOGITS
     onnx_model = simplify.simplify(raw, described.architecture, names, ending)
     versions = {
         "ppcls_ext_version": ppcls_ext.__version__,
@@ -147,12 +149,12 @@ def export_onnx(
     batches = [batch] if batch else [1, 3]
     content, reduced = onnx_model.SerializeToString(deterministic=True), None
     session = OnnxSession(simplify.with_logits(onnx_model, content))
-    onnx_differences = {n: _compare_with_paddle(session, inputs, logits, n, softmax, allowed) for n in batches}
+    onnx_differences = {n: _compare_with_paddle(session, inputs, logits, n, ending, allowed) for n in batches}
     del session
     if reduce:
         onnx_model, reduced = reduce(onnx_model)
         content = onnx_model.SerializeToString(deterministic=True)
-        _require_same_at_every_batch(content, inputs, batches, softmax)
+        _require_same_at_every_batch(content, inputs, batches, ending)
     return ExportReport(
         **vars(write_file(onnx_model, content, output)),
         layer_difference=max(comparison.difference for comparison in comparisons) if comparisons else None,
@@ -169,6 +171,8 @@ def export_with_rule(
     *,
     size: int | None = None,
     class_names: Sequence[str] | Mapping[int, str] | None = None,
+    task: str = SINGLE_LABEL,
+    thresholds: Sequence[float] | None = None,
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
     samples: Sequence[ImageLike] = (),
     opset: int = DEFAULT_OPSET,
@@ -176,9 +180,15 @@ def export_with_rule(
     softmax: bool = True,
 ) -> ExportReport:
     """See `ppcls_ext.export_onnx`."""
+    if task not in TASKS:
+        raise PpclsExtError(f"task is {task!r}: expected {' or '.join(TASKS)}")
+    if thresholds is not None and task != MULTI_LABEL:
+        raise PpclsExtError(f"thresholds are for a {MULTI_LABEL} model: leave them out, or give task={MULTI_LABEL!r}")
     rule = _image_rule(size, preprocessing)
     width, height = rule.image_size
     names = None if class_names is None else _names_by_index(class_names)
+    limits = None if thresholds is None else tuple(map(check_threshold, thresholds))
+    metadata = Metadata(getattr(model, "arch", type(model).__name__), rule, names, task=task, thresholds=limits)
     return export_onnx(
         model,
         path,
@@ -186,7 +196,7 @@ def export_with_rule(
         opset=opset,
         batch=batch,
         softmax=softmax,
-        metadata=Metadata(getattr(model, "arch", type(model).__name__), rule, names).to_properties(),
+        metadata=metadata.to_properties(),
         samples=np.stack([network_input(image, rule) for image in samples]) if len(samples) else None,
     )
 
@@ -224,27 +234,26 @@ def _image_rule(size: int | None, preprocessing: Preprocessing | Mapping[str, An
 
 
 def _compare_with_paddle(
-    session: OnnxSession, inputs: ByKind, logits: ByKind, batch: int, softmax: bool, allowed: float
+    session: OnnxSession, inputs: ByKind, logits: ByKind, batch: int, output: str, allowed: float
 ) -> float:
-    """Returns the logits' largest relative difference; raises where they or the probabilities differ too much.
+    """Returns the logits' largest relative difference; raises where they or the scores differ too much.
 
     The session's first output is the file's, the last one the logits.
     """
     answers = session.outputs(inputs, batch)
     difference = largest_difference(answers[-1], logits)
     require_small(f"onnxruntime's and Paddle's logits at batch {batch}", difference, allowed)
-    if softmax:
-        expected = {kind: softmax_of(values) for kind, values in logits.items()}
-        # logits that are d apart make probabilities with ratios of up to exp(2 d)
+    if output != LOGITS:
+        function = sigmoid if output == SCORES else softmax_of
+        expected = {kind: function(values) for kind, values in logits.items()}
+        # logits that are d apart make probabilities with ratios of up to exp(2 d), scores of up to exp(d)
         scale = max(float(np.abs(values).max()) for values in logits.values())
-        what = f"onnxruntime's and Paddle's probabilities at batch {batch}"
+        what = f"onnxruntime's and Paddle's {output} at batch {batch}"
         require_small(what, largest_difference(answers[0], expected), allowed * max(1.0, 2 * scale))
     return difference
 
 
-def _require_same_at_every_batch(
-    content: bytes, inputs: ByKind, batches: Sequence[int], are_probabilities: bool
-) -> None:
+def _require_same_at_every_batch(content: bytes, inputs: ByKind, batches: Sequence[int], output: str) -> None:
     """Raises where the answers of int8 or fp16 change with the batch, or probabilities do not sum up to 1."""
     session = OnnxSession(content)
     few = {kind: images[:2] for kind, images in inputs.items()}
@@ -252,7 +261,7 @@ def _require_same_at_every_batch(
     for batch, answers in found.items():
         difference = largest_difference(answers, found[batches[0]])
         require_small(f"its answers at batch {batches[0]} and {batch}", difference, SAME_REDUCED)
-        if are_probabilities:
+        if output == PROBABILITIES:
             sums = {kind: rows.sum(axis=1) for kind, rows in answers.items()}
             ones = {kind: np.ones(len(rows)) for kind, rows in answers.items()}
             require_small(f"the sums of its probabilities at batch {batch} and 1", largest_difference(sums, ones))

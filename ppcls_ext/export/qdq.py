@@ -17,6 +17,7 @@ from onnx import helper
 
 from ppcls_ext.export.calibration import LARGEST_WEIGHT, Progress, channel_means, round_weights, scale_and_zero
 from ppcls_ext.export.graph import WEIGHTED, Graph, output_axis, run_piece
+from ppcls_ext.predict.onnx_file import logits_name
 
 #: Operators that onnxruntime runs in integers between such pairs.
 INTEGER = (*WEIGHTED, "Add", "Mul", "Concat", "Split", "GlobalAveragePool", "Flatten", "Sigmoid")
@@ -33,7 +34,7 @@ def quantized_values(graph: Graph) -> list[str]:
 
     The values between a weighted node and its ReLU, which fuse, and the logits are not among them.
     """
-    makers, readers = graph.producers(), graph.consumers()
+    makers, readers, logits = graph.producers(), graph.consumers(), logits_name(graph.model)
     found: dict[str, None] = {}
     for node in graph.nodes:
         if node.op_type not in INTEGER:
@@ -46,7 +47,7 @@ def quantized_values(graph: Graph) -> list[str]:
             fused = [reader.op_type for reader in reading] == ["Relu"] and makers[value].op_type in (*WEIGHTED, "Add")
             if fused:
                 value = reading[0].output[0]
-            elif not reading or any(reader.op_type == "Softmax" for reader in reading):
+            elif not reading or value == logits:
                 continue
             found[value] = None
     return list(found)

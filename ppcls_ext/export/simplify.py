@@ -15,11 +15,10 @@ import ppcls_ext
 from ppcls_ext.errors import PpclsExtError, one_line
 from ppcls_ext.export.graph import Graph
 from ppcls_ext.export.opset import GELU_OPSET, opset_of
+from ppcls_ext.predict.metadata import LOGITS
 from ppcls_ext.predict.onnx_file import logits_name
 
 INPUT = "image"
-LOGITS = "logits"
-PROBABILITIES = "probabilities"
 FREE_BATCH = "batch"
 
 
@@ -30,11 +29,11 @@ def simplify(raw: onnx.ModelProto, name: str, parameter_names: Mapping[str, str]
     behind one Flatten (which keeps any batch), and all names follow from the model alone: equal models, equal files.
 
     Args:
-        raw: one input (N, C, H, W), one output (N, classes); with Softmax at the end where `output` is
-            `PROBABILITIES`.
+        raw: one input (N, C, H, W), one output (N, classes); with Softmax or Sigmoid at the end where `output` is
+            `PROBABILITIES` or `SCORES`.
         name: of the graph.
         parameter_names: Paddle's name of each parameter → its name in the state dict.
-        output: `LOGITS` or `PROBABILITIES`.
+        output: `LOGITS`, `PROBABILITIES` or `SCORES`.
 
     Raises:
         PpclsExtError: onnxslim fails on the graph.
@@ -77,7 +76,7 @@ def check(model: onnx.ModelProto) -> None:
 
 
 def with_logits(model: onnx.ModelProto, content: bytes) -> bytes:
-    """Returns the content of a model's file, extended by its logits as one more output where it ends in Softmax.
+    """Returns the content of a model's file, extended by its logits as one more output where it ends in scores.
 
     protobuf merges messages that stand one behind the other, so that onnxruntime loads the file's own bytes.
     """
@@ -171,7 +170,7 @@ def _is(constant: np.ndarray | None, expected: float) -> bool:
 def _renamed(graph: Graph, name: str, parameter_names: Mapping[str, str], output: str) -> onnx.GraphProto:
     """Names everything by the state dict or by order: Paddle's own names count the layers ever made."""
     names = {graph.input: INPUT, graph.output: output}
-    if output == PROBABILITIES:
+    if output != LOGITS:
         names[graph.producers()[graph.output].input[0]] = LOGITS
     taken: set[str] = set()
     for node in graph.nodes:

@@ -15,7 +15,10 @@ from PIL import Image
 
 from ppcls_ext.data.image_files import decode, read_image
 from ppcls_ext.data.image_input import ImageLike, network_input
+from ppcls_ext.data.lists import MULTI_LABEL
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.predict.answers import Choice, Threshold, scores_from
+from ppcls_ext.predict.answers import softmax as softmax  # its place before, from which others import it
 from ppcls_ext.predict.runtimes import ExportedModel, load
 
 LARGEST_BATCH = 4096
@@ -71,72 +74,78 @@ class Classifier:
     def _use(self, network: ExportedModel) -> None:
         self.network, self.metadata, self.batch = network, network.metadata, network.batch
 
-    def __call__(self, pictures: ImageLike | Sequence[ImageLike], topk: int = 5) -> list[dict[str, list]]:
+    def __call__(
+        self, pictures: ImageLike | Sequence[ImageLike], topk: int | None = None, threshold: Threshold | None = None
+    ) -> list[dict[str, list]]:
         """Classifies images.
 
         Args:
             pictures: one or several images: paths, Pillow images, or uint8 arrays (H, W, 3), RGB.
-            topk: number of classes per image; all where there are fewer.
+            topk: the most classes per image. By default 5 of a single-label network, unless there is a threshold, and
+                as many of a multi-label one as an image shows.
+            threshold: the score from which on an image shows a class: a number from 0 to 1, one for each class, or a
+                mapping from names or indices of classes. By default that of the file, or 0.5; a single-label network
+                has none by default.
 
         Returns:
             One dict per image, in order: `class_ids` and `scores`, best first, and `label_names`, empty where the file
-            holds none.
+            holds none. All are empty for an image that shows no class.
 
         Raises:
-            PpclsExtError: an image cannot be read, or the value is not an image; the message names it.
+            PpclsExtError: an image cannot be read, or the value is not an image; the message names it. Or `topk` or
+                a threshold is out of range.
         """
         if isinstance(pictures, (str, os.PathLike, Image.Image, np.ndarray)):
             pictures = [pictures]
-        if type(topk) is not int or topk < 1:
-            raise PpclsExtError(f"topk is {topk!r}: expected a whole number from 1")
-        results, size = [], self.batch or BATCH
+        choose = Choice(self.metadata, topk, threshold)
+        size = self.batch or BATCH
+        results: list[dict[str, list]] = []
         for start in range(0, len(pictures), size):
             images = [network_input(one, self.metadata.preprocessing) for one in pictures[start : start + size]]
-            results += [self.top(row, topk) for row in self.probabilities(np.stack(images))]
+            results += map(choose, self.scores(np.stack(images)))
         return results
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """Runs a single-label network.
+
+        Args:
+            images: (N, 3, H, W) float32, the network's inputs; N may be less than a fixed batch size.
+
+        Returns:
+            (N, classes) float32; each row sums up to 1.
+
+        Raises:
+            PpclsExtError: the network is multi-label, or as for `scores`.
+        """
+        if self.metadata.task == MULTI_LABEL:
+            raise PpclsExtError("a multi-label network has no probabilities that sum up to 1: take its scores")
+        return self.scores(images)
+
+    def scores(self, images: np.ndarray) -> np.ndarray:
         """Runs the network.
 
         Args:
             images: (N, 3, H, W) float32, the network's inputs; N may be less than a fixed batch size.
 
         Returns:
-            (N, classes) float32.
+            (N, classes) float32, from 0 to 1: the probabilities of a single-label network, and of a multi-label one
+            the score of each class by itself.
+
+        Raises:
+            PpclsExtError: the network cannot run, or its outputs are not finite numbers for each image.
         """
         count = len(images)
         if self.batch:
             images = np.concatenate([images, np.zeros((self.batch - count, *images.shape[1:]), images.dtype)])
-        scores = self.network.run(images)
-        if scores.ndim != 2 or len(scores) != len(images) or not scores.shape[1]:
+        outputs = self.network.run(images)
+        if outputs.ndim != 2 or len(outputs) != len(images) or not outputs.shape[1]:
             raise PpclsExtError(
-                f"the network gives {list(scores.shape)} numbers for {len(images)} images: expected a row of classes "
+                f"the network gives {list(outputs.shape)} numbers for {len(images)} images: expected a row of classes "
                 "for each; export it again"
             )
-        if not np.isfinite(scores[:count]).all():
+        if not np.isfinite(outputs[:count]).all():
             raise PpclsExtError("the network's outputs hold NaN or infinity: export it again from other weights")
-        return softmax(scores[:count]) if self.network.ends_in_logits else scores[:count]
-
-    def top(self, probabilities: np.ndarray, count: int) -> dict[str, list]:
-        """Returns the most probable classes of one image, best first, with the keys of PaddleClas's inference.
-
-        Args:
-            probabilities: (classes,).
-            count: number of classes to return; all where there are fewer.
-        """
-        indices = [int(index) for index in probabilities.argsort(kind="stable")[::-1][:count]]
-        names = self.metadata.class_names
-        return {
-            "class_ids": indices,
-            "scores": [round(float(probabilities[index]), 5) for index in indices],
-            "label_names": [] if names is None else [names[i] if i < len(names) else "" for i in indices],
-        }
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Computes the softmax over the last axis of `logits: (N, classes)`."""
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)
+        return scores_from(outputs[:count], self.metadata.task) if self.network.ends_in_logits else outputs[:count]
 
 
 class Classified(NamedTuple):
@@ -157,7 +166,7 @@ def classify(
     classifier: Classifier,
     files: Sequence[Path],
     batch_size: int,
-    topk: int,
+    choose: Choice,
     keep: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Iterator[Classified]:
     """Classifies image files, each of which is read and decoded once.
@@ -166,7 +175,7 @@ def classify(
         classifier: the network.
         files: the image files.
         batch_size: number of images per run.
-        topk: number of classes per image.
+        choose: which classes each result holds.
         keep: called with each decoded image, (H, W, 3) uint8, RGB; returns what to keep of it, such as a smaller one;
             by default nothing is kept.
 
@@ -176,9 +185,9 @@ def classify(
     for start in range(0, len(files), batch_size):
         chunk = [(file, *_prepared(classifier, file, keep)) for file in files[start : start + batch_size]]
         inputs = [image for _, image, _ in chunk if isinstance(image, np.ndarray)]
-        rows = iter(classifier.probabilities(np.stack(inputs)) if inputs else ())
+        rows = iter(classifier.scores(np.stack(inputs)) if inputs else ())
         for file, image, kept in chunk:
-            result = image if isinstance(image, PpclsExtError) else classifier.top(next(rows), topk)
+            result = image if isinstance(image, PpclsExtError) else choose(next(rows))
             yield Classified(file, result, kept)
 
 

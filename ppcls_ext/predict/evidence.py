@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -55,28 +55,40 @@ class Evidence(NamedTuple):
 
 
 def read_evidence(net: Halves, image: np.ndarray, class_index: int | None = None) -> Evidence:
-    """Computes the evidence in one image for one class.
+    """Computes the evidence in one image for one class, by default the one with the largest logit; see `read_each`."""
+    (evidence,) = read_each(net, image, lambda logits: [int(logits.argmax()) if class_index is None else class_index])
+    return evidence
+
+
+def read_each(net: Halves, image: np.ndarray, choose: Callable[[np.ndarray], Sequence[int]]) -> list[Evidence]:
+    """Computes the evidence in one image for several classes.
 
     Args:
         net: the halves of a file (see `split_file`) or of a model.
         image: (3, H, W) float32, the network's input.
-        class_index: index of the class; by default the most probable one.
+        choose: called with the logits (classes,); returns the indices of the classes.
+
+    Returns:
+        The evidence for each of the chosen classes, in their order.
 
     Raises:
-        PpclsExtError: the class does not exist, or the logits hold NaN or infinity.
+        PpclsExtError: a class does not exist, or the logits hold NaN or infinity.
     """
     (features,) = net.body(image[None])
     means = features.mean(axis=(1, 2), dtype=np.float64)
     logits = _logits(net, means[None])[0]
     if not np.isfinite(logits).all():
         raise PpclsExtError("the network's outputs hold NaN or infinity: train or export it again")
-    index = int(logits.argmax()) if class_index is None else class_index
-    if not 0 <= index < len(logits):
-        raise PpclsExtError(f"there is no class {index}: the network has the classes 0 to {len(logits) - 1}")
+    indices = choose(logits)
+    for index in indices:
+        if not 0 <= index < len(logits):
+            raise PpclsExtError(f"there is no class {index}: the network has the classes 0 to {len(logits) - 1}")
+    if not indices:
+        return []
     step = (1.0 if net.head_is_linear else STEP) * max(float(np.abs(means).max()), 1e-6)
     moves = step * np.eye(len(means))
-    derivative = (_logits(net, means + moves) - _logits(net, means - moves))[:, index] / (2 * step)
-    return Evidence(features, logits, index, derivative, net.head_is_linear)
+    derivatives = (_logits(net, means + moves) - _logits(net, means - moves)) / (2 * step)
+    return [Evidence(features, logits, index, derivatives[:, index], net.head_is_linear) for index in indices]
 
 
 def split_file(path: str | os.PathLike) -> Halves:

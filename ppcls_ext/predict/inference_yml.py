@@ -10,8 +10,10 @@ import yaml
 
 from ppcls_ext.bounded_yaml import load_yaml
 from ppcls_ext.data.image_rule import Preprocessing
+from ppcls_ext.data.lists import MULTI_LABEL, SINGLE_LABEL
 from ppcls_ext.errors import PpclsExtError, one_line
 from ppcls_ext.files import read_regular
+from ppcls_ext.predict.answers import DEFAULT_THRESHOLD, check_threshold
 from ppcls_ext.predict.metadata import Metadata
 
 NAME = "inference.yml"
@@ -23,9 +25,16 @@ WORDS = {
 }
 
 
-def paddlex_name(architecture: str) -> str:
-    """Returns PaddleX's name of a model, such as FasterNet-T0."""
-    return architecture.replace("_", "-") if architecture.startswith("FasterNet_") else architecture
+#: What PaddleX's post-processing is called, by task.
+POST_PROCESSING = {SINGLE_LABEL: "Topk", MULTI_LABEL: "MultiLabelThreshOutput"}
+#: Behind the name of a multi-label model: PaddleX chooses its module by the name.
+MULTI_LABEL_SUFFIX = "_ML"
+
+
+def paddlex_name(architecture: str, task: str = SINGLE_LABEL) -> str:
+    """Returns PaddleX's name of a model, such as FasterNet-T0, or FasterNet-T0_ML where it is multi-label."""
+    name = architecture.replace("_", "-") if architecture.startswith("FasterNet_") else architecture
+    return name + MULTI_LABEL_SUFFIX if task == MULTI_LABEL else name
 
 
 def to_inference_yml(metadata: Metadata, topk: int = 5) -> str:
@@ -51,15 +60,45 @@ def to_inference_yml(metadata: Metadata, topk: int = 5) -> str:
         steps.append({"CropImage": {"size": list(rule.crop)}})
     numbers = {"scale": rule.scale, "mean": list(rule.mean), "std": list(rule.std), "order": "", "channel_num": 3}
     steps += [{"NormalizeImage": numbers}, {"ToCHWImage": None}]
-    post: dict[str, Any] = {"topk": topk}
+    post: dict[str, Any] = {"topk": topk} if metadata.task == SINGLE_LABEL else {"threshold": _threshold(metadata)}
     if metadata.class_names is not None:
         post["label_list"] = list(metadata.class_names)
     said = {
-        "Global": {"model_name": paddlex_name(metadata.architecture)},
+        "Global": {"model_name": paddlex_name(metadata.architecture, metadata.task)},
         "PreProcess": {"transform_ops": steps},
-        "PostProcess": {"Topk": post},
+        "PostProcess": {POST_PROCESSING[metadata.task]: post},
     }
     return yaml.safe_dump(said, sort_keys=False, allow_unicode=True)
+
+
+def other_in_paddlex(metadata: Metadata) -> list[str]:
+    """Returns what PaddleX 3 does otherwise than `predict` in image_multilabel_classification, a sentence each."""
+    if metadata.task == SINGLE_LABEL:
+        return []
+    said = []
+    if metadata.preprocessing.crop is not None:
+        said.append(
+            "PaddleX's module for multi-label images leaves CropImage out, and so sees other images than the network "
+            "was trained on: for PaddleX, train with ResizeImage.size and no CropImage"
+        )
+    if isinstance(_threshold(metadata), list):
+        said.append(
+            "PaddleX takes a list of thresholds for one of images, not of classes: give its predict one threshold"
+        )
+    if metadata.class_names is None:
+        said.append(
+            "PaddleX's module for multi-label images fails without class names: give Infer.PostProcess."
+            "class_id_map_file"
+        )
+    return said
+
+
+def _threshold(metadata: Metadata) -> float | list[float]:
+    """Returns one number where all are equal and there are names to tell how many; else one for each class."""
+    if metadata.thresholds is None:
+        return DEFAULT_THRESHOLD
+    values, names = list(map(float, metadata.thresholds)), metadata.class_names or ()
+    return values[0] if len(set(values)) == 1 and len(names) == len(values) else values
 
 
 def read_inference_yml(path: Path) -> Metadata:
@@ -74,7 +113,10 @@ def read_inference_yml(path: Path) -> Metadata:
         resize, normalize = steps["ResizeImage"], steps["NormalizeImage"]
         backend = resize.get("backend", "cv2")
         words = {word: name for name, word in WORDS[backend].items()}
-        names = said["PostProcess"]["Topk"].get("label_list")
+        task = MULTI_LABEL if POST_PROCESSING[MULTI_LABEL] in said["PostProcess"] else SINGLE_LABEL
+        post = said["PostProcess"][POST_PROCESSING[task]]
+        names = post.get("label_list")
+        names = None if names is None else tuple(map(str, names))
         rule = Preprocessing(
             resize_short=resize.get("resize_short"),
             resize=_pair(resize.get("size")),
@@ -86,11 +128,24 @@ def read_inference_yml(path: Path) -> Metadata:
             std=tuple(normalize["std"]),
         )
         name = str(said["Global"]["model_name"]).replace("FasterNet-", "FasterNet_")
-        return Metadata(name, rule, None if names is None else tuple(map(str, names)))
+        if task == SINGLE_LABEL:
+            return Metadata(name, rule, names)
+        thresholds = _read_threshold(post["threshold"], names)
+        return Metadata(name.removesuffix(MULTI_LABEL_SUFFIX), rule, names, task=task, thresholds=thresholds)
     except OSError as error:
         raise PpclsExtError(f"{path}: {error.strerror or error}; ppcls-ext export-model writes it") from error
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+    except (PpclsExtError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise PpclsExtError(f"{path}: not as ppcls-ext export-model writes it ({one_line(error)})") from error
+
+
+def _read_threshold(said: Any, names: tuple[str, ...] | None) -> tuple[float, ...] | None:
+    if isinstance(said, list):
+        return tuple(map(check_threshold, said))
+    if check_threshold(said) == DEFAULT_THRESHOLD:
+        return None
+    if names is None:
+        raise ValueError(f"threshold is {said} for an unknown number of classes")
+    return (float(said),) * len(names)
 
 
 def _pair(size: Any) -> tuple[int, int] | None:

@@ -13,10 +13,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from ppcls_ext.data.image_rule import Preprocessing
-from ppcls_ext.data.lists import SINGLE_LABEL
+from ppcls_ext.data.lists import MULTI_LABEL, SINGLE_LABEL, TASKS
 from ppcls_ext.errors import PpclsExtError, printable
 
-SCHEMA_VERSION = "1"
+#: The schema of each task. Readers of schema 1 alone must refuse a multi-label file: they would name its best classes,
+#: whether an image shows them or not, take its scores for probabilities, and send its logits through a softmax.
+SCHEMA_VERSIONS = {SINGLE_LABEL: "1", MULTI_LABEL: "2"}
+#: Names of an exported network's output: before and behind the function that makes scores of logits, by task.
+LOGITS, PROBABILITIES, SCORES = "logits", "probabilities", "scores"
+OUTPUTS = {SINGLE_LABEL: PROBABILITIES, MULTI_LABEL: SCORES}
 
 
 @dataclass(frozen=True)
@@ -46,14 +51,30 @@ class Metadata:
         """
         width, height = self.preprocessing.image_size
         properties = {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": SCHEMA_VERSIONS[self.task],
             "architecture": self.architecture,
+            "task": self.task,
             "input_size": json.dumps([3, height, width]),
             "preprocessing": json.dumps(dataclasses.asdict(self.preprocessing)),
         }
         if self.class_names is not None:
             properties["class_names"] = json.dumps(self.class_names, ensure_ascii=False)
+        if self.thresholds is not None:
+            properties["thresholds"] = json.dumps([float(value) for value in self.thresholds])
         return properties
+
+    def ends_in_logits(self, output: str) -> bool:
+        """Returns whether a network's output still needs a softmax or sigmoid.
+
+        Args:
+            output: its name.
+
+        Raises:
+            PpclsExtError: the name is that of another task's scores.
+        """
+        if output in OUTPUTS.values() and output != OUTPUTS[self.task]:
+            raise PpclsExtError(f"the network's output is called {output}, and its metadata say {self.task}")
+        return output == LOGITS
 
     @classmethod
     def from_properties(cls, properties: Mapping[str, str]) -> Metadata:
@@ -65,9 +86,10 @@ class Metadata:
         version = properties.get("schema_version")
         if version is None or "preprocessing" not in properties:
             raise PpclsExtError("the file does not say how to prepare its images: export it with ppcls-ext export-onnx")
-        if version != SCHEMA_VERSION:
+        if version not in SCHEMA_VERSIONS.values():
+            known = " or ".join(SCHEMA_VERSIONS.values())
             raise PpclsExtError(
-                f"the metadata have schema {printable(version[:20])}, expected {SCHEMA_VERSION}: update ppcls_ext"
+                f"the metadata have schema {printable(version[:20])}, expected {known}: update ppcls_ext"
             )
         try:
             fields: dict[str, Any] = {
@@ -77,6 +99,10 @@ class Metadata:
             names = json.loads(properties["class_names"]) if "class_names" in properties else None
             if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
                 raise TypeError("class_names is not a list of strings")
+            # files of schema 1 that say nothing were written before there were others
+            task = properties.get("task", SINGLE_LABEL) if version == "1" else properties["task"]
+            if task not in TASKS or SCHEMA_VERSIONS[task] != version:
+                raise ValueError(f"task is {task} in schema {version}")
             return cls(
                 architecture=properties["architecture"],
                 preprocessing=Preprocessing(**fields),
@@ -84,8 +110,20 @@ class Metadata:
                 quantization=str(json.loads(properties["quantization"])["type"])
                 if "quantization" in properties
                 else None,
+                task=task,
+                thresholds=_read_thresholds(properties.get("thresholds"), task),
             )
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
             raise PpclsExtError(
                 f"the file's metadata are damaged ({printable(str(error)[:100])}): export it again"
             ) from error
+
+
+def _read_thresholds(text: str | None, task: str) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    values = json.loads(text)
+    numbers = isinstance(values, list) and all(type(value) in (int, float) for value in values)
+    if task != MULTI_LABEL or not values or not numbers or not all(0 <= value <= 1 for value in values):
+        raise ValueError("thresholds are not numbers from 0 to 1, one for each class of a multi-label network")
+    return tuple(map(float, values))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ppcls_ext.errors import PpclsExtError, one_line
 from ppcls_ext.files import open_regular
 from ppcls_ext.packages import import_extra
-from ppcls_ext.predict.metadata import Metadata
+from ppcls_ext.predict.metadata import LOGITS, Metadata
 
 if TYPE_CHECKING:
     import onnx
@@ -40,11 +40,23 @@ def read_metadata(path: str | os.PathLike, properties: dict[str, str] | None = N
         raise PpclsExtError(f"{path}: {error}") from error
 
 
+def ends_in_logits(path: str | os.PathLike, metadata: Metadata, output: str) -> bool:
+    """Returns whether a file's output, of this name, still needs a softmax or sigmoid.
+
+    Raises:
+        PpclsExtError: the name is that of another task's scores.
+    """
+    try:
+        return metadata.ends_in_logits(output)
+    except PpclsExtError as error:
+        raise PpclsExtError(f"{path}: {error}: export it again") from error
+
+
 def logits_name(model: onnx.ModelProto) -> str:
-    """Returns the name of a classifier's logits: its output, or the input of the Softmax at its end."""
+    """Returns the name of a classifier's logits: its output, or the input of the Softmax or Sigmoid at its end."""
     (output,) = model.graph.output
     last = next(node for node in model.graph.node if output.name in node.output)
-    return last.input[0] if last.op_type == "Softmax" else output.name
+    return last.input[0] if output.name != LOGITS and last.op_type in ("Softmax", "Sigmoid") else output.name
 
 
 def _properties(path: str | os.PathLike) -> dict[str, str]:

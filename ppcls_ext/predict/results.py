@@ -15,11 +15,15 @@ from ppcls_ext.files import atomic_write
 logger = logging.getLogger("ppcls_ext")
 
 SUFFIXES = (".csv", ".json")
+#: What is said of an image without a class.
+NO_CLASS = "no class reaches its threshold"
 COLUMNS = ("file_name", "rank", "class_id", "label_name", "score")
 
 
 def write_results(path: str | os.PathLike, results: Sequence[dict[str, Any]]) -> None:
     """Writes a .csv file with a line per image and class, best first, or else one JSON document.
+
+    An image without a class has one line, on which only its name stands.
 
     Args:
         path: path of the file.
@@ -51,3 +55,5 @@ def _rows(result: dict[str, Any]) -> Iterator[tuple]:
     names = result.get("label_names") or [""] * len(result["class_ids"])
     for rank, (index, name, score) in enumerate(zip(result["class_ids"], names, result["scores"]), 1):
         yield result["file_name"], rank, index, name, score
+    if not result["class_ids"]:
+        yield result["file_name"], "", "", "", ""

@@ -22,7 +22,7 @@ from ppcls_ext.files import read_regular
 from ppcls_ext.packages import import_extra, missing, require
 from ppcls_ext.predict.inference_yml import NAME, read_inference_yml
 from ppcls_ext.predict.metadata import Metadata
-from ppcls_ext.predict.onnx_file import open_session, read_metadata, require_file
+from ppcls_ext.predict.onnx_file import ends_in_logits, open_session, read_metadata, require_file
 
 #: The files that pnnx writes for ncnn.
 PARAM, BIN = "net.ncnn.param", "net.ncnn.bin"
@@ -35,7 +35,7 @@ class ExportedModel(Protocol):
         metadata: its architecture, class names and preprocessing.
         batch: the batch size that the model requires; None where any size is accepted.
         image_shape: (C, H, W) of its input.
-        ends_in_logits: whether its output still needs a softmax.
+        ends_in_logits: whether its output still needs a softmax or, of a multi-label model, a sigmoid.
     """
 
     metadata: Metadata
@@ -44,7 +44,7 @@ class ExportedModel(Protocol):
     ends_in_logits: bool
 
     def run(self, images: np.ndarray) -> np.ndarray:
-        """Computes the scores of `images: (N, 3, H, W)` float32, as (N, classes) float32."""
+        """Computes the output for `images: (N, 3, H, W)` float32, as (N, classes) float32."""
 
 
 class OnnxRuntimeModel:
@@ -64,7 +64,7 @@ class OnnxRuntimeModel:
         self._output = self._only(path, "output", self.session.get_outputs(), 2)
         batch, *self.image_shape = self._input.shape
         self.batch = batch if isinstance(batch, int) else None
-        self.ends_in_logits = self._output.name == "logits"
+        self.ends_in_logits = ends_in_logits(path, self.metadata, self._output.name)
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """See `ExportedModel.run`."""
@@ -107,7 +107,7 @@ class OpenVinoModel:
         shape = value.get_partial_shape()
         self.batch = None if shape[0].is_dynamic else shape[0].get_length()
         self.image_shape = [shape[axis].get_length() for axis in range(1, 4)]
-        self.ends_in_logits = "logits" in output.get_names()
+        self.ends_in_logits = ends_in_logits(path, self.metadata, output.get_any_name())
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """See `ExportedModel.run`."""
@@ -138,7 +138,7 @@ class NcnnModel:
             if self.net.load_param(str(Path(folder, PARAM))) or self.net.load_model(str(Path(folder, BIN))):
                 raise PpclsExtError(f"{path}: ncnn cannot load what pnnx made of it")
         model = import_extra("onnx").load(path, load_external_data=False)
-        self.ends_in_logits = model.graph.output[0].name == "logits"
+        self.ends_in_logits = ends_in_logits(path, self.metadata, model.graph.output[0].name)
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """See `ExportedModel.run`."""
@@ -155,7 +155,7 @@ class PaddleModel:
     """A folder that export-model wrote, in Paddle Inference with oneDNN."""
 
     batch: int | None = None
-    ends_in_logits = False  # export-model appends a softmax
+    ends_in_logits = False  # export-model appends a softmax or sigmoid
 
     def __init__(self, path: str | os.PathLike, threads: int | None) -> None:
         inference = import_extra("paddle.inference")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,10 +10,10 @@ import numpy as np
 
 from ppcls_ext.data.image_input import network_input
 from ppcls_ext.data.image_rule import Preprocessing
-from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.data.lists import MULTI_LABEL
 from ppcls_ext.files import unused
-from ppcls_ext.predict.classifier import softmax
-from ppcls_ext.predict.evidence import Halves, read_evidence
+from ppcls_ext.predict.answers import Choice, class_index, scores_from
+from ppcls_ext.predict.evidence import Evidence, Halves, read_each
 from ppcls_ext.predict.metadata import Metadata
 from ppcls_ext.report.image_figures import EXACT, FIRST_ORDER, activation_map, draw_activation_map, to_pixels
 
@@ -25,7 +24,7 @@ class DrawnMap(NamedTuple):
     Attributes:
         path: the PNG file.
         name: of the class; "class N" where its name is not known.
-        score: the class's probability.
+        score: the class's probability, or its own score of a multi-label network.
     """
 
     path: Path
@@ -34,13 +33,14 @@ class DrawnMap(NamedTuple):
 
 
 class EvidenceMaps:
-    """Draws a PNG per image: the image as the network sees it, and over it the evidence for a class.
+    """Draws a PNG per image and class: the image as the network sees it, and over it the evidence for the class.
 
     Args:
         halves: the network, cut before its head.
         metadata: how it takes images, and the names of its classes.
         folder: to write to.
-        wanted: name or number of the class; the most probable one of each image where None.
+        wanted: name or number of the class; where None, the most probable one of each image, and of a multi-label
+            network every class that the image shows.
 
     Raises:
         PpclsExtError: there is no class of that name.
@@ -49,26 +49,30 @@ class EvidenceMaps:
     def __init__(
         self, halves: Halves, metadata: Metadata, folder: str | os.PathLike, wanted: str | None = None
     ) -> None:
-        self._halves, self._rule = halves, metadata.preprocessing
+        self._halves, self._rule, self._task = halves, metadata.preprocessing, metadata.task
         self._names = metadata.class_names or ()
         self._folder = Path(folder)
-        self._index = None if wanted is None else _class_index(wanted, self._names)
+        self._index = None if wanted is None else class_index(wanted, self._names, "--class is")
+        self._shown = Choice(metadata, topk=None if metadata.task == MULTI_LABEL else 1)
         self._written: list[Path] = []
 
-    def draw(self, file: Path) -> DrawnMap:
-        """Draws the map of one image file.
+    def draw(self, file: Path) -> list[DrawnMap]:
+        """Draws the maps of one image file; none where a multi-label network finds no class in it.
 
         Raises:
             PpclsExtError: the image cannot be read, the network's outputs are not finite, or it has no such class.
         """
-        return self._draw(file, network_input(file, self._rule))
+        image = network_input(file, self._rule)
+        return [self._draw(file, image, evidence) for evidence in read_each(self._halves, image, self._choose)]
 
-    def _draw(self, file: Path, image: np.ndarray) -> DrawnMap:
-        evidence = read_evidence(self._halves, image, self._index)
+    def _choose(self, logits: np.ndarray) -> list[int]:
+        return self._shown(scores_from(logits, self._task))["class_ids"] if self._index is None else [self._index]
+
+    def _draw(self, file: Path, image: np.ndarray, evidence: Evidence) -> DrawnMap:
         index = evidence.class_index
         known = index < len(self._names) and self._names[index]
         name = self._names[index] if known else f"class {index}"
-        score = float(softmax(evidence.logits)[index])
+        score = float(scores_from(evidence.logits, self._task)[index])
         path = unused(self._folder / f"{file.stem}-class-{index}.png", self._written.__contains__)
         draw_activation_map(
             _pixels(image, self._rule),
@@ -85,11 +89,3 @@ class EvidenceMaps:
 def _pixels(image: np.ndarray, rule: Preprocessing) -> np.ndarray:
     pixels = to_pixels(image[None], rule.mean, rule.std, rule.scale)[0]
     return pixels[:, :, ::-1] if rule.channel_order == "BGR" else pixels
-
-
-def _class_index(text: str, names: Sequence[str]) -> int:
-    if text in names:
-        return list(names).index(text)
-    if text.isdecimal() and len(text) < 8:
-        return int(text)
-    raise PpclsExtError(f"--class is {text!r}: expected a class's number" + (" or name" if names else ""))

@@ -12,14 +12,18 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ppcls_ext.data.lists import SINGLE_LABEL
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.files import unused
 from ppcls_ext.packages import require
+from ppcls_ext.predict.results import NO_CLASS
 from ppcls_ext.report.figures import BLUE, RED, drawable, figure, shortened
 
 #: Maximum number of images on one sheet.
 LARGEST_SHEET = 64
 CELL, LINE = 150, 14  # px: the side of a sheet's cell, and the height of a line of its caption
+#: Most classes in the figure of a prediction.
+LARGEST_PREDICTION = 100
 #: Longer side of an image in the figure of a prediction, px.
 PREDICTION_SIDE = 400
 _SHEET = re.compile(r"sheet-\d+\.png")
@@ -105,16 +109,22 @@ def shrunk(image: np.ndarray, side: int = PREDICTION_SIDE) -> np.ndarray:
 
 
 def draw_prediction(
-    image: np.ndarray, names: Sequence[str], scores: Sequence[float], title: str, path: str | os.PathLike
+    image: np.ndarray,
+    names: Sequence[str],
+    scores: Sequence[float],
+    title: str,
+    path: str | os.PathLike,
+    unit: str = "probability",
 ) -> None:
-    """Draws an image and, beside it, a bar for each of its most probable classes.
+    """Draws an image and, beside it, a bar for each of its classes, or the words that it shows none.
 
     Args:
         image: (H, W, 3) uint8.
         names: class names, best first.
-        scores: their probabilities.
+        scores: their scores.
         title: title of the figure, such as the file's name.
         path: the PNG file.
+        unit: what the scores are.
     """
     count = len(names)
     with figure(path, 760, max(320, 90 + 34 * count)) as drawn:
@@ -127,10 +137,12 @@ def draw_prediction(
         for place, name, score in zip(places, names, scores):
             words = f"{shortened(drawable(name, 'class'), 40)}  {score:.1%}"
             right.text(0, place - 0.32, words, va="bottom", fontsize=9)
+        if not count:
+            right.text(0.5, -0.65, NO_CLASS, ha="center", va="center", fontsize=9)
         right.set_xlim(0, 1)
         right.set_ylim(count - 0.4, -0.9)
         right.set_yticks([])
-        right.set_xlabel("probability")
+        right.set_xlabel(unit)
         right.spines["left"].set_visible(False)
 
 
@@ -140,6 +152,7 @@ class SavedImages:
     Args:
         target: a PNG file for one image, a folder for several.
         count: number of images that will come.
+        task: of the network, "single-label" or "multi-label".
 
     Attributes:
         written: the files written, in order.
@@ -148,8 +161,9 @@ class SavedImages:
         PpclsExtError: the target is a file for several images, or a file that is not PNG; or matplotlib is missing.
     """
 
-    def __init__(self, target: str | os.PathLike, count: int) -> None:
+    def __init__(self, target: str | os.PathLike, count: int, task: str = SINGLE_LABEL) -> None:
         require("matplotlib")  # before the work, not after it
+        self._unit = "probability" if task == SINGLE_LABEL else "score"
         self._target = Path(target)
         self._is_file = self._target.suffix.lower() == ".png" and not self._target.is_dir()
         if self._target.suffix and not self._is_file and not self._target.is_dir():
@@ -171,9 +185,11 @@ class SavedImages:
         names = result.get("label_names") or [""] * len(scores)
         names = [name or f"class {index}" for name, index in zip(names, result["class_ids"])]
         file = self._target if self._is_file else unused(self._target / f"{Path(path).stem}.png", self._is_taken)
-        draw_prediction(image, names, scores, title, file)
+        most = slice(LARGEST_PREDICTION)
+        more = f" (the best {LARGEST_PREDICTION} of {len(names)} classes)" if len(names) > LARGEST_PREDICTION else ""
+        draw_prediction(image, names[most], scores[most], title + more, file, self._unit)
         self.written.append(file)
-        self._sheet.append((image, f"{title}\n{names[0]} {scores[0]:.1%}" if names else title))
+        self._sheet.append((image, f"{title}\n{f'{names[0]} {scores[0]:.1%}' if names else NO_CLASS}"))
         if len(self._sheet) == LARGEST_SHEET:
             self._draw_sheet()
 

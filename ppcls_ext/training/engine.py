@@ -19,12 +19,13 @@ from ppcls_ext.hosts.paddleclas.errors import naming_sections
 from ppcls_ext.hosts.paddleclas.image_lists import is_image_list, mark_replacements, read_first
 from ppcls_ext.hosts.paddleclas.locate import engine_class
 from ppcls_ext.hosts.paddleclas.log_file import log_in
+from ppcls_ext.predict.answers import Threshold
 from ppcls_ext.reparam.fuse import require_fusible
 from ppcls_ext.training.checkpoints import Checkpoints
 from ppcls_ext.training.evaluation import Evaluation, evaluate
 from ppcls_ext.training.host_log import EpochLog
-from ppcls_ext.training.inference import infer
-from ppcls_ext.training.inference_program import export, without_training_only
+from ppcls_ext.training.inference import for_host, infer
+from ppcls_ext.training.inference_program import export, told_the_task, without_training_only
 from ppcls_ext.training.loaders import UnreadableImages, explained_workers
 from ppcls_ext.training.loop import no_batch, train
 from ppcls_ext.training.observers import Observer, RunRecord, TrainingEnds
@@ -51,6 +52,7 @@ class Engine(_HostEngine):
         answers: collects the network's answers, where a report is wanted.
         evaluations: of the last `eval`.
         folder: of the run.
+        opened: the configuration as it was opened.
         observers: follow a training, behind the run's record and the metrics file, before early stopping.
         precision: see `training.precision`; in the modes "train" and "eval".
         recipe: see `training.recipe`; in the mode "train".
@@ -60,7 +62,8 @@ class Engine(_HostEngine):
     model: Any  # which PaddleClas builds
 
     def __init__(self, settings: RunSettings, mode: str) -> None:
-        run = prepare(settings, mode)
+        run = prepare(for_host(settings) if mode == "infer" else settings, mode)
+        self.opened = settings
         self.folder, self.settings = run.folder, run.settings
         try:
             self._build(run.config, mode, run.recipe)
@@ -243,9 +246,9 @@ class Engine(_HostEngine):
         """True if the device is an NVIDIA GPU."""
         return self.config["Global"]["device"] == "gpu"
 
-    def infer(self) -> None:
+    def infer(self, threshold: Threshold | None = None) -> None:
         """Prints the classes of images: see `inference.infer`."""
-        infer(self)
+        infer(self, threshold)
 
     def export(self, *args: Any, **kwargs: Any) -> None:
         """Writes the fused model for Paddle Inference and checks it: see `inference_program.export`.
@@ -253,7 +256,8 @@ class Engine(_HostEngine):
         PaddleClas's own export takes arguments, with `Global.uniform_output_enabled`.
         """
         if args or kwargs:
-            super().export(*args, **kwargs)
+            with told_the_task(self):
+                super().export(*args, **kwargs)
         else:
             export(self, super().export)
 

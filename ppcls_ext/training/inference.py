@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,37 +12,112 @@ import numpy as np
 import paddle
 import paddle.distributed as dist
 
+from ppcls_ext.config.settings import RunSettings
+from ppcls_ext.config.thresholds import own_thresholds
 from ppcls_ext.data.image_files import decode, find_images, read_image
-from ppcls_ext.data.lists import read_lines
+from ppcls_ext.data.lists import MULTI_LABEL, read_lines
 from ppcls_ext.errors import PpclsExtError, one_line, printable
 from ppcls_ext.hosts.paddleclas.image_lists import require_input, require_transforms
+from ppcls_ext.predict.answers import Choice, Classes, Threshold, scores_from
 from ppcls_ext.predict.results import write_results
 from ppcls_ext.report.image_figures import SavedImages
 from ppcls_ext.training.evaluation import require_finite_outputs
 
+#: PaddleClas's post-processing that names classes. For several labels there is ours in its place: PaddleClas's own
+#: applies a softmax (Topk), loses the names of the classes (MultiLabelTopk), or is missing in 2.4 and knows one
+#: threshold (MultiLabelThreshOutput).
+NAMES_CLASSES = ("Topk", "MultiLabelTopk", "MultiLabelThreshOutput")
+#: PaddleClas's post-processing that makes a softmax of the logits of two classes, or of another's.
+ENDS_IN_SOFTMAX = ("ThreshOutput", "DistillationPostProcess")
+
+
+def for_host(settings: RunSettings) -> RunSettings:
+    """Returns the configuration with a post-processing that any PaddleClas builds, where ours will be in its place."""
+    post_process = settings.section("Infer").get("PostProcess")
+    if settings.task != MULTI_LABEL or not isinstance(post_process, dict):
+        return settings
+    name = post_process.get("name")
+    if name in ENDS_IN_SOFTMAX:
+        raise PpclsExtError(
+            f"Infer.PostProcess.name is {name}, which gives each image one class, and the network is {MULTI_LABEL}: "
+            "expected MultiLabelTopk"
+        )
+    if name not in NAMES_CLASSES:
+        return settings
+    taken = {field: value for field, value in post_process.items() if field not in ("threshold", "topk")}
+    return settings.changed("Infer", PostProcess={**taken, "name": "Topk"})
+
+
+class _Ours:
+    """Our post-processing: the classes at or above their thresholds, best first, in PaddleClas's form.
+
+    Args:
+        settings: the opened configuration.
+        topk: the most classes of an image.
+        threshold: see `Choice`.
+    """
+
+    def __init__(self, settings: RunSettings, topk: int | None, threshold: Threshold | None) -> None:
+        self._settings, self._topk, self._threshold = settings, topk, threshold
+        Choice(Classes(settings.task, settings.class_names, None), topk, threshold)  # raises where they are wrong
+
+    def __call__(self, logits: paddle.Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
+        """Returns the results of the images with these names, from their logits (N, classes)."""
+        settings = self._settings
+        thresholds = own_thresholds(settings, logits.shape[1]) if settings.task == MULTI_LABEL else None
+        choose = Choice(Classes(settings.task, settings.class_names, thresholds), self._topk, self._threshold)
+        answers = []
+        for name, row in zip(names, scores_from(logits.numpy(), settings.task)):
+            result = choose(row)
+            answers.append({**{key: result[key] for key in ("class_ids", "scores")}, "file_name": name, **result})
+        return answers
+
+
+def _post_processing(engine: Any, threshold: Threshold | None) -> Callable[[Any, Sequence[str]], list[dict]]:
+    """Returns ours for several labels or where a threshold is given, else PaddleClas's.
+
+    Raises:
+        PpclsExtError: there is a threshold, and the post-processing names no classes.
+    """
+    settings = engine.opened
+    post_process = settings.section("Infer").get("PostProcess") or {}
+    several = settings.task == MULTI_LABEL
+    if post_process.get("name") in (NAMES_CLASSES if several else NAMES_CLASSES[:1]) and (
+        several or threshold is not None
+    ):
+        return _Ours(settings, None if several else post_process.get("topk"), threshold)
+    if threshold is not None:
+        raise PpclsExtError(
+            f"--threshold chooses among classes, and Infer.PostProcess.name is {post_process.get('name')}: expected "
+            f"{'MultiLabelTopk' if several else 'Topk'}"
+        )
+    return engine.postprocess_func
+
 
 @paddle.no_grad()
-def infer(engine: Any) -> None:
+def infer(engine: Any, threshold: Threshold | None = None) -> None:
     """Prints the classes of the images of the section `Infer`: for each batch, a list of one dict per image.
 
     Args:
-        engine: PaddleClas's, built, in its mode "infer".
+        engine: ours, built, in its mode "infer".
+        threshold: the score from which on an image shows a class; see `Choice`.
 
     Raises:
         PpclsExtError: there are no images, or some cannot be read; these are named on stderr, and the others are
             inferred nevertheless. Or what is to be written cannot be.
     """
+    post_process = _post_processing(engine, threshold)
     settings = engine.config["Infer"]
     paths = images_to_infer(settings["infer_imgs"], settings.get("infer_list"))
     paths = paths[dist.get_rank() :: dist.get_world_size()]
     target, results_file = settings.get("save_image"), settings.get("save_dir")
     if (target or results_file) and dist.get_world_size() > 1:
         raise PpclsExtError("--out and --save-image need one process: several would write over each other's files")
-    saved = SavedImages(target, len(paths)) if target else None
+    saved = SavedImages(target, len(paths), engine.opened.task) if target else None
     engine.model.eval()
     results, read = [], 0
     for names, images in _batches(engine, paths, settings["batch_size"]):
-        answers = engine.postprocess_func(_logits(engine, images), names)
+        answers = post_process(_logits(engine, images), names)
         print(answers)
         results += answers
         read += len(names)

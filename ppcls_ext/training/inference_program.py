@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import paddle
 
+from ppcls_ext.data.lists import MULTI_LABEL
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.export.comparison import relative_difference
 from ppcls_ext.hosts.quiet import logging_from
 from ppcls_ext.weights.files import read_weights
 
+#: PaddleClas's metric of attributes, by which its export recognises several labels.
+ATTRIBUTES = "ATTRMetric"
 TOLERANCE = 1e-3  # relative to the largest output; float32 fusion stays far below
 #: PACT's clipping bounds, which the inferring and the exported model do not have: the scales learnt behind them stay.
 TRAINING_ONLY = "._act_preprocess.alpha"
@@ -32,6 +36,32 @@ def export(engine: Any, host_export: Callable[[], None]) -> None:
     Raises:
         PpclsExtError: the written model gives other results than the trained one; it is not kept.
     """
+    with told_the_task(engine):
+        _export(engine, host_export)
+
+
+@contextlib.contextmanager
+def told_the_task(engine: Any) -> Iterator[None]:
+    """Tells PaddleClas in its own words what the scores are.
+
+    It appends a sigmoid where `Global.use_multilabel` and (since 2.6: or) ATTRMetric, one of the metrics for several
+    labels, are given; else a softmax, unless `Arch.infer_add_softmax` is false, which counts for single labels alone.
+    """
+    config, several = engine.config, ends_in_sigmoid(engine)
+    before = config["Global"].get("use_multilabel"), config["Metric"]["Eval"]
+    config["Global"]["use_multilabel"], config["Metric"]["Eval"] = several, [{ATTRIBUTES: None}] if several else [{}]
+    try:
+        yield
+    finally:
+        config["Global"]["use_multilabel"], config["Metric"]["Eval"] = before
+
+
+def ends_in_sigmoid(engine: Any) -> bool:
+    """Returns whether the program gives the scores of several labels; `infer_add_softmax: false` asks for logits."""
+    return engine.settings.task == MULTI_LABEL and engine.config["Arch"].get("infer_add_softmax") is not False
+
+
+def _export(engine: Any, host_export: Callable[[], None]) -> None:
     settings = engine.config["Global"]
     target = Path(settings["save_inference_dir"])
     image = np.random.default_rng(0).standard_normal((1, *settings["image_shape"]), dtype=np.float32)
@@ -64,10 +94,14 @@ def _expected_outputs(engine: Any, image: np.ndarray) -> list[np.ndarray]:
     """Computes the outputs that the exported model has to give, with the model as it was trained."""
     from ppcls.engine.engine import ExportModel
 
-    attributes = "ATTRMetric" in engine.config["Metric"]["Eval"][0]
-    model = ExportModel(engine.config["Arch"], engine.network, attributes)
+    several = ends_in_sigmoid(engine)
+    config = {**engine.config["Arch"], **({"infer_add_softmax": False} if several else {})}
+    model = ExportModel(config, engine.network, False)
     model.eval()
-    return [tensor.numpy() for tensor in paddle.utils.flatten(model(paddle.to_tensor(image)))]
+    outputs = model(paddle.to_tensor(image))
+    if several:  # the sigmoid is ours: were PaddleClas to append something else, it would show
+        outputs = paddle.nn.functional.sigmoid(outputs["logits"] if isinstance(outputs, dict) else outputs)
+    return [tensor.numpy() for tensor in paddle.utils.flatten(outputs)]
 
 
 def _compare(expected: list[np.ndarray], exported: paddle.nn.Layer, image: np.ndarray) -> None:

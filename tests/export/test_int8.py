@@ -180,7 +180,9 @@ def test_other_classes_are_refused_with_the_measured_figure(fp32):
             values = numpy_helper.to_array(constant)
             values = values[..., :1] + 1e-4 * values
             constant.CopyFrom(numpy_helper.from_array(values.astype(np.float32), constant.name))
-    with pytest.raises(PpclsExtError, match=r"the same class as fp32 on \d+\.\d% of 32 images, expected 93%.*--allow"):
+    with pytest.raises(
+        PpclsExtError, match=r"the same class as fp32 on \d+\.\d% of 32 other images, expected 93%.*--allow"
+    ):
         int8.quantize(vague, make_pictures(64), quiet=True)
     _, report = int8.quantize(vague, make_pictures(64), allow=True, quiet=True)
     assert report.agreement < int8.AGREEMENT
@@ -200,7 +202,7 @@ def test_a_convolution_that_runs_in_floats_is_refused(fp32, monkeypatch):
 @pytest.mark.parametrize("fp32", ["RepVGG"], indirect=True)
 def test_it_is_checked_on_other_images_than_it_was_calibrated_on(fp32, monkeypatch):
     given = {}
-    for module, name, position in ((int8, "correct_biases", 1), (int8, "classes_of", 1)):
+    for module, name, position in ((int8, "correct_biases", 1), (int8, "scores_of", 1)):
         right = getattr(module, name)
 
         def watched(*arguments, right=right, name=name, position=position):
@@ -209,8 +211,8 @@ def test_it_is_checked_on_other_images_than_it_was_calibrated_on(fp32, monkeypat
 
         monkeypatch.setattr(module, name, watched)
     int8.quantize(fp32, make_pictures(64), allow=True, quiet=True)
-    assert len(given["correct_biases"]) == len(given["classes_of"]) == 32
-    assert not given["correct_biases"] & given["classes_of"]
+    assert len(given["correct_biases"]) == len(given["scores_of"]) == 32
+    assert not given["correct_biases"] & given["scores_of"]
 
 
 @pytest.mark.parametrize("fp32", ["RepVGG"], indirect=True)

@@ -10,6 +10,7 @@ from PIL import Image
 import ppcls_ext
 from ppcls_ext.commands import export_model, export_onnx
 from ppcls_ext.commands.outcome import run
+from ppcls_ext.config.settings import RunSettings
 from ppcls_ext.errors import PpclsExtError
 
 
@@ -50,3 +51,22 @@ def test_the_same_classes_and_scores(name, config_file, tmp_path, monkeypatch):
         scores = dict(zip(np.ravel(result["class_ids"]).tolist(), np.ravel(result["scores"]).tolist()))
         assert scores == pytest.approx(dict(zip(ours["class_ids"], ours["scores"])), abs=1e-3)
         assert set(np.ravel(result["label_names"])) == {"red", "green"}
+
+
+@pytest.mark.slow
+def test_the_same_labels(multi_label_settings, tmp_path):
+    """Without CropImage, and one image at a time: see `ppcls_ext.predict.inference_yml.other_in_paddlex`."""
+    pytest.importorskip("paddlex", reason="the package paddlex is not installed")
+    steps = [{"DecodeImage": {}}, {"ResizeImage": {"size": [32, 32]}}, {"NormalizeImage": {"order": ""}}]
+    multi_label_settings["Infer"]["transforms"] = [*steps, {"ToCHWImage": None}]
+    multi_label_settings["Global"]["save_inference_dir"] = "program"
+    ppcls_ext.Run(RunSettings(multi_label_settings)).export_model()
+    ppcls_ext.register_in_paddlex()
+    import paddlex
+
+    theirs = paddlex.create_model(model_name="FasterNet-T0_ML", model_dir="program")
+    files = pictures_in(tmp_path)
+    ours = ppcls_ext.Classifier("program", runtime="paddle")(files)
+    for expected, result in zip(ours, theirs.predict(files, batch_size=1)):
+        scores = dict(zip(np.ravel(result["class_ids"]).tolist(), np.ravel(result["scores"]).tolist()))
+        assert scores == pytest.approx(dict(zip(expected["class_ids"], expected["scores"])), abs=1e-3)

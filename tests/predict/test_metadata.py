@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import time
@@ -117,7 +118,12 @@ def test_wrong_scale(scale):
     [
         ({"schema_version": None}, "export-onnx"),
         ({"preprocessing": None}, "export-onnx"),
-        ({"schema_version": "2"}, "schema 2"),
+        ({"schema_version": "3"}, "schema 3, expected 1 or 2: update"),
+        ({"schema_version": "2"}, "task is single-label in schema 2"),
+        ({"schema_version": "2", "task": None}, "damaged"),
+        ({"task": "multi-label"}, "task is multi-label in schema 1"),
+        ({"task": "multilabel"}, "damaged"),
+        ({"thresholds": "[0.5, 0.5]"}, "thresholds are not numbers"),
         ({"preprocessing": "{"}, "damaged"),
         ({"preprocessing": "[1]"}, "damaged"),
         ({"preprocessing": '{"colour": 1}'}, "damaged"),
@@ -131,6 +137,60 @@ def test_damaged_properties_are_refused(change, said):
     properties = {key: value for key, value in {**METADATA.to_properties(), **change}.items() if value is not None}
     with pytest.raises(PpclsExtError, match=said):
         Metadata.from_properties(properties)
+
+
+SHOWN = dataclasses.replace(METADATA, task="multi-label", thresholds=(0.25, 1.0, 0.0, 0.5, 0.1))
+
+
+def test_multi_label_there_and_back():
+    properties = SHOWN.to_properties()
+    assert properties["task"] == "multi-label"
+    assert json.loads(properties["thresholds"]) == [0.25, 1.0, 0.0, 0.5, 0.1]
+    assert Metadata.from_properties(properties) == SHOWN
+    unknown = dataclasses.replace(SHOWN, thresholds=None)
+    assert "thresholds" not in unknown.to_properties()
+    assert Metadata.from_properties(unknown.to_properties()) == unknown
+
+
+def test_old_readers_read_new_single_label_files_and_new_readers_old_ones():
+    """Version 0.1 takes schema 1 alone, and ignores keys that it does not know."""
+    properties = METADATA.to_properties()
+    assert (properties["schema_version"], properties["task"]) == ("1", "single-label")
+    assert SHOWN.to_properties()["schema_version"] == "2"  # which it refuses: it would take scores for probabilities
+    del properties["task"]
+    assert Metadata.from_properties(properties) == METADATA
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0.5",
+        "[]",
+        "{}",
+        "null",
+        '["0.5"]',
+        "[true]",
+        "[0.5, NaN]",
+        "[-0.1]",
+        "[1.5]",
+        "[[0.5]]",
+        "{",
+        "[Infinity]",
+        "[",
+    ],
+)
+def test_damaged_thresholds_are_one_line(text):
+    said = read({**SHOWN.to_properties(), "thresholds": text})
+    assert "damaged" in said
+
+
+@pytest.mark.parametrize(("output", "logits"), [("logits", True), ("scores", False), ("fetch_name_0", False)])
+def test_what_an_output_still_needs(output, logits):
+    assert SHOWN.ends_in_logits(output) is logits
+    with pytest.raises(PpclsExtError, match="output is called probabilities, and its metadata say multi-label"):
+        SHOWN.ends_in_logits("probabilities")
+    with pytest.raises(PpclsExtError, match="output is called scores, and its metadata say single-label"):
+        METADATA.ends_in_logits("scores")
 
 
 def test_class_names(tmp_path):
@@ -220,7 +280,7 @@ VALUES = st.recursive(
 @settings(max_examples=300, deadline=None)
 @given(
     changes=st.dictionaries(st.sampled_from(list(RULE)) | st.text(max_size=4), VALUES, max_size=4),
-    other=st.dictionaries(st.sampled_from(list(GOOD)), st.text(max_size=30), max_size=2),
+    other=st.dictionaries(st.sampled_from([*GOOD, "thresholds"]), st.text(max_size=30), max_size=2),
 )
 def test_any_metadata(changes, other):
     said = read({**GOOD, "preprocessing": json.dumps({**RULE, **changes}), **other})
