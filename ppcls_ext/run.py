@@ -349,7 +349,9 @@ class Run:
         if mode == "train":
             release(self.folder)  # which `prepare` holds
         if not lists:
-            raise PpclsExtError("--check-images: DataLoader has no ImageNetDataset, so there is no list to check")
+            raise PpclsExtError(
+                "--check-images: DataLoader has no ImageNetDataset or MultiLabelDataset, so there is no list to check"
+            )
         for loader, images in lists.items():
             faults = check_images(images, partial(report, loader) if report else None)
             yield CheckedList(images.path, len(images), faults)

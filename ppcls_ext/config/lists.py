@@ -9,14 +9,25 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ppcls_ext.config.folder import CONFIG
 from ppcls_ext.config.settings import RunSettings, open_run
 from ppcls_ext.data.class_folders import LABEL_LIST, TRAIN_LIST, VAL_LIST, ClassLists, find_class_folders
 from ppcls_ext.data.image_files import find_images
-from ppcls_ext.data.lists import ImageList, ListEntry, list_text, overlap, read_lines, write_list
+from ppcls_ext.data.lists import (
+    MULTI_LABEL,
+    SINGLE_LABEL,
+    TAB,
+    ImageList,
+    Label,
+    list_text,
+    multi_label_text,
+    overlap,
+    read_lines,
+    write_list,
+)
 from ppcls_ext.errors import PpclsExtError
 
 logger = logging.getLogger("ppcls_ext")
@@ -51,8 +62,12 @@ def warn_about_overlap(train: ImageList, evaluation: ImageList) -> None:
 def give_host_a_list(dataset: dict, images: ImageList) -> None:
     """Makes the data set name a copy of its list where PaddleClas would misread the list itself."""
     if not images.is_plain:
-        copy, dataset["delimiter"] = copy_list(images)
-        dataset["cls_label_path"] = str(copy)
+        if images.task == MULTI_LABEL:
+            dataset["cls_label_path"] = str(_copy_several(images))
+        else:
+            labels = ((entry.path, entry.label) for entry in images)
+            dataset["cls_label_path"], dataset["delimiter"] = map(str, copy_list(labels))
+        copy = dataset["cls_label_path"]
         logger.debug("%s has paths or lines that PaddleClas misreads: it gets the copy %s", images.path, copy)
 
 
@@ -69,7 +84,7 @@ def say_what_is_left_out(run: RunSettings, lists: Mapping[str, ImageList]) -> No
         lists: the image lists by loader, Train or Eval.
 
     Raises:
-        PpclsExtError: a list makes no batch at all.
+        PpclsExtError: a list makes no batch at all, or no image of it shows a class.
     """
     from paddle.distributed import get_world_size
 
@@ -77,6 +92,12 @@ def say_what_is_left_out(run: RunSettings, lists: Mapping[str, ImageList]) -> No
         sampler = run.config["DataLoader"][loader].get("sampler") or {}
         if sampler.get("name") in PLAIN_SAMPLERS and sampler.get("drop_last"):
             _left_out(loader, images, sampler["batch_size"], get_world_size())
+    for loader, images in lists.items():
+        if images.task == MULTI_LABEL and not images.labels:
+            what = "train" if loader == "Train" else "evaluate"
+            raise PpclsExtError(
+                f"no image of {images.path} shows any class: all labels are 0, and nothing to {what} on"
+            )
     if "Train" in lists and not run.config["DataLoader"]["Train"]["dataset"].get("relabel") and run.class_num:
         _say_absent_classes(lists["Train"], run.class_num)
 
@@ -99,13 +120,14 @@ def _left_out(loader: str, images: ImageList, batch: int, processes: int) -> Non
 
 
 def _say_absent_classes(images: ImageList, classes: int) -> None:
-    highest = max(images.labels)
+    highest = classes - 1 if images.task == MULTI_LABEL else max(images.labels)
     if highest + 1 < classes:
         logger.warning(
             "Arch.class_num is %d, and the labels of %s end at %d: the classes from %d have no image",
             *(classes, images.path, highest, highest + 1),
         )
-    absent = [label for label in range(min(highest, classes)) if label not in images.labels]
+    there = images.labels
+    absent = [label for label in range(min(highest + 1, classes)) if label not in there]
     if absent:
         names = ", ".join(map(str, absent[:SHOWN])) + (", …" if len(absent) > SHOWN else "")
         logger.warning("%s has no image of %d classes: %s", images.path, len(absent), names)
@@ -174,17 +196,23 @@ def evaluate_on(settings: RunSettings, data: str | os.PathLike) -> RunSettings:
         PpclsExtError: there is no such list or folder, or one of its classes is not among the configuration's.
     """
     path = Path(data)
-    images = {"name": "ImageNetDataset", "image_root": str(path.parent), "cls_label_path": str(path)}
+    name = "ImageNetDataset" if settings.task == SINGLE_LABEL else "MultiLabelDataset"
+    images = {"name": name, "image_root": str(path.parent), "cls_label_path": str(path)}
     if path.is_dir():
+        if settings.task == MULTI_LABEL:
+            raise PpclsExtError(
+                f"{path} is a folder, which says one class an image, and the net tells several: give a list with lines "
+                "like name.jpg, a tab and 0,1,1"
+            )
         found, names = find_class_folders(path), settings.class_names or ()
         unknown = [name for name in found.classes if name not in names]
         if unknown:
             known = ", ".join(names[:SHOWN]) or "none"
             raise PpclsExtError(f"{path / unknown[0]} is the folder of no class of the configuration: it knows {known}")
         files = found.train if found.val is None else found.val
-        entries = [ListEntry(file, names.index(name), 0) for name, below in zip(found.classes, files) for file in below]
+        labels = ((file, names.index(name)) for name, below in zip(found.classes, files) for file in below)
         images["image_root"] = str(path)
-        images["cls_label_path"], images["delimiter"] = map(str, copy_list(entries))
+        images["cls_label_path"], images["delimiter"] = map(str, copy_list(labels))
     changed = settings.changed("DataLoader")
     dataset = changed.config["DataLoader"]["Eval"]["dataset"]
     dataset.pop("delimiter", None)
@@ -219,18 +247,23 @@ def _training_images(settings: RunSettings, where: str) -> list[Path]:
     path, root = dataset.get("cls_label_path"), dataset.get("image_root")
     if not (isinstance(path, str) and isinstance(root, str)):
         raise PpclsExtError(f"{where} names no training images (DataLoader.Train.dataset): give --calibration PLACE")
-    return _listed_files(Path(path), [Path(root)], dataset.get("delimiter") or " ")
+    delimiter = TAB if settings.task == MULTI_LABEL else dataset.get("delimiter") or " "
+    return _listed_files(Path(path), [Path(root)], delimiter)
 
 
 def _listed_files(path: Path, roots: list[Path], delimiter: str | None = None) -> list[Path]:
-    """The files that a list names, below the first of `roots` that has them; None: the label is behind any space."""
+    """The files that a list names, below the first of `roots` that has them.
+
+    Without a delimiter, the label is what follows any space, or the labels what follows a tab.
+    """
     found = []
     for number, line in enumerate(read_lines(path), 1):
         name = line.strip()
         if not name:
             continue
         # with a label or without; a path may hold spaces
-        candidates = [root / part for root in roots for part in (name, name.rsplit(delimiter, 1)[0]) if part]
+        parts = (name, name.rsplit(delimiter, 1)[0], *([name.rpartition(TAB)[0]] if delimiter is None else []))
+        candidates = [root / part for root in roots for part in parts if part]
         file = next((candidate for candidate in candidates if candidate.is_file()), None)
         if file is None:
             raise PpclsExtError(f"{path}:{number}: no image {line!r} below {' or '.join(map(str, roots))}")
@@ -242,10 +275,25 @@ def _listed_files(path: Path, roots: list[Path], delimiter: str | None = None) -
 DELIMITER = "//"
 
 
-def copy_list(entries: Sequence[ListEntry]) -> tuple[Path, str]:
-    """Writes `entries` for PaddleClas; returns the file, which lives as long as this process, and its delimiter."""
-    images = ((os.path.abspath(entry.path), entry.label) for entry in entries)
-    return _write(list_text(images, DELIMITER)), DELIMITER
+def copy_list(images: Iterable[tuple[Path, Label]]) -> tuple[Path, str]:
+    """Writes files and their classes for PaddleClas.
+
+    Returns:
+        The list, which lives as long as this process, and its delimiter.
+    """
+    return _write(list_text(((os.path.abspath(path), label) for path, label in images), DELIMITER)), DELIMITER
+
+
+def _copy_several(images: ImageList) -> Path:
+    """Writes a multi-label list for PaddleClas; the paths start from the image root, as they did."""
+    rows = []
+    for entry in images:
+        assert isinstance(entry.label, tuple)
+        below = entry.path.is_relative_to(images.image_root)
+        # blanks at a line's start would be lost
+        text = f"./{entry.path.relative_to(images.image_root)}" if below else str(entry.path)
+        rows.append((text, entry.label))
+    return _write(multi_label_text(rows))
 
 
 def host_reads_class_names(path: Path) -> bool:

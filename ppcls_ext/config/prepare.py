@@ -14,6 +14,7 @@ from pathlib import Path
 from ppcls_ext.config.checks import (
     check_numbers,
     check_options,
+    check_task,
     describes_export,
     fill_in,
     require_fields,
@@ -33,7 +34,7 @@ from ppcls_ext.config.weights import (
     say_what_to_expect,
     unfuse_where_needed,
 )
-from ppcls_ext.data.lists import ImageList
+from ppcls_ext.data.lists import MULTI_LABEL, ImageList
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.hosts.paddleclas.locate import activate
 from ppcls_ext.hosts.paddleclas.versions import profiles_with_removed_module
@@ -95,6 +96,9 @@ def prepare(settings: RunSettings, mode: str) -> PreparedRun:
 def _prepare(run: RunSettings, mode: str) -> PreparedRun:
     config = run.config
     fill_in(config, mode)
+    if run.task == MULTI_LABEL:
+        config["Global"]["use_multilabel"] = True  # PaddleClas has it from nowhere else
+    _ = run.given_thresholds  # whether they fit
     check_numbers(config, SECTIONS[mode])
     resolve(config, SECTIONS[mode])
     check_arguments(config, SECTIONS[mode])
@@ -108,6 +112,7 @@ def _prepare(run: RunSettings, mode: str) -> PreparedRun:
     make_absolute(resolved, activate().path)
     config["Global"]["device"] = run.device
     check_options(config, mode)
+    check_task(config, run.task, SECTIONS[mode])
     for field in ("output_dir", *(("save_inference_dir",) if mode == "export" else ())):
         require_writable(f"Global.{field}", config["Global"][field])
     if mode == "train":

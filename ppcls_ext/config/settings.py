@@ -282,13 +282,13 @@ class RunSettings:
         return None
 
     def image_list(self, loader: str) -> ImageList | None:
-        """Reads the image list of a loader; returns None where its data set is not a plain list.
+        """Reads the image list of a loader; returns None where its data set is neither a plain nor a multi-label list.
 
         Raises:
             PpclsExtError: the list is missing or has a fault; begins with file and line of the first one.
         """
         dataset = self.dataset(loader)
-        if dataset.get("name") not in PLAIN_LISTS:
+        if dataset.get("name") not in PLAIN_LISTS + MULTI_LABEL_LISTS:
             return None
         for field in ("image_root", "cls_label_path"):
             if not isinstance(dataset.get(field), str):
@@ -296,7 +296,8 @@ class RunSettings:
                 raise PpclsExtError(f"{where} is {dataset.get(field)!r}: expected a path")
         class_num = None if dataset.get("relabel") else self.class_num
         path, root = Path(dataset["cls_label_path"]), Path(dataset["image_root"])
-        return read_list(path, root, class_num, dataset.get("delimiter") or " ")
+        task = MULTI_LABEL if dataset["name"] in MULTI_LABEL_LISTS else SINGLE_LABEL
+        return read_list(path, root, class_num, dataset.get("delimiter") or " ", task)
 
     def weights(self, mode: str = "infer") -> Weights | None:
         """Finds the weights of one of this project's models; remote ones are downloaded.

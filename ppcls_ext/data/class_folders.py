@@ -321,7 +321,8 @@ def kept_lists(root: Path, folder: Path) -> ClassLists:
     """
     names = read_class_names(folder / LABEL_LIST)
     train, val = (
-        Counter(entry.label for entry in read_list(folder / name, root, len(names))) for name in (TRAIN_LIST, VAL_LIST)
+        Counter(label for entry in read_list(folder / name, root, len(names)) for label in entry.classes)
+        for name in (TRAIN_LIST, VAL_LIST)
     )
     indices = range(len(names))
     return ClassLists(root.resolve(), folder, names, [train[i] for i in indices], [val[i] for i in indices], [])
