@@ -5,27 +5,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ppcls_ext.commands.options import add_split_arguments, command_parser
+from ppcls_ext.commands.options import add_labels_argument, add_split_arguments, command_parser
 from ppcls_ext.data import digits, flowers102, shapes
 from ppcls_ext.data.class_folders import LABEL_LIST, TRAIN_LIST, VAL_LIST, make_lists
+from ppcls_ext.data.label_table import make_label_lists
 from ppcls_ext.data.lists import read_list
 
 
 def lists(argv: Sequence[str] | None = None) -> None:
-    """`ppcls-ext make-lists`: PaddleClas's image lists for a folder of class folders."""
+    """`ppcls-ext make-lists`: PaddleClas's image lists for a folder of class folders, or with a table of labels."""
     from ppcls_ext.run import progress
 
     parser = command_parser(
         "make-lists",
         "make-lists flowers/ --output lists",
+        "make-lists photos/ --labels photos/labels.csv",
         description="Or of a folder with these in train/ and val/. `ppcls-ext train --data FOLDER` does it by itself.",
     )
     parser.add_argument("folder", metavar="FOLDER", help="the images, one folder a class")
     parser.add_argument("--output", metavar="FOLDER", default="lists", help="for the lists (default: lists)")
+    add_labels_argument(parser)
     add_split_arguments(parser)
     args = parser.parse_args(argv)
     with progress("reading images") as report:
-        made = make_lists(args.folder, args.output, args.val_share, args.split_seed, report)
+        if args.labels:
+            made = make_label_lists(args.folder, args.labels, args.output, args.val_share, args.split_seed, report)
+        else:
+            made = make_lists(args.folder, args.output, args.val_share, args.split_seed, report)
     for line in made.lines():
         print(line)
     for name in (TRAIN_LIST, VAL_LIST, LABEL_LIST):

@@ -230,17 +230,15 @@ def _check_sync_bn(config: dict, mode: str) -> None:
 
 
 #: What takes one class an image, by the path of the mappings that name it; and what takes several.
+MIXING = ("MixupOperator", "CutmixOperator", "FmixOperator", "MixupCutmixHybrid")
 ONE_CLASS = {
     r"Loss\.\w+\.\d+": ("CELoss", "MixCELoss", "GoogLeNetLoss"),
     r"Metric\.\w+\.\d+": ("TopkAcc", "GoogLeNetTopkAcc", "TprAtFpr"),
-    r"DataLoader\..+\.batch_transform_ops\.\d+(\.OpSampler)?": (
-        *("MixupOperator", "CutmixOperator", "FmixOperator", "MixupCutmixHybrid"),
-    ),
+    r"DataLoader\..+\.batch_transform_ops\.\d+(\.OpSampler)?": MIXING,
 }
-SEVERAL_CLASSES = {
-    r"Loss\.\w+\.\d+": ("MultiLabelLoss", "MultiLabelAsymmetricLoss"),
-    r"Metric\.\w+\.\d+": ("HammingDistance", "AccuracyScore", "MultiLabelMAP", "ATTRMetric"),
-}
+LOSSES_OF_SEVERAL = ("MultiLabelLoss", "MultiLabelAsymmetricLoss")
+METRICS_OF_SEVERAL = ("HammingDistance", "AccuracyScore", "MultiLabelMAP", "ATTRMetric")
+SEVERAL_CLASSES = {r"Loss\.\w+\.\d+": LOSSES_OF_SEVERAL, r"Metric\.\w+\.\d+": METRICS_OF_SEVERAL}
 
 
 def check_task(config: dict, task: str, sections: tuple[str, ...]) -> None:

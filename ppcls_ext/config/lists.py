@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from ppcls_ext.config.checks import LOSSES_OF_SEVERAL, METRICS_OF_SEVERAL, MIXING
 from ppcls_ext.config.folder import CONFIG
 from ppcls_ext.config.settings import RunSettings, open_run
 from ppcls_ext.data.class_folders import LABEL_LIST, TRAIN_LIST, VAL_LIST, ClassLists, find_class_folders
@@ -29,6 +30,7 @@ from ppcls_ext.data.lists import (
     write_list,
 )
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.hosts.paddleclas.versions import multi_label_output
 
 logger = logging.getLogger("ppcls_ext")
 
@@ -67,8 +69,8 @@ def give_host_a_list(dataset: dict, images: ImageList) -> None:
         else:
             labels = ((entry.path, entry.label) for entry in images)
             dataset["cls_label_path"], dataset["delimiter"] = map(str, copy_list(labels))
-        copy = dataset["cls_label_path"]
-        logger.debug("%s has paths or lines that PaddleClas misreads: it gets the copy %s", images.path, copy)
+        clean = dataset["cls_label_path"]
+        logger.debug("%s has paths or lines that PaddleClas misreads: it gets the copy %s", images.path, clean)
 
 
 #: Samplers that take every image once. Only PaddleClas knows the others, and which images they leave out.
@@ -134,30 +136,39 @@ def _say_absent_classes(images: ImageList, classes: int) -> None:
 
 
 def use_lists(config: dict, made: ClassLists) -> None:
-    """Sets, in place, data sets, number of classes, class names and accuracies to those of the lists.
+    """Sets, in place, data sets, number of classes, class names and metrics to those of the lists.
+
+    A configuration for one class an image becomes one for several where the lists are multi-label ones.
 
     Args:
         config: the dict from `load_config`.
-        made: the lists that `make_lists` wrote.
+        made: the lists that `make_lists` or `make_label_lists` wrote.
 
     Raises:
         PpclsExtError: the configuration does not train a classifier on an image list.
     """
-    count = len(made.classes)
+    count, several = len(made.classes), made.task == MULTI_LABEL
     for loader, name in (("Train", TRAIN_LIST), ("Eval", VAL_LIST)):
         dataset = ((config.get("DataLoader") or {}).get(loader) or {}).get("dataset")
-        if not isinstance(dataset, dict) or dataset.get("name") != "ImageNetDataset":
+        known = ("ImageNetDataset", "MultiLabelDataset") if several else ("ImageNetDataset",)
+        if not isinstance(dataset, dict) or dataset.get("name") not in known:
+            option = "--labels" if several else "--data (without --labels)"
             raise PpclsExtError(
-                f"--data needs a configuration that classifies: DataLoader.{loader}.dataset is no ImageNetDataset"
+                f"{option} needs a configuration that classifies: DataLoader.{loader}.dataset is no {known[0]}"
             )
         dataset.update(image_root=str(made.root), cls_label_path=str((made.folder / name).absolute()))
         dataset.pop("delimiter", None)
     config["Arch"]["class_num"] = count
     config["Global"].pop("class_num", None)
-    _set_accuracies(config, count)
+    if several:
+        _for_several_labels(config)
+    else:
+        _set_accuracies(config, count)
     infer = config.get("Infer")
     if isinstance(infer, dict):
         infer["infer_imgs"] = _first_image(made)
+        if several:
+            infer["PostProcess"] = {"name": multi_label_output()}
         post_process = infer.setdefault("PostProcess", {})
         post_process["class_id_map_file"] = str((made.folder / LABEL_LIST).absolute())
         post_process.pop("delimiter", None)
@@ -165,9 +176,38 @@ def use_lists(config: dict, made: ClassLists) -> None:
             post_process["topk"] = min(post_process["topk"], count)
     sampler = config["DataLoader"]["Train"].get("sampler") or {}
     batch = sampler.get("batch_size")
-    if isinstance(batch, int) and batch > sum(made.train) and sampler.get("drop_last"):
+    images = made.images[0]
+    if isinstance(batch, int) and batch > images and sampler.get("drop_last"):
         sampler["drop_last"] = False
-        logger.info("%d images are less than a batch of %d: the one batch is smaller", sum(made.train), batch)
+        logger.info("%d images are less than a batch of %d: the one batch is smaller", images, batch)
+
+
+def _for_several_labels(config: dict) -> None:
+    """Makes a configuration for one class an image one for several, in place; one that is already, stays as it is."""
+    changes = []
+    config["Global"]["use_multilabel"] = True
+    losses = (config.get("Loss") or {}).get("Train") or ()
+    if not set().union(*losses) <= set(LOSSES_OF_SEVERAL):
+        smooths = any((fields or {}).get("epsilon") for loss in losses for fields in loss.values())
+        config["Loss"] = {when: [{"MultiLabelLoss": {"weight": 1.0}}] for when in ("Train", "Eval")}
+        changes.append(f"MultiLabelLoss for {', '.join(sorted(set().union(*losses)))}{' and label smoothing' * smooths}")
+    metrics = (config.get("Metric") or {}).get("Eval") or ()
+    if not set().union(*metrics) <= set(METRICS_OF_SEVERAL):
+        config["Metric"] = {"Train": None, "Eval": [{"HammingDistance": None}, {"AccuracyScore": None}]}
+    for loader in ("Train", "Eval"):
+        config["DataLoader"][loader]["dataset"]["name"] = "MultiLabelDataset"
+    dataset = config["DataLoader"]["Train"]["dataset"]
+    mixing = []
+    for operator in list(dataset.get("batch_transform_ops") or ()):
+        names = [*operator, *(name for fields in operator.values() for name in fields or ())]
+        if not set(names).isdisjoint(MIXING):
+            mixing += [name for name in names if name in MIXING]
+            dataset["batch_transform_ops"].remove(operator)
+    if mixing:
+        dataset["batch_transform_ops"] = dataset["batch_transform_ops"] or None
+        changes.append(f"without {' and '.join(mixing)}, for images of one class")
+    if changes:
+        logger.info("several labels an image: %s", ", ".join(changes))
 
 
 def _set_accuracies(config: dict, count: int) -> None:
@@ -182,7 +222,8 @@ def _set_accuracies(config: dict, count: int) -> None:
 
 
 def _first_image(made: ClassLists) -> str:
-    return str(made.root / read_lines(made.folder / VAL_LIST)[0].rpartition(" ")[0])
+    mark = TAB if made.task == MULTI_LABEL else " "
+    return str(made.root / read_lines(made.folder / VAL_LIST)[0].rpartition(mark)[0])
 
 
 def evaluate_on(settings: RunSettings, data: str | os.PathLike) -> RunSettings:

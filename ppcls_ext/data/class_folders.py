@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from ppcls_ext.data.image_files import SUFFIXES, find_faults, reason_of
-from ppcls_ext.data.lists import class_names_text, list_text, read_class_names, read_list, write_list
+from ppcls_ext.data.lists import SINGLE_LABEL, class_names_text, list_text, read_class_names, read_list, write_list
 from ppcls_ext.errors import NotImageError, PpclsExtError
 from ppcls_ext.files import identical_files
 
@@ -22,6 +22,9 @@ TRAIN_LIST, VAL_LIST, LABEL_LIST, LEFT_OUT_LIST = "train_list.txt", "val_list.tx
 #: The names that the folder of validation images may have.
 VAL_NAMES = ("val", "valid", "validation")
 LAYOUT = "expected one folder a class, such as FOLDER/daisy and FOLDER/tulip, or these in FOLDER/train and FOLDER/val"
+
+
+AnyLabel = TypeVar("AnyLabel", bound=Hashable)
 
 
 class LeftOut(NamedTuple):
@@ -142,7 +145,12 @@ def _with_files(classes: list[str], files: dict, left_out: list[LeftOut], root: 
 
 def _files(folder: Path, left_out: list[LeftOut]) -> list[Path]:
     """Returns all files in and below a class folder, sorted."""
-    return sorted(_walk(folder, left_out, {folder.resolve()}))
+    return sorted(walk_files(folder, left_out))
+
+
+def walk_files(folder: Path, left_out: list[LeftOut]) -> Iterator[Path]:
+    """Yields all files in and below a folder, and adds to `left_out` what is hidden, oddly named or no file."""
+    return _walk(folder, left_out, {folder.resolve()})
 
 
 def _walk(folder: Path, left_out: list[LeftOut], above: set[Path]) -> Iterator[Path]:
@@ -179,9 +187,6 @@ def usable_files(
 ) -> tuple[list[list[Path]], list[LeftOut]]:
     """Decodes every file of every class, and looks for byte-identical files.
 
-    Of duplicates within a class the first is kept; duplicates in several classes are all left out, because their class
-    is unknown.
-
     Args:
         classes: the files of each class.
         report: called after each file with (files done, files in all).
@@ -190,6 +195,32 @@ def usable_files(
         The usable files of each class, and all others with the reason.
     """
     images = [(label, path) for label, files in enumerate(classes) for path in files]
+    good, left_out = usable_images(images, "in several classes", "which class is right?", report)
+    kept: list[list[Path]] = [[] for _ in classes]
+    for label, path in good:
+        kept[label].append(path)
+    return kept, left_out
+
+
+def usable_images(
+    images: Sequence[tuple[AnyLabel, Path]],
+    kind: str,
+    question: str,
+    report: Callable[[int, int], None] | None = None,
+) -> tuple[list[tuple[AnyLabel, Path]], list[LeftOut]]:
+    """Decodes every file, and looks for byte-identical ones.
+
+    Of duplicates with one label the first is kept; duplicates with several are all left out, because theirs is unknown.
+
+    Args:
+        images: label and file of each image.
+        kind: what is said of duplicates with several labels.
+        question: and what is asked.
+        report: called after each file with (files done, files in all).
+
+    Returns:
+        The usable images, and all others with the reason.
+    """
     left_out, good = [], []
     for (label, path), fault in zip(images, find_faults([path for _, path in images], report)):
         if fault is None:
@@ -197,17 +228,13 @@ def usable_files(
         else:
             is_image = path.suffix.lower() in SUFFIXES or not isinstance(fault, NotImageError)
             left_out.append(LeftOut(path, "unreadable" if is_image else "not an image", reason_of(fault)))
-    duplicates = _duplicates(good)
+    duplicates = _duplicates(good, kind, question)
     left_out += duplicates
     gone = {duplicate.path for duplicate in duplicates}
-    kept: list[list[Path]] = [[] for _ in classes]
-    for label, path in good:
-        if path not in gone:
-            kept[label].append(path)
-    return kept, left_out
+    return [(label, path) for label, path in good if path not in gone], left_out
 
 
-def _duplicates(images: Sequence[tuple[int, Path]]) -> list[LeftOut]:
+def _duplicates(images: Sequence[tuple[AnyLabel, Path]], kind: str, question: str) -> list[LeftOut]:
     labels = {path: label for label, path in images}
     left_out = []
     for group in identical_files(labels, lambda group: len(group) > 1):
@@ -217,8 +244,7 @@ def _duplicates(images: Sequence[tuple[int, Path]]) -> list[LeftOut]:
         else:
             for path in group:
                 other = first if path != first else group[1]
-                reason = f"the same bytes as {other}: which class is right?"
-                left_out.append(LeftOut(path, "in several classes", reason))
+                left_out.append(LeftOut(path, kind, f"the same bytes as {other}: {question}"))
     return left_out
 
 
@@ -232,6 +258,8 @@ class ClassLists(NamedTuple):
         train: the number of training images of each class.
         val: the number of validation images of each class.
         left_out: the files that the lists do not contain.
+        images: the number of images to train on, and to evaluate on.
+        task: "multi-label" where an image may be of several classes.
     """
 
     root: Path
@@ -240,19 +268,22 @@ class ClassLists(NamedTuple):
     train: list[int]
     val: list[int]
     left_out: list[LeftOut]
+    images: tuple[int, int]
+    task: str = SINGLE_LABEL
 
     def lines(self) -> list[str]:
-        """Returns a summary for the terminal: the counts, what was left out, and classes without validation images."""
-        lines = [f"{len(self.classes)} classes, {sum(self.train)} images to train on, {sum(self.val)} to evaluate on"]
+        """Returns a summary for the terminal: the counts, what was left out, and classes without images in a part."""
+        lines = [f"{len(self.classes)} classes, {self.images[0]} images to train on, {self.images[1]} to evaluate on"]
         if self.left_out:
             counts = Counter(item.kind for item in self.left_out)
             by_count = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
             words = ", ".join(f"{count} {kind}" for kind, count in by_count)
             lines.append(f"left out: {words}; {self.folder / LEFT_OUT_LIST} names them")
-        few = [name for name, count in zip(self.classes, self.val) if not count]
-        if few:
-            more = f" and {len(few) - 1} more" if len(few) > 1 else ""
-            lines.append(f"no image of {few[0]!r}{more} to evaluate on")
+        for part, what in ((self.train, "train"), (self.val, "evaluate")):
+            few = [name for name, count in zip(self.classes, part) if not count]
+            if few:
+                more = f" and {len(few) - 1} more" if len(few) > 1 else ""
+                lines.append(f"no image of {few[0]!r}{more} to {what} on")
         return lines
 
 
@@ -276,8 +307,7 @@ def make_lists(
     Raises:
         PpclsExtError: fewer than two classes have usable images, or there is nothing to evaluate on.
     """
-    if not 0 < val_share < 1:
-        raise PpclsExtError(f"the share of images to evaluate on is {val_share}: expected more than 0, less than 1")
+    check_share(val_share)
     root, folder = Path(root).resolve(), Path(folder)
     found = find_class_folders(root)
     train, left_out = usable_files(found.train, report)
@@ -299,13 +329,15 @@ def make_lists(
         split = [_split(train[index], val_share, f"{seed}/{names[index]}") for index in kept]
     else:
         split = [(train[index], val[index]) for index in kept]
+    train_counts, val_counts = ([len(parts[part]) for parts in split] for part in (0, 1))
     made = ClassLists(
         root,
         folder,
         tuple(names[index] for index in kept),
-        [len(train) for train, _ in split],
-        [len(val) for _, val in split],
+        train_counts,
+        val_counts,
         left_out,
+        (sum(train_counts), sum(val_counts)),
     )
     if not any(made.val):
         raise PpclsExtError(f"{root} leaves no image to evaluate on: every class needs two at least")
@@ -313,19 +345,23 @@ def make_lists(
     return made
 
 
-def kept_lists(root: Path, folder: Path) -> ClassLists:
-    """Reads the lists that `make_lists` wrote to `folder` earlier.
+def check_share(val_share: float) -> None:
+    """Raises PpclsExtError unless there is a share to train and one to evaluate on."""
+    if not 0 < val_share < 1:
+        raise PpclsExtError(f"the share of images to evaluate on is {val_share}: expected more than 0, less than 1")
+
+
+def kept_lists(root: Path, folder: Path, task: str = SINGLE_LABEL) -> ClassLists:
+    """Reads the lists that `make_lists`, or `make_label_lists` for "multi-label", wrote to `folder` earlier.
 
     Raises:
         PpclsExtError: a list is damaged, or an image is gone.
     """
     names = read_class_names(folder / LABEL_LIST)
-    train, val = (
-        Counter(label for entry in read_list(folder / name, root, len(names)) for label in entry.classes)
-        for name in (TRAIN_LIST, VAL_LIST)
-    )
-    indices = range(len(names))
-    return ClassLists(root.resolve(), folder, names, [train[i] for i in indices], [val[i] for i in indices], [])
+    lists = [read_list(folder / name, root, len(names), task=task) for name in (TRAIN_LIST, VAL_LIST)]
+    counted = [Counter(label for entry in images for label in entry.classes) for images in lists]
+    train, val = ([counts[index] for index in range(len(names))] for counts in counted)
+    return ClassLists(root.resolve(), folder, names, train, val, [], (len(lists[0]), len(lists[1])), task)
 
 
 def _split(paths: Sequence[Path], val_share: float, seed: str) -> tuple[list[Path], list[Path]]:
@@ -337,17 +373,23 @@ def _split(paths: Sequence[Path], val_share: float, seed: str) -> tuple[list[Pat
 
 def _write(made: ClassLists, split: Sequence[tuple[list[Path], list[Path]]]) -> None:
     for part, name in ((0, TRAIN_LIST), (1, VAL_LIST)):
-        images = ((_listed(path, made.root), label) for label, parts in enumerate(split) for path in parts[part])
+        images = ((listed_path(path, made.root), label) for label, parts in enumerate(split) for path in parts[part])
         write_list(made.folder / name, list_text(images))
     write_list(made.folder / LABEL_LIST, class_names_text(made.classes))
-    if made.left_out:
-        text = "".join(f"{item.path}\t{item.kind}\t{item.reason}\n" for item in made.left_out)
-        write_list(made.folder / LEFT_OUT_LIST, text.encode(errors="backslashreplace").decode())
+    write_left_out(made.folder, made.left_out)
+
+
+def write_left_out(folder: Path, left_out: Sequence[LeftOut]) -> None:
+    """Writes left_out.txt, which names the files that the lists do not contain; or removes it where there are none."""
+    if left_out:
+        text = "".join(f"{item.path}\t{item.kind}\t{item.reason}\n" for item in left_out)
+        write_list(folder / LEFT_OUT_LIST, text.encode(errors="backslashreplace").decode())
     else:
-        (made.folder / LEFT_OUT_LIST).unlink(missing_ok=True)
+        (folder / LEFT_OUT_LIST).unlink(missing_ok=True)
 
 
-def _listed(path: Path, root: Path) -> str:
+def listed_path(path: Path, root: Path) -> str:
+    """Returns a file's path as it stands in a list of the image root `root`."""
     text = path.relative_to(root).as_posix()
     # blanks at a line's start would be lost
     return f"./{text}" if text[0].isspace() or text[0] == "\ufeff" else text

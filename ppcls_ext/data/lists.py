@@ -126,7 +126,7 @@ def read_list(
     if not delimiter:
         raise PpclsExtError(f"{path}: the delimiter is empty; expected what stands between path and label, such as ' '")
     data = _read_bytes(path)
-    text = _decode(path, data)
+    text = decode_text(path, data)
     lines = _lines(path, text)
     if not os.path.isdir(image_root):
         raise PpclsExtError(f"no image root {image_root}: not a folder; {_how_to_make(image_root)}")
@@ -162,7 +162,7 @@ def read_lines(path: Path) -> list[str]:
     Raises:
         PpclsExtError: the file is missing, unreadable, empty or not UTF-8.
     """
-    return _lines(path, _decode(path, _read_bytes(path)))
+    return _lines(path, decode_text(path, _read_bytes(path)))
 
 
 def list_text(images: Iterable[tuple[str, Label]], delimiter: str = " ") -> str:
@@ -245,7 +245,12 @@ def _read_bytes(path: Path) -> bytes:
         raise PpclsExtError(f"cannot read list {path}: {error.strerror or error}") from error
 
 
-def _decode(path: Path, data: bytes) -> str:
+def decode_text(path: Path, data: bytes) -> str:
+    """Returns the text of a file in UTF-8, without byte order mark and with plain line feeds.
+
+    Raises:
+        PpclsExtError: it is in another encoding; the message begins with `file:line`.
+    """
     try:
         return _with_newlines(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
