@@ -372,6 +372,17 @@ def _check_classes(weights: Path, trained: Mapping[str, Any], now: Mapping[str, 
     logger.warning("warning: %s", names)
 
 
+def check_resumed(checkpoint: Path, now: Facts) -> None:
+    """Raises PpclsExtError where a training of the other task is to be resumed.
+
+    Args:
+        checkpoint: its path without suffix.
+        now: the facts of the configuration.
+    """
+    weights = checkpoint.with_name(f"{checkpoint.name}.pdparams")
+    _check_task(weights, read_trained_with(weights) or {}, now)
+
+
 def leave_out_start(config: dict) -> None:
     """Removes, in place, the fields that only start a training: pretrained weights and `Recipe.unfuse`."""
     config["Global"]["pretrained_model"] = None

@@ -190,7 +190,8 @@ def _for_several_labels(config: dict) -> None:
     if not set().union(*losses) <= set(LOSSES_OF_SEVERAL):
         smooths = any((fields or {}).get("epsilon") for loss in losses for fields in loss.values())
         config["Loss"] = {when: [{"MultiLabelLoss": {"weight": 1.0}}] for when in ("Train", "Eval")}
-        changes.append(f"MultiLabelLoss for {', '.join(sorted(set().union(*losses)))}{' and label smoothing' * smooths}")
+        smooth = " with label smoothing" if smooths else ""
+        changes.append(f"MultiLabelLoss in the place of {', '.join(sorted(set().union(*losses)))}{smooth}")
     metrics = (config.get("Metric") or {}).get("Eval") or ()
     if not set().union(*metrics) <= set(METRICS_OF_SEVERAL):
         config["Metric"] = {"Train": None, "Eval": [{"HammingDistance": None}, {"AccuracyScore": None}]}
@@ -205,7 +206,7 @@ def _for_several_labels(config: dict) -> None:
             dataset["batch_transform_ops"].remove(operator)
     if mixing:
         dataset["batch_transform_ops"] = dataset["batch_transform_ops"] or None
-        changes.append(f"without {' and '.join(mixing)}, for images of one class")
+        changes.append(f"no {' and no '.join(mixing)}, for images of one class each")
     if changes:
         logger.info("several labels an image: %s", ", ".join(changes))
 

@@ -20,7 +20,7 @@ from ppcls_ext.config.checks import (
     require_fields,
     warn_about_newer_fields,
 )
-from ppcls_ext.config.folder import check_patience, leave_out_start, make_absolute, report_changes
+from ppcls_ext.config.folder import check_patience, check_resumed, leave_out_start, make_absolute, report_changes
 from ppcls_ext.config.host_classes import check_arguments, resolve
 from ppcls_ext.config.lists import give_host_a_list, read_lists, say_what_is_left_out, warn_about_overlap
 from ppcls_ext.config.recipe import Settings as RecipeSettings
@@ -147,6 +147,7 @@ def _prepare_training(run: RunSettings, resolved: dict) -> None:
     check_patience(config)
     place_checkpoints(config, run.folder)
     if settings["checkpoints"]:
+        check_resumed(Path(settings["checkpoints"]), run.trained_with())
         leave_out_start(config)
         report_changes(resolved, run.folder)
     if settings.get("save_interval") in (None, False, 0, -1):
