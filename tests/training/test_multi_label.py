@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -9,13 +11,18 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
+import yaml
 
+import ppcls_ext
 from ppcls_ext.config.folder import KEY
-from ppcls_ext.config.lists import evaluate_on, images_in
+from ppcls_ext.config.lists import evaluate_on, images_in, use_lists
 from ppcls_ext.config.settings import RunSettings, open_run
+from ppcls_ext.data.label_table import make_label_lists
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.hosts.paddleclas.versions import multi_label_output
 from ppcls_ext.report.label_scores import LabelScores, measures
 from ppcls_ext.run import Run
+from ppcls_ext.training.reports import TrainingReport
 from ppcls_ext.weights.manifest import read_manifest
 from tests.helpers import build_engine, prepared
 from tests.tiny_dataset import as_multi_label
@@ -298,3 +305,109 @@ def test_classes_that_no_evaluated_image_shows(several, tmp_path, caplog):
     path.write_text(text.replace("1,", "0,").replace("1\n", "0\n").replace(",1", ",0"))
     with pytest.raises(PpclsExtError, match=r"no image of .*multi_val_list.txt shows any class"):
         build_engine(several, "eval")
+
+
+def test_figures_and_the_report(several):
+    """They are what their names say, and nothing is said to be missing."""
+    several["Global"].update(report=True, epochs=2)
+    train(several)
+    names = {path.name for path in RUN.glob("*.png")}
+    assert names == {"data.png", "batch.png", "curves.png"}
+    page = (RUN / "report" / "report.html").read_text(encoding="utf-8")
+    for heading in ("Average precision", "Classes, at their thresholds", "Curves", "First training batch"):
+        assert f"<h2>{heading}</h2>" in page
+    assert "Confusion" not in page
+    with open(RUN / "report" / "per_class.csv", encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(row["name"], row["images"]) for row in rows] == [("red", "10"), ("green", "10"), ("dark", "7")]
+    kept = open_run(RUN).thresholds
+    assert [float(row["threshold"]) for row in rows] == pytest.approx(kept, rel=1e-4)
+    evaluated = Run(RUN).evaluate(report="again")
+    assert (Path("again") / "per_class.csv").read_text() == (RUN / "report" / "per_class.csv").read_text()
+    assert evaluated.page == Path("again/report.html")
+
+
+def test_captions_of_the_first_batch(several):
+    several["Global"]["report"] = False
+    report = TrainingReport(build_engine(several), {KEY: {"class_names": ["red", "", "dark"]}})
+    assert report._caption(np.array([1, 0, 1.0])) == "red\ndark"
+    assert report._caption(np.array([0, 1.0, 0])) == "class 1"
+    assert report._caption(np.zeros(3)) == "no class"
+    assert report._caption(np.ones(9)).splitlines()[-1] == "and 6 more"
+
+
+@pytest.fixture
+def photos(dataset, tmp_path) -> Path:
+    """The images of the tiny data set in a folder, with labels.csv."""
+    shutil.copytree(dataset / "png", tmp_path / "photos")
+    rows = [f"{index:02}.png;{1 - index % 2};{index % 2};{int(index % 3 == 0)}\n" for index in range(24)]
+    (tmp_path / "photos" / "labels.csv").write_text("\ufeffname;red;green;dark\n" + "".join(rows), encoding="utf-8")
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def plain(several, config, tmp_path) -> str:
+    """The file of a configuration of one class an image, which mixes images and smooths labels."""
+    config["DataLoader"]["Train"]["dataset"]["batch_transform_ops"] = [
+        {"OpSampler": {"MixupOperator": {"alpha": 0.2, "prob": 0.5}, "CutmixOperator": {"alpha": 0.2, "prob": 0.5}}}
+    ]
+    config["Loss"]["Train"] = [{"CELoss": {"weight": 1.0, "epsilon": 0.1}}]
+    (tmp_path / "plain.yml").write_text(yaml.safe_dump(config, sort_keys=False))
+    return str(tmp_path / "plain.yml")
+
+
+def test_a_folder_and_a_table(photos, plain, caplog, capsys):
+    run = ppcls_ext.train(plain, data=photos, labels=photos / "labels.csv")
+    assert "3 classes, 20 images to train on, 4 to evaluate on" in capsys.readouterr().out.splitlines()
+    assert said(caplog, "several labels an image") == [
+        "several labels an image: MultiLabelLoss in the place of CELoss with label smoothing, no MixupOperator and no "
+        "CutmixOperator, for images of one class each"
+    ]
+    settings = run.settings
+    assert (settings.task, settings.class_num, settings.class_names) == ("multi-label", 3, ("red", "green", "dark"))
+    assert settings.section("Loss") == {when: [{"MultiLabelLoss": {"weight": 1.0}}] for when in ("Train", "Eval")}
+    assert settings.dataset("Train")["batch_transform_ops"] is None
+    assert Path(settings.section("Infer")["infer_imgs"]).is_file()
+    assert settings.section("Infer")["PostProcess"]["name"] == multi_label_output()
+    assert settings.thresholds is not None
+    (photos / "labels.csv").unlink()
+    before = (run.folder / "lists" / "train_list.txt").read_text()
+    with paddle.utils.unique_name.guard():
+        checked = ppcls_ext.run.open_training(plain, resume=True).check_images("train", data=photos, labels="gone.csv")
+        assert [one.images for one in checked] == [20, 4], "a resumed run keeps its lists"
+    assert (run.folder / "lists" / "train_list.txt").read_text() == before
+
+
+def test_other_operators_and_losses_stay(photos, plain, config, tmp_path):
+    config["DataLoader"]["Train"]["dataset"]["batch_transform_ops"] = [{"MixupOperator": {"alpha": 1}}]
+    made = make_label_lists(photos, photos / "labels.csv", tmp_path / "lists")
+    config["Loss"] = {when: [{"MultiLabelLoss": {"weight": 2.0, "epsilon": 0.1}}] for when in ("Train", "Eval")}
+    config["Metric"]["Eval"] = [{"AccuracyScore": {"base": "sample"}}]
+    kept = copy.deepcopy((config["Loss"], config["Metric"]))
+    use_lists(config, made)
+    assert (config["Loss"], config["Metric"]) == kept
+    assert config["DataLoader"]["Train"]["dataset"]["batch_transform_ops"] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"labels": "labels.csv"}, r"labels \(--labels\) is labels.csv: expected data \(--data\) too"),
+        ({"data": "photos", "labels": "gone.csv"}, "no table of labels gone.csv"),
+        ({"data": "nowhere", "labels": "photos/labels.csv"}, "no folder of images .*nowhere"),
+        ({"data": "photos", "labels": "photos/labels.csv", "val_share": 1}, "the share of images to evaluate on is 1"),
+    ],
+)
+def test_what_is_refused_leaves_nothing(photos, plain, tmp_path, options, message):
+    with pytest.raises(PpclsExtError, match=message):
+        ppcls_ext.train(plain, **options)
+    assert not (tmp_path / "output").exists()
+
+
+def test_configurations_that_do_not_fit(photos, several, config, tmp_path):
+    made = make_label_lists(photos, photos / "labels.csv", tmp_path / "lists")
+    config["DataLoader"]["Eval"]["dataset"]["name"] = "LogoDataset"
+    with pytest.raises(PpclsExtError, match=r"--labels needs a configuration that classifies: DataLoader\.Eval"):
+        use_lists(config, made)
+    with pytest.raises(PpclsExtError, match=r"--data \(without --labels\) needs a configuration that classifies"):
+        use_lists(several, made._replace(task="single-label"))
