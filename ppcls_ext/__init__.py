@@ -127,6 +127,7 @@ def train(
     overrides: Sequence[str] = (),
     *,
     data: str | os.PathLike | None = None,
+    labels: str | os.PathLike | None = None,
     val_share: float = 0.2,
     split_seed: int = 0,
     size: int | None = None,
@@ -144,6 +145,8 @@ def train(
             may be left out.
         overrides: `A.B.1.C=value` texts, as behind -o.
         data: a folder of images, one folder per class, instead of the configuration's lists.
+        labels: a CSV file, for several classes an image in `data` without such folders: in the first column the path
+            of each image below `data`, then a 0 or 1 for each class, whose names stand in the first line.
         val_share: share of each class to evaluate on, where `data` has no val/.
         split_seed: RNG seed of that split.
         size: side of the images, px, set in every place.
@@ -166,6 +169,7 @@ def train(
     run = open_training(source, overrides, size=size, patience=patience, resume=resume)
     return run.train(
         data,
+        labels=labels,
         val_share=val_share,
         split_seed=split_seed,
         report=report,

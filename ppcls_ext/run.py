@@ -26,7 +26,8 @@ from ppcls_ext.data.class_folders import LABEL_LIST, TRAIN_LIST, VAL_LIST, kept_
 from ppcls_ext.data.image_files import find_images
 from ppcls_ext.data.image_input import network_input
 from ppcls_ext.data.image_rule import Preprocessing
-from ppcls_ext.data.lists import MULTI_LABEL, ListEntry
+from ppcls_ext.data.label_table import make_label_lists
+from ppcls_ext.data.lists import MULTI_LABEL, SINGLE_LABEL, ListEntry
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.export.opset import DEFAULT_OPSET, INT8_OPSET
 from ppcls_ext.files import atomic_write
@@ -345,6 +346,7 @@ class Run:
         report: Callable[[str, int, int], None] | None = None,
         *,
         data: str | os.PathLike | None = None,
+        labels: str | os.PathLike | None = None,
         val_share: float = 0.2,
         split_seed: int = 0,
         verbose: bool = False,
@@ -355,6 +357,7 @@ class Run:
             mode: "train" or "eval".
             report: called with (loader, images done, images in all).
             data: see `train`, as the others.
+            labels: see `train`.
             val_share: see `train`.
             split_seed: see `train`.
             verbose: see `train`.
@@ -365,7 +368,7 @@ class Run:
         from ppcls_ext.training.start import set_up
 
         settings = self.settings.changed("Global", overwrite=True)
-        with contextlib.nullcontext() if data is None else new_lists(settings, data, val_share, split_seed):
+        with _lists(settings, data, labels, val_share, split_seed):
             set_up()
             from ppcls_ext.config.prepare import prepare
             from ppcls_ext.data.image_files import check_images
@@ -378,7 +381,9 @@ class Run:
         if mode == "train":
             release(self.folder)  # which `prepare` holds
         if not lists:
-            raise PpclsExtError("--check-images: DataLoader has no ImageNetDataset, so there is no list to check")
+            raise PpclsExtError(
+                "--check-images: DataLoader has no ImageNetDataset or MultiLabelDataset, so there is no list to check"
+            )
         for loader, images in lists.items():
             faults = check_images(images, partial(report, loader) if report else None)
             yield CheckedList(images.path, len(images), faults)
@@ -387,6 +392,7 @@ class Run:
         self,
         data: str | os.PathLike | None = None,
         *,
+        labels: str | os.PathLike | None = None,
         val_share: float = 0.2,
         split_seed: int = 0,
         report: bool = False,
@@ -397,7 +403,7 @@ class Run:
         """Trains with this configuration; see `ppcls_ext.train`, which opens it, too."""
         settings = self.settings.changed("Global", **_true(overwrite=overwrite, report=report))
         settings.config["profiler_options"] = profiler_options
-        with contextlib.nullcontext() if data is None else new_lists(settings, data, val_share, split_seed):
+        with _lists(settings, data, labels, val_share, split_seed):
             engine = _build_engine(settings, "train", verbose)
         if verbose:
             engine.train()
@@ -435,9 +441,27 @@ def open_training(
     return Run(RunSettings(config, folder, tuple(overrides)))
 
 
+def _lists(
+    settings: RunSettings,
+    data: str | os.PathLike | None,
+    labels: str | os.PathLike | None,
+    val_share: float,
+    split_seed: int,
+) -> contextlib.AbstractContextManager[None]:
+    if data is None and labels is not None:
+        raise PpclsExtError(f"labels (--labels) is {labels}: expected data (--data) too, the folder of the images")
+    return contextlib.nullcontext() if data is None else new_lists(settings, data, val_share, split_seed, labels)
+
+
 @contextlib.contextmanager
-def new_lists(settings: RunSettings, data: str | os.PathLike, val_share: float, split_seed: int) -> Iterator[None]:
-    """Points a training, in place, to the lists of a folder of class folders.
+def new_lists(
+    settings: RunSettings,
+    data: str | os.PathLike,
+    val_share: float,
+    split_seed: int,
+    labels: str | os.PathLike | None = None,
+) -> Iterator[None]:
+    """Points a training, in place, to the lists of a folder of class folders, or of a folder and a table of labels.
 
     Lists that are new are removed again if the body fails before there is a run; a resumed run keeps its own.
     """
@@ -446,10 +470,13 @@ def new_lists(settings: RunSettings, data: str | os.PathLike, val_share: float, 
         require_no_earlier_training(settings.folder)
     try:
         if resumed and all((folder / name).is_file() for name in (TRAIN_LIST, VAL_LIST, LABEL_LIST)):
-            made = kept_lists(Path(data), folder)
+            made = kept_lists(Path(data), folder, SINGLE_LABEL if labels is None else MULTI_LABEL)
         else:
             with progress("reading images") as report:
-                made = make_lists(data, folder, val_share, split_seed, report)
+                if labels is None:
+                    made = make_lists(data, folder, val_share, split_seed, report)
+                else:
+                    made = make_label_lists(data, labels, folder, val_share, split_seed, report)
             for line in made.lines():
                 print(line)
         use_lists(settings.config, made)

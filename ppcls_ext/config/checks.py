@@ -12,6 +12,7 @@ from typing import Any
 
 from ppcls_ext.config.host_classes import walk
 from ppcls_ext.data.image_rule import crop_fault
+from ppcls_ext.data.lists import MULTI_LABEL
 from ppcls_ext.errors import PpclsExtError, one_line
 from ppcls_ext.hosts.paddleclas.locate import activate
 from ppcls_ext.hosts.paddleclas.safe_eval import read_literal
@@ -242,6 +243,43 @@ def _check_sync_bn(config: dict, mode: str) -> None:
     if mode == "train":
         logger.info("Arch.use_sync_bn changes nothing: one process on cpu has nobody to synchronise with")
     arch["use_sync_bn"] = False
+
+
+#: What takes one class an image, by the path of the mappings that name it; and what takes several.
+MIXING = ("MixupOperator", "CutmixOperator", "FmixOperator", "MixupCutmixHybrid")
+ONE_CLASS = {
+    r"Loss\.\w+\.\d+": ("CELoss", "MixCELoss", "GoogLeNetLoss"),
+    r"Metric\.\w+\.\d+": ("TopkAcc", "GoogLeNetTopkAcc", "TprAtFpr"),
+    r"DataLoader\..+\.batch_transform_ops\.\d+(\.OpSampler)?": MIXING,
+}
+LOSSES_OF_SEVERAL = ("MultiLabelLoss", "MultiLabelAsymmetricLoss")
+METRICS_OF_SEVERAL = ("HammingDistance", "AccuracyScore", "MultiLabelMAP", "ATTRMetric")
+SEVERAL_CLASSES = {r"Loss\.\w+\.\d+": LOSSES_OF_SEVERAL, r"Metric\.\w+\.\d+": METRICS_OF_SEVERAL}
+
+
+def check_task(config: dict, task: str, sections: tuple[str, ...]) -> None:
+    """Checks that losses, metrics and operators that mix images are made for as many classes an image as there are.
+
+    Args:
+        config: with the names of PaddleClas's classes.
+        task: "single-label" or "multi-label".
+        sections: the top-level sections that will be used.
+
+    Raises:
+        PpclsExtError: one is not; PaddleClas would fail on it inside, or train something else.
+    """
+    several = task == MULTI_LABEL
+    wrong, right = (ONE_CLASS, SEVERAL_CLASSES) if several else (SEVERAL_CLASSES, ONE_CLASS)
+    for path, parent, key in walk({section: config[section] for section in sections if section in config}, ""):
+        above = path.rpartition(".")[0]
+        for pattern, names in wrong.items():
+            if isinstance(parent, dict) and key in names and re.fullmatch(pattern, above):
+                takes, given = ("one class", "several classes") if several else ("several classes", "one class")
+                expected = f"expected {' or '.join(right[pattern])}" if pattern in right else "remove it"
+                raise PpclsExtError(
+                    f"{above} is {key}, which takes {takes} an image, and the lists give {given} "
+                    f"(Global.use_multilabel is {several}): {expected}"
+                )
 
 
 def _tell_precision(config: dict) -> None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from ppcls_ext.data.image_files import LeftOut, counted, find_faults, images_below, is_hidden, reason_of
-from ppcls_ext.data.lists import class_names_text, list_text, read_class_names, read_list, write_list
+from ppcls_ext.data.lists import SINGLE_LABEL, class_names_text, list_text, read_class_names, read_list, write_list
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.files import identical_files
 
@@ -31,6 +31,7 @@ LAYOUT = "expected one folder a class, such as FOLDER/daisy and FOLDER/tulip, or
 
 #: The image files of each class, by its name.
 Files = Mapping[str, Sequence[Path]]
+AnyLabel = TypeVar("AnyLabel", bound=Hashable)
 
 
 class ClassFolders(NamedTuple):
@@ -180,9 +181,6 @@ def usable_files(
 ) -> tuple[list[list[Path]], list[LeftOut]]:
     """Decodes every file of every class, and looks for byte-identical files.
 
-    Of duplicates within a class the first is kept; duplicates in several classes are all left out, because their class
-    is unknown.
-
     Args:
         classes: the files of each class.
         report: called after each file with (files done, files in all).
@@ -191,23 +189,45 @@ def usable_files(
         The usable files of each class, and all others with the reason.
     """
     images = [(label, path) for label, files in enumerate(classes) for path in files]
+    good, left_out = usable_images(images, "in several classes", "which class is right?", report)
+    kept: list[list[Path]] = [[] for _ in classes]
+    for label, path in good:
+        kept[label].append(path)
+    return kept, left_out
+
+
+def usable_images(
+    images: Sequence[tuple[AnyLabel, Path]],
+    kind: str,
+    question: str,
+    report: Callable[[int, int], None] | None = None,
+) -> tuple[list[tuple[AnyLabel, Path]], list[LeftOut]]:
+    """Decodes every file, and looks for byte-identical ones.
+
+    Of duplicates with one label the first is kept; duplicates with several are all left out, because theirs is unknown.
+
+    Args:
+        images: label and file of each image.
+        kind: what is said of duplicates with several labels.
+        question: and what is asked.
+        report: called after each file with (files done, files in all).
+
+    Returns:
+        The usable images, and all others with the reason.
+    """
     left_out, good = [], []
     for (label, path), fault in zip(images, find_faults([path for _, path in images], report)):
         if fault is None:
             good.append((label, path))
         else:
             left_out.append(LeftOut(path, "unreadable", reason_of(fault)))
-    duplicates = _duplicates(good)
+    duplicates = _duplicates(good, kind, question)
     left_out += duplicates
     gone = {duplicate.path for duplicate in duplicates}
-    kept: list[list[Path]] = [[] for _ in classes]
-    for label, path in good:
-        if path not in gone:
-            kept[label].append(path)
-    return kept, left_out
+    return [(label, path) for label, path in good if path not in gone], left_out
 
 
-def _duplicates(images: Sequence[tuple[int, Path]]) -> list[LeftOut]:
+def _duplicates(images: Sequence[tuple[AnyLabel, Path]], kind: str, question: str) -> list[LeftOut]:
     labels = {path: label for label, path in images}
     left_out = []
     for group in identical_files(labels, lambda group: len(group) > 1):
@@ -217,8 +237,7 @@ def _duplicates(images: Sequence[tuple[int, Path]]) -> list[LeftOut]:
         else:
             for path in group:
                 other = first if path != first else group[1]
-                reason = f"the same bytes as {other}: which class is right?"
-                left_out.append(LeftOut(path, "in several classes", reason))
+                left_out.append(LeftOut(path, kind, f"the same bytes as {other}: {question}"))
     return left_out
 
 
@@ -233,7 +252,9 @@ class ClassLists(NamedTuple):
         train: the number of training images of each class.
         val: the number of validation images of each class.
         left_out: the files that the lists do not contain.
+        images: the number of images to train on, and to evaluate on.
         test: the number of images of each class that are kept for the end; empty if there is no test/.
+        task: "multi-label" where an image may be of several classes.
     """
 
     root: Path
@@ -242,15 +263,18 @@ class ClassLists(NamedTuple):
     train: list[int]
     val: list[int]
     left_out: list[LeftOut]
-    test: list[int] = []
+    images: tuple[int, int]
+    test: Sequence[int] = ()
+    task: str = SINGLE_LABEL
 
     def lines(self) -> list[str]:
-        """Returns a summary for the terminal: the counts, what was left out, and classes without validation images."""
-        lines = [f"{len(self.classes)} classes, {sum(self.train)} images to train on, {sum(self.val)} to evaluate on"]
+        """Returns a summary for the terminal: the counts, what was left out, and classes without images in a part."""
+        lines = [f"{len(self.classes)} classes, {self.images[0]} images to train on, {self.images[1]} to evaluate on"]
         if self.left_out:
             lines.append(f"left out: {counted(self.left_out)}; {self.folder / LEFT_OUT_LIST} names them")
         if any(self.test):
             lines.append(f"{sum(self.test)} images are kept for the end: ppcls-ext eval RUN --data {self.root}")
+        lines += self._about_classes("no image of {} to train on", lambda train, val: val > 0 and not train)
         lines += self._about_classes("no image of {} to evaluate on", lambda train, val: train > 1 and not val)
         lines += self._about_classes("a single image of {}", lambda train, val: train + val == 1)
         return lines
@@ -284,8 +308,7 @@ def make_lists(
         PpclsExtError: fewer than two classes have usable images, there is nothing to evaluate on, or a folder has the
             name of no class.
     """
-    if not 0 < val_share < 1:
-        raise PpclsExtError(f"the share of images to evaluate on is {val_share}: expected more than 0, less than 1")
+    check_share(val_share)
     root, folder = Path(root).resolve(), Path(folder)
     found = find_class_folders(root)
     left_out, usable = list(found.left_out), {}
@@ -318,12 +341,19 @@ def make_lists(
         counts["train"],
         counts["val"],
         left_out,
-        counts.get("test", []),
+        (sum(counts["train"]), sum(counts["val"])),
+        counts.get("test", ()),
     )
     if not any(made.val):
         raise PpclsExtError(f"{root} leaves no image to evaluate on: every class needs two at least")
     _write(made, usable)
     return made
+
+
+def check_share(val_share: float) -> None:
+    """Raises PpclsExtError unless there is a share to train and one to evaluate on."""
+    if not 0 < val_share < 1:
+        raise PpclsExtError(f"the share of images to evaluate on is {val_share}: expected more than 0, less than 1")
 
 
 def require_known(root: Path, folders: Sequence[str], classes: Sequence[str]) -> None:
@@ -336,18 +366,17 @@ def require_known(root: Path, folders: Sequence[str], classes: Sequence[str]) ->
         )
 
 
-def kept_lists(root: Path, folder: Path) -> ClassLists:
-    """Reads the lists that `make_lists` wrote to `folder` earlier.
+def kept_lists(root: Path, folder: Path, task: str = SINGLE_LABEL) -> ClassLists:
+    """Reads the lists that `make_lists`, or `make_label_lists` for "multi-label", wrote to `folder` earlier.
 
     Raises:
         PpclsExtError: a list is damaged, or an image is gone.
     """
     names = read_class_names(folder / LABEL_LIST)
-    train, val = (
-        Counter(entry.label for entry in read_list(folder / name, root, len(names))) for name in (TRAIN_LIST, VAL_LIST)
-    )
-    indices = range(len(names))
-    return ClassLists(root.resolve(), folder, names, [train[i] for i in indices], [val[i] for i in indices], [])
+    lists = [read_list(folder / name, root, len(names), task=task) for name in (TRAIN_LIST, VAL_LIST)]
+    by_class = [Counter(label for entry in images for label in entry.classes) for images in lists]
+    train, val = ([counts[index] for index in range(len(names))] for counts in by_class)
+    return ClassLists(root.resolve(), folder, names, train, val, [], (len(lists[0]), len(lists[1])), task=task)
 
 
 def _split(paths: Sequence[Path], val_share: float, seed: str) -> tuple[list[Path], list[Path]]:
@@ -359,22 +388,27 @@ def _split(paths: Sequence[Path], val_share: float, seed: str) -> tuple[list[Pat
 
 def _write(made: ClassLists, images: Mapping[str, Sequence[Sequence[Path]]]) -> None:
     for part, name in (("train", TRAIN_LIST), ("val", VAL_LIST), ("test", TEST_LIST)):
-        lines = [
-            (_listed(path, made.root), label) for label, paths in enumerate(images.get(part, ())) for path in paths
-        ]
+        by_class = enumerate(images.get(part, ()))
+        lines = [(listed_path(path, made.root), label) for label, paths in by_class for path in paths]
         if lines or part != "test":
             write_list(made.folder / name, list_text(lines))
         else:
             (made.folder / name).unlink(missing_ok=True)
     write_list(made.folder / LABEL_LIST, class_names_text(made.classes))
-    if made.left_out:
-        text = "".join(f"{item.path}\t{item.kind}\t{item.reason}\n" for item in made.left_out)
-        write_list(made.folder / LEFT_OUT_LIST, text.encode(errors="backslashreplace").decode())
+    write_left_out(made.folder, made.left_out)
+
+
+def write_left_out(folder: Path, left_out: Sequence[LeftOut]) -> None:
+    """Writes left_out.txt, which names the files that the lists do not contain; or removes it where there are none."""
+    if left_out:
+        text = "".join(f"{item.path}\t{item.kind}\t{item.reason}\n" for item in left_out)
+        write_list(folder / LEFT_OUT_LIST, text.encode(errors="backslashreplace").decode())
     else:
-        (made.folder / LEFT_OUT_LIST).unlink(missing_ok=True)
+        (folder / LEFT_OUT_LIST).unlink(missing_ok=True)
 
 
-def _listed(path: Path, root: Path) -> str:
+def listed_path(path: Path, root: Path) -> str:
+    """Returns a file's path as it stands in a list of the image root `root`."""
     text = path.relative_to(root).as_posix()
     # blanks at a line's start would be lost
     return f"./{text}" if text[0].isspace() or text[0] == "\ufeff" else text

@@ -29,6 +29,7 @@ def draw_curves(rows: Rows, path: str | os.PathLike) -> None:
         path: the PNG file.
     """
     accuracies = sorted({name for row in rows for name in row if name.startswith(("train_top", "eval_top"))})
+    of_labels = [name for name in ("eval_mAP", "eval_f1_micro", "eval_f1_macro") if any(name in row for row in rows)]
     with figure(path, 1200, 380) as drawn:
         loss, accuracy, rate = drawn.subplots(1, 3)
         for name, colour in (("train_loss", BLUE), ("eval_loss", ORANGE)):
@@ -37,13 +38,16 @@ def draw_curves(rows: Rows, path: str | os.PathLike) -> None:
         for name in accuracies:
             first = name.endswith("1")
             _line(accuracy, rows, name, ORANGE if name.startswith("eval") else BLUE, "-" if first else ":")
-        top1 = {row["epoch"]: value for row in rows if (value := row.get("eval_top1")) is not None}
-        if top1:
-            best = max(top1, key=lambda epoch: top1[epoch])
-            accuracy.plot(best, top1[best], "o", color=ORANGE)
-            accuracy.set_title(f"accuracy; best top-1 {top1[best]:.4f} in epoch {best:.0f}")
-        else:
-            accuracy.set_title("accuracy")
+        for name, colour, style in zip(of_labels, (ORANGE, BLUE, GREY), ("-", ":", ":")):
+            _line(accuracy, rows, name, colour, style)
+        field, words = ("eval_mAP", "mAP") if of_labels else ("eval_top1", "top-1")
+        deciding = {row["epoch"]: value for row in rows if (value := row.get(field)) is not None}
+        heading = "several labels an image" if of_labels else "accuracy"
+        if deciding:
+            best = max(deciding, key=lambda epoch: float(f"{deciding[epoch]:.6g}"))  # as the file keeps them
+            accuracy.plot(best, deciding[best], "o", color=ORANGE)
+            heading += f"; best {words} {deciding[best]:.4f} in epoch {best:.0f}"
+        accuracy.set_title(heading)
         accuracy.set_ylim(0, 1.02)
         _line(rate, rows, "learning_rate", GREY)
         rate.set_title("learning rate")
@@ -64,17 +68,22 @@ def _line(axes: Axes, rows: Rows, name: str, colour: str, style: str = "-") -> N
 
 
 def draw_class_counts(
-    labels: Mapping[str, Sequence[int]], names: Sequence[str] | None, classes: int, path: str | os.PathLike
+    labels: Mapping[str, Sequence[int]],
+    names: Sequence[str] | None,
+    classes: int,
+    path: str | os.PathLike,
+    images: Mapping[str, int] | None = None,
 ) -> None:
     """Draws data.png: the number of images of each class in each list.
 
     The classes are named and in order of their index up to `NAMED` of them, and sorted by size beyond.
 
     Args:
-        labels: the labels of each list, by the list's name.
+        labels: the labels of each list, by the list's name; for an image of several classes, each of them.
         names: class names by index; None where there are none.
         classes: number of classes.
         path: the PNG file.
+        images: the number of images of each list; that of the labels where None.
     """
     counts = {name: np.bincount(values, minlength=classes)[:classes] for name, values in labels.items()}
     named = classes <= NAMED
@@ -82,7 +91,8 @@ def draw_class_counts(
     with figure(path, 900, height) as drawn:
         axes = drawn.subplots()
         for index, ((name, values), colour) in enumerate(zip(counts.items(), (BLUE, ORANGE, GREY))):
-            words = f"{name}: {values.sum()} images, {values.min()} to {values.max()} a class"
+            total = values.sum() if images is None else images[name]
+            words = f"{name}: {total} images, {values.min()} to {values.max()} a class"
             if named:
                 share = 0.8 / len(counts)
                 bars = axes.barh(np.arange(classes) + index * share, values, share, color=colour, label=words)

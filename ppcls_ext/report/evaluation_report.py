@@ -139,7 +139,7 @@ def _draw_mistakes(predictions: Predictions, path: Path) -> bool:
     images, captions = [], []
     for index in worst_mistakes(predictions, MISTAKES):
         true, predicted = (predictions.name(int(row[index])) for row in (predictions.labels, predictions.predicted))
-        images.append(_small(predictions.paths[index]))
+        images.append(read_small(predictions.paths[index]))
         captions.append(f"is {true}\ntaken for {predicted}\n{predictions.confidence[index]:.1%}")
     if not images:
         path.unlink(missing_ok=True)  # an older one would not belong here
@@ -148,7 +148,8 @@ def _draw_mistakes(predictions: Predictions, path: Path) -> bool:
     return True
 
 
-def _small(path: str) -> np.ndarray:
+def read_small(path: str) -> np.ndarray:
+    """Reads an image for a sheet: (H, W, 3) uint8, grey where it can no longer be read."""
     try:
         return shrunk(decode(read_image(path)), MISTAKE_SIDE)
     except (OSError, PpclsExtError):  # the network read it a moment ago

@@ -19,6 +19,7 @@ import numpy as np
 import paddle
 import paddle.distributed as dist
 
+from ppcls_ext.config.folder import KEY
 from ppcls_ext.errors import PpclsExtError, one_line
 from ppcls_ext.hosts.paddleclas.versions import adds_architecture
 from ppcls_ext.weights.checkpoint_sets import CheckpointSet, SetWriter, has_manifest, read_set
@@ -186,6 +187,9 @@ class Checkpoints:
         if engine.config["Global"].get("seed") in (None, False):
             self.seed = found.state.get("seed", self.seed)
         self.best = found.state.get("best_metric", -1.0)
+        thresholds = (found.state.get(KEY) or {}).get("thresholds")
+        if thresholds is not None and self.facts.get(KEY, {}).get("thresholds", 0) is None:
+            self.facts[KEY]["thresholds"] = thresholds  # until the next evaluation
         from ppcls.utils import logger
 
         logger.info(f"resuming from {prefix}, epoch {found.state['epoch']}, best metric {self.best:.5f}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import platform
 from typing import Any
 
@@ -21,6 +22,7 @@ from ppcls_ext.hosts.paddleclas.locate import engine_class
 from ppcls_ext.hosts.paddleclas.log_file import log_in
 from ppcls_ext.predict.answers import Threshold
 from ppcls_ext.reparam.fuse import require_fusible
+from ppcls_ext.report.label_scores import USUAL_THRESHOLD
 from ppcls_ext.training.checkpoints import Checkpoints
 from ppcls_ext.training.evaluation import Evaluation, evaluate
 from ppcls_ext.training.host_log import EpochLog
@@ -36,6 +38,7 @@ from ppcls_ext.weights.checkpoint_sets import how_to_resume
 from ppcls_ext.weights.folder_lock import hold, release
 from ppcls_ext.weights.loading import load_weights, require_finite
 
+logger = logging.getLogger("ppcls_ext")
 _HostEngine: Any = engine_class()
 
 
@@ -50,6 +53,7 @@ class Engine(_HostEngine):
 
     Attributes:
         answers: collects the network's answers, where a report is wanted.
+        task: "single-label" or "multi-label".
         evaluations: of the last `eval`.
         folder: of the run.
         opened: the configuration as it was opened.
@@ -64,7 +68,8 @@ class Engine(_HostEngine):
     def __init__(self, settings: RunSettings, mode: str) -> None:
         run = prepare(for_host(settings) if mode == "infer" else settings, mode)
         self.opened = settings
-        self.folder, self.settings = run.folder, run.settings
+        self.folder, self.settings, self.task = run.folder, run.settings, run.settings.task
+        self._said: set[str] = set()
         try:
             self._build(run.config, mode, run.recipe)
         except BaseException:
@@ -206,6 +211,26 @@ class Engine(_HostEngine):
         settings = self.config["Global"]
         is_late_enough = number >= (settings.get("start_eval_epoch") or 0)
         return settings["eval_during_train"] and number % settings["eval_interval"] == 0 and is_late_enough
+
+    @property
+    def thresholds(self) -> tuple[float, ...] | None:
+        """For several labels an image, those that an evaluation takes; None where it chooses them itself."""
+        if self.mode == "train":
+            return self.settings.given_thresholds
+        known = self.settings.thresholds
+        if known is None:
+            self.say_once(
+                f"no thresholds are known for these weights: {USUAL_THRESHOLD} is taken for each class "
+                "(Global.thresholds gives others)"
+            )
+            known = (USUAL_THRESHOLD,) * self.config["Arch"]["class_num"]
+        return known
+
+    def say_once(self, text: str) -> None:
+        """Logs a line, unless this engine has logged it before."""
+        if text not in self._said:
+            self._said.add(text)
+            logger.warning(text)
 
     def log_best(self, number: int, metric: float, best: float) -> None:
         """Logs the metric of an epoch's model and the best so far, in PaddleClas's words."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,9 +11,14 @@ import paddle
 import paddle.distributed as dist
 
 from ppcls_ext.config.checks import is_ours
+from ppcls_ext.data.lists import MULTI_LABEL
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.report.label_scores import LabelScores, choose_thresholds, measures, per_class, sigmoid
 from ppcls_ext.training.host_log import EvaluationLog
 from ppcls_ext.training.loaders import require_read
+
+#: Logits and labels of each batch.
+_Answers = list[tuple[np.ndarray, np.ndarray]]
 
 
 class Evaluation(NamedTuple):
@@ -24,12 +29,16 @@ class Evaluation(NamedTuple):
         value: that metric.
         metrics: all of them, and the "loss" where there is one.
         images: how many were evaluated; 0 where PaddleClas does not count them.
+        thresholds: for several labels an image, the score of each class from which on an image was said to show it.
+        classes: and a row for each class; see `ppcls_ext.report.label_scores.per_class`.
     """
 
     metric: str
     value: float
     metrics: dict[str, float]
     images: int
+    thresholds: tuple[float, ...] | None = None
+    classes: Sequence[Mapping[str, Any]] = ()
 
     def __str__(self) -> str:
         values = {self.metric: self.value, **self.metrics}
@@ -47,28 +56,65 @@ def evaluate(engine: Any, epoch: int) -> tuple[float, list[Evaluation]]:
         epoch: its number, for the log.
 
     Returns:
-        The metric by which models are compared, and an `Evaluation` for each count of images, usually one in all.
+        The metric by which models are compared, and an `Evaluation` for each count of images, usually one in all. For
+        several labels an image, mAP and the `Evaluation` of this project's metrics come first, before PaddleClas's.
 
     Raises:
         PpclsExtError: outputs or the metric are not finite, the network has no fitting classifier, or an image cannot
             be read.
     """
     engine.model.eval()
+    several: _Answers | None = [] if engine.task == MULTI_LABEL and engine.eval_mode == "classification" else None
     try:
         with paddle.no_grad():
             if engine.eval_mode == "classification":
-                metric, loss = _classify(engine, epoch)
+                metric, loss = _classify(engine, epoch, several)
             else:  # retrieval and adaface compare images with each other: PaddleClas's own function does
                 metric, loss = engine.eval_func(engine, epoch), None
     finally:
         engine.model.train()
     if metric is not None and not np.isfinite(float(metric)):
         raise PpclsExtError(f"epoch {epoch}: the metric is {float(metric)}, which says nothing of the weights")
-    return metric, _read(getattr(engine, "eval_metric_func", None), metric, loss)
+    if several is None:
+        return metric, _read(getattr(engine, "eval_metric_func", None), metric, loss)
+    found = _of_several_labels(engine, several, loss)
+    return found.value, [found, *_read(getattr(engine, "eval_metric_func", None), metric, None)]
 
 
-def _classify(engine: Any, epoch: int) -> tuple[float, float | None]:
-    """The first metric, and the average loss where there is one."""
+def _of_several_labels(engine: Any, answers: _Answers, loss: float | None) -> Evaluation:
+    logits, labels = (np.concatenate(parts) for parts in zip(*answers))
+    scores, thresholds = sigmoid(logits), engine.thresholds
+    thresholds = choose_thresholds(labels, scores) if thresholds is None else thresholds
+    found = LabelScores([""] * len(labels), labels, scores, thresholds, engine.settings.class_names)
+    values, rows = measures(found), per_class(found)
+    absent = [row["name"] for row in rows if not row["images"]]
+    if len(absent) == len(rows):
+        raise PpclsExtError("no evaluated image shows any class, so that mAP says nothing: evaluate on others")
+    if absent:
+        names = ", ".join(absent[:5]) + (", …" if len(absent) > 5 else "")
+        engine.say_once(f"mAP leaves out {len(absent)} of {len(rows)} classes, which no evaluated image shows: {names}")
+    if loss is not None:
+        values["loss"] = loss
+    return Evaluation("mAP", values["mAP"], values, len(labels), tuple(thresholds), rows)
+
+
+def logits_and_labels(outputs: Any, labels: paddle.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """The network's answers for several labels an image, and the labels, both (N, classes).
+
+    Raises:
+        PpclsExtError: the network gives something else than one number for each class.
+    """
+    given = labels[:, 0] if labels.ndim == 3 else labels  # with `label_ratio`, the classes' shares stand below
+    if not isinstance(outputs, paddle.Tensor) or outputs.shape != given.shape:
+        got = list(outputs.shape) if isinstance(outputs, paddle.Tensor) else type(outputs).__name__
+        raise PpclsExtError(
+            f"the network gives {got} for labels {list(given.shape)}: expected one number for each class; mend Arch"
+        )
+    return outputs.astype("float32").numpy(), given.numpy().astype(np.int64)
+
+
+def _classify(engine: Any, epoch: int, several: _Answers | None) -> tuple[float, float | None]:
+    """The first metric, and the average loss where there is one; adds answers and labels to `several`."""
     compute_loss, compute_metric = engine.eval_loss_func, engine.eval_metric_func
     if hasattr(compute_metric, "reset"):
         compute_metric.reset()
@@ -82,6 +128,8 @@ def _classify(engine: Any, epoch: int) -> tuple[float, float | None]:
             log.add(losses, len(labels))
         if compute_metric is not None:
             compute_metric(outputs, labels)
+        if several is not None:
+            several.append(logits_and_labels(outputs, labels))
         if engine.answers is not None:
             engine.answers.add(outputs, labels)
         log.step(step, images)

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import paddle.distributed as dist
 
+from ppcls_ext.config.folder import KEY
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.training.checkpoints import Checkpoints, seed_epoch
 from ppcls_ext.training.evaluation import Evaluation, require_classifier
@@ -69,6 +70,8 @@ def train(engine: Any, checkpoints: Checkpoints, observers: Sequence[Observer]) 
         evaluation, metric, is_best = None, 0.0, False
         if engine.evaluates_after(number):
             evaluation, metric = evaluate_epoch(engine, number)
+            if evaluation.thresholds is not None:
+                checkpoints.facts.setdefault(KEY, {})["thresholds"] = list(evaluation.thresholds)
             is_best = checkpoints.is_better(metric)
             if is_best:
                 checkpoints.save("best_model", number, metric)

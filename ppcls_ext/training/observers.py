@@ -6,6 +6,7 @@ disk. An observer that raises `TrainingEnds` ends the training.
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import shlex
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 import paddle
 import paddle.distributed as dist
 
-from ppcls_ext.config.folder import Record
+from ppcls_ext.config.folder import KEY, Record
 from ppcls_ext.training.checkpoints import Checkpoints
 from ppcls_ext.training.evaluation import Evaluation
 from ppcls_ext.weights.manifest import manifest_path, read_manifest
@@ -157,16 +158,21 @@ class RunRecord(Observer):
     def begin(self) -> None:
         """Writes the beginning of the record."""
         if dist.get_rank() == 0:
+            resumed = self._settings["checkpoints"] is not None
+            facts = copy.deepcopy(self._checkpoints.facts)
+            best = (self._record.facts.get(KEY) or {}).get("thresholds") if resumed else None
+            if best is not None and self._engine.settings.given_thresholds is None:
+                facts[KEY]["thresholds"] = best
             self._record.begin(
                 self._engine.settings.config,
                 typed_command(),
-                resumed=self._settings["checkpoints"] is not None,
+                resumed=resumed,
                 seed=self._checkpoints.seed,
                 device=paddle.device.get_device(),
                 processes=dist.get_world_size(),
                 threads=os.environ.get("OMP_NUM_THREADS"),
                 epochs=self._settings["epochs"],
-                **self._checkpoints.facts,
+                **facts,
             )
 
     def epoch(self, epoch: Epoch) -> None:
@@ -183,6 +189,8 @@ class RunRecord(Observer):
                 "value": value,
                 "pictures": epoch.evaluation.images,
             }
+            if epoch.evaluation.thresholds is not None:
+                facts[KEY] = copy.deepcopy(self._checkpoints.facts[KEY])  # the next evaluation has others
         self._record.write(**facts)
 
     def finish(self, stopped: str | None = None) -> None:

@@ -1,8 +1,9 @@
-"""PaddleClas's data set of a list of images, made to tell which images it could not read.
+"""PaddleClas's data sets of a list of images, made to tell which images they could not read.
 
-Where an image cannot be read, `ImageNetDataset` logs an error and gives a random other image, in evaluation too. It
-cannot simply raise: an exception in a data set hangs Paddle's loader for ever when `num_workers` is 0. So it counts the
-images that it replaces, or marks them in their labels; `training.loaders` raises in the main thread.
+Where an image cannot be read, `ImageNetDataset` and `MultiLabelDataset` log an error and give a random other image, in
+evaluation too. They cannot simply raise: an exception in a data set hangs Paddle's loader for ever when `num_workers`
+is 0. So they count the images that they replace, or mark them in their labels; `training.loaders` raises in the main
+thread.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ WHAT_TO_DO = "replace the file or take it off the list"
 
 
 def is_image_list(dataset: Any) -> bool:
-    """Returns whether `dataset` is PaddleClas's plain list of images with one label each."""
-    from ppcls.data import ImageNetDataset
+    """Returns whether `dataset` is PaddleClas's list of images with one class each, or with a 0 or 1 for each class."""
+    from ppcls.data import ImageNetDataset, MultiLabelDataset
 
-    return isinstance(dataset, ImageNetDataset)
+    return isinstance(dataset, (ImageNetDataset, MultiLabelDataset))
 
 
 def read_first(dataset: Dataset, loader: str) -> None:
@@ -123,7 +124,7 @@ def count_replacements(dataset: Dataset, counts: Any) -> None:
 
 
 def mark_replacements(dataset: Dataset, retry: bool = True) -> None:
-    """Makes `dataset` give -1 - index as the label of a replaced image, or raise where `retry` is False."""
+    """Makes `dataset` give -1 - index as all labels of a replaced image, or raise where `retry` is False."""
     host: Any = type(dataset)
 
     class MarkingDataset(host):
@@ -137,6 +138,9 @@ def mark_replacements(dataset: Dataset, retry: bool = True) -> None:
                 error = sys.exc_info()[1]
                 raise PpclsExtError(f"cannot read {self.images[0]}: {type(error).__name__}: {error}; {WHAT_TO_DO}")
             image, label = super().__getitem__(index)
-            return image, label if self.readings == reading else np.int64(-1 - index)
+            if self.readings == reading:
+                return image, label
+            # labels of several classes are float32, which holds the indices of 16 million images
+            return image, np.full_like(label, -1 - index) if np.ndim(label) else np.int64(-1 - index)
 
     patch(dataset, "__class__", MarkingDataset)
