@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ppcls_ext.config.best import BestBy, prepare_metrics
 from ppcls_ext.config.checks import (
     check_numbers,
     check_options,
@@ -61,6 +62,7 @@ class PreparedRun:
         settings: the configuration as the user may read and use it again, with absolute paths.
         lists: the image lists that the mode uses, by loader.
         recipe: the section `Recipe`; in the mode "train".
+        best_by: what decides which epoch is the best; in the mode "train", where it evaluates.
     """
 
     config: dict
@@ -68,6 +70,7 @@ class PreparedRun:
     settings: RunSettings
     lists: Mapping[str, ImageList]
     recipe: RecipeSettings | None
+    best_by: BestBy | None
 
 
 def prepare(settings: RunSettings, mode: str) -> PreparedRun:
@@ -107,6 +110,7 @@ def _prepare(run: RunSettings, mode: str) -> PreparedRun:
     resolved["Global"].pop("report", None)
     make_absolute(resolved, activate().path)
     config["Global"]["device"] = run.device
+    best_by = prepare_metrics(config, mode, run.task) if mode in ("train", "eval") else None
     check_options(config, mode)
     for field in ("output_dir", *(("save_inference_dir",) if mode == "export" else ())):
         require_writable(f"Global.{field}", config["Global"][field])
@@ -133,7 +137,7 @@ def _prepare(run: RunSettings, mode: str) -> PreparedRun:
     prepared = AttrDict(config)
     create_attr_dict(prepared)
     recipe = run.recipe if mode == "train" else None
-    return PreparedRun(prepared, run.folder, RunSettings(resolved), lists, recipe)
+    return PreparedRun(prepared, run.folder, RunSettings(resolved), lists, recipe, best_by)
 
 
 def _prepare_training(run: RunSettings, resolved: dict) -> None:
