@@ -69,16 +69,23 @@ def _try_classification(engine: Any) -> None:
     with engine.precision.cast(evaluating=True):
         _try_losses("Loss.Eval", (config.get("Loss") or {}).get("Eval"), outputs, labels)
     values = _try_metrics("Metric.Eval", config["Metric"]["Eval"], outputs, labels)
+    useful = [name for name in values if not _is_beyond(name, outputs)]
     best_by = engine.best_by
-    if best_by is not None and best_by.name not in [*values, "loss"]:
+    if best_by is not None and best_by.name not in [*useful, "loss"]:
         raise PpclsExtError(
-            f"Metric.Eval: {', '.join(values) or 'nothing'} is computed of the network's {_shapes(outputs)} outputs, "
+            f"Metric.Eval: {', '.join(useful) or 'nothing'} is computed of the network's {_shapes(outputs)} outputs, "
             f"and not {best_by.name}, which is to decide which epoch is the best: change topk or Global.best_by"
         )
     if engine.answers is not None:
         with explained("Global.report (--report)", outputs, labels):
             engine.answers.add(outputs, labels)
         engine.answers.clear()
+
+
+def _is_beyond(name: str, outputs: Any) -> bool:
+    """Whether it is the top-k of fewer outputs, which PaddleClas leaves out, or since 2.6 gives as 1."""
+    k = name.removeprefix("top")
+    return k != name and k.isdecimal() and isinstance(outputs, paddle.Tensor) and int(k) > outputs.shape[-1]
 
 
 def _try_losses(section: str, losses: Any, outputs: Any, labels: Any) -> None:

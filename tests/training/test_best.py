@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from paddle.utils import unique_name
 
+from ppcls_ext.hosts.paddleclas.locate import activate
 from ppcls_ext.training import loop
 from ppcls_ext.training.evaluation import Evaluation
 from ppcls_ext.weights.checkpoint_sets import read_set
@@ -189,3 +190,41 @@ def test_a_training_without_evaluations_has_no_best(train, capsys):
     assert "none evaluated yet" in logged(folder)
     assert "-1.0" not in logged(folder)
     assert best(folder)["epoch"] == 2
+
+
+def test_the_better_one_of_paddleclas_average_and_model_counts(train, config, monkeypatch):
+    """With a section `EMA` both are evaluated; by the loss, the smaller one is the better one."""
+    if activate(need_engine=True).version.startswith("2.4"):
+        pytest.skip("this PaddleClas has no EMA")
+    from ppcls_ext.training.engine import Engine
+
+    found = []
+    evaluate = Engine.eval
+    monkeypatch.setattr(Engine, "eval", lambda *args: found.append(evaluate(*args)) or found[-1])
+    config["EMA"] = {"decay": 0.5}
+    folder = train(best_by="loss", epochs=2)
+    assert len(found) == 4
+    epochs = [min(found[:2]), min(found[2:])]
+    assert best(folder)["value"] == min(epochs)
+    assert best(folder)["epoch"] == epochs.index(min(epochs)) + 1
+    assert values(folder, "eval_loss") == pytest.approx(epochs, abs=1e-4)
+
+
+@pytest.mark.parametrize(("by", "rates"), [("top1", 1), ("loss", 2)])
+def test_a_schedule_follows_the_metric_that_decides(train, config, monkeypatch, by, rates):
+    """top1 becomes better in every epoch and the loss worse."""
+    from ppcls.optimizer import learning_rate
+
+    if not hasattr(learning_rate, "ReduceOnPlateau"):
+        pytest.skip("this PaddleClas has no ReduceOnPlateau")
+    from ppcls_ext.training import engine as module
+
+    def evaluate(engine, number):
+        value = number / 10
+        return [Evaluation(by, value, {by: value}, 1)]
+
+    monkeypatch.setattr(module, "evaluate", evaluate)
+    lr = {"name": "ReduceOnPlateau", "learning_rate": 0.01, "by_epoch": True, "patience": 0}
+    config["Optimizer"]["lr"] = lr
+    folder = train(best_by=by, epochs=3)
+    assert len(set(values(folder, "learning_rate"))) == rates + (by == "loss")

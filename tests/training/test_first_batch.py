@@ -13,6 +13,7 @@ import pytest
 from paddle.utils import unique_name
 
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.hosts.paddleclas.locate import activate
 from ppcls_ext.training.first_batch import short, try_parts
 from ppcls_ext.weights.checkpoint_sets import read_set
 from tests.helpers import build_engine
@@ -75,6 +76,8 @@ def test_a_loss_that_needs_other_outputs(fails, config, loss):
 
 def test_losses_whose_sum_cannot_work(fails, config):
     """Of a float32 and a float64."""
+    if not activate(need_engine=True).version.startswith("2.4"):
+        pytest.skip("in this PaddleClas both are float32")
     other = {"PairwiseCosface": {"margin": 0.1, "gamma": 1, "weight": 1.0}}
     config["Loss"]["Eval"] = [{"CELoss": {"weight": 1.0}}, other]
     assert fails().startswith("Loss.Eval does not work on 8×2 with labels 8×1: ")
