@@ -21,7 +21,7 @@ import paddle.distributed as dist
 
 from ppcls_ext.errors import PpclsExtError, one_line
 from ppcls_ext.hosts.paddleclas.versions import adds_architecture
-from ppcls_ext.weights.checkpoint_sets import CheckpointSet, SetWriter, has_manifest, read_set
+from ppcls_ext.weights.checkpoint_sets import CheckpointSet, SetWriter, has_manifest, read_set, remove
 from ppcls_ext.weights.files import read_weights
 from ppcls_ext.weights.loading import require_finite
 from ppcls_ext.weights.paddle_file import read_paddle_file
@@ -50,6 +50,7 @@ class Checkpoints:
         self.best_epoch: int | None = None
         self._by: str | None = engine.best_by.setting if engine.best_by is not None else None
         self._evaluations, self._differ = 0, False  # how many, and whether their values do
+        self._begins = True  # anew
         seed = engine.config["Global"].get("seed")
         self.seed = int.from_bytes(os.urandom(4), "little") if seed in (None, False) else int(seed)
         self.saved: list[Path] = []
@@ -95,8 +96,7 @@ class Checkpoints:
         """
         if dist.get_rank() != 0:
             return
-        uniform = bool(self._engine.config["Global"].get("uniform_output_enabled"))
-        prefix = (self._engine.folder / name if uniform else self._engine.folder) / name
+        prefix = self._prefix(name)
         writer = SetWriter(prefix)
         try:
             for path, content in self._files(prefix, {"metric": metric, "epoch": epoch}):
@@ -111,8 +111,20 @@ class Checkpoints:
             writer.commit({"epoch": epoch, "resumable": resumable, **self._state(), **self.facts})
         finally:
             writer.close()
-        if uniform:
+        if self._is_uniform:
             self._write_uniform_output(name, epoch, metric)
+        if name == "latest" and self._begins and self.best is None and remove(self._prefix(BEST)):
+            from ppcls.utils import logger
+
+            # it would count as this training's
+            logger.warning(f"{self._prefix(BEST)} of the earlier training that this one overwrites is removed")
+
+    @property
+    def _is_uniform(self) -> bool:
+        return bool(self._engine.config["Global"].get("uniform_output_enabled"))
+
+    def _prefix(self, name: str) -> Path:
+        return (self._engine.folder / name if self._is_uniform else self._engine.folder) / name
 
     def _files(self, prefix: Path, progress: dict[str, Any]) -> Iterator[tuple[Path, Any]]:
         """The files of a set and their contents, with PaddleClas's names.
@@ -210,6 +222,7 @@ class Checkpoints:
             self.seed = found.state.get("seed", self.seed)
         from ppcls.utils import logger
 
+        self._begins = False
         self._restore_best(prefix, found.state)
         best = "none evaluated yet" if self.best is None else f"best {self._by or 'metric'} {self.best:.5f}"
         logger.info(f"resuming from {prefix}, epoch {found.state['epoch']}, {best}")

@@ -137,6 +137,9 @@ def test_no_k_up_to_the_number_of_classes(config, topk):
 @pytest.mark.parametrize("when", ["Eval", "Train"])
 def test_topk(config, when, topk):
     config["Metric"][when] = [{"TopkAcc": {"topk": topk}}]
+    if (when, topk) == ("Train", [1, 1]):  # as a file of PaddleClas's has it
+        best_by(config)
+        return
     with pytest.raises(PpclsExtError, match=rf"Metric\.{when}\.0\.TopkAcc\.topk is .*: expected whole numbers from 1"):
         best_by(config)
 

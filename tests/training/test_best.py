@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from paddle.utils import unique_name
 
+from ppcls_ext.config.folder import find_run
 from ppcls_ext.hosts.paddleclas.locate import activate
 from ppcls_ext.training import loop
 from ppcls_ext.training.evaluation import Evaluation
@@ -180,6 +181,18 @@ def test_no_evaluation_leaves_the_best_as_it_was(train, capsys):
     after = read_set(folder / "latest").state
     assert [after[name] for name in ("best_metric", "best_by", "best_epoch")] == [before["best_metric"], "top1 max", 1]
     assert f"best weights: {folder / 'best_model.pdparams'}" in capsys.readouterr().out.splitlines()[-1]
+
+
+@pytest.mark.parametrize("late", [{"eval_during_train": False}, {"start_eval_epoch": 9}])
+def test_the_best_of_an_overwritten_training_does_not_count(train, capsys, caplog, late):
+    folder = train(epochs=1)
+    (folder / "best_model.onnx").write_text("the user's own")
+    capsys.readouterr()
+    train(overwrite=True, **late)
+    assert [path.name for path in folder.glob("best_model*")] == ["best_model.onnx"]
+    assert find_run(folder).weights == folder / "latest.pdparams"
+    assert "best_model of the earlier training that this one overwrites is removed" in caplog.text
+    assert f"latest weights: {folder / 'latest.pdparams'}" in capsys.readouterr().out
 
 
 def test_a_training_without_evaluations_has_no_best(train, capsys):
