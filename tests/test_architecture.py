@@ -81,6 +81,7 @@ SET_FROM_OUTSIDE = {
     "onednn/find.py": "found",
     "onednn/maps.py": "ctx",
     "reparam/reparameterizable.py": "conv",
+    "training/first_batch.py": "trial",
     "training/host_log.py": "engine self._engine",
     "training/loop.py": "engine",
     "training/recipe.py": "policy",

@@ -11,7 +11,6 @@ import datetime
 import hashlib
 import json
 import logging
-import math
 import os
 import platform
 import re
@@ -202,12 +201,6 @@ class Record:
         self.facts.update(facts, updated=_now())
         with atomic_write(self.folder / RECORD, "w", encoding="utf-8") as stream:
             json.dump(self.facts, stream, indent=1, ensure_ascii=False)
-
-    @property
-    def best(self) -> tuple[int, float]:
-        """The first epoch with the best evaluation so far, and that evaluation's metric; 0 and -infinity before any."""
-        best = self.facts.get("best") or {}
-        return best.get("since", best.get("epoch", 0)), best.get("value", -math.inf)
 
 
 def config_text(config: dict) -> str:

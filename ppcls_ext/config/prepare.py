@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ppcls_ext.config.best import BestBy, prepare_metrics
 from ppcls_ext.config.checks import (
     check_numbers,
     check_options,
@@ -69,6 +70,7 @@ class PreparedRun:
         settings: the configuration as the user may read and use it again, with absolute paths.
         lists: the image lists that the mode uses, by loader.
         recipe: the section `Recipe`; in the mode "train".
+        best_by: what decides which epoch is the best; in the mode "train", where it evaluates.
     """
 
     config: dict
@@ -76,6 +78,7 @@ class PreparedRun:
     settings: RunSettings
     lists: Mapping[str, ImageList]
     recipe: RecipeSettings | None
+    best_by: BestBy | None
 
 
 def prepare(settings: RunSettings, mode: str) -> PreparedRun:
@@ -118,6 +121,7 @@ def _prepare(run: RunSettings, mode: str) -> PreparedRun:
     resolved["Global"].pop("report", None)
     make_absolute(resolved, activate().path)
     config["Global"]["device"] = run.device
+    best_by = prepare_metrics(config, mode, run.task) if mode in ("train", "eval") else None
     check_options(config, mode)
     check_task(config, run.task, SECTIONS[mode])
     for field in ("output_dir", *(("save_inference_dir",) if mode == "export" else ())):
@@ -140,7 +144,7 @@ def _prepare(run: RunSettings, mode: str) -> PreparedRun:
     prepared = AttrDict(config)
     create_attr_dict(prepared)
     recipe = run.recipe if mode == "train" else None
-    return PreparedRun(prepared, run.folder, RunSettings(resolved), lists, recipe)
+    return PreparedRun(prepared, run.folder, RunSettings(resolved), lists, recipe, best_by)
 
 
 def _checked_lists(run: RunSettings, mode: str) -> dict[str, ImageList]:

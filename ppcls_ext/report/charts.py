@@ -21,34 +21,33 @@ FORM_COLOURS = {"fused": BLUE, "int8": ORANGE, "unfused": GREY, "fp16": RED}
 RUNTIME_MARKERS = {"onnxruntime": "o", "openvino": "s", "openvino-bf16": "^", "ncnn": "D"}
 
 
-def draw_curves(rows: Rows, path: str | os.PathLike) -> None:
-    """Draws curves.png: loss, accuracy and learning rate over the epochs.
+def draw_curves(rows: Rows, path: str | os.PathLike, decides: str = "top1", greater: bool = True) -> None:
+    """Draws curves.png: loss, accuracy or the metric that decides, and learning rate over the epochs.
 
     Args:
         rows: at least one row of metrics.csv.
         path: the PNG file.
+        decides: the metric by which the best epoch, which is marked, is chosen.
+        greater: whether more of it is better.
     """
-    accuracies = sorted({name for row in rows for name in row if name.startswith(("train_top", "eval_top"))})
     of_labels = [name for name in ("eval_mAP", "eval_f1_micro", "eval_f1_macro") if any(name in row for row in rows)]
+    is_accuracy = not of_labels and (decides == "loss" or decides.startswith("top"))
+    shown = ("train_top", "eval_top") if is_accuracy else (f"train_{decides}", f"eval_{decides}")
+    names = sorted({name for row in rows for name in row if name.startswith(shown) and name not in of_labels})
     with figure(path, 1200, 380) as drawn:
         loss, accuracy, rate = drawn.subplots(1, 3)
         for name, colour in (("train_loss", BLUE), ("eval_loss", ORANGE)):
             _line(loss, rows, name, colour)
         loss.set_title("loss")
-        for name in accuracies:
-            first = name.endswith("1")
+        for name in names:
+            first = not is_accuracy or name.endswith("top1")
             _line(accuracy, rows, name, ORANGE if name.startswith("eval") else BLUE, "-" if first else ":")
         for name, colour, style in zip(of_labels, (ORANGE, BLUE, GREY), ("-", ":", ":")):
             _line(accuracy, rows, name, colour, style)
-        field, words = ("eval_mAP", "mAP") if of_labels else ("eval_top1", "top-1")
-        deciding = {row["epoch"]: value for row in rows if (value := row.get(field)) is not None}
-        heading = "several labels an image" if of_labels else "accuracy"
-        if deciding:
-            best = max(deciding, key=lambda epoch: float(f"{deciding[epoch]:.6g}"))  # as the file keeps them
-            accuracy.plot(best, deciding[best], "o", color=ORANGE)
-            heading += f"; best {words} {deciding[best]:.4f} in epoch {best:.0f}"
-        accuracy.set_title(heading)
-        accuracy.set_ylim(0, 1.02)
+        accuracy.set_title("several labels an image" if of_labels else "accuracy" if is_accuracy else decides)
+        if is_accuracy or of_labels:
+            accuracy.set_ylim(0, 1.02)
+        _mark_best(loss if decides == "loss" else accuracy, rows, decides, greater)
         _line(rate, rows, "learning_rate", GREY)
         rate.set_title("learning rate")
         for axes in (loss, accuracy, rate):
@@ -59,12 +58,27 @@ def draw_curves(rows: Rows, path: str | os.PathLike) -> None:
                 axes.legend(frameon=False)
 
 
+def _mark_best(axes: Axes, rows: Rows, decides: str, greater: bool) -> None:
+    """Marks the first epoch that is the best, and names it in the title."""
+    # where a resumed training has changed the metric, the best counts from there on
+    counted = [row for row in rows if row.get(f"best_{decides}") is not None] or rows
+    values = [(value, row["epoch"] or 0) for row in counted if (value := row.get(f"eval_{decides}")) is not None]
+    if values:
+        value, best = (max if greater else min)(values, key=lambda point: point[0])
+        axes.plot([best], [value], "o", color=ORANGE)
+        axes.set_title(f"{axes.get_title()}; best {_words(decides)} {value:.4f} in epoch {best:.0f}")
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ").replace("eval", "evaluation").replace("top", "top-")
+
+
 def _line(axes: Axes, rows: Rows, name: str, colour: str, style: str = "-") -> None:
     points = [(row["epoch"], row[name]) for row in rows if row.get(name) is not None]
     if points:
-        words = name.replace("_", " ").replace("eval", "evaluation").replace("top", "top-")
         # markers, as a single point has no line
-        axes.plot(*zip(*points), style, color=colour, marker="o", markersize=3 if len(points) < 30 else 0, label=words)
+        size = 3 if len(points) < 30 else 0
+        axes.plot(*zip(*points), style, color=colour, marker="o", markersize=size, label=_words(name))
 
 
 def draw_class_counts(

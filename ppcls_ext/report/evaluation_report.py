@@ -36,6 +36,7 @@ def write_evaluation_report(
     title: str,
     settings: str,
     figures: Mapping[str, Path] | None = None,
+    facts: Mapping[str, str] | None = None,
 ) -> Path:
     """Writes confusion.png, reliability.png, mistakes.png, per_class.csv, confused_pairs.csv and report.html.
 
@@ -45,6 +46,7 @@ def write_evaluation_report(
         title: title of the page.
         settings: the run's configuration, as text.
         figures: heading → PNG file of further figures for the page, such as the training's curves.
+        facts: further rows of the page's summary, such as the metric that has chosen the epoch.
 
     Returns:
         The path of the page.
@@ -57,6 +59,7 @@ def write_evaluation_report(
         "top-1": f"{predictions.accuracy():.4f}",
         "top-5": f"{predictions.accuracy(5):.4f}",
         "expected calibration error": f"{curve.error:.4f}",
+        **(facts or {}),
     }
     draw_confusion(predictions, folder / "confusion.png")
     draw_reliability(predictions, folder / "reliability.png")

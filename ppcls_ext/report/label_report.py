@@ -25,6 +25,7 @@ def write_label_report(
     title: str,
     settings: str,
     figures: Mapping[str, Path] | None = None,
+    facts: Mapping[str, str] | None = None,
 ) -> Path:
     """Writes average_precision.png, mistakes.png, per_class.csv and report.html.
 
@@ -34,13 +35,14 @@ def write_label_report(
         title: title of the page.
         settings: the run's configuration, as text.
         figures: heading → PNG file of further figures for the page, such as the training's curves.
+        facts: further rows of the page's summary, such as the metric that has chosen the epoch.
 
     Returns:
         The path of the page.
     """
     folder = Path(folder)
     rows, values = per_class(found), measures(found)
-    summary = {"images": len(found.labels), "classes": found.classes}
+    summary = {**(facts or {}), "images": len(found.labels), "classes": found.classes}
     page = Page(title, {**summary, **{name.replace("_", " "): f"{value:.4f}" for name, value in values.items()}})
     for heading, path in (figures or {}).items():
         if path.is_file():

@@ -25,6 +25,7 @@ from ppcls_ext.reparam.fuse import require_fusible
 from ppcls_ext.report.label_scores import USUAL_THRESHOLD
 from ppcls_ext.training.checkpoints import Checkpoints
 from ppcls_ext.training.evaluation import Evaluation, evaluate
+from ppcls_ext.training.first_batch import try_parts
 from ppcls_ext.training.host_log import EpochLog
 from ppcls_ext.training.inference import for_host, infer
 from ppcls_ext.training.inference_program import export, told_the_task, without_training_only
@@ -53,6 +54,7 @@ class Engine(_HostEngine):
 
     Attributes:
         answers: collects the network's answers, where a report is wanted.
+        best_by: what decides which epoch is the best; None where none is evaluated, and in other modes than "train".
         task: "single-label" or "multi-label".
         evaluations: of the last `eval`.
         folder: of the run.
@@ -68,7 +70,8 @@ class Engine(_HostEngine):
     def __init__(self, settings: RunSettings, mode: str) -> None:
         run = prepare(for_host(settings) if mode == "infer" else settings, mode)
         self.opened = settings
-        self.folder, self.settings, self.task = run.folder, run.settings, run.settings.task
+        self.folder, self.settings, self.best_by = run.folder, run.settings, run.best_by
+        self.task = run.settings.task
         self._said: set[str] = set()
         try:
             self._build(run.config, mode, run.recipe)
@@ -170,6 +173,8 @@ class Engine(_HostEngine):
             self.vdl_writer.close()
         for observer in observers:
             observer.end()
+        if tied := checkpoints.tied():
+            print(tied)
         self._name_weights(checkpoints.present(self.folder))
 
     def _name_weights(self, sets: set[str]) -> None:
@@ -181,15 +186,17 @@ class Engine(_HostEngine):
                 return
 
     def eval(self, epoch_id: int = 0) -> float:
-        """Evaluates, and logs over how many images; returns the metric by which models are compared."""
+        """Evaluates, and logs over how many images; returns the value by which models are compared."""
         from ppcls.utils import logger
 
         evaluated = self.recipe.evaluated() if self.mode == "train" else contextlib.nullcontext()
+        if self.mode == "eval":
+            try_parts(self)
         with explained_workers(), evaluated:
-            first, self.evaluations = evaluate(self, epoch_id)
+            self.evaluations = evaluate(self, epoch_id)
         for evaluation in self.evaluations:
             logger.info(f"[Eval][Epoch {epoch_id}] {evaluation}")
-        return first
+        return self.evaluations[0].value
 
     def evaluate_host_average(self, number: int) -> float:
         """Evaluates PaddleClas's own moving average in the place of the model."""
@@ -233,10 +240,10 @@ class Engine(_HostEngine):
             logger.warning(text)
 
     def log_best(self, number: int, metric: float, best: float) -> None:
-        """Logs the metric of an epoch's model and the best so far, in PaddleClas's words."""
+        """Logs the value that decides about an epoch and the best so far, in PaddleClas's words."""
         from ppcls.utils import logger
 
-        logger.info(f"[Eval][Epoch {number}][best metric: {best}]")
+        logger.info(f"[Eval][Epoch {number}][best metric: {best}] ({self.best_by})")
         logger.scaler(name="eval_acc", value=metric, step=number, writer=self.vdl_writer)
 
     def log_of_epoch(self, number: int) -> EpochLog:

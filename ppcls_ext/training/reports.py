@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 import paddle.distributed as dist
 
+from ppcls_ext.config.best import BestBy
 from ppcls_ext.config.folder import KEY, config_text
 from ppcls_ext.data.image_rule import parse_scale
 from ppcls_ext.data.lists import MULTI_LABEL
@@ -141,6 +142,8 @@ class TrainingReport(Observer):
         self._engine, self._names = engine, facts[KEY]["class_names"]
         self._answers = Answers(engine) if engine.config["Global"].get("report") else None
         self._best: Any = None
+        self._best_by: BestBy | None = engine.best_by
+        self._chosen: dict[str, str] = {}
         self._trained = self._drawn = 0.0  # seconds
         self._rows: list[dict] = []
         self._is_first = True  # the batch that comes next
@@ -161,7 +164,7 @@ class TrainingReport(Observer):
         self._trained += epoch.seconds
         self._try("rows are added to metrics.csv", self._add_row, epoch)
         if self._answers is not None and epoch.evaluation is not None:
-            self._try("answers are kept for the report", self._keep_answers, self._answers, epoch.is_best)
+            self._try("answers are kept for the report", self._keep_answers, self._answers, epoch)
         if self._drawn <= SHARE * self._trained:
             self._draw(self._curves)
 
@@ -223,9 +226,10 @@ class TrainingReport(Observer):
     def _add_row(self, epoch: Epoch) -> None:
         self._rows = add_metrics(self._engine.folder / "metrics.csv", self._row(epoch))
 
-    def _keep_answers(self, answers: Answers, is_best: bool) -> None:
-        if is_best:
+    def _keep_answers(self, answers: Answers, epoch: Epoch) -> None:
+        if epoch.is_best and epoch.evaluation is not None:
             self._best = answers.evaluation(self._names)
+            self._chosen = {"best by": f"{self._best_by}: {epoch.evaluation.value:.4f} in epoch {epoch.number}"}
         answers.clear()
 
     def _row(self, epoch: Epoch) -> dict[str, float]:
@@ -237,12 +241,16 @@ class TrainingReport(Observer):
             **{f"train_{name}": value for name, value in epoch.train.items()},
         }
         if epoch.evaluation is not None:
-            row.update({f"eval_{name}": value for name, value in epoch.evaluation.metrics.items()})
+            values = {epoch.evaluation.metric: epoch.evaluation.value, **epoch.evaluation.metrics}
+            row.update({f"eval_{name}": value for name, value in values.items()})
+        if epoch.best is not None and self._best_by is not None:
+            row[f"best_{self._best_by.name}"] = epoch.best
         return row
 
     def _curves(self) -> None:
         if self._rows:
-            draw_curves(self._rows, self._engine.folder / "curves.png")
+            by = self._best_by or BestBy("top1", "max")
+            draw_curves(self._rows, self._engine.folder / "curves.png", by.name, by.mode == "max")
 
     def _end(self) -> None:
         self._curves()
@@ -254,15 +262,21 @@ class TrainingReport(Observer):
             figures["First training batch"] = folder / "batch.png"
             title = f"{self._engine.config['Arch']['name']}: best evaluation"
             settings = config_text(self._engine.settings.config)
-            print(f"report: {_write_report(self._best, folder / 'report', title, settings, figures)}")
+            page = _write_report(self._best, folder / "report", title, settings, figures, self._chosen)
+            print(f"report: {page}")
 
 
 def _write_report(
-    found: Predictions | LabelScores, folder: Path, title: str, settings: str, figures: dict[str, Path]
+    found: Predictions | LabelScores,
+    folder: Path,
+    title: str,
+    settings: str,
+    figures: dict[str, Path],
+    facts: dict[str, str] | None = None,
 ) -> Path:
     if isinstance(found, LabelScores):
-        return write_label_report(found, folder, title, settings, figures)
-    return write_evaluation_report(found, folder, title, settings, figures)
+        return write_label_report(found, folder, title, settings, figures, facts)
+    return write_evaluation_report(found, folder, title, settings, figures, facts)
 
 
 def _pixels(images: np.ndarray, dataset: dict) -> np.ndarray:
