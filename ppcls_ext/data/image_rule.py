@@ -52,7 +52,13 @@ class Preprocessing:
     std: tuple[float, ...] = IMAGENET_STD
 
     def __post_init__(self) -> None:
-        """Raises PpclsExtError if a value is invalid, alone or together with the others."""
+        """Raises PpclsExtError if a value is invalid; a single mean or std counts for all channels."""
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            if isinstance(value, (int, float)):
+                object.__setattr__(self, name, (value,) * 3)
+            elif not isinstance(value, (tuple, list)):
+                raise PpclsExtError(f"{name} is {_shown(value)}: expected 3 numbers, or one for all channels")
         for check in (_check_words, _check_sizes, _check_numbers):
             check(self)
 
