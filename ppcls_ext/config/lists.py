@@ -239,12 +239,16 @@ def _for_several_labels(config: dict) -> None:
     """Makes a configuration for one class an image one for several, in place; one that is already, stays as it is."""
     changes = []
     config["Global"]["use_multilabel"] = True
-    losses = (config.get("Loss") or {}).get("Train") or ()
-    if not set().union(*losses) <= set(LOSSES_OF_SEVERAL):
-        smooths = any((fields or {}).get("epsilon") for loss in losses for fields in loss.values())
-        config["Loss"] = {when: [{"MultiLabelLoss": {"weight": 1.0}}] for when in ("Train", "Eval")}
-        smooth = " with label smoothing" if smooths else ""
-        changes.append(f"MultiLabelLoss in the place of {', '.join(sorted(set().union(*losses)))}{smooth}")
+    losses = config["Loss"] = config.get("Loss") or {}
+    for when in ("Train", "Eval"):
+        given = losses.get(when) or ()
+        if set().union(*given) <= set(LOSSES_OF_SEVERAL):
+            continue
+        losses[when] = [{"MultiLabelLoss": {"weight": 1.0}}]
+        if when == "Train":
+            smooths = any((fields or {}).get("epsilon") for loss in given for fields in loss.values())
+            smooth = " with label smoothing" if smooths else ""
+            changes.append(f"MultiLabelLoss in the place of {', '.join(sorted(set().union(*given)))}{smooth}")
     metrics = (config.get("Metric") or {}).get("Eval") or ()
     if not set().union(*metrics) <= set(METRICS_OF_SEVERAL):
         config["Metric"] = {"Train": None, "Eval": [{"HammingDistance": None}, {"AccuracyScore": None}]}

@@ -172,7 +172,9 @@ class RunSettings:
                 "Global.thresholds says from which score on an image shows a class, and this configuration is for one "
                 "class an image: remove it, or set Global.use_multilabel"
             )
-        values = given if isinstance(given, (list, tuple)) else [given] * (self.class_num or 1)
+        if self.class_num is None:
+            raise PpclsExtError("Global.thresholds says one number a class: give their number, Arch.class_num, too")
+        values = given if isinstance(given, (list, tuple)) else [given] * self.class_num
         found = _as_thresholds(values, self.class_num)
         if found is None:
             raise PpclsExtError(

@@ -219,18 +219,26 @@ class Engine(_HostEngine):
         is_late_enough = number >= (settings.get("start_eval_epoch") or 0)
         return settings["eval_during_train"] and number % settings["eval_interval"] == 0 and is_late_enough
 
-    @property
-    def thresholds(self) -> tuple[float, ...] | None:
-        """For several labels an image, those that an evaluation takes; None where it chooses them itself."""
-        if self.mode == "train":
-            return self.settings.given_thresholds
-        known = self.settings.thresholds
-        if known is None:
+    def thresholds(self, classes: int) -> tuple[float, ...] | None:
+        """For several labels an image, those that an evaluation takes; None where it chooses them itself.
+
+        Args:
+            classes: how many the network tells.
+
+        Raises:
+            PpclsExtError: those that are known are of another number.
+        """
+        known = self.settings.given_thresholds if self.mode == "train" else self.settings.thresholds
+        if known is not None and len(known) != classes:
+            raise PpclsExtError(
+                f"{len(known)} thresholds are known, and the network tells {classes} classes: mend Arch"
+            )
+        if known is None and self.mode != "train":
             self.say_once(
                 f"no thresholds are known for these weights: {USUAL_THRESHOLD} is taken for each class "
                 "(Global.thresholds gives others)"
             )
-            known = (USUAL_THRESHOLD,) * self.config["Arch"]["class_num"]
+            known = (USUAL_THRESHOLD,) * classes
         return known
 
     def say_once(self, text: str) -> None:
