@@ -127,6 +127,7 @@ def train(
     overrides: Sequence[str] = (),
     *,
     data: str | os.PathLike | None = None,
+    labels: str | os.PathLike | None = None,
     val_share: float = 0.2,
     split_seed: int = 0,
     size: int | None = None,
@@ -144,6 +145,8 @@ def train(
             may be left out.
         overrides: `A.B.1.C=value` texts, as behind -o.
         data: a folder of images, one folder per class, instead of the configuration's lists.
+        labels: a CSV file, for several classes an image in `data` without such folders: in the first column the path
+            of each image below `data`, then a 0 or 1 for each class, whose names stand in the first line.
         val_share: share of each class to evaluate on, where `data` has no val/.
         split_seed: RNG seed of that split.
         size: side of the images, px, set in every place.
@@ -166,6 +169,7 @@ def train(
     run = open_training(source, overrides, size=size, patience=patience, resume=resume)
     return run.train(
         data,
+        labels=labels,
         val_share=val_share,
         split_seed=split_seed,
         report=report,
@@ -204,7 +208,7 @@ def export_onnx(
     path: str | os.PathLike,
     *,
     size: int | None = None,
-    class_names: Sequence[str] | None = None,
+    class_names: Sequence[str] | Mapping[int, str] | None = None,
     task: str = "single-label",
     thresholds: Sequence[float] | None = None,
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
@@ -219,7 +223,7 @@ def export_onnx(
         model: images (N, 3, H, W) in, logits (N, classes) out; left as it is.
         path: the file to write; an older one stays until the new one is proved and complete.
         size: side of the square that the model sees, px; 224 where None.
-        class_names: by class index, to be kept in the file.
+        class_names: by class index, to be kept in the file: a list, or a dict with the indices as its keys.
         task: "single-label" for a model whose images have one class each, or "multi-label".
         thresholds: of a multi-label model, the score of each class from which on an image shows it, kept in the file.
         preprocessing: how an image becomes the input, kept in the file: fields of

@@ -251,6 +251,7 @@ def try_configuration(settings: RunSettings) -> Iterator[Finding]:
         checks: dict[str, Check] = {
             "data": lambda: _check_data(settings, folder),
             "model": lambda: _check_model(settings, folder, trials),
+            "evaluation": lambda: trials[0].check_evaluation(),
             "one batch": lambda: trials[0].check_batch(),
             "one step": lambda: trials[0].check_step(),
         }
@@ -284,8 +285,7 @@ def _check_model(settings: RunSettings, folder: str, trials: list[_Trial]) -> Fi
     """Builds the engine with its data and its model, with random weights."""
     from ppcls_ext.training.engine import Engine
 
-    changes = {"pretrained_model": None, "checkpoints": None, "eval_during_train": False}
-    tried = settings.changed("Global", output_dir=folder, **changes)
+    tried = settings.changed("Global", output_dir=folder, pretrained_model=None, checkpoints=None)
     tried.config["Arch"].pop("pretrained", None)
     if isinstance(tried.config.get("Recipe"), dict):
         tried.config["Recipe"].pop("unfuse", None)
@@ -307,6 +307,17 @@ class _Trial:
         self._shape: tuple[int, ...] | None = None
         self._reading = 0.0  # seconds that the first batch took
         self._error: Exception | None = None
+
+    def check_evaluation(self) -> Finding:
+        """Puts one batch through the evaluation's losses and metrics."""
+        from ppcls_ext.training.first_batch import try_parts
+
+        best_by = self._engine.best_by
+        if best_by is None:
+            return Finding("evaluation", "none during training (Global.eval_during_train is false)")
+        with captured_output():
+            try_parts(self._engine)
+        return Finding("evaluation", f"one batch works; the best epoch is chosen by {best_by}")
 
     def check_batch(self) -> Finding:
         """Decodes and augments one batch."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import itertools
 import os
@@ -14,6 +15,9 @@ from pathlib import Path
 from typing import IO
 
 from ppcls_ext.errors import NotRegularFileError, PpclsExtError
+
+LONGEST_PART = 48
+"""Characters of a file's name in that of its temporary file: of up to 4 bytes, where systems allow 255."""
 
 KINDS = {
     stat.S_IFIFO: "a FIFO",
@@ -50,7 +54,8 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb", **open_kwargs) -> It
         target = Path(os.path.realpath(path))
         permissions = _permissions(target)
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+        # a part of the name, which may be as long as the system allows
+        handle, name = tempfile.mkstemp(prefix=f".{target.name[:LONGEST_PART]}.", suffix=".tmp", dir=target.parent)
         temporary = Path(name)
         with os.fdopen(handle, mode, **open_kwargs) as stream:
             yield stream
@@ -60,9 +65,10 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb", **open_kwargs) -> It
         os.replace(temporary, target)
         temporary = None
     except OSError as error:
-        raise PpclsExtError(
-            f"cannot write {path}: {error.strerror or error}; choose a folder that is writable and has room"
-        ) from error
+        advice = "choose a folder that is writable and has room"
+        if error.errno == errno.ENAMETOOLONG:
+            advice = "choose a shorter name"
+        raise PpclsExtError(f"cannot write {path}: {error.strerror or error}; {advice}") from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)

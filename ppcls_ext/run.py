@@ -9,7 +9,6 @@ import contextlib
 import logging
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -27,13 +26,15 @@ from ppcls_ext.data.class_folders import LABEL_LIST, TRAIN_LIST, VAL_LIST, kept_
 from ppcls_ext.data.image_files import find_images
 from ppcls_ext.data.image_input import network_input
 from ppcls_ext.data.image_rule import Preprocessing
-from ppcls_ext.data.lists import MULTI_LABEL, ListEntry
+from ppcls_ext.data.label_table import make_label_lists
+from ppcls_ext.data.lists import MULTI_LABEL, SINGLE_LABEL, ListEntry
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.export.opset import DEFAULT_OPSET, INT8_OPSET
 from ppcls_ext.files import atomic_write
-from ppcls_ext.packages import import_extra, require
+from ppcls_ext.packages import require
 from ppcls_ext.predict.classifier import Classifier
 from ppcls_ext.predict.metadata import Metadata
+from ppcls_ext.progress import progress
 
 if TYPE_CHECKING:
     from ppcls_ext.data.image_input import ImageLike
@@ -152,21 +153,32 @@ class Run:
 
         return split_model(self.model)
 
+    def on(self, data: str | os.PathLike) -> Run:
+        """Returns this run with other images to evaluate on.
+
+        Args:
+            data: an image list, or a folder with one folder per class, named as the run's classes are; or with these in
+                test/, val/ or train/, of which the first that is there is taken.
+
+        Raises:
+            PpclsExtError: there is no such list or folder, or a folder has the name of no class.
+        """
+        return Run(evaluate_on(self.settings, data))
+
     def evaluate(
         self, data: str | os.PathLike | None = None, *, report: str | bool = False, verbose: bool = False
     ) -> Evaluated:
         """Evaluates the weights with PaddleClas's metrics.
 
         Args:
-            data: other images than the configuration's: an image list, or a folder with one folder per class, named as
-                the run's classes are.
+            data: other images than the configuration's; see `on`.
             report: a folder to write a report to; True for "report" in the run's folder.
             verbose: whether to show PaddleClas's own output.
 
         Raises:
             PpclsExtError: the configuration is wrong, images cannot be read, or the weights do not fit.
         """
-        settings = self.settings if data is None else evaluate_on(self.settings, data)
+        settings = self.settings if data is None else self.on(data).settings
         engine = _build_engine(settings, "eval", verbose)
         collected = None
         if report:
@@ -333,6 +345,7 @@ class Run:
         report: Callable[[str, int, int], None] | None = None,
         *,
         data: str | os.PathLike | None = None,
+        labels: str | os.PathLike | None = None,
         val_share: float = 0.2,
         split_seed: int = 0,
         verbose: bool = False,
@@ -343,6 +356,7 @@ class Run:
             mode: "train" or "eval".
             report: called with (loader, images done, images in all).
             data: see `train`, as the others.
+            labels: see `train`.
             val_share: see `train`.
             split_seed: see `train`.
             verbose: see `train`.
@@ -353,7 +367,7 @@ class Run:
         from ppcls_ext.training.start import set_up
 
         settings = self.settings.changed("Global", overwrite=True)
-        with contextlib.nullcontext() if data is None else new_lists(settings, data, val_share, split_seed):
+        with _lists(settings, data, labels, val_share, split_seed):
             set_up()
             from ppcls_ext.config.prepare import prepare
             from ppcls_ext.data.image_files import check_images
@@ -366,7 +380,9 @@ class Run:
         if mode == "train":
             release(self.folder)  # which `prepare` holds
         if not lists:
-            raise PpclsExtError("--check-images: DataLoader has no ImageNetDataset, so there is no list to check")
+            raise PpclsExtError(
+                "--check-images: DataLoader has no ImageNetDataset or MultiLabelDataset, so there is no list to check"
+            )
         for loader, images in lists.items():
             faults = check_images(images, partial(report, loader) if report else None)
             yield CheckedList(images.path, len(images), faults)
@@ -375,6 +391,7 @@ class Run:
         self,
         data: str | os.PathLike | None = None,
         *,
+        labels: str | os.PathLike | None = None,
         val_share: float = 0.2,
         split_seed: int = 0,
         report: bool = False,
@@ -385,7 +402,7 @@ class Run:
         """Trains with this configuration; see `ppcls_ext.train`, which opens it, too."""
         settings = self.settings.changed("Global", **_true(overwrite=overwrite, report=report))
         settings.config["profiler_options"] = profiler_options
-        with contextlib.nullcontext() if data is None else new_lists(settings, data, val_share, split_seed):
+        with _lists(settings, data, labels, val_share, split_seed):
             engine = _build_engine(settings, "train", verbose)
         if verbose:
             engine.train()
@@ -423,9 +440,27 @@ def open_training(
     return Run(RunSettings(config, folder, tuple(overrides)))
 
 
+def _lists(
+    settings: RunSettings,
+    data: str | os.PathLike | None,
+    labels: str | os.PathLike | None,
+    val_share: float,
+    split_seed: int,
+) -> contextlib.AbstractContextManager[None]:
+    if data is None and labels is not None:
+        raise PpclsExtError(f"labels (--labels) is {labels}: expected data (--data) too, the folder of the images")
+    return contextlib.nullcontext() if data is None else new_lists(settings, data, val_share, split_seed, labels)
+
+
 @contextlib.contextmanager
-def new_lists(settings: RunSettings, data: str | os.PathLike, val_share: float, split_seed: int) -> Iterator[None]:
-    """Points a training, in place, to the lists of a folder of class folders.
+def new_lists(
+    settings: RunSettings,
+    data: str | os.PathLike,
+    val_share: float,
+    split_seed: int,
+    labels: str | os.PathLike | None = None,
+) -> Iterator[None]:
+    """Points a training, in place, to the lists of a folder of class folders, or of a folder and a table of labels.
 
     Lists that are new are removed again if the body fails before there is a run; a resumed run keeps its own.
     """
@@ -434,10 +469,13 @@ def new_lists(settings: RunSettings, data: str | os.PathLike, val_share: float, 
         require_no_earlier_training(settings.folder)
     try:
         if resumed and all((folder / name).is_file() for name in (TRAIN_LIST, VAL_LIST, LABEL_LIST)):
-            made = kept_lists(Path(data), folder)
+            made = kept_lists(Path(data), folder, SINGLE_LABEL if labels is None else MULTI_LABEL)
         else:
             with progress("reading images") as report:
-                made = make_lists(data, folder, val_share, split_seed, report)
+                if labels is None:
+                    made = make_lists(data, folder, val_share, split_seed, report)
+                else:
+                    made = make_label_lists(data, labels, folder, val_share, split_seed, report)
             for line in made.lines():
                 print(line)
         use_lists(settings.config, made)
@@ -450,19 +488,6 @@ def new_lists(settings: RunSettings, data: str | os.PathLike, val_share: float, 
                 settings.folder.rmdir()
                 settings.folder.parent.rmdir()
         raise
-
-
-@contextlib.contextmanager
-def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Shows a bar on a terminal; yields the function that moves it to (done, all)."""
-    tqdm = import_extra("tqdm").tqdm
-    with tqdm(desc=what, unit=" images", file=sys.stderr, disable=not sys.stderr.isatty(), leave=False) as bar:
-
-        def report(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield report
 
 
 def _true(**switches: bool) -> dict[str, bool]:

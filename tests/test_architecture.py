@@ -21,6 +21,7 @@ ARROWS = {
     "bounded_yaml": "errors",
     "packages": "errors",
     "download": "errors packages",
+    "progress": "packages",
     "data": "errors files packages download",
     "hosts": "errors cpu",
     "predict": "errors files cpu bounded_yaml packages data",
@@ -33,7 +34,8 @@ ARROWS = {
     "models": "errors hosts/paddleclas onednn layers reparam weights",
     "config": "errors files bounded_yaml hosts hosts/paddleclas data models weights",
     "export": "errors files packages cpu hosts hosts/paddleclas data predict reparam weights models config",
-    "training": "errors files packages hosts hosts/paddleclas report data predict reparam weights models config export",
+    "training": "errors files packages progress hosts hosts/paddleclas report data predict reparam weights models "
+    "config export",
     "hosts/dense": "errors hosts models export",
     "hosts/paddledet": "errors hosts models export hosts/dense",
     "hosts/paddleseg": "errors hosts models hosts/dense",
@@ -55,7 +57,7 @@ ONLY_IN = {
 SET_FROM_OUTSIDE = {
     # fields that are there to be set: an argument parser's, tqdm's, sys's, a logger's, ctypes', a session's options
     "commands/host_script.py": "sys",
-    "run.py": "bar",
+    "progress.py": "bar",
     "commands/outcome.py": "logger",
     "commands/predict.py": "parser args",
     "onednn/library.py": "functions.dnnl_version function",
@@ -79,6 +81,7 @@ SET_FROM_OUTSIDE = {
     "onednn/find.py": "found",
     "onednn/maps.py": "ctx",
     "reparam/reparameterizable.py": "conv",
+    "training/first_batch.py": "trial",
     "training/host_log.py": "engine self._engine",
     "training/loop.py": "engine",
     "training/recipe.py": "policy",

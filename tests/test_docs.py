@@ -16,6 +16,8 @@ from typing import NamedTuple
 import pytest
 import scipy.io
 
+from ppcls_ext.data import shapes
+
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"^```(console|python|diff)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -120,6 +122,28 @@ def flowers(shared, tmp_path) -> Path:
 def test_from_images_to_int8(flowers, env):
     for page in ("own_images", "deploy", "quantize"):
         run_page(page, flowers, env)
+
+
+@pytest.fixture
+def photos(shared, tmp_path) -> Path:
+    """A folder with `photos/`, images of shapes and the table of their labels, and Apple's weights."""
+    folder = tmp_path / "work"
+    shapes.make(folder / "made", size=64, train=120, val=1)
+    coco = json.loads((folder / "made" / "annotations" / "train.json").read_text(encoding="utf-8"))
+    shown = {(one["image_id"], one["category_id"]) for one in coco["annotations"]}
+    (folder / "photos").mkdir()
+    rows = [["image", *(kind["name"] for kind in coco["categories"])]]
+    for image in coco["images"]:
+        shutil.copy(folder / "made" / "images" / image["file_name"], folder / "photos")
+        labels = (str(int((image["id"], kind["id"]) in shown)) for kind in coco["categories"])
+        rows.append([Path(image["file_name"]).name, *labels])
+    (folder / "photos" / "labels.csv").write_text("".join(f"{','.join(row)}\n" for row in rows), encoding="utf-8")
+    shutil.copy(shared / "weights" / "mobileone_s0.pth.tar", folder)
+    return folder
+
+
+def test_several_labels_an_image(photos, env):
+    run_page("multi_label", photos, env)
 
 
 @pytest.mark.parametrize("page", ["fine_tune", "distributed"])

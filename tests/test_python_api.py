@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import numpy as np
@@ -86,9 +87,16 @@ def test_preprocessing_of_ones_own(tmp_path, pictures):
             "size is 64 px, and preprocessing makes images of",
         ),
         ({"class_names": "cat"}, "class_names is 'cat': expected a list of names"),
+        ({"class_names": {0: "cat", 2: "dog"}}, "class_names has the keys 0, 2, .*expected the whole numbers from 0"),
+        ({"class_names": {"0": "cat"}}, "class_names has the keys '0', "),
+        pytest.param(
+            {"size": SIZE, "class_names": ["a"] * (CLASSES - 1)},
+            f"{CLASSES - 1} class names, and there are {CLASSES} classes",
+            marks=needs_converter,
+        ),
         pytest.param(
             {"size": SIZE, "class_names": ["a"] * (CLASSES + 1)},
-            f"{CLASSES + 1} class names for a model of {CLASSES}",
+            f"{CLASSES + 1} class names, and there are {CLASSES} classes",
             marks=needs_converter,
         ),
         ({"size": SIZE, "samples": ["none.png"]}, "none.png: No such file"),
@@ -110,7 +118,15 @@ def test_classifier_takes_every_kind_of_image(exported, pictures):
     assert classifier([Image.open(file) for file in pictures], topk=3) == by_path
     assert classifier([np.asarray(Image.open(file)) for file in pictures], topk=3) == by_path
     assert classifier(pictures[1], topk=3) == by_path[1:2], "one picture alone"
-    assert classifier([]) == []
+    assert classifier([]) == classifier(iter(())) == []
+    data = [file.read_bytes() for file in pictures]
+    assert classifier(data, topk=3) == classifier(map(bytearray, data), topk=3) == by_path
+    assert classifier(iter(pictures), topk=3) == classifier(list(map(io.BytesIO, data)), topk=3) == by_path
+    with open(pictures[1], "rb") as file:
+        assert classifier(file, topk=3) == by_path[1:2]
+    assert classifier(data[1], topk=3) == classifier(io.BytesIO(data[1]), topk=3) == by_path[1:2]
+    alike = np.stack([np.asarray(Image.open(pictures[1]))] * 2)
+    assert classifier(alike, topk=3) == by_path[1:2] * 2
     assert len(classifier(pictures[0])[0]["class_ids"]) == min(5, CLASSES)
 
     net.eval()
@@ -127,12 +143,35 @@ def test_classifier_takes_every_kind_of_image(exported, pictures):
         (np.zeros((3, 8, 8), "uint8"), "got an array uint8"),
         (np.zeros((8, 8), "uint8"), "got an array uint8"),
         ([3], "got a int: expected a path"),
+        (None, "got a NoneType: expected a path"),
+        (3.5, "got a float: expected a path"),
+        ([None], "got a NoneType: expected a path"),
+        (io.StringIO("text"), "open for reading text: open it with 'rb'"),
+        (b"no image", "not an image of a known format"),
+        ([io.BytesIO(b"")], "not an image of a known format"),
         ("nowhere.jpg", "nowhere.jpg: No such file"),
     ],
 )
 def test_no_images(exported, picture, message):
     with pytest.raises(PpclsExtError, match=message):
         ppcls_ext.Classifier(exported[1])(picture)
+
+
+def test_one_mean_counts_for_all_channels():
+    assert Preprocessing(mean=0.5, std=2).mean == (0.5, 0.5, 0.5)
+    assert Preprocessing(mean=0.5, std=2).std == (2, 2, 2)
+    with pytest.raises(PpclsExtError, match="mean is None: expected 3 numbers, or one for all channels"):
+        Preprocessing(mean=None)
+
+
+def test_names_that_do_not_fit_the_network(exported, tmp_path, pictures):
+    model = onnx.load(exported[1])
+    for entry in model.metadata_props:
+        if entry.key == "class_names":
+            entry.value = json.dumps(["one"])
+    onnx.save(model, tmp_path / "named.onnx")
+    with pytest.raises(PpclsExtError, match=f"has 1 class names, and there are {CLASSES} classes"):
+        ppcls_ext.Classifier(tmp_path / "named.onnx")(pictures[0])
 
 
 def test_pillow_images_are_turned_as_files_are(exported, tmp_path):

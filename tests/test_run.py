@@ -76,7 +76,7 @@ def test_evaluation_of_the_same_and_of_other_images(tiny_run, dataset, tmp_path)
     assert more.images == 6
     (tmp_path / "more" / "blue").mkdir()
     (tmp_path / "more" / "blue" / "0.png").write_bytes((dataset / "png" / "00.png").read_bytes())
-    with pytest.raises(PpclsExtError, match="blue is the folder of no class of the configuration: it knows red, green"):
+    with pytest.raises(PpclsExtError, match="blue is the folder of no class: expected red, green"):
         run.evaluate(tmp_path / "more")
 
 

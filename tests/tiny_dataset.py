@@ -129,3 +129,29 @@ def registered() -> None:
 
     adaptations.apply()
     ppcls_ext.register()
+
+
+def as_multi_label(config: dict, dataset: Path, folder: Path) -> dict:
+    """A configuration of the tiny data set with three labels an image: red, green and dark, which every third is.
+
+    Args:
+        config: that of one class an image.
+        dataset: the folder of the images.
+        folder: for the lists.
+    """
+    config = copy.deepcopy(config)
+    for loader, name in (("Train", "train_list.txt"), ("Eval", "val_list.txt")):
+        rows = []
+        for index, line in enumerate((dataset / name).read_text().splitlines()):
+            path, label = line.split()
+            rows.append(f"{path}\t{1 - int(label)},{label},{int(index % 3 == 0)}\n")
+        (folder / f"multi_{name}").write_text("".join(rows))
+        data = config["DataLoader"][loader]["dataset"]
+        data.update(name="MultiLabelDataset", cls_label_path=str(folder / f"multi_{name}"))
+    (folder / "multi_names.txt").write_text("0 red\n1 green\n2 dark\n")
+    config["Infer"]["PostProcess"] = {"name": "MultiLabelTopk", "class_id_map_file": str(folder / "multi_names.txt")}
+    config["Arch"]["class_num"] = 3
+    config["Global"]["use_multilabel"] = True
+    config["Loss"] = {when: [{"MultiLabelLoss": {"weight": 1.0}}] for when in ("Train", "Eval")}
+    config["Metric"] = {"Train": None, "Eval": [{"HammingDistance": None}, {"AccuracyScore": None}]}
+    return config

@@ -5,32 +5,53 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ppcls_ext.commands.options import add_split_arguments, command_parser
+from ppcls_ext.commands.options import add_labels_argument, add_split_arguments, command_parser
 from ppcls_ext.data import digits, flowers102, shapes
-from ppcls_ext.data.class_folders import LABEL_LIST, TRAIN_LIST, VAL_LIST, make_lists
+from ppcls_ext.data.class_folders import LABEL_LIST, TEST_LIST, TRAIN_LIST, VAL_LIST, make_lists
+from ppcls_ext.data.label_table import make_label_lists
 from ppcls_ext.data.lists import read_list
+from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.progress import progress
 
 
 def lists(argv: Sequence[str] | None = None) -> None:
-    """`ppcls-ext make-lists`: PaddleClas's image lists for a folder of class folders."""
-    from ppcls_ext.run import progress
-
+    """`ppcls-ext make-lists`: PaddleClas's image lists for a folder of class folders, or with a table of labels."""
     parser = command_parser(
         "make-lists",
         "make-lists flowers/ --output lists",
+        "make-lists more-flowers/ --classes-of output/MobileOne_S0",
+        "make-lists photos/ --labels photos/labels.csv",
         description="Or of a folder with these in train/ and val/. `ppcls-ext train --data FOLDER` does it by itself.",
     )
     parser.add_argument("folder", metavar="FOLDER", help="the images, one folder a class")
     parser.add_argument("--output", metavar="FOLDER", default="lists", help="for the lists (default: lists)")
+    classes = "count the classes as this run does; a folder may lack some of them"
+    parser.add_argument("--classes-of", metavar="RUN", help=classes)
+    add_labels_argument(parser)
     add_split_arguments(parser)
     args = parser.parse_args(argv)
+    names = _class_names(args.classes_of) if args.classes_of is not None else None
     with progress("reading images") as report:
-        made = make_lists(args.folder, args.output, args.val_share, args.split_seed, report)
+        if args.labels and names is not None:
+            parser.error("--classes-of is for class folders: with --labels the table names the classes")
+        if args.labels:
+            made = make_label_lists(args.folder, args.labels, args.output, args.val_share, args.split_seed, report)
+        else:
+            made = make_lists(args.folder, args.output, args.val_share, args.split_seed, report, names)
     for line in made.lines():
         print(line)
-    for name in (TRAIN_LIST, VAL_LIST, LABEL_LIST):
+    for name in (TRAIN_LIST, VAL_LIST, *([TEST_LIST] if any(made.test) else []), LABEL_LIST):
         print(made.folder / name)
     print(f"in the YAML: class_num: {len(made.classes)}, image_root: {made.root}")
+
+
+def _class_names(run: str) -> tuple[str, ...]:
+    from ppcls_ext.config.settings import open_run
+
+    names = open_run(run).class_names
+    if names is None:
+        raise PpclsExtError(f"--classes-of {run}: its classes have no names (Infer.PostProcess.class_id_map_file)")
+    return names
 
 
 def make_flowers102(argv: Sequence[str] | None = None) -> None:

@@ -19,9 +19,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = command_parser(
         "eval",
         "eval output/MobileOne_S0",
+        "eval output/MobileOne_S0 --data flowers/test",
         "eval -c MobileOne_S0 -o Global.pretrained_model=output/MobileOne_S0/best_model",
     )
     add_source_arguments(parser)
+    data = "other images: a folder with one folder per class, named as the run's classes, or an image list"
+    parser.add_argument("--data", metavar="FOLDER|LIST", help=data)
     add_check_images_argument(parser)
     report = "write confusions, mistakes, calibration and one HTML page (default: report in the run's folder)"
     parser.add_argument("--report", nargs="?", const=True, metavar="FOLDER", help=report)
@@ -29,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     run, _ = open_source(parser, args)
     load_host(args.config or run.folder)
+    if args.data is not None:
+        run = run.on(args.data)
     if args.check_images:
         check_images(run, "eval", verbose=args.verbose)
         return

@@ -83,6 +83,12 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--override", action="extend", nargs="+", default=[], metavar="A.B=VALUE", help=change)
 
 
+def add_labels_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds --labels."""
+    table = "for several classes an image, a table instead of class folders: path below FOLDER, then 0 or 1 a class"
+    parser.add_argument("--labels", metavar="CSV", help=table)
+
+
 def add_split_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds how images are divided into those to train and those to evaluate on."""
     share = "share of each class to evaluate on, where FOLDER has no val/ (default: 0.2)"

@@ -11,6 +11,8 @@ import re
 from typing import Any
 
 from ppcls_ext.config.host_classes import walk
+from ppcls_ext.data.image_rule import crop_fault
+from ppcls_ext.data.lists import MULTI_LABEL
 from ppcls_ext.errors import PpclsExtError, one_line
 from ppcls_ext.hosts.paddleclas.locate import activate
 from ppcls_ext.hosts.paddleclas.safe_eval import read_literal
@@ -48,6 +50,10 @@ NEWER = {
 }
 
 
+#: Values of `Global.eval_mode` that compare the images of a query with those of a gallery.
+PAIRWISE = ("retrieval",)
+
+
 def require_fields(config: dict, mode: str) -> None:
     """Raises PpclsExtError for the first field that `mode` needs and the configuration lacks."""
     evaluates = mode == "train" and _get(config, "Global.eval_during_train")
@@ -58,6 +64,13 @@ def require_fields(config: dict, mode: str) -> None:
         _require_loader(config, f"DataLoader.{loader}")
     if is_ours(config) and config["Arch"].get("class_num") == 0:
         raise PpclsExtError("Arch.class_num is 0, which leaves the classifier out: give the number of classes")
+    if mode in ("train", "eval") and _get(config, "Global.eval_mode") in PAIRWISE:
+        for part in ("Gallery", "Query") if evaluates or mode == "eval" else ():
+            if _get(config, f"DataLoader.Eval.{part}") is None:
+                raise PpclsExtError(
+                    f"Global.eval_mode is {_get(config, 'Global.eval_mode')}, and DataLoader.Eval has no {part}: give "
+                    "it Gallery and Query, or leave eval_mode out to classify"
+                )
 
 
 def _require_loader(config: dict, path: str) -> None:
@@ -202,6 +215,9 @@ def check_options(config: dict, mode: str) -> None:
     """
     _check_sync_bn(config, mode)
     _check_slim(config)
+    _check_dali(config)
+    if is_ours(config):
+        _check_image_shape(config)
     if mode in ("train", "eval"):
         _tell_precision(config)
         _check_losses(config)
@@ -209,6 +225,7 @@ def check_options(config: dict, mode: str) -> None:
         _check_optimizer(config)
         _check_schedules(config)
         _check_multi_scale(config)
+    _check_crops(config, mode)
 
 
 def _check_sync_bn(config: dict, mode: str) -> None:
@@ -226,6 +243,43 @@ def _check_sync_bn(config: dict, mode: str) -> None:
     if mode == "train":
         logger.info("Arch.use_sync_bn changes nothing: one process on cpu has nobody to synchronise with")
     arch["use_sync_bn"] = False
+
+
+#: What takes one class an image, by the path of the mappings that name it; and what takes several.
+MIXING = ("MixupOperator", "CutmixOperator", "FmixOperator", "MixupCutmixHybrid")
+ONE_CLASS = {
+    r"Loss\.\w+\.\d+": ("CELoss", "MixCELoss", "GoogLeNetLoss"),
+    r"Metric\.\w+\.\d+": ("TopkAcc", "GoogLeNetTopkAcc", "TprAtFpr"),
+    r"DataLoader\..+\.batch_transform_ops\.\d+(\.OpSampler)?": MIXING,
+}
+LOSSES_OF_SEVERAL = ("MultiLabelLoss", "MultiLabelAsymmetricLoss")
+METRICS_OF_SEVERAL = ("HammingDistance", "AccuracyScore", "MultiLabelMAP", "ATTRMetric")
+SEVERAL_CLASSES = {r"Loss\.\w+\.\d+": LOSSES_OF_SEVERAL, r"Metric\.\w+\.\d+": METRICS_OF_SEVERAL}
+
+
+def check_task(config: dict, task: str, sections: tuple[str, ...]) -> None:
+    """Checks that losses, metrics and operators that mix images are made for as many classes an image as there are.
+
+    Args:
+        config: with the names of PaddleClas's classes.
+        task: "single-label" or "multi-label".
+        sections: the top-level sections that will be used.
+
+    Raises:
+        PpclsExtError: one is not; PaddleClas would fail on it inside, or train something else.
+    """
+    several = task == MULTI_LABEL
+    wrong, right = (ONE_CLASS, SEVERAL_CLASSES) if several else (SEVERAL_CLASSES, ONE_CLASS)
+    for path, parent, key in walk({section: config[section] for section in sections if section in config}, ""):
+        above = path.rpartition(".")[0]
+        for pattern, names in wrong.items():
+            if isinstance(parent, dict) and key in names and re.fullmatch(pattern, above):
+                takes, given = ("one class", "several classes") if several else ("several classes", "one class")
+                expected = f"expected {' or '.join(right[pattern])}" if pattern in right else "remove it"
+                raise PpclsExtError(
+                    f"{above} is {key}, which takes {takes} an image, and the lists give {given} "
+                    f"(Global.use_multilabel is {several}): {expected}"
+                )
 
 
 def _tell_precision(config: dict) -> None:
@@ -313,6 +367,36 @@ def _check_multi_scale(config: dict) -> None:
             "DataLoader.Train.dataset is a MultiScaleDataset, which sets the size of an operator, and transform_ops "
             f"has none of {', '.join(resizing)}: add RandCropImage"
         )
+
+
+def _check_dali(config: dict) -> None:
+    if config["Global"].get("use_dali") and importlib.util.find_spec("nvidia") is None:
+        raise PpclsExtError(
+            "Global.use_dali needs NVIDIA's package nvidia-dali and a GPU: install it, or set use_dali to false"
+        )
+
+
+def _check_image_shape(config: dict) -> None:
+    shape = config["Global"].get("image_shape")
+    if shape is not None and not (isinstance(shape, (list, tuple)) and len(shape) == 3 and shape[0] == 3):
+        raise PpclsExtError(
+            f"Global.image_shape is {shape!r}: expected [3, height, width], since these models take RGB images"
+        )
+
+
+def _check_crops(config: dict, mode: str) -> None:
+    """Raises PpclsExtError where a crop is larger than the resized image: PaddleClas cuts what is there, a corner."""
+    loaders = {"train": ("Train", "Eval"), "eval": ("Eval",)}.get(mode, ())
+    lists = {
+        f"DataLoader.{loader}.dataset.transform_ops": _get(config, f"DataLoader.{loader}.dataset.transform_ops")
+        for loader in loaders
+    }
+    if mode in ("infer", "export"):
+        lists["Infer.transforms"] = _get(config, "Infer.transforms")
+    for where, operators in lists.items():
+        fault = crop_fault(operators) if isinstance(operators, list) else None
+        if fault is not None:
+            raise PpclsExtError(f"{where}: {fault}")
 
 
 def _check_slim(config: dict) -> None:

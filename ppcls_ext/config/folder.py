@@ -11,7 +11,6 @@ import datetime
 import hashlib
 import json
 import logging
-import math
 import os
 import platform
 import re
@@ -203,12 +202,6 @@ class Record:
         with atomic_write(self.folder / RECORD, "w", encoding="utf-8") as stream:
             json.dump(self.facts, stream, indent=1, ensure_ascii=False)
 
-    @property
-    def best(self) -> tuple[int, float]:
-        """The first epoch with the best evaluation so far, and that evaluation's metric; 0 and -infinity before any."""
-        best = self.facts.get("best") or {}
-        return best.get("since", best.get("epoch", 0)), best.get("value", -math.inf)
-
 
 def config_text(config: dict) -> str:
     """A configuration as YAML."""
@@ -296,18 +289,19 @@ def compare(weights: Path, trained: Mapping[str, Any], now: Facts, mode: str, im
         weights: their file, named in messages.
         trained: what `read_trained_with` found beside it.
         now: the same facts of the configuration.
-        mode: "train" lets the classes and the size differ, as a fine-tuning's may.
+        mode: "train" lets the task, the classes and the size differ, as a fine-tuning's may.
         image_shape: (C, H, W) of the network's input; in the mode "export", which fixes nothing else of the images.
 
     Raises:
-        PpclsExtError: the number or the order of the classes differs.
+        PpclsExtError: the task, or the number or the order of the classes, differs.
     """
     if mode == "export":
         now = {**now, "pictures": {"image size": _size(image_shape[-1:-3:-1])}}
     found = differences(trained, now)
     if mode == "train":
-        found = [item for item in found if item.what in ("mean", "std", "channel_order", "scale")]
+        found = [item for item in found if item.what in ("task", "mean", "std", "channel_order", "scale")]
     else:
+        _check_task(weights, trained, now)
         _check_classes(weights, trained, now)
     if found:
         was, says = (
@@ -318,10 +312,11 @@ def compare(weights: Path, trained: Mapping[str, Any], now: Facts, mode: str, im
 
 
 def differences(trained: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
-    """The architecture and the fields of the images' rule that differ, where both sides know them."""
+    """The architecture, the task and the fields of the images' rule that differ, where both sides know them."""
     found = []
     if trained.get("architecture") != now["architecture"]:
         found.append(Difference("architecture", trained.get("architecture"), now["architecture"]))
+    found.append(Difference("task", trained.get("task") or now["task"], now["task"]))
     theirs, ours = (_with_size(facts.get("pictures") or {}) for facts in (trained, now))
     found += [Difference(name, theirs[name], ours[name]) for name in theirs if name in ours]
     return [item for item in found if item.trained != item.now]
@@ -342,6 +337,16 @@ def _value_text(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
+def _check_task(weights: Path, trained: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    was = trained.get("task")  # weights of earlier versions do not tell
+    if was and was != now["task"]:
+        raise PpclsExtError(
+            f"{weights} was trained for {was} classification, and the configuration is {now['task']} "
+            "(Global.use_multilabel and DataLoader's data sets): use the run's own settings, such as ppcls-ext eval "
+            f"{weights.parent}, or fine-tune it"
+        )
+
+
 def _check_classes(weights: Path, trained: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     was, says = trained.get("class_num"), now["class_num"]
     if None not in (was, says) and was != says:
@@ -358,6 +363,17 @@ def _check_classes(weights: Path, trained: Mapping[str, Any], now: Mapping[str, 
     if sorted(was) == sorted(says):
         raise PpclsExtError(f"the same classes in another order: {names}: give the file that it was trained with")
     logger.warning("warning: %s", names)
+
+
+def check_resumed(checkpoint: Path, now: Facts) -> None:
+    """Raises PpclsExtError where a training of the other task is to be resumed.
+
+    Args:
+        checkpoint: its path without suffix.
+        now: the facts of the configuration.
+    """
+    weights = checkpoint.with_name(f"{checkpoint.name}.pdparams")
+    _check_task(weights, read_trained_with(weights) or {}, now)
 
 
 def leave_out_start(config: dict) -> None:
@@ -405,6 +421,7 @@ def check_patience(config: dict) -> None:
 INDIFFERENT = (
     r"Infer\..*|profiler_options|Metric\..*|Recipe\.unfuse.*|Arch\.pretrained|Arch\.use_ssld",
     r"Global\.(checkpoints|pretrained_model|output_dir|save_inference_dir|print_batch_step|save_interval|patience|overwrite)",
+    r"Global\.thresholds.*",
     r"Global\.(device|use_visualdl|eval_during_train|eval_interval|start_eval_epoch|print_mem_info|image_shape)",
     r"DataLoader\..*\.(num_workers|use_shared_memory|prefetch_factor)",
 )

@@ -9,15 +9,39 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from ppcls_ext.config.checks import LOSSES_OF_SEVERAL, METRICS_OF_SEVERAL, MIXING
 from ppcls_ext.config.folder import CONFIG
 from ppcls_ext.config.settings import RunSettings, open_run
-from ppcls_ext.data.class_folders import LABEL_LIST, TRAIN_LIST, VAL_LIST, ClassLists, find_class_folders
-from ppcls_ext.data.image_files import find_images
-from ppcls_ext.data.lists import ImageList, ListEntry, list_text, overlap, read_lines, write_list
+from ppcls_ext.data.class_folders import (
+    LABEL_LIST,
+    SHOWN,
+    TRAIN_LIST,
+    VAL_LIST,
+    ClassLists,
+    Files,
+    find_labelled_images,
+    require_known,
+)
+from ppcls_ext.data.image_files import LeftOut, counted, find_images
+from ppcls_ext.data.lists import (
+    MULTI_LABEL,
+    SINGLE_LABEL,
+    TAB,
+    ImageList,
+    Label,
+    list_text,
+    multi_label_text,
+    overlap,
+    read_class_names,
+    read_lines,
+    write_list,
+)
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.hosts.paddleclas.versions import multi_label_output
 
 logger = logging.getLogger("ppcls_ext")
 
@@ -48,17 +72,46 @@ def warn_about_overlap(train: ImageList, evaluation: ImageList) -> None:
         )
 
 
+def require_same_classes(run: RunSettings, images: ImageList) -> None:
+    """Checks that a list counts its classes as the run does, where `make_lists` has written their names beside it.
+
+    Raises:
+        PpclsExtError: a class has another index there; every label would be wrong.
+    """
+    beside = images.path.parent / LABEL_LIST
+    names = run.class_names if run.arch.is_ours and beside.is_file() else None
+    if names is None or run.class_names_file is None or os.path.samefile(beside, run.class_names_file):
+        return
+    try:
+        found = read_class_names(beside)
+    except PpclsExtError:
+        return  # a file of another kind
+    known = {name: index for index, name in enumerate(names)}
+    for index, name in enumerate(found):
+        if name in known and names[index : index + 1] != (name,):
+            raise PpclsExtError(
+                f"{images.path} counts classes as {beside} does, where {name!r} is {index}, and in "
+                f"{run.class_names_file} it is {known[name]}: make the lists with ppcls-ext make-lists "
+                "--classes-of RUN, or give the folder to ppcls-ext eval RUN --data FOLDER"
+            )
+
+
 def give_host_a_list(dataset: dict, images: ImageList) -> None:
     """Makes the data set name a copy of its list where PaddleClas would misread the list itself."""
     if not images.is_plain:
-        copy, dataset["delimiter"] = copy_list(images)
-        dataset["cls_label_path"] = str(copy)
-        logger.debug("%s has paths or lines that PaddleClas misreads: it gets the copy %s", images.path, copy)
+        if images.task == MULTI_LABEL:
+            dataset["cls_label_path"] = str(_copy_several(images))
+        else:
+            labels = ((entry.path, entry.label) for entry in images)
+            dataset["cls_label_path"], dataset["delimiter"] = map(str, copy_list(labels))
+        clean = dataset["cls_label_path"]
+        logger.debug("%s has paths or lines that PaddleClas misreads: it gets the copy %s", images.path, clean)
 
 
+#: Pixels of the input to one of the last maps, along each side, in all of this project's models.
+TOTAL_STRIDE = 32
 #: Samplers that take every image once. Only PaddleClas knows the others, and which images they leave out.
 PLAIN_SAMPLERS = (None, "DistributedBatchSampler", "BatchSampler")
-SHOWN = 5  # classes that a line names
 
 
 def say_what_is_left_out(run: RunSettings, lists: Mapping[str, ImageList]) -> None:
@@ -69,7 +122,7 @@ def say_what_is_left_out(run: RunSettings, lists: Mapping[str, ImageList]) -> No
         lists: the image lists by loader, Train or Eval.
 
     Raises:
-        PpclsExtError: a list makes no batch at all.
+        PpclsExtError: a list makes no batch at all, or no image of it shows a class.
     """
     from paddle.distributed import get_world_size
 
@@ -77,6 +130,14 @@ def say_what_is_left_out(run: RunSettings, lists: Mapping[str, ImageList]) -> No
         sampler = run.config["DataLoader"][loader].get("sampler") or {}
         if sampler.get("name") in PLAIN_SAMPLERS and sampler.get("drop_last"):
             _left_out(loader, images, sampler["batch_size"], get_world_size())
+        if loader == "Train" and sampler.get("name") in PLAIN_SAMPLERS:
+            _say_batches_of_one(run, images, sampler, get_world_size())
+    for loader, images in lists.items():
+        if images.task == MULTI_LABEL and not images.labels:
+            what = "train" if loader == "Train" else "evaluate"
+            raise PpclsExtError(
+                f"no image of {images.path} shows any class: all labels are 0, and nothing to {what} on"
+            )
     if "Train" in lists and not run.config["DataLoader"]["Train"]["dataset"].get("relabel") and run.class_num:
         _say_absent_classes(lists["Train"], run.class_num)
 
@@ -98,44 +159,69 @@ def _left_out(loader: str, images: ImageList, batch: int, processes: int) -> Non
         )
 
 
+def _say_batches_of_one(run: RunSettings, images: ImageList, sampler: Mapping[str, Any], processes: int) -> None:
+    """Logs, in one line, that batch normalisations of maps of one pixel learn nothing from one image."""
+    shape = run.section("Global").get("image_shape")
+    if not run.arch.is_ours or not isinstance(shape, (list, tuple)) or max(shape[1:]) > TOTAL_STRIDE:
+        return
+    batch = sampler["batch_size"]
+    last = math.ceil(len(images) / processes) % batch
+    if batch == 1 or (last == 1 and not sampler.get("drop_last")):
+        logger.warning(
+            "%s of one image of %d px, whose last maps are 1×1: batch normalisation learns nothing from it; %s",
+            *("batches" if batch == 1 else "a last batch", max(shape[1:])),
+            "take larger batches" if batch == 1 else "set DataLoader.Train.sampler.drop_last to true",
+        )
+
+
 def _say_absent_classes(images: ImageList, classes: int) -> None:
-    highest = max(images.labels)
+    highest = classes - 1 if images.task == MULTI_LABEL else max(images.labels)
     if highest + 1 < classes:
         logger.warning(
             "Arch.class_num is %d, and the labels of %s end at %d: the classes from %d have no image",
             *(classes, images.path, highest, highest + 1),
         )
-    absent = [label for label in range(min(highest, classes)) if label not in images.labels]
+    there = images.labels
+    absent = [label for label in range(min(highest + 1, classes)) if label not in there]
     if absent:
         names = ", ".join(map(str, absent[:SHOWN])) + (", …" if len(absent) > SHOWN else "")
         logger.warning("%s has no image of %d classes: %s", images.path, len(absent), names)
 
 
 def use_lists(config: dict, made: ClassLists) -> None:
-    """Sets, in place, data sets, number of classes, class names and accuracies to those of the lists.
+    """Sets, in place, data sets, number of classes, class names and metrics to those of the lists.
+
+    A configuration for one class an image becomes one for several where the lists are multi-label ones.
 
     Args:
         config: the dict from `load_config`.
-        made: the lists that `make_lists` wrote.
+        made: the lists that `make_lists` or `make_label_lists` wrote.
 
     Raises:
         PpclsExtError: the configuration does not train a classifier on an image list.
     """
-    count = len(made.classes)
+    count, several = len(made.classes), made.task == MULTI_LABEL
     for loader, name in (("Train", TRAIN_LIST), ("Eval", VAL_LIST)):
         dataset = ((config.get("DataLoader") or {}).get(loader) or {}).get("dataset")
-        if not isinstance(dataset, dict) or dataset.get("name") != "ImageNetDataset":
+        known = ("ImageNetDataset", "MultiLabelDataset") if several else ("ImageNetDataset",)
+        if not isinstance(dataset, dict) or dataset.get("name") not in known:
+            option = "--labels" if several else "--data (without --labels)"
             raise PpclsExtError(
-                f"--data needs a configuration that classifies: DataLoader.{loader}.dataset is no ImageNetDataset"
+                f"{option} needs a configuration that classifies: DataLoader.{loader}.dataset is no {known[0]}"
             )
         dataset.update(image_root=str(made.root), cls_label_path=str((made.folder / name).absolute()))
         dataset.pop("delimiter", None)
     config["Arch"]["class_num"] = count
     config["Global"].pop("class_num", None)
-    _set_accuracies(config, count)
+    if several:
+        _for_several_labels(config)
+    else:
+        _set_accuracies(config, count)
     infer = config.get("Infer")
     if isinstance(infer, dict):
         infer["infer_imgs"] = _first_image(made)
+        if several:
+            infer["PostProcess"] = {"name": multi_label_output()}
         post_process = infer.setdefault("PostProcess", {})
         post_process["class_id_map_file"] = str((made.folder / LABEL_LIST).absolute())
         post_process.pop("delimiter", None)
@@ -143,9 +229,39 @@ def use_lists(config: dict, made: ClassLists) -> None:
             post_process["topk"] = min(post_process["topk"], count)
     sampler = config["DataLoader"]["Train"].get("sampler") or {}
     batch = sampler.get("batch_size")
-    if isinstance(batch, int) and batch > sum(made.train) and sampler.get("drop_last"):
+    images = made.images[0]
+    if isinstance(batch, int) and batch > images and sampler.get("drop_last"):
         sampler["drop_last"] = False
-        logger.info("%d images are less than a batch of %d: the one batch is smaller", sum(made.train), batch)
+        logger.info("%d images are less than a batch of %d: the one batch is smaller", images, batch)
+
+
+def _for_several_labels(config: dict) -> None:
+    """Makes a configuration for one class an image one for several, in place; one that is already, stays as it is."""
+    changes = []
+    config["Global"]["use_multilabel"] = True
+    losses = (config.get("Loss") or {}).get("Train") or ()
+    if not set().union(*losses) <= set(LOSSES_OF_SEVERAL):
+        smooths = any((fields or {}).get("epsilon") for loss in losses for fields in loss.values())
+        config["Loss"] = {when: [{"MultiLabelLoss": {"weight": 1.0}}] for when in ("Train", "Eval")}
+        smooth = " with label smoothing" if smooths else ""
+        changes.append(f"MultiLabelLoss in the place of {', '.join(sorted(set().union(*losses)))}{smooth}")
+    metrics = (config.get("Metric") or {}).get("Eval") or ()
+    if not set().union(*metrics) <= set(METRICS_OF_SEVERAL):
+        config["Metric"] = {"Train": None, "Eval": [{"HammingDistance": None}, {"AccuracyScore": None}]}
+    for loader in ("Train", "Eval"):
+        config["DataLoader"][loader]["dataset"]["name"] = "MultiLabelDataset"
+    dataset = config["DataLoader"]["Train"]["dataset"]
+    mixing = []
+    for operator in list(dataset.get("batch_transform_ops") or ()):
+        names = [*operator, *(name for fields in operator.values() for name in fields or ())]
+        if not set(names).isdisjoint(MIXING):
+            mixing += [name for name in names if name in MIXING]
+            dataset["batch_transform_ops"].remove(operator)
+    if mixing:
+        dataset["batch_transform_ops"] = dataset["batch_transform_ops"] or None
+        changes.append(f"no {' and no '.join(mixing)}, for images of one class each")
+    if changes:
+        logger.info("several labels an image: %s", ", ".join(changes))
 
 
 def _set_accuracies(config: dict, count: int) -> None:
@@ -160,7 +276,8 @@ def _set_accuracies(config: dict, count: int) -> None:
 
 
 def _first_image(made: ClassLists) -> str:
-    return str(made.root / read_lines(made.folder / VAL_LIST)[0].rpartition(" ")[0])
+    mark = TAB if made.task == MULTI_LABEL else " "
+    return str(made.root / read_lines(made.folder / VAL_LIST)[0].rpartition(mark)[0])
 
 
 def evaluate_on(settings: RunSettings, data: str | os.PathLike) -> RunSettings:
@@ -168,28 +285,49 @@ def evaluate_on(settings: RunSettings, data: str | os.PathLike) -> RunSettings:
 
     Args:
         settings: a configuration that classifies.
-        data: an image list, whose paths start from its folder; or a folder with one folder per class.
+        data: an image list, whose paths start from its folder; or a folder with one folder per class, or with these in
+            test/, val/ or train/, of which the first that is there is taken.
 
     Raises:
         PpclsExtError: there is no such list or folder, or one of its classes is not among the configuration's.
     """
     path = Path(data)
-    images = {"name": "ImageNetDataset", "image_root": str(path.parent), "cls_label_path": str(path)}
+    name = "ImageNetDataset" if settings.task == SINGLE_LABEL else "MultiLabelDataset"
+    images = {"name": name, "image_root": str(path.parent), "cls_label_path": str(path)}
     if path.is_dir():
-        found, names = find_class_folders(path), settings.class_names or ()
-        unknown = [name for name in found.classes if name not in names]
-        if unknown:
-            known = ", ".join(names[:SHOWN]) or "none"
-            raise PpclsExtError(f"{path / unknown[0]} is the folder of no class of the configuration: it knows {known}")
-        files = found.train if found.val is None else found.val
-        entries = [ListEntry(file, names.index(name), 0) for name, below in zip(found.classes, files) for file in below]
-        images["image_root"] = str(path)
-        images["cls_label_path"], images["delimiter"] = map(str, copy_list(entries))
+        if settings.task == MULTI_LABEL:
+            raise PpclsExtError(
+                f"{path} is a folder, which says one class an image, and the net tells several: give a list with lines "
+                "like name.jpg, a tab and 0,1,1"
+            )
+        folder, files, left_out = find_labelled_images(path)
+        names = settings.class_names or ()
+        require_known(folder, [name for name, below in files.items() if below], names)
+        double = next((name for name, below in files.items() if below and names.count(name) > 1), None)
+        if double is not None:
+            raise PpclsExtError(f"two classes are called {double!r}: give an image list instead of a folder")
+        labels = [(file, names.index(name)) for name, below in files.items() for file in below]
+        if not labels:
+            raise PpclsExtError(f"{folder} holds no image in the folder of a class ({counted(left_out)})")
+        images["image_root"] = str(folder)
+        images["cls_label_path"], images["delimiter"] = map(str, copy_list(labels))
+        _say_what_is_evaluated(folder, files, names, left_out)
     changed = settings.changed("DataLoader")
     dataset = changed.config["DataLoader"]["Eval"]["dataset"]
     dataset.pop("delimiter", None)
     dataset.update(images)
     return changed
+
+
+def _say_what_is_evaluated(folder: Path, files: Files, names: Sequence[str], left_out: Sequence[LeftOut]) -> None:
+    present = [name for name in names if files.get(name)]
+    absent = [name for name in names if name not in present]
+    logger.info("%s: %d images of %d classes", folder, sum(map(len, files.values())), len(present))
+    if absent:
+        shown = ", ".join(absent[:SHOWN]) + (", …" if len(absent) > SHOWN else "")
+        logger.warning("%s has no image of %d of the run's %d classes: %s", folder, len(absent), len(names), shown)
+    if left_out:
+        logger.info("%s: left out: %s", folder, counted(left_out))
 
 
 def images_in(place: str | os.PathLike | None, settings: RunSettings) -> list[Path]:
@@ -219,18 +357,23 @@ def _training_images(settings: RunSettings, where: str) -> list[Path]:
     path, root = dataset.get("cls_label_path"), dataset.get("image_root")
     if not (isinstance(path, str) and isinstance(root, str)):
         raise PpclsExtError(f"{where} names no training images (DataLoader.Train.dataset): give --calibration PLACE")
-    return _listed_files(Path(path), [Path(root)], dataset.get("delimiter") or " ")
+    delimiter = TAB if settings.task == MULTI_LABEL else dataset.get("delimiter") or " "
+    return _listed_files(Path(path), [Path(root)], delimiter)
 
 
 def _listed_files(path: Path, roots: list[Path], delimiter: str | None = None) -> list[Path]:
-    """The files that a list names, below the first of `roots` that has them; None: the label is behind any space."""
+    """The files that a list names, below the first of `roots` that has them.
+
+    Without a delimiter, the label is what follows any space, or the labels what follows a tab.
+    """
     found = []
     for number, line in enumerate(read_lines(path), 1):
         name = line.strip()
         if not name:
             continue
         # with a label or without; a path may hold spaces
-        candidates = [root / part for root in roots for part in (name, name.rsplit(delimiter, 1)[0]) if part]
+        parts = (name, name.rsplit(delimiter, 1)[0], *([name.rpartition(TAB)[0]] if delimiter is None else []))
+        candidates = [root / part for root in roots for part in parts if part]
         file = next((candidate for candidate in candidates if candidate.is_file()), None)
         if file is None:
             raise PpclsExtError(f"{path}:{number}: no image {line!r} below {' or '.join(map(str, roots))}")
@@ -242,10 +385,25 @@ def _listed_files(path: Path, roots: list[Path], delimiter: str | None = None) -
 DELIMITER = "//"
 
 
-def copy_list(entries: Sequence[ListEntry]) -> tuple[Path, str]:
-    """Writes `entries` for PaddleClas; returns the file, which lives as long as this process, and its delimiter."""
-    images = ((os.path.abspath(entry.path), entry.label) for entry in entries)
-    return _write(list_text(images, DELIMITER)), DELIMITER
+def copy_list(images: Iterable[tuple[Path, Label]]) -> tuple[Path, str]:
+    """Writes files and their classes for PaddleClas.
+
+    Returns:
+        The list, which lives as long as this process, and its delimiter.
+    """
+    return _write(list_text(((os.path.abspath(path), label) for path, label in images), DELIMITER)), DELIMITER
+
+
+def _copy_several(images: ImageList) -> Path:
+    """Writes a multi-label list for PaddleClas; the paths start from the image root, as they did."""
+    rows = []
+    for entry in images:
+        assert isinstance(entry.label, tuple)
+        below = entry.path.is_relative_to(images.image_root)
+        # blanks at a line's start would be lost
+        text = f"./{entry.path.relative_to(images.image_root)}" if below else str(entry.path)
+        rows.append((text, entry.label))
+    return _write(multi_label_text(rows))
 
 
 def host_reads_class_names(path: Path) -> bool:

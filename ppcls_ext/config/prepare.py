@@ -11,21 +11,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ppcls_ext.config.best import BestBy, prepare_metrics
 from ppcls_ext.config.checks import (
     check_numbers,
     check_options,
+    check_task,
     describes_export,
     fill_in,
     require_fields,
     warn_about_newer_fields,
 )
-from ppcls_ext.config.folder import check_patience, leave_out_start, make_absolute, report_changes
+from ppcls_ext.config.folder import check_patience, check_resumed, leave_out_start, make_absolute, report_changes
 from ppcls_ext.config.host_classes import check_arguments, resolve
-from ppcls_ext.config.lists import give_host_a_list, read_lists, say_what_is_left_out, warn_about_overlap
+from ppcls_ext.config.lists import (
+    give_host_a_list,
+    read_lists,
+    require_same_classes,
+    say_what_is_left_out,
+    warn_about_overlap,
+)
 from ppcls_ext.config.recipe import Settings as RecipeSettings
 from ppcls_ext.config.recipe import check_recipe
 from ppcls_ext.config.settings import RunSettings
 from ppcls_ext.config.weights import (
+    check_class_names,
     place_checkpoints,
     place_class_names,
     place_weights,
@@ -33,7 +42,7 @@ from ppcls_ext.config.weights import (
     say_what_to_expect,
     unfuse_where_needed,
 )
-from ppcls_ext.data.lists import ImageList
+from ppcls_ext.data.lists import MULTI_LABEL, SINGLE_LABEL, ImageList
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.hosts.paddleclas.locate import activate
 from ppcls_ext.hosts.paddleclas.versions import profiles_with_removed_module
@@ -61,6 +70,7 @@ class PreparedRun:
         settings: the configuration as the user may read and use it again, with absolute paths.
         lists: the image lists that the mode uses, by loader.
         recipe: the section `Recipe`; in the mode "train".
+        best_by: what decides which epoch is the best; in the mode "train", where it evaluates.
     """
 
     config: dict
@@ -68,6 +78,7 @@ class PreparedRun:
     settings: RunSettings
     lists: Mapping[str, ImageList]
     recipe: RecipeSettings | None
+    best_by: BestBy | None
 
 
 def prepare(settings: RunSettings, mode: str) -> PreparedRun:
@@ -95,6 +106,9 @@ def prepare(settings: RunSettings, mode: str) -> PreparedRun:
 def _prepare(run: RunSettings, mode: str) -> PreparedRun:
     config = run.config
     fill_in(config, mode)
+    if run.task == MULTI_LABEL:
+        config["Global"]["use_multilabel"] = True  # PaddleClas has it from nowhere else
+    _ = run.given_thresholds  # whether they fit
     check_numbers(config, SECTIONS[mode])
     resolve(config, SECTIONS[mode])
     check_arguments(config, SECTIONS[mode])
@@ -107,7 +121,9 @@ def _prepare(run: RunSettings, mode: str) -> PreparedRun:
     resolved["Global"].pop("report", None)
     make_absolute(resolved, activate().path)
     config["Global"]["device"] = run.device
+    best_by = prepare_metrics(config, mode, run.task) if mode in ("train", "eval") else None
     check_options(config, mode)
+    check_task(config, run.task, SECTIONS[mode])
     for field in ("output_dir", *(("save_inference_dir",) if mode == "export" else ())):
         require_writable(f"Global.{field}", config["Global"][field])
     if mode == "train":
@@ -119,12 +135,7 @@ def _prepare(run: RunSettings, mode: str) -> PreparedRun:
     place_weights(run, weights, mode)
     if mode == "infer" or describes_export(config, mode):
         place_class_names(run)
-    lists = read_lists(run, mode)
-    if {"Train", "Eval"} <= set(lists):
-        warn_about_overlap(lists["Train"], lists["Eval"])
-    if mode == "train" and "Train" in lists:
-        say_what_to_expect(run, len(lists["Train"]))
-    say_what_is_left_out(run, lists)
+    lists = _checked_lists(run, mode)
     for loader, images in lists.items():
         give_host_a_list(config["DataLoader"][loader]["dataset"], images)
 
@@ -133,15 +144,32 @@ def _prepare(run: RunSettings, mode: str) -> PreparedRun:
     prepared = AttrDict(config)
     create_attr_dict(prepared)
     recipe = run.recipe if mode == "train" else None
-    return PreparedRun(prepared, run.folder, RunSettings(resolved), lists, recipe)
+    return PreparedRun(prepared, run.folder, RunSettings(resolved), lists, recipe, best_by)
+
+
+def _checked_lists(run: RunSettings, mode: str) -> dict[str, ImageList]:
+    """The image lists by loader; says what a user should know of them."""
+    lists = read_lists(run, mode)
+    check_class_names(run)
+    for images in lists.values():
+        require_same_classes(run, images)
+    if {"Train", "Eval"} <= set(lists):
+        warn_about_overlap(lists["Train"], lists["Eval"])
+    if mode == "train" and "Train" in lists:
+        say_what_to_expect(run, len(lists["Train"]))
+    say_what_is_left_out(run, lists)
+    return lists
 
 
 def _prepare_training(run: RunSettings, resolved: dict) -> None:
     """What a training resumes from, and what it keeps."""
     config, settings = run.config, run.config["Global"]
+    if run.class_num == 1 and run.task == SINGLE_LABEL and run.arch.is_ours:
+        raise PpclsExtError("Arch.class_num is 1: of one class there is nothing to learn; give the number of classes")
     check_patience(config)
     place_checkpoints(config, run.folder)
     if settings["checkpoints"]:
+        check_resumed(Path(settings["checkpoints"]), run.trained_with())
         leave_out_start(config)
         report_changes(resolved, run.folder)
     if settings.get("save_interval") in (None, False, 0, -1):

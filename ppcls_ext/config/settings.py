@@ -12,6 +12,8 @@ import dataclasses
 import functools
 import json
 import logging
+import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,7 @@ from ppcls_ext.config.load import load_config, override, read_yaml
 from ppcls_ext.config.recipe import Settings as RecipeSettings
 from ppcls_ext.config.recipe import read_settings
 from ppcls_ext.data.image_rule import Preprocessing, rule_from_transforms
-from ppcls_ext.data.lists import MULTI_LABEL, SINGLE_LABEL, ImageList, read_class_names, read_list
+from ppcls_ext.data.lists import MULTI_LABEL, SINGLE_LABEL, ImageList, read_class_names, read_list, require_class_names
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.hosts.paddleclas.locate import activate
 from ppcls_ext.models.table import MODELS
@@ -146,7 +148,66 @@ class RunSettings:
                 f"DataLoader.{of_lists[0]}.dataset is a {names[of_lists[0]]}, and Global.use_multilabel is false: set "
                 "it to true, or name an ImageNetDataset"
             )
+        plain = [loader for loader, name in names.items() if name in PLAIN_LISTS]
+        if plain and (given or of_lists):
+            why = "Global.use_multilabel is true" if given else f"that of {of_lists[0]} a {names[of_lists[0]]}"
+            raise PpclsExtError(
+                f"DataLoader.{plain[0]}.dataset is a {names[plain[0]]}, with one class an image, and {why}: name a "
+                "MultiLabelDataset, or take that away"
+            )
         return MULTI_LABEL if given or of_lists else SINGLE_LABEL
+
+    @functools.cached_property
+    def given_thresholds(self) -> tuple[float, ...] | None:
+        """`Global.thresholds`, a number or a list with one a class; None where it is not given.
+
+        Raises:
+            PpclsExtError: the task is single-label, or they are not as many numbers from 0 to 1 as there are classes.
+        """
+        given = self.section("Global").get("thresholds")
+        if given is None:
+            return None
+        if self.task != MULTI_LABEL:
+            raise PpclsExtError(
+                "Global.thresholds says from which score on an image shows a class, and this configuration is for one "
+                "class an image: remove it, or set Global.use_multilabel"
+            )
+        values = given if isinstance(given, (list, tuple)) else [given] * (self.class_num or 1)
+        found = _as_thresholds(values, self.class_num)
+        if found is None:
+            raise PpclsExtError(
+                f"Global.thresholds is {given!r}: expected a number from 0 to 1, or a list of {self.class_num} of them"
+            )
+        return found
+
+    @functools.cached_property
+    def thresholds(self) -> tuple[float, ...] | None:
+        """For "multi-label", the score of each class from which on an image shows it; None where unknown.
+
+        `Global.thresholds`, or else what was chosen when the configuration's weights were evaluated in their training.
+
+        Raises:
+            PpclsExtError: those given do not fit the classes, those kept beside the weights are damaged, or there are
+                no such weights.
+        """
+        if self.given_thresholds is not None or self.task != MULTI_LABEL:
+            return self.given_thresholds
+        places = (("Global", "pretrained_model"), ("Arch", "pretrained"))
+        for field, value in ((f"{name}.{field}", self.section(name).get(field)) for name, field in places):
+            if value is None or value is False:
+                continue
+            path = None if is_remote(value) else existing_file(field, value, ".pdparams")
+            kept = (read_trained_with(path) or {}).get("thresholds") if path is not None else None
+            if kept is None:
+                return None
+            found = _as_thresholds(kept, self.class_num)
+            if found is None:
+                raise PpclsExtError(
+                    f"the thresholds kept beside {path} are not {self.class_num} numbers from 0 to 1: give them as "
+                    "Global.thresholds"
+                )
+            return found
+        return None
 
     @functools.cached_property
     def recipe(self) -> RecipeSettings:
@@ -208,13 +269,19 @@ class RunSettings:
         """The names by class index; None, which is logged, where their file does not exist.
 
         Raises:
-            PpclsExtError: the file is damaged.
+            PpclsExtError: the file is damaged, or does not name each class.
         """
         path = self.class_names_file
         if path is None:
             return None
         if path.exists():
-            return read_class_names(path, self._post_process.get("delimiter") or " ")
+            names = read_class_names(path, self._post_process.get("delimiter") or " ")
+            if self.class_num is not None:
+                require_class_names(names, self.class_num, f"{path} (Infer.PostProcess.class_id_map_file)")
+            double = next((name for name, count in Counter(names).items() if count > 1), None)
+            if double is not None:
+                logger.warning("%s calls several classes %r: labels stay apart, names do not", path, double)
+            return names
         logger.warning(
             "no %s (Infer.PostProcess.class_id_map_file): the classes have no names",
             self._post_process["class_id_map_file"],
@@ -222,13 +289,13 @@ class RunSettings:
         return None
 
     def image_list(self, loader: str) -> ImageList | None:
-        """Reads the image list of a loader; returns None where its data set is not a plain list.
+        """Reads the image list of a loader; returns None where its data set is neither a plain nor a multi-label list.
 
         Raises:
             PpclsExtError: the list is missing or has a fault; begins with file and line of the first one.
         """
         dataset = self.dataset(loader)
-        if dataset.get("name") not in PLAIN_LISTS:
+        if dataset.get("name") not in PLAIN_LISTS + MULTI_LABEL_LISTS:
             return None
         for field in ("image_root", "cls_label_path"):
             if not isinstance(dataset.get(field), str):
@@ -236,7 +303,8 @@ class RunSettings:
                 raise PpclsExtError(f"{where} is {dataset.get(field)!r}: expected a path")
         class_num = None if dataset.get("relabel") else self.class_num
         path, root = Path(dataset["cls_label_path"]), Path(dataset["image_root"])
-        return read_list(path, root, class_num, dataset.get("delimiter") or " ")
+        task = MULTI_LABEL if dataset["name"] in MULTI_LABEL_LISTS else SINGLE_LABEL
+        return read_list(path, root, class_num, dataset.get("delimiter") or " ", task)
 
     def weights(self, mode: str = "infer") -> Weights | None:
         """Finds the weights of one of this project's models; remote ones are downloaded.
@@ -287,8 +355,9 @@ class RunSettings:
         """Describes what weights trained with this configuration are for; in other modes, what it expects of weights.
 
         Returns:
-            A JSON object: "architecture", "class_num", "class_names" (None: unknown) and "pictures" (None: the
-            transforms cannot be described), the fields of `Preprocessing`.
+            A JSON object: "architecture", "task", "class_num", "class_names" (None: unknown) and "pictures" (None: the
+            transforms cannot be described), the fields of `Preprocessing`; for multi-label also "thresholds", those of
+            `Global.thresholds` (None: a training's evaluations choose them).
         """
         rule = names = None
         for preferred in (mode, "eval", "infer"):
@@ -299,7 +368,10 @@ class RunSettings:
         if isinstance(file, str):
             with contextlib.suppress(PpclsExtError):  # a file that cannot be read, or one of PaddleClas's
                 names = list(read_class_names(file, self._post_process.get("delimiter") or " "))
-        facts = {"architecture": self.arch.name, "class_num": self.class_num, "class_names": names, "pictures": rule}
+        facts = {"architecture": self.arch.name, "task": self.task, "class_num": self.class_num, "class_names": names}
+        facts["pictures"] = rule
+        if self.task == MULTI_LABEL:
+            facts["thresholds"] = self.given_thresholds
         return json.loads(json.dumps(facts))
 
     def build_model(self) -> Backbone:
@@ -365,6 +437,15 @@ def choose_device(wanted: str | None) -> str:
             "use one of these or auto"
         )
     return wanted
+
+
+def _as_thresholds(values: Any, class_num: int | None) -> tuple[float, ...] | None:
+    """One number from 0 to 1 a class; None where `values` is something else."""
+    if not isinstance(values, (list, tuple)) or (class_num is not None and len(values) != class_num):
+        return None
+    if not all(type(value) in (int, float) and math.isfinite(value) and 0 <= value <= 1 for value in values):
+        return None
+    return tuple(map(float, values))
 
 
 def existing_file(field: str, value: Any, suffix: str) -> Path:

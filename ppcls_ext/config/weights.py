@@ -164,6 +164,12 @@ def place_class_names(run: RunSettings) -> None:
     )
 
 
+def check_class_names(run: RunSettings) -> None:
+    """Raises PpclsExtError where the file of class names, if it is there, does not fit the classes: in every mode."""
+    if run.arch.is_ours and run.class_names_file is not None and run.class_names_file.is_file():
+        _ = run.class_names
+
+
 #: Number of images per class below which a network with random weights learns little of photographs.
 FEW = 100
 

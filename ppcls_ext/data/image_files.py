@@ -10,11 +10,14 @@ from __future__ import annotations
 import contextlib
 import glob
 import io
+import logging
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, features
@@ -22,6 +25,8 @@ from PIL import Image, ImageOps, features
 from ppcls_ext.data.lists import ListEntry
 from ppcls_ext.errors import NotImageError, PpclsExtError
 from ppcls_ext.files import read_regular
+
+logger = logging.getLogger("ppcls_ext")
 
 #: Formats that OpenCV reads as well; no others are tried. Pillow reads AVIF from 11.3.
 FORMATS: tuple[str, ...] = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "JPEG2000", "PPM")
@@ -120,15 +125,39 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")  # convert would copy it
 
 
-#: File names that count as images inside a folder; a file that is named itself is always tried.
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".jp2")
+#: Suffixes that make a file in a folder an image; a file that is named itself is always tried.
+SUFFIXES: tuple[str, ...] = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".jp2")
+SUFFIXES += (".ppm", ".pgm", ".pbm", ".pnm", *((".avif",) if "AVIF" in FORMATS else ()))
+#: Files and folders that systems leave between images, in lower case.
+OF_SYSTEMS = frozenset(("thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "system volume information"))
+
+
+class LeftOut(NamedTuple):
+    """A file or folder that will not be used.
+
+    Attributes:
+        path: the file or folder.
+        kind: the reason in a few words, which are counted.
+        reason: the reason in full.
+    """
+
+    path: Path
+    kind: str
+    reason: str
+
+
+def counted(left_out: Sequence[LeftOut]) -> str:
+    """Returns how many files and folders were left out, by kind: "2 hidden, 1 not an image"."""
+    counts = Counter(item.kind for item in left_out)
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def find_images(names: Sequence[str]) -> list[Path]:
-    """Finds the image files that `names` stand for.
+    """Finds the image files that `names` stand for; logs how many files of folders and patterns are left out.
 
     Args:
-        names: files, folders (all images in and below them) and glob patterns.
+        names: files, folders (all images in and below them, see `images_below`) and glob patterns, whose files and
+            folders are read by the same rule.
 
     Returns:
         Each file once, in the order of `names`; the files of a folder or pattern are sorted.
@@ -139,31 +168,78 @@ def find_images(names: Sequence[str]) -> list[Path]:
     found: dict[str, Path] = {}
     for name in names:
         path = Path(name)
+        left_out: list[LeftOut] = []
         if path.is_dir():
-            files = sorted(_below(path))
+            files, left_out = images_below(path)
         elif path.exists() or not glob.has_magic(name):
             files = [path]  # a missing one is reported when its turn comes
         else:
-            files = sorted(Path(file) for file in glob.glob(name, recursive=True) if Path(file).is_file())
+            files, left_out = images_among(sorted(map(Path, glob.glob(name, recursive=True))))
         if not files:
-            raise PpclsExtError(f"{name}: no image found; expected files, folders or patterns of {' '.join(SUFFIXES)}")
+            what = "the folder holds no image" if path.is_dir() else "no image found"
+            more = f" ({counted(left_out)})" if left_out else ""
+            raise PpclsExtError(f"{name}: {what}{more}; expected files, folders or patterns of {' '.join(SUFFIXES)}")
+        if left_out:
+            logger.info("%s: left out: %s", name, counted(left_out))
         for file in files:
             found.setdefault(os.path.realpath(file), file)
     return list(found.values())
 
 
-def _below(folder: Path) -> Iterator[Path]:
-    """Yields the images in `folder` and in the folders below it, following each link once."""
-    seen = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:
-            folders.clear()  # a link to a folder above
-            continue
-        seen.add(real)
-        for path in (Path(place, name) for name in names):
-            if path.suffix.lower() in SUFFIXES and path.is_file():
-                yield path
+def images_below(folder: Path) -> tuple[list[Path], list[LeftOut]]:
+    """Finds the images in and below a folder, by the rule that holds wherever a folder is read.
+
+    A file is an image by its suffix, one without a suffix by its content. Hidden files and folders, and those that
+    systems leave, are left out. Links are followed, each folder once.
+
+    Returns:
+        The images, sorted by their paths, and everything else.
+    """
+    left_out: list[LeftOut] = []
+    return sorted(_walk(sorted(folder.iterdir()), left_out, {folder.resolve()})), left_out
+
+
+def images_among(paths: Sequence[Path]) -> tuple[list[Path], list[LeftOut]]:
+    """As `images_below`, of some files and folders."""
+    left_out: list[LeftOut] = []
+    return sorted(_walk(paths, left_out, {path.parent.resolve() for path in paths})), left_out
+
+
+def _walk(entries: Sequence[Path], left_out: list[LeftOut], seen: set[Path]) -> Iterator[Path]:
+    for entry in entries:
+        if is_hidden(entry.name):
+            left_out.append(LeftOut(entry, "hidden", "it is hidden, or a system's own"))
+        elif entry.is_file():
+            if entry.suffix.lower() in SUFFIXES or (not entry.suffix and _is_image(entry)):
+                yield entry
+            else:
+                left_out.append(LeftOut(entry, "not an image", f"expected one of {' '.join(SUFFIXES)}"))
+        elif entry.is_dir():
+            real = entry.resolve()
+            if real in seen:
+                left_out.append(LeftOut(entry, "repeated folder", f"the same folder as {real}"))
+            else:
+                seen.add(real)
+                yield from _walk(sorted(entry.iterdir()), left_out, seen)
+        else:
+            left_out.append(LeftOut(entry, "not a file", "neither a file nor a folder, or a link to nothing"))
+
+
+def is_hidden(name: str) -> bool:
+    """Returns whether a file or folder of this name is hidden, or one that a system leaves between images."""
+    return name.startswith(".") or name.lower() in OF_SYSTEMS
+
+
+def _is_image(path: Path) -> bool:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            Image.open(path, formats=FORMATS).close()
+    except Image.UnidentifiedImageError:
+        return False
+    except Exception:  # of known format, or it cannot be opened: whoever reads it says what is wrong
+        return True
+    return True
 
 
 def find_faults(

@@ -8,24 +8,33 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Union
+from typing import IO, Any, Union
 
 import numpy as np
 from PIL import Image
 
-from ppcls_ext.data.image_files import decode, pixels, read_image
+from ppcls_ext.data.image_files import LARGEST, decode, pixels, read_image
 from ppcls_ext.data.image_rule import Pair, Preprocessing
 from ppcls_ext.errors import PpclsExtError
 
-#: An image as Python callers may give it: a path, a Pillow image, or the pixels as uint8 (H, W, 3), RGB.
-ImageLike = Union[str, os.PathLike, Image.Image, np.ndarray]
+#: An image as Python callers may give it: a path, the bytes of a file, a file open for reading bytes, a Pillow image,
+#: or the pixels as uint8 (H, W, 3), RGB.
+ImageLike = Union[str, os.PathLike, bytes, bytearray, memoryview, IO[bytes], Image.Image, np.ndarray]
+EXPECTED = "expected a path, bytes, an open file, a Pillow image or an array uint8 (H, W, 3)"
+
+
+def is_image_like(value: object) -> bool:
+    """Returns whether a value stands for one image, rather than for several or for none."""
+    kinds = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)
+    return isinstance(value, kinds) or (isinstance(value, np.ndarray) and value.ndim != 4) or hasattr(value, "read")
 
 
 def network_input(image: ImageLike, rule: Preprocessing) -> np.ndarray:
     """Reads an image in any form and makes it the network's input.
 
     Args:
-        image: a path, a Pillow image, or the pixels as uint8 (H, W, 3), RGB.
+        image: a path, the bytes of a file, a file open for reading bytes, a Pillow image, or the pixels as uint8
+            (H, W, 3), RGB.
         rule: the preprocessing that the network expects.
 
     Returns:
@@ -39,11 +48,24 @@ def network_input(image: ImageLike, rule: Preprocessing) -> np.ndarray:
         return _to_input(_read(Path(image), rule.decode), rule)
     if isinstance(image, Image.Image):
         return _to_input(pixels(image, rule.decode), rule)
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return _to_input(decode(bytes(image), rule.decode), rule)
     if not isinstance(image, np.ndarray):
-        raise PpclsExtError(f"got a {type(image).__name__}: expected a path, a Pillow image or an array (H, W, 3)")
+        return _to_input(decode(_read_open(image), rule.decode), rule)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise PpclsExtError(f"got an array {image.dtype} {image.shape}: expected uint8 (H, W, 3), RGB")
     return _to_input(image, rule)
+
+
+def _read_open(file: Any) -> bytes:
+    if not hasattr(file, "read"):
+        raise PpclsExtError(f"got a {type(file).__name__}: {EXPECTED}")
+    data = file.read(LARGEST + 1)
+    if not isinstance(data, bytes):
+        raise PpclsExtError("got a file that is open for reading text: open it with 'rb'")
+    if len(data) > LARGEST:
+        raise PpclsExtError(f"got a file of more than the {LARGEST:,} bytes that are read of an image")
+    return data
 
 
 def _read(path: Path, library: str) -> np.ndarray:

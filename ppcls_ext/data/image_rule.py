@@ -52,7 +52,13 @@ class Preprocessing:
     std: tuple[float, ...] = IMAGENET_STD
 
     def __post_init__(self) -> None:
-        """Raises PpclsExtError if a value is invalid, alone or together with the others."""
+        """Raises PpclsExtError if a value is invalid; a single mean or std counts for all channels."""
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            if isinstance(value, (int, float)):
+                object.__setattr__(self, name, (value,) * 3)
+            elif not isinstance(value, (tuple, list)):
+                raise PpclsExtError(f"{name} is {_shown(value)}: expected 3 numbers, or one for all channels")
         for check in (_check_words, _check_sizes, _check_numbers):
             check(self)
 
@@ -116,6 +122,10 @@ def _check_numbers(rule: Preprocessing) -> None:
         raise PpclsExtError(f"std is {rule.std}: expected numbers other than 0")
 
 
+#: PaddleClas's operators that make an image of a given size of any other.
+RANDOM_CROPS = ("RandCropImage", "RandCropImageV2")
+#: PaddleClas's operators that leave the size of an image as it is.
+KEEPS_SIZE = ("DecodeImage", "NormalizeImage", "ToCHWImage", "RandFlipImage", "RandomErasing", "CropImage")
 #: Without an interpolation PaddleClas leaves the choice to the library, and Pillow's is bicubic.
 DEFAULT_INTERPOLATION = {"cv2": "bilinear", "pil": "bicubic"}
 
@@ -163,6 +173,24 @@ def rule_from_transforms(transforms: Sequence[Any]) -> Preprocessing:
         mean=_numbers(normalize["mean"], IMAGENET_MEAN),
         std=_numbers(normalize["std"], IMAGENET_STD),
     )
+
+
+def crop_fault(transforms: Sequence[Any]) -> str | None:
+    """Returns what is wrong where PaddleClas's operators crop more than they have resized an image to, else None."""
+    resized: tuple[int, int] | None = None
+    for name, options in map(_parse_operator, transforms):
+        size = options.get("resize_short") or options.get("size")
+        pair = _pair(size)
+        if pair is not None and not all(type(side) is int for side in pair):
+            pair = None
+        if name == "ResizeImage" or name in RANDOM_CROPS:
+            resized = pair
+        elif name == "CropImage" and pair and resized and any(map(int.__gt__, pair, resized)):
+            wanted, there = (f"{width} × {height} px" for width, height in (pair, resized))
+            return f"CropImage takes {wanted} of an image of {there}: lower its size, or resize to more"
+        elif name not in KEEPS_SIZE:
+            resized = None
+    return None
 
 
 def parse_scale(scale: float | str) -> float:

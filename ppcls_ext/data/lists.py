@@ -6,6 +6,10 @@ An image list is a UTF-8 text file with one image per line: the path relative to
 
 The label is what follows the last delimiter, so that paths may contain it too. (PaddleClas takes the first two fields
 of such a line as path and label; `ppcls_ext.config.lists` writes it a list that it understands.)
+
+Where an image may show several classes, a tab and a 0 or 1 for each class stand behind the path:
+
+    jpg/image_00001.jpg	0,1,1
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ import re
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, overload
+from typing import NamedTuple, Union, overload
 
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.files import atomic_write, identical_files, read_regular
@@ -29,6 +33,10 @@ LARGEST_LIST = 1 << 30
 LARGEST_NAMES = 1 << 26
 """Bytes of a file of class names; an index has up to six digits."""
 _LABEL = re.compile(r"-?[0-9]{1,18}")  # 18 digits always fit PaddleClas's int64
+#: Between path and labels of a multi-label list, the only one that PaddleClas knows there.
+TAB = "\t"
+#: The index of an image's class; for a multi-label list, a 0 or 1 for each class.
+Label = Union[int, tuple[int, ...]]
 
 
 class ListEntry(NamedTuple):
@@ -36,13 +44,20 @@ class ListEntry(NamedTuple):
 
     Attributes:
         path: the image file.
-        label: its class index.
+        label: its class index; for a multi-label list, a 0 or 1 for each class.
         line: the line's number in the list, counted from 1.
     """
 
     path: Path
-    label: int
+    label: Label
     line: int
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """The indices of the classes that the image shows."""
+        if isinstance(self.label, int):
+            return (self.label,)
+        return tuple(index for index, value in enumerate(self.label) if value)
 
 
 @dataclass(frozen=True)
@@ -57,6 +72,7 @@ class ImageList(Sequence[ListEntry]):
         sha256: hexadecimal digest of the file's bytes.
         is_plain: whether PaddleClas reads the same entries from the file: it splits each line at every delimiter, and
             understands neither a byte order mark nor blank lines.
+        task: "single-label", or "multi-label" where the labels are a 0 or 1 for each class.
     """
 
     path: Path
@@ -65,6 +81,7 @@ class ImageList(Sequence[ListEntry]):
     entries: tuple[ListEntry, ...]
     sha256: str
     is_plain: bool
+    task: str = SINGLE_LABEL
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -84,10 +101,12 @@ class ImageList(Sequence[ListEntry]):
     @property
     def labels(self) -> frozenset[int]:
         """The class indices that occur."""
-        return frozenset(entry.label for entry in self.entries)
+        return frozenset(label for entry in self.entries for label in entry.classes)
 
 
-def read_list(path: Path, image_root: Path, class_num: int | None, delimiter: str = " ") -> ImageList:
+def read_list(
+    path: Path, image_root: Path, class_num: int | None, delimiter: str = " ", task: str = SINGLE_LABEL
+) -> ImageList:
     """Reads a list and checks every line, every label and that every image file exists.
 
     A byte order mark, CRLF, blank lines at the end and the delimiter in paths are allowed.
@@ -95,16 +114,19 @@ def read_list(path: Path, image_root: Path, class_num: int | None, delimiter: st
     Args:
         path: the list, PaddleClas's `cls_label_path`.
         image_root: the folder that the image paths start from.
-        class_num: labels must be in 0..class_num-1; None accepts any integer.
-        delimiter: the string between path and label.
+        class_num: labels must be in 0..class_num-1, or as many; None accepts any integer, or as many as the first line.
+        delimiter: the string between path and label; a tab in a multi-label list, whatever is given.
+        task: "single-label" or "multi-label".
 
     Raises:
         PpclsExtError: the list is missing or has a fault; the message begins with `file:line` of the first one.
     """
+    several = task == MULTI_LABEL
+    delimiter = TAB if several else delimiter
     if not delimiter:
         raise PpclsExtError(f"{path}: the delimiter is empty; expected what stands between path and label, such as ' '")
     data = _read_bytes(path)
-    text = _decode(path, data)
+    text = decode_text(path, data)
     lines = _lines(path, text)
     if not os.path.isdir(image_root):
         raise PpclsExtError(f"no image root {image_root}: not a folder; {_how_to_make(image_root)}")
@@ -112,9 +134,16 @@ def read_list(path: Path, image_root: Path, class_num: int | None, delimiter: st
     is_plain = not data.startswith(b"\xef\xbb\xbf") and text.count("\n") + (not text.endswith("\n")) == len(lines)
     entries = []
     for number, line in enumerate(lines, 1):
-        image, label = _parse(line, f"{path}:{number}", class_num, delimiter)
-        is_plain = is_plain and line.strip() == f"{image}{delimiter}{label}" and delimiter not in image
-        entries.append(ListEntry(Path(image_root, image), label, number))
+        where = f"{path}:{number}"
+        if several:
+            image, labels = _parse_several(line, where, class_num)
+            class_num = len(labels)
+            entry, text = ListEntry(Path(image_root, image), labels, number), ",".join(map(str, labels))
+        else:
+            image, label = _parse(line, where, class_num, delimiter)
+            entry, text = ListEntry(Path(image_root, image), label, number), str(label)
+        is_plain = is_plain and line.strip() == f"{image}{delimiter}{text}" and delimiter not in image
+        entries.append(entry)
     # isfile of a string: unlike Path.is_file(), it returns False for names that no system allows
     missing = [entry for entry in entries if not os.path.isfile(str(entry.path))]
     if missing:
@@ -124,7 +153,7 @@ def read_list(path: Path, image_root: Path, class_num: int | None, delimiter: st
             f"the list's paths start from image_root {image_root}; {_how_to_make(image_root)}"
         )
     digest = hashlib.sha256(data).hexdigest()
-    return ImageList(Path(path), Path(image_root), delimiter, tuple(entries), digest, is_plain)
+    return ImageList(Path(path), Path(image_root), delimiter, tuple(entries), digest, is_plain, task)
 
 
 def read_lines(path: Path) -> list[str]:
@@ -133,12 +162,17 @@ def read_lines(path: Path) -> list[str]:
     Raises:
         PpclsExtError: the file is missing, unreadable, empty or not UTF-8.
     """
-    return _lines(path, _decode(path, _read_bytes(path)))
+    return _lines(path, decode_text(path, _read_bytes(path)))
 
 
-def list_text(images: Iterable[tuple[str, int]], delimiter: str = " ") -> str:
+def list_text(images: Iterable[tuple[str, Label]], delimiter: str = " ") -> str:
     """Returns the text of the list of these (path relative to the image root, label) pairs."""
     return "".join(f"{path}{delimiter}{label}\n" for path, label in images)
+
+
+def multi_label_text(images: Iterable[tuple[str, Sequence[int]]]) -> str:
+    """Returns the text of the multi-label list of these (path relative to the image root, 0 or 1 for each class)."""
+    return "".join(f"{path}{TAB}{','.join(map(str, labels))}\n" for path, labels in images)
 
 
 def class_names_text(names: Iterable[str], delimiter: str = " ") -> str:
@@ -183,6 +217,20 @@ def read_class_names(path: str | os.PathLike, delimiter: str = " ") -> tuple[str
     return tuple(names.get(index, "") for index in range(max(names, default=-1) + 1))
 
 
+def require_class_names(names: Sequence[str], classes: int, where: str) -> None:
+    """Raises PpclsExtError where the names, given by class index, are not those of so many classes.
+
+    Args:
+        names: "" for a class that has none.
+        classes: number of classes.
+        where: the origin of the names, for the message.
+    """
+    if len(names) != classes:
+        raise PpclsExtError(f"{where} has {len(names)} class names, and there are {classes} classes: one name a class")
+    if "" in names:
+        raise PpclsExtError(f"{where} has no name for class {names.index('')} of {classes}: one name a class")
+
+
 def overlap(a: Sequence[ListEntry], b: Sequence[ListEntry]) -> list[str]:
     """Finds the images of `b` that `a` contains too, under the same path or as a byte-identical file of another name.
 
@@ -211,7 +259,12 @@ def _read_bytes(path: Path) -> bytes:
         raise PpclsExtError(f"cannot read list {path}: {error.strerror or error}") from error
 
 
-def _decode(path: Path, data: bytes) -> str:
+def decode_text(path: Path, data: bytes) -> str:
+    """Returns the text of a file in UTF-8, without byte order mark and with plain line feeds.
+
+    Raises:
+        PpclsExtError: it is in another encoding; the message begins with `file:line`.
+    """
     try:
         return _with_newlines(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -248,6 +301,29 @@ def _parse(line: str, where: str, class_num: int | None, delimiter: str) -> tupl
     return image, int(label)
 
 
+def _parse_several(line: str, where: str, class_num: int | None) -> tuple[str, tuple[int, ...]]:
+    """Returns the image path and the labels of one line of a multi-label list."""
+    image, found, text = line.strip().rpartition(TAB)
+    if not found:
+        raise PpclsExtError(
+            f"{where}: no labels in {_start(line)!r}; expected path, a tab and 0,1,1, one for each class"
+        )
+    if TAB in image:
+        raise PpclsExtError(
+            f"{where}: {_start(line)!r} holds several tabs, and PaddleClas's MultiLabelDataset splits it at each: "
+            "expected one, between path and labels; rename a file with a tab"
+        )
+    values = [value.strip() for value in text.split(",")]
+    wrong = next((value for value in values if value not in ("0", "1")), None)
+    if wrong is not None:
+        raise PpclsExtError(
+            f"{where}: label {_start(wrong)!r} in {_start(text)!r}: expected a 0 or 1 for each class, and commas"
+        )
+    if class_num is not None and len(values) != class_num:
+        raise PpclsExtError(f"{where}: {len(values)} labels; expected {class_num}, one for each class (class_num)")
+    return image, tuple(map(int, values))
+
+
 def _start(text: str) -> str:
     return text if len(text) <= 200 else f"{text[:200]}…"
 
@@ -260,5 +336,5 @@ def _how_to_make(path: Path) -> str:
         return "ppcls-ext make-sample-dataset makes it"
     return (
         "a list is a text file with one image a line, the path from image_root, a delimiter and the class counted "
-        "from 0: jpg/image_00001.jpg 76"
+        "from 0: jpg/image_00001.jpg 76 (for several classes an image, a tab and a 0 or 1 for each: 0,1,1)"
     )

@@ -21,7 +21,7 @@ from paddle import nn
 import ppcls_ext
 from ppcls_ext.data.image_input import ImageLike, network_input
 from ppcls_ext.data.image_rule import Preprocessing
-from ppcls_ext.data.lists import MULTI_LABEL, SINGLE_LABEL, TASKS
+from ppcls_ext.data.lists import MULTI_LABEL, SINGLE_LABEL, TASKS, require_class_names
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.export import comparison, convert, fusion_proof
 from ppcls_ext.export.comparison import ByKind, OnnxSession, largest_difference, require_small
@@ -122,11 +122,8 @@ def export_onnx(
     inputs = comparison.classifier_inputs(image_shape, described.preprocessing, samples)
     logits = fusion_proof.paddle_logits(fused, inputs)
     classes = logits["noise"].shape[1]
-    if described.class_names is not None and len(described.class_names) > classes:
-        raise PpclsExtError(
-            f"there are {len(described.class_names)} class names for a model of {classes} classes: "
-            "mend Infer.PostProcess.class_id_map_file or Arch.class_num"
-        )
+    if described.class_names is not None:
+        require_class_names(described.class_names, classes, "the metadata")
     thresholds_of(described, classes)  # raises where there are not as many
     ending = OUTPUTS[described.task] if softmax else LOGITS
     noise = fusion_proof.rounding_noise(fused, inputs, logits)
@@ -173,7 +170,7 @@ def export_with_rule(
     path: str | Path,
     *,
     size: int | None = None,
-    class_names: Sequence[str] | None = None,
+    class_names: Sequence[str] | Mapping[int, str] | None = None,
     task: str = SINGLE_LABEL,
     thresholds: Sequence[float] | None = None,
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
@@ -188,10 +185,8 @@ def export_with_rule(
     if thresholds is not None and task != MULTI_LABEL:
         raise PpclsExtError(f"thresholds are for a {MULTI_LABEL} model: leave them out, or give task={MULTI_LABEL!r}")
     rule = _image_rule(size, preprocessing)
-    if isinstance(class_names, str):
-        raise PpclsExtError(f"class_names is {class_names!r}: expected a list of names, one a class")
     width, height = rule.image_size
-    names = None if class_names is None else tuple(map(str, class_names))
+    names = None if class_names is None else _names_by_index(class_names)
     limits = None if thresholds is None else tuple(map(check_threshold, thresholds))
     metadata = Metadata(getattr(model, "arch", type(model).__name__), rule, names, task=task, thresholds=limits)
     return export_onnx(
@@ -204,6 +199,17 @@ def export_with_rule(
         metadata=metadata.to_properties(),
         samples=np.stack([network_input(image, rule) for image in samples]) if len(samples) else None,
     )
+
+
+def _names_by_index(class_names: Sequence[str] | Mapping[int, str]) -> tuple[str, ...]:
+    if isinstance(class_names, Mapping):
+        if sorted(class_names, key=str) != sorted(range(len(class_names)), key=str):
+            keys = ", ".join(map(repr, list(class_names)[:3]))
+            raise PpclsExtError(f"class_names has the keys {keys}, …: expected the whole numbers from 0, one a class")
+        return tuple(str(class_names[index]) for index in range(len(class_names)))
+    if isinstance(class_names, str):
+        raise PpclsExtError(f"class_names is {class_names!r}: expected a list of names, one a class")
+    return tuple(map(str, class_names))
 
 
 def _image_rule(size: int | None, preprocessing: Preprocessing | Mapping[str, Any] | None) -> Preprocessing:

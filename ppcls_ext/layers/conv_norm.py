@@ -8,7 +8,6 @@ from ppcls_ext.layers.branch_sum import branch_sum, is_plain_norm
 from ppcls_ext.onednn.builders import Geometry
 from ppcls_ext.onednn.convolution import plain_geometry, run_conv
 from ppcls_ext.onednn.elementwise import relu
-from ppcls_ext.reparam.algebra import Branch
 from ppcls_ext.reparam.reparameterizable import Reparameterizable
 
 
@@ -44,10 +43,10 @@ class ConvNorm(Reparameterizable):
         self.add_sublayer(names[0], nn.Conv2D(in_channels, out_channels, kernel_size, stride, bias_attr=False))
         self.add_sublayer(names[1], nn.BatchNorm2D(out_channels))
 
-    def branches(self) -> list[Branch]:
-        """See `Reparameterizable.branches`."""
+    def branch_parts(self) -> list[tuple[nn.Layer | None, nn.Layer]]:
+        """See `Reparameterizable.branch_parts`."""
         conv, norm = (self._sub_layers[name] for name in self.branch_names)
-        return [Branch(conv.weight, norm)]
+        return [(conv, norm)]
 
     def forward(self, x: Tensor) -> Tensor:
         """`x: (N, in_channels, H, W)` → (N, out_channels, H / stride, W / stride)."""

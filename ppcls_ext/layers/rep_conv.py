@@ -11,7 +11,6 @@ from ppcls_ext.onednn.builders import Geometry
 from ppcls_ext.onednn.convolution import plain_geometry
 from ppcls_ext.onednn.elementwise import is_plain, relu
 from ppcls_ext.onednn.maps import is_channels_last
-from ppcls_ext.reparam.algebra import Branch
 from ppcls_ext.reparam.reparameterizable import Reparameterizable
 
 
@@ -103,12 +102,10 @@ class RepConv(Reparameterizable):
             layers.extend(layer if isinstance(layer, nn.LayerList) else [layer] if layer is not None else [])
         return layers
 
-    def branches(self) -> list[Branch]:
-        """See `Reparameterizable.branches`."""
-        return [
-            Branch(layer.conv.weight, layer.bn) if isinstance(layer, ConvBN) else Branch(None, layer)
-            for layer in self.branch_layers()
-        ]
+    def branch_parts(self) -> list[tuple[nn.Layer | None, nn.Layer]]:
+        """See `Reparameterizable.branch_parts`."""
+        layers = self.branch_layers()
+        return [(layer.conv, layer.bn) if isinstance(layer, ConvBN) else (None, layer) for layer in layers]
 
     def forward(self, x: Tensor, activate: bool = False) -> Tensor:
         """`x: (N, in_channels, H, W)` → (N, out_channels, H / stride, W / stride); `activate`: through a ReLU."""

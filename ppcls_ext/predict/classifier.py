@@ -5,17 +5,17 @@ The preprocessing and the class names are read from the file.
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from ppcls_ext.data.image_files import decode, read_image
-from ppcls_ext.data.image_input import ImageLike, network_input
-from ppcls_ext.data.lists import MULTI_LABEL
+from ppcls_ext.data.image_input import EXPECTED, ImageLike, is_image_like, network_input
+from ppcls_ext.data.lists import MULTI_LABEL, require_class_names
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.predict.answers import Choice, Threshold, scores_from
 from ppcls_ext.predict.answers import softmax as softmax  # its place before, from which others import it
@@ -75,12 +75,13 @@ class Classifier:
         self.network, self.metadata, self.batch = network, network.metadata, network.batch
 
     def __call__(
-        self, pictures: ImageLike | Sequence[ImageLike], topk: int | None = None, threshold: Threshold | None = None
+        self, pictures: ImageLike | Iterable[ImageLike], topk: int | None = None, threshold: Threshold | None = None
     ) -> list[dict[str, list]]:
         """Classifies images.
 
         Args:
-            pictures: one or several images: paths, Pillow images, or uint8 arrays (H, W, 3), RGB.
+            pictures: one or several images: paths, bytes of files, files open for reading bytes, Pillow images, or
+                uint8 arrays (H, W, 3), RGB; several as a sequence, a generator or an array (N, H, W, 3).
             topk: the most classes per image. By default 5 of a single-label network, unless there is a threshold, and
                 as many of a multi-label one as an image shows.
             threshold: the score from which on an image shows a class: a number from 0 to 1, one for each class, or a
@@ -95,13 +96,14 @@ class Classifier:
             PpclsExtError: an image cannot be read, or the value is not an image; the message names it. Or `topk` or
                 a threshold is out of range.
         """
-        if isinstance(pictures, (str, os.PathLike, Image.Image, np.ndarray)):
-            pictures = [pictures]
+        several: Any = [pictures] if is_image_like(pictures) else pictures
+        if not isinstance(several, Iterable):
+            raise PpclsExtError(f"got a {type(pictures).__name__}: {EXPECTED}, or several of them")
         choose = Choice(self.metadata, topk, threshold)
-        size = self.batch or BATCH
+        size, rest = self.batch or BATCH, iter(several)
         results: list[dict[str, list]] = []
-        for start in range(0, len(pictures), size):
-            images = [network_input(one, self.metadata.preprocessing) for one in pictures[start : start + size]]
+        while some := list(itertools.islice(rest, size)):
+            images = [network_input(one, self.metadata.preprocessing) for one in some]
             results += map(choose, self.scores(np.stack(images)))
         return results
 
@@ -143,6 +145,8 @@ class Classifier:
                 f"the network gives {list(outputs.shape)} numbers for {len(images)} images: expected a row of classes "
                 "for each; export it again"
             )
+        if self.metadata.class_names is not None:
+            require_class_names(self.metadata.class_names, outputs.shape[1], "the file")
         if not np.isfinite(outputs[:count]).all():
             raise PpclsExtError("the network's outputs hold NaN or infinity: export it again from other weights")
         return scores_from(outputs[:count], self.metadata.task) if self.network.ends_in_logits else outputs[:count]

@@ -5,11 +5,15 @@ from __future__ import annotations
 import paddle
 from paddle import Tensor, nn
 
+from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.onednn.builders import Geometry
 from ppcls_ext.onednn.convolution import can_convolve, conv2d, run_conv
 from ppcls_ext.onednn.maps import is_traced, learns
 from ppcls_ext.reparam.algebra import Branch, fold_branches
 from ppcls_ext.reparam.folded import Folded, FoldedConvolution, parameters_of
+
+_OF_A_CONV = ("stride", "padding", "dilation", "number of groups", "padding mode")
+_OF_A_NORM = ("_mean", "_variance", "_epsilon", "weight", "bias")
 
 
 class Reparameterizable(nn.Layer):
@@ -47,9 +51,40 @@ class Reparameterizable(nn.Layer):
         self.is_repped = False
         self._folded: Folded | None = None
 
+    def branch_parts(self) -> list[tuple[nn.Layer | None, nn.Layer]]:
+        """Convolution, None for the identity, and normalisation of each branch that is summed; none once fused."""
+        raise NotImplementedError
+
     def branches(self) -> list[Branch]:
         """The branches that are summed; none once fused."""
-        raise NotImplementedError
+        return [Branch(None if conv is None else conv.weight, norm) for conv, norm in self.branch_parts()]
+
+    def fault(self) -> str | None:
+        """Returns what keeps one convolution from computing the same, such as a layer put in another's place."""
+        for conv, norm in () if self.is_repped else self.branch_parts():
+            if any(getattr(norm, name, None) is None for name in _OF_A_NORM):
+                return f"{type(norm).__name__} stands where a BatchNorm2D with weight and bias is expected"
+            fault = None if conv is None else self._fault_of(conv)
+            if fault is not None:
+                return fault
+        return None
+
+    def _fault_of(self, conv: nn.Layer) -> str | None:
+        if not isinstance(conv, nn.Conv2D):
+            return f"{type(conv).__name__} stands where a Conv2D is expected"
+        if conv.bias is not None:
+            return "a convolution has a bias"
+        height, width = conv.weight.shape[2:]
+        if height != width or height > self.kernel_size or (self.kernel_size - height) % 2:
+            return f"a kernel of {height}×{width} does not fit into one of {self.kernel_size}×{self.kernel_size}"
+        padding = conv._padding
+        if isinstance(padding, (list, tuple)) and len(set(padding)) == 1:
+            padding = padding[0]
+        found = (conv._stride, padding, conv._dilation, conv._groups, conv._padding_mode)
+        margin = self.padding - (self.kernel_size - height) // 2
+        expected = ([self.stride] * 2, margin, [1, 1], self.groups, "zeros")
+        differing = [name for name, value, wanted in zip(_OF_A_CONV, found, expected) if value != wanted]
+        return f"a convolution has another {differing[0]} than it was built with" if differing else None
 
     def equivalent_kernel(self) -> tuple[Tensor, Tensor]:
         """Kernel (out, in / groups, k, k) and bias (out,), float64, of the fused convolution."""
@@ -112,9 +147,14 @@ class Reparameterizable(nn.Layer):
         """Fuses all branches into one convolution, in place; a second call does nothing.
 
         No branch, batch normalisation or temporary is left. Parameters keep their type and place.
+
+        Raises:
+            PpclsExtError: something was put in a layer's place that one convolution cannot compute.
         """
         if self.is_repped:
             return
+        if fault := self.fault():
+            raise PpclsExtError(f"a {type(self).__name__} cannot be fused: {fault}")
         kernel, bias = self.equivalent_kernel()
         norm = self.branches()[0].norm
         dtype, training = norm.weight.dtype, self.training

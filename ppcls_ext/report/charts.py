@@ -21,30 +21,33 @@ FORM_COLOURS = {"fused": BLUE, "int8": ORANGE, "unfused": GREY, "fp16": RED}
 RUNTIME_MARKERS = {"onnxruntime": "o", "openvino": "s", "openvino-bf16": "^", "ncnn": "D"}
 
 
-def draw_curves(rows: Rows, path: str | os.PathLike) -> None:
-    """Draws curves.png: loss, accuracy and learning rate over the epochs.
+def draw_curves(rows: Rows, path: str | os.PathLike, decides: str = "top1", greater: bool = True) -> None:
+    """Draws curves.png: loss, accuracy or the metric that decides, and learning rate over the epochs.
 
     Args:
         rows: at least one row of metrics.csv.
         path: the PNG file.
+        decides: the metric by which the best epoch, which is marked, is chosen.
+        greater: whether more of it is better.
     """
-    accuracies = sorted({name for row in rows for name in row if name.startswith(("train_top", "eval_top"))})
+    of_labels = [name for name in ("eval_mAP", "eval_f1_micro", "eval_f1_macro") if any(name in row for row in rows)]
+    is_accuracy = not of_labels and (decides == "loss" or decides.startswith("top"))
+    shown = ("train_top", "eval_top") if is_accuracy else (f"train_{decides}", f"eval_{decides}")
+    names = sorted({name for row in rows for name in row if name.startswith(shown) and name not in of_labels})
     with figure(path, 1200, 380) as drawn:
         loss, accuracy, rate = drawn.subplots(1, 3)
         for name, colour in (("train_loss", BLUE), ("eval_loss", ORANGE)):
             _line(loss, rows, name, colour)
         loss.set_title("loss")
-        for name in accuracies:
-            first = name.endswith("1")
+        for name in names:
+            first = not is_accuracy or name.endswith("top1")
             _line(accuracy, rows, name, ORANGE if name.startswith("eval") else BLUE, "-" if first else ":")
-        top1 = {row["epoch"]: value for row in rows if (value := row.get("eval_top1")) is not None}
-        if top1:
-            best = max(top1, key=lambda epoch: top1[epoch])
-            accuracy.plot(best, top1[best], "o", color=ORANGE)
-            accuracy.set_title(f"accuracy; best top-1 {top1[best]:.4f} in epoch {best:.0f}")
-        else:
-            accuracy.set_title("accuracy")
-        accuracy.set_ylim(0, 1.02)
+        for name, colour, style in zip(of_labels, (ORANGE, BLUE, GREY), ("-", ":", ":")):
+            _line(accuracy, rows, name, colour, style)
+        accuracy.set_title("several labels an image" if of_labels else "accuracy" if is_accuracy else decides)
+        if is_accuracy or of_labels:
+            accuracy.set_ylim(0, 1.02)
+        _mark_best(loss if decides == "loss" else accuracy, rows, decides, greater)
         _line(rate, rows, "learning_rate", GREY)
         rate.set_title("learning rate")
         for axes in (loss, accuracy, rate):
@@ -55,26 +58,46 @@ def draw_curves(rows: Rows, path: str | os.PathLike) -> None:
                 axes.legend(frameon=False)
 
 
+def _mark_best(axes: Axes, rows: Rows, decides: str, greater: bool) -> None:
+    """Marks the first epoch that is the best, and names it in the title."""
+    # where a resumed training has changed the metric, the best counts from there on
+    counted = [row for row in rows if row.get(f"best_{decides}") is not None] or rows
+    values = [(value, row["epoch"] or 0) for row in counted if (value := row.get(f"eval_{decides}")) is not None]
+    if values:
+        value, best = (max if greater else min)(values, key=lambda point: point[0])
+        axes.plot([best], [value], "o", color=ORANGE)
+        axes.set_title(f"{axes.get_title()}; best {_words(decides)} {value:.4f} in epoch {best:.0f}")
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ").replace("eval", "evaluation").replace("top", "top-")
+
+
 def _line(axes: Axes, rows: Rows, name: str, colour: str, style: str = "-") -> None:
     points = [(row["epoch"], row[name]) for row in rows if row.get(name) is not None]
     if points:
-        words = name.replace("_", " ").replace("eval", "evaluation").replace("top", "top-")
         # markers, as a single point has no line
-        axes.plot(*zip(*points), style, color=colour, marker="o", markersize=3 if len(points) < 30 else 0, label=words)
+        size = 3 if len(points) < 30 else 0
+        axes.plot(*zip(*points), style, color=colour, marker="o", markersize=size, label=_words(name))
 
 
 def draw_class_counts(
-    labels: Mapping[str, Sequence[int]], names: Sequence[str] | None, classes: int, path: str | os.PathLike
+    labels: Mapping[str, Sequence[int]],
+    names: Sequence[str] | None,
+    classes: int,
+    path: str | os.PathLike,
+    images: Mapping[str, int] | None = None,
 ) -> None:
     """Draws data.png: the number of images of each class in each list.
 
     The classes are named and in order of their index up to `NAMED` of them, and sorted by size beyond.
 
     Args:
-        labels: the labels of each list, by the list's name.
+        labels: the labels of each list, by the list's name; for an image of several classes, each of them.
         names: class names by index; None where there are none.
         classes: number of classes.
         path: the PNG file.
+        images: the number of images of each list; that of the labels where None.
     """
     counts = {name: np.bincount(values, minlength=classes)[:classes] for name, values in labels.items()}
     named = classes <= NAMED
@@ -82,7 +105,8 @@ def draw_class_counts(
     with figure(path, 900, height) as drawn:
         axes = drawn.subplots()
         for index, ((name, values), colour) in enumerate(zip(counts.items(), (BLUE, ORANGE, GREY))):
-            words = f"{name}: {values.sum()} images, {values.min()} to {values.max()} a class"
+            total = values.sum() if images is None else images[name]
+            words = f"{name}: {total} images, {values.min()} to {values.max()} a class"
             if named:
                 share = 0.8 / len(counts)
                 bars = axes.barh(np.arange(classes) + index * share, values, share, color=colour, label=words)

@@ -36,6 +36,7 @@ def write_evaluation_report(
     title: str,
     settings: str,
     figures: Mapping[str, Path] | None = None,
+    facts: Mapping[str, str] | None = None,
 ) -> Path:
     """Writes confusion.png, reliability.png, mistakes.png, per_class.csv, confused_pairs.csv and report.html.
 
@@ -45,6 +46,7 @@ def write_evaluation_report(
         title: title of the page.
         settings: the run's configuration, as text.
         figures: heading → PNG file of further figures for the page, such as the training's curves.
+        facts: further rows of the page's summary, such as the metric that has chosen the epoch.
 
     Returns:
         The path of the page.
@@ -57,6 +59,7 @@ def write_evaluation_report(
         "top-1": f"{predictions.accuracy():.4f}",
         "top-5": f"{predictions.accuracy(5):.4f}",
         "expected calibration error": f"{curve.error:.4f}",
+        **(facts or {}),
     }
     draw_confusion(predictions, folder / "confusion.png")
     draw_reliability(predictions, folder / "reliability.png")
@@ -139,7 +142,7 @@ def _draw_mistakes(predictions: Predictions, path: Path) -> bool:
     images, captions = [], []
     for index in worst_mistakes(predictions, MISTAKES):
         true, predicted = (predictions.name(int(row[index])) for row in (predictions.labels, predictions.predicted))
-        images.append(_small(predictions.paths[index]))
+        images.append(read_small(predictions.paths[index]))
         captions.append(f"is {true}\ntaken for {predicted}\n{predictions.confidence[index]:.1%}")
     if not images:
         path.unlink(missing_ok=True)  # an older one would not belong here
@@ -148,7 +151,8 @@ def _draw_mistakes(predictions: Predictions, path: Path) -> bool:
     return True
 
 
-def _small(path: str) -> np.ndarray:
+def read_small(path: str) -> np.ndarray:
+    """Reads an image for a sheet: (H, W, 3) uint8, grey where it can no longer be read."""
     try:
         return shrunk(decode(read_image(path)), MISTAKE_SIDE)
     except (OSError, PpclsExtError):  # the network read it a moment ago

@@ -19,9 +19,10 @@ import numpy as np
 import paddle
 import paddle.distributed as dist
 
+from ppcls_ext.config.folder import KEY
 from ppcls_ext.errors import PpclsExtError, one_line
 from ppcls_ext.hosts.paddleclas.versions import adds_architecture
-from ppcls_ext.weights.checkpoint_sets import CheckpointSet, SetWriter, has_manifest, read_set
+from ppcls_ext.weights.checkpoint_sets import CheckpointSet, SetWriter, has_manifest, read_set, remove
 from ppcls_ext.weights.files import read_weights
 from ppcls_ext.weights.loading import require_finite
 from ppcls_ext.weights.paddle_file import read_paddle_file
@@ -37,7 +38,8 @@ class Checkpoints:
         facts: to be kept in every manifest, as JSON can hold them.
 
     Attributes:
-        best: the best metric so far; -1 before any.
+        best: the best evaluation's value so far; None before any.
+        best_epoch: the epoch of it.
         facts: as given.
         saved: the files written.
         seed: from which the random numbers of every epoch are drawn.
@@ -45,21 +47,42 @@ class Checkpoints:
 
     def __init__(self, engine: Any, facts: Mapping[str, Any] | None = None) -> None:
         self._engine, self.facts = engine, dict(facts or {})
-        self.best = -1.0
+        self.best: float | None = None
+        self.best_epoch: int | None = None
+        self._by: str | None = engine.best_by.setting if engine.best_by is not None else None
+        self._evaluations, self._differ = 0, False  # how many, and whether their values do
+        self._begins = True  # anew
         seed = engine.config["Global"].get("seed")
         self.seed = int.from_bytes(os.urandom(4), "little") if seed in (None, False) else int(seed)
         self.saved: list[Path] = []
 
-    def is_better(self, metric: float) -> bool:
-        """Returns whether a model with this metric is the best so far: to newer PaddleClas, an equal one is."""
-        return metric > self.best or (metric == self.best and not adds_architecture())
+    def is_best(self, epoch: int, value: float) -> bool:
+        """Takes in the value that decides about an epoch, and returns whether it is the best so far."""
+        self._differ = self._differ or (self.best is not None and value != self.best)
+        self._evaluations += 1
+        if not self._engine.best_by.is_better(value, self.best):
+            return False
+        self.best, self.best_epoch = float(value), epoch
+        return True
+
+    def tied(self) -> str | None:
+        """A text that says so, where all evaluations have come to the same value."""
+        if self._evaluations < 2 or self._differ:
+            return None
+        return (
+            f"{self._engine.best_by.name} was {self.best:g} in all {self._evaluations} evaluations, so best_model is "
+            f"of epoch {self.best_epoch}, the first of them: choose another metric by Global.best_by"
+        )
 
     def present(self, folder: Path) -> set[str]:
         """The names of the sets in `folder` that this training has saved, or the best one before it was resumed."""
         names = {path.stem for path in self.saved if path.parent == folder and path.suffix == ".pdparams"}
         best = folder / BEST
-        is_best = self.best >= 0 and has_manifest(best) and read_set(best).state.get("best_metric") == self.best
+        is_best = self.best is not None and has_manifest(best) and self._is_of_best(read_set(best).state)
         return names | ({BEST} if is_best and dist.get_rank() == 0 else set())
+
+    def _is_of_best(self, state: Mapping[str, Any]) -> bool:
+        return (state.get("best_metric"), state.get("best_by")) == (self.best, self._by)
 
     def save(self, name: str, epoch: int, metric: float) -> None:
         """Saves the training as it is; only the first process writes.
@@ -67,17 +90,14 @@ class Checkpoints:
         Args:
             name: of the set: "best_model", "epoch_N" or "latest".
             epoch: its number.
-            metric: of the model; 0 where it was not evaluated.
+            metric: of the model; 0, as to PaddleClas, where it was not evaluated.
 
         Raises:
             PpclsExtError: weights are not finite, or the set cannot be written.
         """
-        if name == BEST:
-            self.best = float(metric)
         if dist.get_rank() != 0:
             return
-        uniform = bool(self._engine.config["Global"].get("uniform_output_enabled"))
-        prefix = (self._engine.folder / name if uniform else self._engine.folder) / name
+        prefix = self._prefix(name)
         writer = SetWriter(prefix)
         try:
             for path, content in self._files(prefix, {"metric": metric, "epoch": epoch}):
@@ -92,8 +112,20 @@ class Checkpoints:
             writer.commit({"epoch": epoch, "resumable": resumable, **self._state(), **self.facts})
         finally:
             writer.close()
-        if uniform:
+        if self._is_uniform:
             self._write_uniform_output(name, epoch, metric)
+        if name == "latest" and self._begins and self.best is None and remove(self._prefix(BEST)):
+            from ppcls.utils import logger
+
+            # it would count as this training's
+            logger.warning(f"{self._prefix(BEST)} of the earlier training that this one overwrites is removed")
+
+    @property
+    def _is_uniform(self) -> bool:
+        return bool(self._engine.config["Global"].get("uniform_output_enabled"))
+
+    def _prefix(self, name: str) -> Path:
+        return (self._engine.folder / name if self._is_uniform else self._engine.folder) / name
 
     def _files(self, prefix: Path, progress: dict[str, Any]) -> Iterator[tuple[Path, Any]]:
         """The files of a set and their contents, with PaddleClas's names.
@@ -152,6 +184,10 @@ class Checkpoints:
         """Returns what no file of PaddleClas's holds, as JSON can hold it."""
         return {
             "best_metric": self.best,
+            "best_by": self._by,
+            "best_epoch": self.best_epoch,
+            "evaluations": self._evaluations,
+            "differ": self._differ,
             "seed": self.seed,
             "learning_rate": [_plain(schedule.state_dict()) for schedule in self._engine.lr_sch],
             "loss_scaler": _plain(self._engine.precision.state_dict()),
@@ -185,11 +221,39 @@ class Checkpoints:
         engine.precision.load_state_dict(found.state.get("loss_scaler", {}))
         if engine.config["Global"].get("seed") in (None, False):
             self.seed = found.state.get("seed", self.seed)
-        self.best = found.state.get("best_metric", -1.0)
+        thresholds = (found.state.get(KEY) or {}).get("thresholds")
+        if thresholds is not None and self.facts.get(KEY, {}).get("thresholds", 0) is None:
+            self.facts[KEY]["thresholds"] = thresholds  # until the next evaluation
         from ppcls.utils import logger
 
-        logger.info(f"resuming from {prefix}, epoch {found.state['epoch']}, best metric {self.best:.5f}")
+        self._begins = False
+        self._restore_best(prefix, found.state)
+        best = "none evaluated yet" if self.best is None else f"best {self._by or 'metric'} {self.best:.5f}"
+        logger.info(f"resuming from {prefix}, epoch {found.state['epoch']}, {best}")
         return found.state["epoch"]
+
+    def _restore_best(self, prefix: Path, state: Mapping[str, Any]) -> None:
+        """Restores the best evaluation so far, unless another metric decides now: the two cannot be compared."""
+        now, before, best = self._engine.best_by, state.get("best_by"), state.get("best_metric")
+        if before is None and best == -1:
+            best = None  # PaddleClas's word for it
+        if (
+            best is not None
+            and now is not None
+            and before != now.setting
+            and not (before is None and now.mode == "max")
+        ):
+            from ppcls.utils import logger
+
+            logger.warning(
+                f"{prefix} has chosen its best model by {before or 'another metric'}, {best:g}; {now} decides from "
+                "here on: best_model is replaced by the first epoch that is evaluated"
+            )
+            return
+        self.best, self.best_epoch = best, state.get("best_epoch", state["epoch"] if best is not None else None)
+        self._evaluations, self._differ = state.get("evaluations", 0), state.get("differ", False)
+        if now is None:
+            self._by = before
 
     def _restore_optimizers(self, found: CheckpointSet, optimizers: list) -> None:
         path = found.file(".pdopt")
@@ -229,7 +293,7 @@ def _without_manifest(prefix: Path) -> CheckpointSet:
         f"{prefix} has no manifest {prefix.name}.json: its files cannot be checked to belong together, and the best "
         "metric so far is taken from it alone"
     )
-    best = float(metric) if isinstance(metric, (int, float)) else -1.0
+    best = float(metric) if isinstance(metric, (int, float)) else None
     return CheckpointSet(prefix, 0, {"epoch": epoch, "best_metric": best}, files)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import platform
 from typing import Any
 
@@ -14,18 +15,22 @@ from ppcls_ext.config.folder import KEY
 from ppcls_ext.config.prepare import prepare
 from ppcls_ext.config.recipe import Settings as RecipeSettings
 from ppcls_ext.config.settings import RunSettings
-from ppcls_ext.errors import Interrupted, PpclsExtError, unwrapped
+from ppcls_ext.errors import Interrupted, unwrapped
+from ppcls_ext.hosts.paddleclas.errors import naming_sections
 from ppcls_ext.hosts.paddleclas.image_lists import is_image_list, mark_replacements, read_first
 from ppcls_ext.hosts.paddleclas.locate import engine_class
 from ppcls_ext.hosts.paddleclas.log_file import log_in
 from ppcls_ext.predict.answers import Threshold
+from ppcls_ext.reparam.fuse import require_fusible
+from ppcls_ext.report.label_scores import USUAL_THRESHOLD
 from ppcls_ext.training.checkpoints import Checkpoints
 from ppcls_ext.training.evaluation import Evaluation, evaluate
+from ppcls_ext.training.first_batch import try_parts
 from ppcls_ext.training.host_log import EpochLog
 from ppcls_ext.training.inference import for_host, infer
 from ppcls_ext.training.inference_program import export, told_the_task, without_training_only
 from ppcls_ext.training.loaders import UnreadableImages, explained_workers
-from ppcls_ext.training.loop import train
+from ppcls_ext.training.loop import no_batch, train
 from ppcls_ext.training.observers import Observer, RunRecord, TrainingEnds
 from ppcls_ext.training.precision import Precision
 from ppcls_ext.training.recipe import Recipe
@@ -34,6 +39,7 @@ from ppcls_ext.weights.checkpoint_sets import how_to_resume
 from ppcls_ext.weights.folder_lock import hold, release
 from ppcls_ext.weights.loading import load_weights, require_finite
 
+logger = logging.getLogger("ppcls_ext")
 _HostEngine: Any = engine_class()
 
 
@@ -48,6 +54,8 @@ class Engine(_HostEngine):
 
     Attributes:
         answers: collects the network's answers, where a report is wanted.
+        best_by: what decides which epoch is the best; None where none is evaluated, and in other modes than "train".
+        task: "single-label" or "multi-label".
         evaluations: of the last `eval`.
         folder: of the run.
         opened: the configuration as it was opened.
@@ -62,7 +70,9 @@ class Engine(_HostEngine):
     def __init__(self, settings: RunSettings, mode: str) -> None:
         run = prepare(for_host(settings) if mode == "infer" else settings, mode)
         self.opened = settings
-        self.folder, self.settings = run.folder, run.settings
+        self.folder, self.settings, self.best_by = run.folder, run.settings, run.best_by
+        self.task = run.settings.task
+        self._said: set[str] = set()
         try:
             self._build(run.config, mode, run.recipe)
         except BaseException:
@@ -80,7 +90,7 @@ class Engine(_HostEngine):
         if strict:
             del config["Arch"]["pretrained"]
         recipe = self._start_recipe(config, section) if section is not None else None
-        with log_in(self.folder):
+        with log_in(self.folder), naming_sections():
             super().__init__(config, mode)
         if strict:
             drop = config.get("Slim") and mode != "eval"
@@ -107,14 +117,15 @@ class Engine(_HostEngine):
             getattr(getattr(self, name, None), "dataset", None) for name in ("train_dataloader", "eval_dataloader")
         )
         if is_image_list(train_set):
-            read_first(train_set)
+            read_first(train_set, "DataLoader.Train")
         if is_image_list(eval_set):
-            read_first(eval_set)
+            read_first(eval_set, "DataLoader.Eval")
             mark_replacements(eval_set)
         if self.mode == "train":
             self.unreadable_images = UnreadableImages(train_set)
 
     def _set_up_training(self, recipe: Recipe) -> None:
+        require_fusible(self.network)  # later than now, at the export, would be too late
         self.observers: list[Observer] = []
         self.epochs: int = self.config["Global"]["epochs"]
         self.update_freq: int = getattr(self, "update_freq", 1)  # PaddleClas since 2.5
@@ -136,9 +147,7 @@ class Engine(_HostEngine):
 
     def _train(self) -> None:
         if len(self.train_dataloader) == 0:
-            raise PpclsExtError(
-                "DataLoader.Train makes no batch: lower sampler.batch_size, or set sampler.drop_last to false"
-            )
+            raise no_batch()
         checkpoints = Checkpoints(self, {KEY: self.settings.trained_with()})
         record = RunRecord(self, checkpoints)
         if finished := record.finished():
@@ -164,6 +173,8 @@ class Engine(_HostEngine):
             self.vdl_writer.close()
         for observer in observers:
             observer.end()
+        if tied := checkpoints.tied():
+            print(tied)
         self._name_weights(checkpoints.present(self.folder))
 
     def _name_weights(self, sets: set[str]) -> None:
@@ -175,15 +186,17 @@ class Engine(_HostEngine):
                 return
 
     def eval(self, epoch_id: int = 0) -> float:
-        """Evaluates, and logs over how many images; returns the metric by which models are compared."""
+        """Evaluates, and logs over how many images; returns the value by which models are compared."""
         from ppcls.utils import logger
 
         evaluated = self.recipe.evaluated() if self.mode == "train" else contextlib.nullcontext()
+        if self.mode == "eval":
+            try_parts(self)
         with explained_workers(), evaluated:
-            first, self.evaluations = evaluate(self, epoch_id)
+            self.evaluations = evaluate(self, epoch_id)
         for evaluation in self.evaluations:
             logger.info(f"[Eval][Epoch {epoch_id}] {evaluation}")
-        return first
+        return self.evaluations[0].value
 
     def evaluate_host_average(self, number: int) -> float:
         """Evaluates PaddleClas's own moving average in the place of the model."""
@@ -206,11 +219,31 @@ class Engine(_HostEngine):
         is_late_enough = number >= (settings.get("start_eval_epoch") or 0)
         return settings["eval_during_train"] and number % settings["eval_interval"] == 0 and is_late_enough
 
+    @property
+    def thresholds(self) -> tuple[float, ...] | None:
+        """For several labels an image, those that an evaluation takes; None where it chooses them itself."""
+        if self.mode == "train":
+            return self.settings.given_thresholds
+        known = self.settings.thresholds
+        if known is None:
+            self.say_once(
+                f"no thresholds are known for these weights: {USUAL_THRESHOLD} is taken for each class "
+                "(Global.thresholds gives others)"
+            )
+            known = (USUAL_THRESHOLD,) * self.config["Arch"]["class_num"]
+        return known
+
+    def say_once(self, text: str) -> None:
+        """Logs a line, unless this engine has logged it before."""
+        if text not in self._said:
+            self._said.add(text)
+            logger.warning(text)
+
     def log_best(self, number: int, metric: float, best: float) -> None:
-        """Logs the metric of an epoch's model and the best so far, in PaddleClas's words."""
+        """Logs the value that decides about an epoch and the best so far, in PaddleClas's words."""
         from ppcls.utils import logger
 
-        logger.info(f"[Eval][Epoch {number}][best metric: {best}]")
+        logger.info(f"[Eval][Epoch {number}][best metric: {best}] ({self.best_by})")
         logger.scaler(name="eval_acc", value=metric, step=number, writer=self.vdl_writer)
 
     def log_of_epoch(self, number: int) -> EpochLog:

@@ -3,33 +3,43 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import paddle
 import paddle.distributed as dist
 
+from ppcls_ext.config.best import METRICS, BestBy
 from ppcls_ext.config.checks import is_ours
+from ppcls_ext.data.lists import MULTI_LABEL
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.training.host_log import EvaluationLog
+from ppcls_ext.report.label_scores import LabelScores, choose_thresholds, measures, per_class, sigmoid
+from ppcls_ext.training.host_log import EvaluationLog, as_number
 from ppcls_ext.training.loaders import require_read
+
+#: Logits and labels of each batch.
+_Answers = list[tuple[np.ndarray, np.ndarray]]
 
 
 class Evaluation(NamedTuple):
     """The result of an evaluation.
 
     Attributes:
-        metric: the name of the first metric, by which models are compared.
+        metric: the name of the metric that decides in a training (`config.best`), elsewhere of the first one.
         value: that metric.
         metrics: all of them, and the "loss" where there is one.
         images: how many were evaluated; 0 where PaddleClas does not count them.
+        thresholds: for several labels an image, the score of each class from which on an image was said to show it.
+        classes: and a row for each class; see `ppcls_ext.report.label_scores.per_class`.
     """
 
     metric: str
     value: float
     metrics: dict[str, float]
     images: int
+    thresholds: tuple[float, ...] | None = None
+    classes: Sequence[Mapping[str, Any]] = ()
 
     def __str__(self) -> str:
         values = {self.metric: self.value, **self.metrics}
@@ -39,7 +49,11 @@ class Evaluation(NamedTuple):
         return text if loss is None else f"{text}, loss {loss:.4f}"
 
 
-def evaluate(engine: Any, epoch: int) -> tuple[float, list[Evaluation]]:
+class NotFiniteError(PpclsExtError):
+    """Outputs or a metric are no numbers: the weights are worth nothing."""
+
+
+def evaluate(engine: Any, epoch: int) -> list[Evaluation]:
     """Evaluates the model as it is.
 
     Args:
@@ -47,28 +61,105 @@ def evaluate(engine: Any, epoch: int) -> tuple[float, list[Evaluation]]:
         epoch: its number, for the log.
 
     Returns:
-        The metric by which models are compared, and an `Evaluation` for each count of images, usually one in all.
+        An `Evaluation` for each count of images, usually one in all; the first one has the metric that decides. For
+        several labels an image, one of this project's metrics stands before PaddleClas's.
 
     Raises:
-        PpclsExtError: outputs or the metric are not finite, the network has no fitting classifier, or an image cannot
+        PpclsExtError: outputs or that metric are not finite, the network has no fitting classifier, or an image cannot
             be read.
     """
+    metrics = getattr(engine, "eval_metric_func", None)
     engine.model.eval()
+    several: _Answers | None = [] if engine.task == MULTI_LABEL and engine.eval_mode == "classification" else None
     try:
         with paddle.no_grad():
             if engine.eval_mode == "classification":
-                metric, loss = _classify(engine, epoch)
+                first, loss = _classify(engine, epoch, several)
+                if several is None:
+                    found = _read(metrics, first, loss)
+                else:
+                    found = [_of_several_labels(engine, several, loss), *_read(metrics, first, None)]
             else:  # retrieval and adaface compare images with each other: PaddleClas's own function does
-                metric, loss = engine.eval_func(engine, epoch), None
+                found = _compare(engine, epoch, metrics)
     finally:
         engine.model.train()
-    if metric is not None and not np.isfinite(float(metric)):
-        raise PpclsExtError(f"epoch {epoch}: the metric is {float(metric)}, which says nothing of the weights")
-    return metric, _read(getattr(engine, "eval_metric_func", None), metric, loss)
+    if engine.best_by is not None:
+        found = _decided(found, engine.best_by)
+    if not np.isfinite(found[0].value):
+        raise NotFiniteError(
+            f"epoch {epoch}: the metric {found[0].metric} is {found[0].value}, which says nothing of the weights"
+        )
+    return found
 
 
-def _classify(engine: Any, epoch: int) -> tuple[float, float | None]:
-    """The first metric, and the average loss where there is one."""
+def _decided(found: list[Evaluation], best_by: BestBy) -> list[Evaluation]:
+    """The evaluations, first the one that has the metric that decides."""
+    for evaluation in found:
+        if (value := evaluation.metrics.get(best_by.name)) is not None:
+            rest = [other for other in found if other is not evaluation]
+            # thresholds belong to the weights, whatever decides
+            chosen = evaluation._replace(metric=best_by.name, value=value, thresholds=found[0].thresholds)
+            return [chosen._replace(classes=found[0].classes), *rest]
+    names = ", ".join(name for evaluation in found for name in evaluation.metrics)
+    raise PpclsExtError(f"{best_by.name} is to decide which epoch is the best, and the evaluation gives {names}")
+
+
+def _compare(engine: Any, epoch: int, metrics: Any) -> list[Evaluation]:
+    """An evaluation by PaddleClas's function, which returns one metric: the others are noted where they are made."""
+    sums: dict[str, float] = {}
+    queries = 0
+
+    def note(layer: Any, inputs: tuple, outputs: dict) -> None:
+        nonlocal queries
+        count = len(inputs[1])  # PaddleClas makes the metrics of some queries at a time
+        queries += count
+        for name, value in outputs.items():
+            sums[name] = sums.get(name, 0.0) + as_number(value) * count
+
+    hook = metrics.register_forward_post_hook(note) if engine.eval_mode == "retrieval" else None
+    try:
+        first = float(engine.eval_func(engine, epoch))
+    finally:
+        if hook is not None:
+            hook.remove()
+    values = {name: value / queries for name, value in sums.items()} or {"all_test_acc": first}
+    return [Evaluation(next(iter(values)), first, values, 0)]
+
+
+def _of_several_labels(engine: Any, answers: _Answers, loss: float | None) -> Evaluation:
+    logits, labels = (np.concatenate(parts) for parts in zip(*answers))
+    scores, thresholds = sigmoid(logits), engine.thresholds
+    thresholds = choose_thresholds(labels, scores) if thresholds is None else thresholds
+    found = LabelScores([""] * len(labels), labels, scores, thresholds, engine.settings.class_names)
+    values, rows = measures(found), per_class(found)
+    absent = [row["name"] for row in rows if not row["images"]]
+    if len(absent) == len(rows):
+        raise PpclsExtError("no evaluated image shows any class, so that mAP says nothing: evaluate on others")
+    if absent:
+        names = ", ".join(absent[:5]) + (", …" if len(absent) > 5 else "")
+        engine.say_once(f"mAP leaves out {len(absent)} of {len(rows)} classes, which no evaluated image shows: {names}")
+    if loss is not None:
+        values["loss"] = loss
+    return Evaluation("mAP", values["mAP"], values, len(labels), tuple(thresholds), rows)
+
+
+def logits_and_labels(outputs: Any, labels: paddle.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """The network's answers for several labels an image, and the labels, both (N, classes).
+
+    Raises:
+        PpclsExtError: the network gives something else than one number for each class.
+    """
+    given = labels[:, 0] if labels.ndim == 3 else labels  # with `label_ratio`, the classes' shares stand below
+    if not isinstance(outputs, paddle.Tensor) or outputs.shape != given.shape:
+        got = list(outputs.shape) if isinstance(outputs, paddle.Tensor) else type(outputs).__name__
+        raise PpclsExtError(
+            f"the network gives {got} for labels {list(given.shape)}: expected one number for each class; mend Arch"
+        )
+    return outputs.astype("float32").numpy(), given.numpy().astype(np.int64)
+
+
+def _classify(engine: Any, epoch: int, several: _Answers | None) -> tuple[float | None, float | None]:
+    """The first metric, and the average loss where there is one; adds answers and labels to `several`."""
     compute_loss, compute_metric = engine.eval_loss_func, engine.eval_metric_func
     if hasattr(compute_metric, "reset"):
         compute_metric.reset()
@@ -82,6 +173,8 @@ def _classify(engine: Any, epoch: int) -> tuple[float, float | None]:
             log.add(losses, len(labels))
         if compute_metric is not None:
             compute_metric(outputs, labels)
+        if several is not None:
+            several.append(logits_and_labels(outputs, labels))
         if engine.answers is not None:
             engine.answers.add(outputs, labels)
         log.step(step, images)
@@ -100,10 +193,7 @@ def _outputs(engine: Any, log: EvaluationLog) -> Iterator[tuple[int, int, paddle
         images, labels = engine.images_and_labels(batch, evaluating=True)
         if not engine.use_dali:
             require_read(loader.dataset, labels)
-        with engine.precision.cast(evaluating=True):
-            outputs = engine.forward(images, labels)
-        for key in ("Student", "logits"):
-            outputs = outputs[key] if isinstance(outputs, dict) and key in outputs else outputs
+        outputs = answers_to(engine, images, labels)
         if dist.get_world_size() > 1:
             labels = _gather(labels.cuda(dist.ParallelEnv().device_id) if engine.on_gpu else labels)
             outputs = [_gather(output) for output in outputs] if isinstance(outputs, list) else _gather(outputs)
@@ -118,6 +208,15 @@ def _outputs(engine: Any, log: EvaluationLog) -> Iterator[tuple[int, int, paddle
         loader.reset()
 
 
+def answers_to(engine: Any, images: Any, labels: Any) -> Any:
+    """The outputs of which an evaluation computes losses and metrics: the student's, and of these the logits."""
+    with engine.precision.cast(evaluating=True):
+        outputs = engine.forward(images, labels)
+    for key in ("Student", "logits"):
+        outputs = outputs[key] if isinstance(outputs, dict) and key in outputs else outputs
+    return outputs
+
+
 def _gather(tensor: paddle.Tensor) -> paddle.Tensor:
     """The tensors of all processes, one behind the other."""
     parts: list[paddle.Tensor] = []
@@ -128,6 +227,7 @@ def _gather(tensor: paddle.Tensor) -> paddle.Tensor:
 def _read(metrics: Any, first: Any, loss: float | None) -> list[Evaluation]:
     """One `Evaluation` for each count of images in PaddleClas's metrics."""
     found = []
+    others: dict[str, float] = {}
     for metric in getattr(metrics, "metric_func_list", ()):
         meters = getattr(metric, "avg_meters", {})
         # the count is the number of images that went in, whatever the sampler left out or repeated
@@ -135,18 +235,35 @@ def _read(metrics: Any, first: Any, loss: float | None) -> list[Evaluation]:
             values = {name: float(meter.avg) for name, meter in meters.items() if meter.count == count}
             name, value = next(iter(values.items()))
             found.append(Evaluation(name, value, values, count))
-    if not found:
+        if not hasattr(metric, "avg_meters"):
+            others.update(values_of(metric))
+    if found:
+        found[0].metrics.update(others)
+    elif others:
+        name, value = next(iter(others.items()))
+        found.append(Evaluation(name, value, others, 0))
+    else:
         found.append(Evaluation("metric", float("nan") if first is None else float(first), {}, 0))
     if loss is not None:
         found[0].metrics["loss"] = loss
     return found
 
 
+def values_of(metric: Any) -> dict[str, float]:
+    """The numbers of one of PaddleClas's metrics, by name, behind a batch or an evaluation."""
+    if hasattr(metric, "avg_meters"):
+        return {name: float(meter.avg) for name, meter in metric.avg_meters.items()}
+    name = type(metric).__name__
+    if hasattr(metric, "attrmeter"):
+        return dict(zip(METRICS[name].outputs, map(float, metric.attrmeter.res())))
+    return {name: float(metric.avg)} if hasattr(metric, "avg") else {}
+
+
 def require_finite_outputs(outputs: Any) -> None:
-    """Raises PpclsExtError where a network's outputs hold NaN or infinity."""
+    """Raises NotFiniteError where a network's outputs hold NaN or infinity."""
     for tensor in paddle.utils.flatten(outputs):
         if isinstance(tensor, paddle.Tensor) and tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise PpclsExtError(
+            raise NotFiniteError(
                 "the network's outputs hold NaN or infinity: its weights do not fit these images or their "
                 "preprocessing (or, with AMP, half precision)"
             )

@@ -14,9 +14,10 @@ import paddle.distributed as dist
 
 from ppcls_ext.config.settings import RunSettings
 from ppcls_ext.config.thresholds import own_thresholds
-from ppcls_ext.data.image_files import SUFFIXES, decode, find_images, read_image
+from ppcls_ext.data.image_files import decode, find_images, read_image
 from ppcls_ext.data.lists import MULTI_LABEL, read_lines
 from ppcls_ext.errors import PpclsExtError, one_line, printable
+from ppcls_ext.hosts.paddleclas.image_lists import require_input, require_transforms
 from ppcls_ext.predict.answers import Choice, Classes, Threshold, scores_from
 from ppcls_ext.predict.results import write_results
 from ppcls_ext.report.image_figures import SavedImages
@@ -136,11 +137,17 @@ def _batches(engine: Any, paths: Sequence[str], size: int) -> Iterator[tuple[lis
     images: list[np.ndarray] = []
     for index, path in enumerate(paths):
         try:
-            images.append(preprocess(engine, path))
-            names.append(path)
-        except (OSError, PpclsExtError) as error:
+            image = preprocess(engine, path)
+        except Exception as error:
+            require_transforms(path, engine.preprocess_func, "Infer.transforms")
+            if not isinstance(error, (OSError, PpclsExtError)):
+                raise
             reason = getattr(error, "strerror", None) or error
             print(f"error: {printable(one_line(f'{path}: {reason}'))}", file=sys.stderr)
+        else:
+            require_input(image, "Infer.transforms")
+            images.append(image)
+            names.append(path)
         if images and (len(images) == size or index == len(paths) - 1):
             yield names, np.stack(images)
             names, images = [], []
@@ -194,14 +201,8 @@ def images_to_infer(names: str | Sequence[str], list_file: str | None) -> list[s
     if isinstance(names, str):
         if not os.path.exists(names):
             raise PpclsExtError(f"Infer.infer_imgs is {names}: no such file or folder")
-        if os.path.isdir(names) and not _holds_images(names):
-            raise PpclsExtError(f"Infer.infer_imgs is {names}: the folder holds no image ({', '.join(SUFFIXES)})")
         names = [names]
     return [str(path) for path in find_images(names)]
-
-
-def _holds_images(folder: str) -> bool:
-    return any(name.lower().endswith(SUFFIXES) for _, _, names in os.walk(folder, followlinks=True) for name in names)
 
 
 def _listed(folder: str, line: str) -> str:

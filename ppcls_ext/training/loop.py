@@ -12,6 +12,7 @@ the evaluations of `Global.eval_mode` retrieval and adaface (`evaluation.evaluat
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,16 +21,21 @@ from typing import Any, NamedTuple
 import numpy as np
 import paddle.distributed as dist
 
-from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.config.folder import KEY
+from ppcls_ext.errors import PpclsExtError, unwrapped
 from ppcls_ext.training.checkpoints import Checkpoints, seed_epoch
-from ppcls_ext.training.evaluation import Evaluation, require_classifier
+from ppcls_ext.training.evaluation import Evaluation, NotFiniteError, require_classifier
+from ppcls_ext.training.first_batch import explained, short, try_parts
 from ppcls_ext.training.host_log import as_number
 from ppcls_ext.training.observers import Batch, Epoch, Observer
+from ppcls_ext.weights.checkpoint_sets import how_to_resume
 
 WHAT_TO_TRY = (
     "a lower Optimizer.lr.learning_rate, more warm-up (Optimizer.lr.warmup_epoch), Recipe.clip_global_norm, and "
     "with AMP, training without it"
 )
+#: Fields of `Arch` that freeze layers.
+FREEZES = ("freeze_befor", "freeze_params_list")
 
 
 class Trained(NamedTuple):
@@ -50,12 +56,13 @@ def train(engine: Any, checkpoints: Checkpoints, observers: Sequence[Observer]) 
 
     Raises:
         TrainingEnds: an observer has ended the training.
-        PpclsExtError: a loss, a metric or weights are not finite, images cannot be read, or a checkpoint cannot be
-            read or written.
+        PpclsExtError: a loss or a metric cannot be computed, these or weights are not finite, images cannot be read,
+            or a checkpoint cannot be read or written.
     """
     settings, recipe = engine.config["Global"], engine.recipe
     done = checkpoints.restore(settings["checkpoints"]) if settings["checkpoints"] is not None else 0
     recipe.begin(settings["checkpoints"])
+    try_parts(engine)
     engine.global_step = done * engine.batches_per_epoch
     for observer in observers:
         observer.begin()
@@ -66,8 +73,12 @@ def train(engine: Any, checkpoints: Checkpoints, observers: Sequence[Observer]) 
         recipe.average_statistics()  # several processes have seen different images
         evaluation, metric, is_best = None, 0.0, False
         if engine.evaluates_after(number):
-            evaluation, metric = evaluate_epoch(engine, number)
-            is_best = checkpoints.is_better(metric)
+            with saved_first(engine, checkpoints, number):
+                evaluation = evaluate_epoch(engine, number)
+            if evaluation.thresholds is not None:
+                checkpoints.facts.setdefault(KEY, {})["thresholds"] = list(evaluation.thresholds)
+            metric = evaluation.value
+            is_best = checkpoints.is_best(number, metric)
             if is_best:
                 checkpoints.save("best_model", number, metric)
             engine.log_best(number, metric, checkpoints.best)
@@ -75,7 +86,9 @@ def train(engine: Any, checkpoints: Checkpoints, observers: Sequence[Observer]) 
             checkpoints.save(f"epoch_{number}", number, metric)
         checkpoints.save("latest", number, metric)
         rate = float(engine.lr_sch[0].get_lr()) if engine.lr_sch else math.nan
-        epoch = Epoch(number, settings["epochs"], *trained[:2], rate, trained.averages, evaluation, is_best)
+        epoch = Epoch(
+            number, settings["epochs"], *trained[:2], rate, trained.averages, evaluation, is_best, checkpoints.best
+        )
         for observer in observers:
             observer.epoch(epoch)
 
@@ -110,7 +123,10 @@ def train_epoch(engine: Any, number: int, observers: Sequence[Observer]) -> Trai
         with precision.cast():
             outputs = engine.forward(images, labels)
             require_classifier(engine.config, outputs)
-            losses = recipe.add_penalty(engine.train_loss_func(outputs, labels))
+            with explained("Loss.Train", outputs, labels):
+                losses = engine.train_loss_func(outputs, labels)
+            require_learning(engine.config, losses["loss"])
+            losses = recipe.add_penalty(losses)
         require_finite_loss(losses["loss"], f"epoch {number}, batch {step}")
         precision.backward(losses["loss"] / engine.update_freq)
         if step % engine.update_freq == 0:
@@ -125,7 +141,9 @@ def train_epoch(engine: Any, number: int, observers: Sequence[Observer]) -> Trai
                 engine.host_average.update(engine.model)
 
         images_done += len(images)
-        log.trained(step, len(images), engine.train_metrics(outputs, batch), losses)
+        with explained("Metric.Train", outputs, labels):
+            metrics = engine.train_metrics(outputs, batch)
+        log.trained(step, len(images), metrics, losses)
         seconds = time.monotonic() - start
         speed = images_done * dist.get_world_size() / max(seconds, 1e-9)
         for observer in observers:
@@ -153,18 +171,40 @@ def host_epoch(engine: Any, number: int) -> Trained:
     return Trained(time.monotonic() - start, images, log.end())
 
 
-def evaluate_epoch(engine: Any, number: int) -> tuple[Evaluation, float]:
-    """Evaluates after an epoch: the evaluation, and the metric by which models are compared.
+def evaluate_epoch(engine: Any, number: int) -> Evaluation:
+    """Evaluates after an epoch; the evaluation's value is the one that decides (`config.best`).
 
-    With PaddleClas's own moving average (the section `EMA`), which is evaluated too, that is the better one of the two.
+    With PaddleClas's own moving average (the section `EMA`), which is evaluated too, it is the better one of the two.
     """
-    metric = engine.eval(number)
+    value = engine.eval(number)
+    evaluation = engine.evaluations[0]
     for schedule in engine.lr_sch:
         if is_by_epoch(schedule) and waits_for_metric(schedule):
-            schedule.step(metric)
-    if engine.host_average is not None:
-        metric = max(metric, engine.evaluate_host_average(number))
-    return engine.evaluations[0], metric
+            schedule.step(value)
+    if engine.host_average is not None and engine.best_by.is_better(engine.evaluate_host_average(number), value):
+        evaluation = engine.evaluations[0]
+    return evaluation
+
+
+@contextlib.contextmanager
+def saved_first(engine: Any, checkpoints: Checkpoints, number: int) -> Iterator[None]:
+    """A context for an evaluation: where it fails, the epoch that it is of is saved before the error is told.
+
+    Weights whose outputs are no numbers are not: the epoch before is worth more.
+    """
+    try:
+        yield
+    except NotFiniteError:
+        raise
+    except Exception as error:
+        if isinstance(unwrapped(error), KeyboardInterrupt):
+            raise
+        checkpoints.save("latest", number, 0.0)
+        what = str(error) if isinstance(error, PpclsExtError) else f"{type(error).__name__}: {short(error)}"
+        raise PpclsExtError(
+            f"the evaluation after epoch {number} failed, and that epoch is saved as latest: {what}; "
+            f"{how_to_resume(engine.folder)}"
+        ) from error
 
 
 def batches(loader: Iterable[Any], count: int) -> Iterator[Any]:
@@ -177,7 +217,18 @@ def batches(loader: Iterable[Any], count: int) -> Iterator[Any]:
             if hasattr(loader, "reset"):
                 loader.reset()  # DALI's
             iterator = iter(loader)
-            yield next(iterator)
+            batch = next(iterator, None)
+            if batch is None:
+                raise no_batch() from None
+            yield batch
+
+
+def no_batch() -> PpclsExtError:
+    """The error where a training has nothing to train on."""
+    return PpclsExtError(
+        "DataLoader.Train makes no batch: lower sampler.batch_size, set sampler.drop_last to false, or give it a list "
+        "with as many classes as its sampler wants"
+    )
 
 
 def shuffle(loader: Any, number: int) -> None:
@@ -202,6 +253,14 @@ def is_by_epoch(schedule: Any) -> bool:
 def waits_for_metric(schedule: Any) -> bool:
     """Returns whether a schedule of the learning rate is stepped with the metric of an evaluation."""
     return type(schedule).__name__ == "ReduceOnPlateau"
+
+
+def require_learning(config: dict, loss: Any) -> None:
+    """Raises PpclsExtError where no parameter gets a gradient from a loss."""
+    if getattr(loss, "stop_gradient", False):
+        frozen = [f"Arch.{field} is {config['Arch'][field]}" for field in FREEZES if config["Arch"].get(field)]
+        cause = f": {', '.join(frozen)}; name an earlier layer" if frozen else ": unfreeze some of its layers"
+        raise PpclsExtError(f"nothing learns: no parameter of the network gets a gradient{cause}")
 
 
 def require_finite_loss(loss: Any, place: str) -> None:

@@ -6,7 +6,7 @@ disk. An observer that raises `TrainingEnds` ends the training.
 
 from __future__ import annotations
 
-import math
+import copy
 import os
 import shlex
 import sys
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import paddle
 import paddle.distributed as dist
 
-from ppcls_ext.config.folder import Record
+from ppcls_ext.config.folder import KEY, Record
 from ppcls_ext.training.checkpoints import Checkpoints
 from ppcls_ext.training.evaluation import Evaluation
 from ppcls_ext.weights.manifest import manifest_path, read_manifest
@@ -60,6 +60,7 @@ class Epoch(NamedTuple):
         train: the averages of losses and metrics in training.
         evaluation: None where none was due.
         is_best: whether the evaluation was the best so far.
+        best: the best evaluation's value so far; None before any.
     """
 
     number: int
@@ -70,6 +71,7 @@ class Epoch(NamedTuple):
     train: dict[str, float]
     evaluation: Evaluation | None
     is_best: bool
+    best: float | None = None
 
 
 class Observer:
@@ -96,26 +98,23 @@ class EarlyStopping(Observer):
 
     Args:
         patience: in epochs.
-        best: the first epoch with the best evaluation so far, where a training is resumed.
-        value: that evaluation's metric.
+        checkpoints: which know the epoch that was the best.
     """
 
-    def __init__(self, patience: int, best: int = 0, value: float = -math.inf) -> None:
-        self._patience, self._best, self._value = patience, best, value
+    def __init__(self, patience: int, checkpoints: Checkpoints) -> None:
+        self._patience, self._checkpoints = patience, checkpoints
 
     def epoch(self, epoch: Epoch) -> None:
         """Raises TrainingEnds where it is time."""
-        if epoch.evaluation is None:
+        best = self._checkpoints.best_epoch
+        if epoch.evaluation is None or best is None or epoch.number >= epoch.of:
             return
-        if epoch.evaluation.value > self._value:  # PaddleClas develop's best may be one that is as good as another
-            self._best, self._value = epoch.number, epoch.evaluation.value
-        elif epoch.number < epoch.of:
-            waited = epoch.number - self._best
-            if waited >= self._patience:
-                raise TrainingEnds(
-                    f"stopped early: {epoch.evaluation.metric} has not become better for {waited} epochs "
-                    f"(best: epoch {self._best}; patience {self._patience})"
-                )
+        waited = epoch.number - best
+        if waited >= self._patience:
+            raise TrainingEnds(
+                f"stopped early: {epoch.evaluation.metric} has not become better for {waited} epochs "
+                f"(best: epoch {best}; patience {self._patience})"
+            )
 
 
 class RunRecord(Observer):
@@ -136,37 +135,42 @@ class RunRecord(Observer):
         checkpoint = self._settings["checkpoints"]
         if checkpoint is None or not manifest_path(Path(checkpoint)).is_file():
             return None
-        done, wanted = read_manifest(Path(checkpoint)).state["epoch"], self._settings["epochs"]
+        state = read_manifest(Path(checkpoint)).state
+        done, wanted = state["epoch"], self._settings["epochs"]
         folder, patience = self._engine.folder, self._settings.get("patience")
         if done >= wanted:
             return (
                 f"{folder} is finished: {done} of {wanted} epochs are trained; to train longer: "
                 f"-o Global.epochs={2 * done}"
             )
-        best, _ = self._record.best
+        best = state.get("best_epoch")
         if patience and best and done - best >= patience and self._record.facts.get("stopped"):
             return f"{folder} is finished: {self._record.facts['stopped']}; to go on: --patience {2 * patience}"
         return None
 
     def early_stopping(self) -> EarlyStopping | None:
         """Returns the observer that ends this training early, on every process; None without `Global.patience`."""
-        patience, resumed = self._settings.get("patience"), self._settings["checkpoints"] is not None
-        # only the first process begins the record anew: a new training must not count from an old one
-        return EarlyStopping(patience, *(self._record.best if resumed else ())) if patience else None
+        patience = self._settings.get("patience")
+        return EarlyStopping(patience, self._checkpoints) if patience else None
 
     def begin(self) -> None:
         """Writes the beginning of the record."""
         if dist.get_rank() == 0:
+            resumed = self._settings["checkpoints"] is not None
+            facts = copy.deepcopy(self._checkpoints.facts)
+            best = (self._record.facts.get(KEY) or {}).get("thresholds") if resumed else None
+            if best is not None and self._engine.settings.given_thresholds is None:
+                facts[KEY]["thresholds"] = best
             self._record.begin(
                 self._engine.settings.config,
                 typed_command(),
-                resumed=self._settings["checkpoints"] is not None,
+                resumed=resumed,
                 seed=self._checkpoints.seed,
                 device=paddle.device.get_device(),
                 processes=dist.get_world_size(),
                 threads=os.environ.get("OMP_NUM_THREADS"),
                 epochs=self._settings["epochs"],
-                **self._checkpoints.facts,
+                **facts,
             )
 
     def epoch(self, epoch: Epoch) -> None:
@@ -175,14 +179,15 @@ class RunRecord(Observer):
             return
         facts: dict[str, Any] = {"epoch": epoch.number}
         if epoch.is_best and epoch.evaluation is not None:
-            value, (since, before) = epoch.evaluation.value, self._record.best
             facts["best"] = {
                 "epoch": epoch.number,
-                "since": epoch.number if value > before else since,
                 "metric": epoch.evaluation.metric,
-                "value": value,
+                "mode": self._engine.best_by.mode,
+                "value": epoch.evaluation.value,
                 "pictures": epoch.evaluation.images,
             }
+            if epoch.evaluation.thresholds is not None:
+                facts[KEY] = copy.deepcopy(self._checkpoints.facts[KEY])  # the next evaluation has others
         self._record.write(**facts)
 
     def finish(self, stopped: str | None = None) -> None:

@@ -26,6 +26,7 @@ from ppcls_ext.hosts.paddleclas.image_operators import set_crop_size
 from ppcls_ext.hosts.paddleclas.optimizers import WeightDecay, clip_global_norm
 from ppcls_ext.models.factories import FACTORIES
 from ppcls_ext.models.repvgg import RepVGGBlock, custom_l2
+from ppcls_ext.progress import Report, progress
 from ppcls_ext.reparam.unfuse import unfuse
 from ppcls_ext.weights.files import read_names, read_weight_file
 from ppcls_ext.weights.naming import are_fused
@@ -330,16 +331,17 @@ def start_unfused(network: nn.Layer, fused: nn.Layer, loader: Iterable[list[Tens
     """
     used = 0
 
-    def batches() -> Iterator[Tensor]:
+    def batches(report: Report) -> Iterator[Tensor]:
         nonlocal used
         for batch in loader:
             used += batch[0].shape[0]
             yield batch[0]
+            report(min(used, pictures), pictures)
             if used >= pictures:
                 return
 
-    with unique_name.guard():
-        calibrated = unfuse(fused, batches()).state_dict()
+    with unique_name.guard(), progress("giving the fused weights their branches") as report:
+        calibrated = unfuse(fused, batches(report)).state_dict()
     with paddle.no_grad():
         for name, tensor in network.state_dict().items():
             tensor.set_value(calibrated[name].astype(tensor.dtype))

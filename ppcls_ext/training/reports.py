@@ -6,13 +6,15 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import paddle.distributed as dist
 
+from ppcls_ext.config.best import BestBy
 from ppcls_ext.config.folder import KEY, config_text
 from ppcls_ext.data.image_rule import parse_scale
+from ppcls_ext.data.lists import MULTI_LABEL
 from ppcls_ext.errors import PpclsExtError, one_line
 from ppcls_ext.hosts.paddleclas.image_lists import is_image_list
 from ppcls_ext.packages import require
@@ -20,14 +22,18 @@ from ppcls_ext.predict.classifier import softmax
 from ppcls_ext.report.charts import draw_class_counts, draw_curves
 from ppcls_ext.report.evaluation_report import write_evaluation_report
 from ppcls_ext.report.image_figures import LARGEST_SHEET, draw_sheet, to_pixels
+from ppcls_ext.report.label_report import write_label_report
+from ppcls_ext.report.label_scores import LabelScores, sigmoid
 from ppcls_ext.report.predictions import Predictions
 from ppcls_ext.report.tables import add_metrics
+from ppcls_ext.training.evaluation import logits_and_labels
 from ppcls_ext.training.observers import Epoch, Observer
 
 logger = logging.getLogger("ppcls_ext")
 
 #: Share of a training's time that drawing its curves may take; the last curves are drawn in any case.
 SHARE = 0.01
+SHOWN = 4  # classes below an image of the first batch
 OUT_OF_ORDER = (
     "--report needs the images in the order of their list, and DataLoader.Eval shuffles them: set its "
     "sampler.shuffle to false"
@@ -41,8 +47,8 @@ class Answers:
         engine: ours, built in its mode "train" or "eval"; its evaluations add to the answers.
 
     Raises:
-        PpclsExtError: the evaluation is of another kind than a list of images with one class each, in its order, or
-            matplotlib, which draws reports, is missing.
+        PpclsExtError: the evaluation is of another kind than a list of images, in its order, or matplotlib, which draws
+            reports, is missing.
     """
 
     def __init__(self, engine: Any) -> None:
@@ -51,12 +57,12 @@ class Answers:
         dataset = getattr(loader, "dataset", None)
         if engine.eval_mode != "classification" or not is_image_list(dataset) or dist.get_world_size() > 1:
             raise PpclsExtError(
-                "--report needs an evaluation on a plain list of images (ImageNetDataset, Global.eval_mode "
-                "classification) in one process"
+                "--report needs an evaluation on a list of images (ImageNetDataset or MultiLabelDataset, "
+                "Global.eval_mode classification) in one process"
             )
         if getattr(getattr(loader, "batch_sampler", None), "shuffle", False):
             raise PpclsExtError(OUT_OF_ORDER)
-        self._dataset: Any = dataset
+        self._engine, self._dataset = engine, cast(Any, dataset)
         engine.answers = self
         self.clear()
 
@@ -67,10 +73,15 @@ class Answers:
 
     def add(self, outputs: Any, labels: Any) -> None:
         """Takes in the network's outputs (N, classes) and the labels of a batch."""
-        self._logits.append(outputs.numpy().astype(np.float32))
-        self._labels.append(labels.numpy().reshape(-1))
+        if self._engine.task == MULTI_LABEL:
+            logits, several = logits_and_labels(outputs, labels)
+            self._logits.append(logits)
+            self._labels.append(several)
+        else:
+            self._logits.append(outputs.numpy().astype(np.float32))
+            self._labels.append(labels.numpy().reshape(-1))
 
-    def evaluation(self, names: list[str] | None) -> Predictions:
+    def evaluation(self, names: list[str] | None) -> Predictions | LabelScores:
         """All answers since `clear`.
 
         Args:
@@ -83,6 +94,9 @@ class Answers:
         if not np.array_equal(labels, np.asarray(self._dataset.labels)[: len(labels)]):
             raise PpclsExtError(OUT_OF_ORDER)
         paths = [str(path) for path in self._dataset.images[: len(labels)]]
+        if self._engine.task == MULTI_LABEL:
+            scores, thresholds = sigmoid(np.concatenate(self._logits)), self._engine.evaluations[0].thresholds
+            return LabelScores(paths, labels, scores, thresholds, names).check()
         return Predictions(paths, labels, softmax(np.concatenate(self._logits)), names).check()
 
 
@@ -107,7 +121,7 @@ class EvaluationReport:
         evaluation = self._answers.evaluation(engine.settings.trained_with("eval")["class_names"])
         figures = {"Curves": engine.folder / "curves.png", "Pictures a class": engine.folder / "data.png"}
         title = f"{engine.config['Arch']['name']}: evaluation"
-        return write_evaluation_report(evaluation, self._folder, title, config_text(engine.settings.config), figures)
+        return _write_report(evaluation, self._folder, title, config_text(engine.settings.config), figures)
 
 
 class TrainingReport(Observer):
@@ -128,6 +142,8 @@ class TrainingReport(Observer):
         self._engine, self._names = engine, facts[KEY]["class_names"]
         self._answers = Answers(engine) if engine.config["Global"].get("report") else None
         self._best: Any = None
+        self._best_by: BestBy | None = engine.best_by
+        self._chosen: dict[str, str] = {}
         self._trained = self._drawn = 0.0  # seconds
         self._rows: list[dict] = []
         self._is_first = True  # the batch that comes next
@@ -148,7 +164,7 @@ class TrainingReport(Observer):
         self._trained += epoch.seconds
         self._try("rows are added to metrics.csv", self._add_row, epoch)
         if self._answers is not None and epoch.evaluation is not None:
-            self._try("answers are kept for the report", self._keep_answers, self._answers, epoch.is_best)
+            self._try("answers are kept for the report", self._keep_answers, self._answers, epoch)
         if self._drawn <= SHARE * self._trained:
             self._draw(self._curves)
 
@@ -174,12 +190,17 @@ class TrainingReport(Observer):
         loaders = {"train": self._engine.train_dataloader, "evaluation": getattr(self._engine, "eval_dataloader", None)}
         datasets: dict[str, Any] = {name: getattr(loader, "dataset", None) for name, loader in loaders.items()}
         labels = {name: dataset.labels for name, dataset in datasets.items() if is_image_list(dataset)}
+        images = {name: len(values) for name, values in labels.items()}
+        if self._engine.task == MULTI_LABEL:
+            labels = {name: np.nonzero(np.asarray(values))[1] for name, values in labels.items()}
         classes = self._engine.config["Arch"].get("class_num") or 1000
         if labels:
-            draw_class_counts(labels, self._names, classes, self._engine.folder / "data.png")
+            draw_class_counts(labels, self._names, classes, self._engine.folder / "data.png", images)
 
     def _draw_batch(self, images: Any, labels: Any) -> None:
         images, labels = images.numpy(), labels.numpy()
+        if self._engine.task == MULTI_LABEL and labels.ndim == 3:
+            labels = labels[:, 0]  # with `label_ratio`, the classes' shares stand below
         if images.ndim == 4 and images.shape[1] == 3:
             pixels = _pixels(images[:LARGEST_SHEET], self._engine.config["DataLoader"]["Train"]["dataset"])
             captions = [self._caption(label) for label in labels.reshape(len(labels), -1)[:LARGEST_SHEET]]
@@ -189,6 +210,10 @@ class TrainingReport(Observer):
             draw_sheet(list(pixels), captions, title, self._engine.folder / "batch.png")
 
     def _caption(self, label: np.ndarray) -> str:
+        if self._engine.task == MULTI_LABEL:
+            shown = [self._name(int(index)) for index in np.flatnonzero(label > 0.5)]
+            more = [f"and {len(shown) - SHOWN + 1} more"] if len(shown) > SHOWN else []
+            return "\n".join([*shown[: SHOWN - len(more)], *more]) or "no class"
         if len(label) == 1:
             return self._name(int(label[0]))
         parts = [index for index in np.argsort(-label, kind="stable")[:2] if label[index] > 0]
@@ -201,9 +226,10 @@ class TrainingReport(Observer):
     def _add_row(self, epoch: Epoch) -> None:
         self._rows = add_metrics(self._engine.folder / "metrics.csv", self._row(epoch))
 
-    def _keep_answers(self, answers: Answers, is_best: bool) -> None:
-        if is_best:
+    def _keep_answers(self, answers: Answers, epoch: Epoch) -> None:
+        if epoch.is_best and epoch.evaluation is not None:
             self._best = answers.evaluation(self._names)
+            self._chosen = {"best by": f"{self._best_by}: {epoch.evaluation.value:.4f} in epoch {epoch.number}"}
         answers.clear()
 
     def _row(self, epoch: Epoch) -> dict[str, float]:
@@ -215,12 +241,16 @@ class TrainingReport(Observer):
             **{f"train_{name}": value for name, value in epoch.train.items()},
         }
         if epoch.evaluation is not None:
-            row.update({f"eval_{name}": value for name, value in epoch.evaluation.metrics.items()})
+            values = {epoch.evaluation.metric: epoch.evaluation.value, **epoch.evaluation.metrics}
+            row.update({f"eval_{name}": value for name, value in values.items()})
+        if epoch.best is not None and self._best_by is not None:
+            row[f"best_{self._best_by.name}"] = epoch.best
         return row
 
     def _curves(self) -> None:
         if self._rows:
-            draw_curves(self._rows, self._engine.folder / "curves.png")
+            by = self._best_by or BestBy("top1", "max")
+            draw_curves(self._rows, self._engine.folder / "curves.png", by.name, by.mode == "max")
 
     def _end(self) -> None:
         self._curves()
@@ -232,7 +262,21 @@ class TrainingReport(Observer):
             figures["First training batch"] = folder / "batch.png"
             title = f"{self._engine.config['Arch']['name']}: best evaluation"
             settings = config_text(self._engine.settings.config)
-            print(f"report: {write_evaluation_report(self._best, folder / 'report', title, settings, figures)}")
+            page = _write_report(self._best, folder / "report", title, settings, figures, self._chosen)
+            print(f"report: {page}")
+
+
+def _write_report(
+    found: Predictions | LabelScores,
+    folder: Path,
+    title: str,
+    settings: str,
+    figures: dict[str, Path],
+    facts: dict[str, str] | None = None,
+) -> Path:
+    if isinstance(found, LabelScores):
+        return write_label_report(found, folder, title, settings, figures, facts)
+    return write_evaluation_report(found, folder, title, settings, figures, facts)
 
 
 def _pixels(images: np.ndarray, dataset: dict) -> np.ndarray:

@@ -187,6 +187,23 @@ def how_to_resume(folder: Path) -> str:
     return f"resume with the same command and --resume: the checkpoint of epoch {found.state.get('epoch')} is whole"
 
 
+def remove(prefix: Path) -> bool:
+    """Removes a set, and PaddleClas's files of this name without a manifest; returns whether there was one.
+
+    Raises:
+        PpclsExtError: a file cannot be removed.
+    """
+    with _explained(prefix):
+        finish(prefix)
+        there = [*prefix.parent.glob(f"{glob.escape(prefix.name)}*.pd*"), *prefix.glob("model.pd*")]
+        there = [path for path in there if belongs(prefix, path.relative_to(prefix.parent).as_posix())]
+        for path in [*there, manifest_path(prefix)]:
+            path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        prefix.rmdir()  # only an empty one
+    return bool(there)
+
+
 def finish(prefix: Path) -> None:
     """Completes an interrupted save: renames committed files to their final names, and removes the others."""
     _new(manifest_path(prefix)).unlink(missing_ok=True)

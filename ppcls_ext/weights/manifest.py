@@ -20,6 +20,10 @@ LARGEST = 1 << 24
 STATE: dict[str, Any] = {
     "epoch": int,
     "best_metric": (int, float),
+    "best_by": str,
+    "best_epoch": int,
+    "evaluations": int,
+    "differ": bool,
     "seed": int,
     "learning_rate": list,
     "loss_scaler": dict,

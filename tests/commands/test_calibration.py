@@ -85,8 +85,8 @@ def test_some_are_chosen_by_the_seed(pictures):
     [
         ("nowhere.txt", "no list .*nowhere.txt"),
         ("missing.txt", r"missing.txt:1: no image 'gone.png 3' below"),
-        ("empty", "no image found; expected files"),
-        (None, "names no training pictures .*: give --calibration"),
+        ("empty", "the folder holds no image; expected files"),
+        (None, "names no training images .*: give --calibration"),
     ],
 )
 def test_what_holds_no_images_is_refused(place, said, tmp_path):

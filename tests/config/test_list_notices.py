@@ -67,6 +67,7 @@ def test_images_left_out(lines, config):
 
 
 def test_classes_without_images(lines, config, dataset, tmp_path):
+    config["Infer"]["PostProcess"]["class_id_map_file"] = None
     config["Arch"]["class_num"] = 7
     (line,) = lines()
     assert line.startswith("Arch.class_num is 7, and the labels of ")

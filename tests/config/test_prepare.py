@@ -207,6 +207,7 @@ def test_profiler_that_this_paddle_lacks(config):
 
 def test_class_names_of_paddleclas_are_found_in_its_folder(config):
     config["Infer"]["PostProcess"]["class_id_map_file"] = "ppcls/utils/imagenet1k_label_list.txt"
+    config["Arch"]["class_num"] = 1000
     path = Path(prepared(config, "infer").Infer.PostProcess.class_id_map_file)
     assert path.is_absolute()
     assert path.read_text().startswith("0 ")

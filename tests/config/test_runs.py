@@ -209,14 +209,12 @@ def test_the_record_of_a_resumed_run(config, tmp_path):
     again.begin(config, "second", resumed=True, seed=1)
     facts = json.loads((tmp_path / "run.json").read_text())
     assert (facts["command"], facts["resumed_with"]) == ("first\ncommand", ["second"])
-    assert (again.best, facts["finished"]) == ((1, 0.5), False)
+    assert (facts["best"], facts["finished"]) == ({"epoch": 1, "value": 0.5}, False)
     assert facts["lists"]["Train"]["pictures"] == 24
     assert {"python", "numpy"} <= set(facts["versions"])
     text = (tmp_path / "config.yml").read_text()
     assert text.startswith("# The settings of this run, reusable with -c: second\n")
     assert yaml.safe_load(text) == config
-    again.write(best={"epoch": 3, "since": 2, "value": 0.7})
-    assert Record(tmp_path).best == (2, 0.7)
     Record(tmp_path).begin(config, "third", resumed=False)
     assert "resumed_with" not in json.loads((tmp_path / "run.json").read_text())
 

@@ -74,7 +74,7 @@ def test_a_split_that_is_there_is_taken(folder, tmp_path, name):
     picture(root / "test" / "rose" / "y.png")
     made = make_lists(root, tmp_path / "lists")
     assert (made.train, made.val) == ([10] * 3, [0, 1, 0])
-    assert [item.path.name for item in made.left_out] == ["test"]
+    assert (made.test, made.left_out) == ([0, 1, 0], [])
     assert made.lines()[2] == "no image of 'Gänseblümchen' and 1 more to evaluate on"
     picture(root / name / "tulip" / "x.png")
     with pytest.raises(PpclsExtError, match=r"holds the class 'tulip', and .*train has no images of it"):
@@ -138,20 +138,20 @@ def test_what_cannot_be_used_is_named(folder, tmp_path):
     assert {item.path.name: item.kind for item in made.left_out} == {
         "cut.jpg": "unreadable",
         "empty.png": "unreadable",
-        "Thumbs.db": "not an image",
+        "Thumbs.db": "hidden",
         ".hidden": "hidden",
         "good.jpg": "duplicate",
         "twin.png": "in several classes",
         "also.png": "in several classes",
         "stray.png": "outside the class folders",
         "nothing": "empty folder",
-        "loop": "endless link",
+        "loop": "repeated folder",
         "gone.png": "not a file",
         "two\nlines.png": "oddly named",
         os.fsdecode(b"\xff.png"): "oddly named",
     }
     assert sum(made.train) + sum(made.val) == 31, "one of the copies stays"
-    assert made.lines()[1].startswith("left out: 2 in several classes, 2 oddly named, 2 unreadable, 1 duplicate, 1 ")
+    assert made.lines()[1].startswith("left out: 2 hidden, 2 in several classes, 2 oddly named, 2 unreadable, 1 dup")
     text = (made.folder / "left_out.txt").read_text(encoding="utf-8")
     assert "cut.jpg\tunreadable\tdamaged image: " in text
     assert "\\udcff.png" in text

@@ -261,3 +261,69 @@ def test_a_long_line_is_shown_in_part(tmp_path):
     with pytest.raises(PpclsExtError, match=r"no label in 'xxx.*…'") as caught:
         read_list(tmp_path / "list.txt", tmp_path, None)
     assert len(str(caught.value)) < 1000
+
+
+SEVERAL = "jpg/a.jpg\t0,1,1\njpg/b.jpg\t0,0,0\n"
+
+
+def read_several(root, content, class_num=3):
+    path = root / "list.txt"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return read_list(path, root, class_num, " ", lists.MULTI_LABEL)
+
+
+@pytest.mark.parametrize(
+    ("content", "is_plain"),
+    [
+        (SEVERAL, True),
+        (SEVERAL.rstrip("\n"), True),
+        (SEVERAL.replace("\n", "\r\n"), True),
+        ("\ufeff" + SEVERAL, False),
+        (SEVERAL + "\n \n", False),
+        (SEVERAL.replace("0,1", "0, 1"), False),
+    ],
+)
+def test_several_labels_an_image(root, content, is_plain):
+    found = read_several(root, content)
+    assert list(found) == [ListEntry(root / "jpg/a.jpg", (0, 1, 1), 1), ListEntry(root / "jpg/b.jpg", (0, 0, 0), 2)]
+    assert [entry.classes for entry in found] == [(1, 2), ()]
+    assert (found.labels, found.is_plain, found.delimiter, found.task) == ({1, 2}, is_plain, "\t", "multi-label")
+    assert list(read_several(root, content, None)) == list(found), "as many as the first line has"
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("jpg/b.jpg 0,0,1", r"no labels in 'jpg/b.jpg 0,0,1'; expected path, a tab and"),
+        ("jpg/b.jpg", r"no labels in 'jpg/b.jpg'"),
+        ("", r"no labels in ''"),
+        ("jpg/b.jpg\t", r"no labels"),
+        ("jpg/b.jpg\t1", r"1 labels; expected 3, one for each class"),
+        ("jpg/b.jpg\t0,0,1,0", r"4 labels; expected 3"),
+        ("jpg/b.jpg\t0,0,", r"label '' in '0,0,': expected a 0 or 1"),
+        ("jpg/b.jpg\t0;0;1", r"label '0;0;1' in "),
+        ("jpg/b.jpg\t0 0 1", r"label '0 0 1' in "),
+        ("jpg/b.jpg\t0,0,2", r"label '2' in "),
+        ("jpg/b.jpg\t0,-1,1", r"label '-1' in "),
+        ("jpg/b.jpg\t0,1.0,1", r"label '1.0' in "),
+        ("jpg/b.jpg\t0,\u0661,1", r"label '\u0661' in "),
+        ("jpg/b.jpg\t0\t0,1", r"'.*' holds several tabs, and PaddleClas's MultiLabelDataset splits it at each"),
+        ("jpg/c.jpg\t0,0,1", r"no image file '.*c\.jpg' \(1 of 3 are missing\)"),
+    ],
+)
+@pytest.mark.parametrize("class_num", [3, None])
+def test_faults_of_several_labels(root, line, reason, class_num):
+    with pytest.raises(PpclsExtError, match=rf"^{root / 'list.txt'}:2: {reason}") as caught:
+        read_several(root, f"jpg/a.jpg\t0,1,1\n{line}\njpg/b.jpg\t0,0,0\n", class_num)
+    assert "\n" not in str(caught.value)
+
+
+@given(st.binary(max_size=60) | st.text("a/.jpg\t0,1 \n", max_size=60).map(str.encode))
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_bytes_of_several_labels(root, content):
+    try:
+        found = read_several(root, content)
+    except PpclsExtError as error:
+        found, said = [], str(error)
+        assert said.count("\n") == 0
+    assert all(len(entry.label) == 3 and entry.path.is_file() for entry in found)

@@ -82,8 +82,8 @@ def test_images_left_out_are_not_counted(engine, config, tmp_path):
 
 
 def test_export_of_an_impossible_shape_leaves_nothing(engine, config, tmp_path):
-    config["Global"]["image_shape"] = [1, 32, 32]
-    with pytest.raises(ValueError, match="channel"):
+    config["Global"]["image_shape"] = [3, 0, 32]
+    with pytest.raises(PpclsExtError, match=r"image_shape\.1 is 0"):
         engine("export").export()
     assert not (tmp_path / "inference").exists()
 

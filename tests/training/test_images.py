@@ -44,7 +44,10 @@ def test_evaluation_and_training_use_our_reader(engine, config, tmp_path, mode):
     (tmp_path / "list.txt").write_text("".join(f"{name}.jpg\t0\n" for name in names))
     loader = "Eval" if mode == "eval" else "Train"
     config["Global"]["eval_during_train"] = False
-    config["DataLoader"][loader]["dataset"]["transform_ops"] = [config["Infer"]["transforms"][0]]
+    config["DataLoader"][loader]["dataset"]["transform_ops"] = [
+        config["Infer"]["transforms"][0],
+        {"NormalizeImage": {"scale": 1.0, "mean": [0.0] * 3, "std": [1.0] * 3, "order": ""}},
+    ]
     config["DataLoader"][loader]["dataset"].update(image_root="pictures", cls_label_path="list.txt", delimiter="\t")
     built = engine(mode)
     dataset = getattr(built, f"{loader.lower()}_dataloader").dataset

@@ -40,8 +40,11 @@ def two_images(dataset, tmp_path):
     for name in ("good.png", "bad.png"):
         Image.open(dataset / "png" / "00.png").save(tmp_path / "png" / name)
     (tmp_path / "list.txt").write_text("png/good.png 0\npng/bad.png 1\n")
-    decode = [{"DecodeImage": {"to_rgb": True, "channel_first": False}}]
-    return ImageNetDataset(str(tmp_path), str(tmp_path / "list.txt"), decode)
+    transforms = [
+        {"DecodeImage": {"to_rgb": True, "channel_first": False}},
+        {"NormalizeImage": {"scale": 1.0, "mean": [0.0] * 3, "std": [1.0] * 3, "order": ""}},
+    ]
+    return ImageNetDataset(str(tmp_path), str(tmp_path / "list.txt"), transforms)
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "not an image"])
@@ -70,8 +73,11 @@ def many_images(dataset, tmp_path):
     for index in range(300):
         shutil.copy(dataset / "png" / "00.png", tmp_path / f"{index}.png")
     (tmp_path / "list.txt").write_text("".join(f"{index}.png 0\n" for index in range(300)))
-    decode = [{"DecodeImage": {"to_rgb": True, "channel_first": False}}]
-    return ImageNetDataset(str(tmp_path), str(tmp_path / "list.txt"), decode)
+    transforms = [
+        {"DecodeImage": {"to_rgb": True, "channel_first": False}},
+        {"NormalizeImage": {"scale": 1.0, "mean": [0.0] * 3, "std": [1.0] * 3, "order": ""}},
+    ]
+    return ImageNetDataset(str(tmp_path), str(tmp_path / "list.txt"), transforms)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -141,10 +147,10 @@ def test_paddleclas_replaces_an_image(two_images, tmp_path):
 
 def test_first_image_is_read_before_anything_is_trained(two_images, tmp_path):
     state = np.random.get_state()[1].tolist()
-    read_first(two_images)
+    read_first(two_images, "DataLoader.Train")
     (tmp_path / "png" / "good.png").write_bytes(b"")
     with pytest.raises(PpclsExtError, match=r"cannot read .*good.png: \w+: "):
-        read_first(two_images)
+        read_first(two_images, "DataLoader.Train")
     assert type(two_images).__name__ == "ImageNetDataset", "training may go on replacing images"
     assert np.random.get_state()[1].tolist() == state
 

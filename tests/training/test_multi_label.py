@@ -1,10 +1,11 @@
-"""A multi-label run in PaddleClas's engine: export-model writes scores, whatever PaddleClas would append."""
+"""A training with several labels an image: its lists, its evaluation, its thresholds, its record."""
 
 from __future__ import annotations
 
-import ast
-import dataclasses
-import logging
+import copy
+import csv
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,176 +14,400 @@ import pytest
 import yaml
 
 import ppcls_ext
-from ppcls_ext.commands.main import main
-from ppcls_ext.config.load import read_yaml
-from ppcls_ext.predict.classifier import Classifier
-from ppcls_ext.predict.inference_yml import to_inference_yml
-from tests.helpers import needs_converter
-from tests.multi_label_run import NAMES, images_of
+from ppcls_ext.config.folder import KEY
+from ppcls_ext.config.lists import evaluate_on, images_in, use_lists
+from ppcls_ext.config.settings import RunSettings, open_run
+from ppcls_ext.data.label_table import make_label_lists
+from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.hosts.paddleclas.versions import multi_label_output
+from ppcls_ext.report.label_scores import LabelScores, measures
+from ppcls_ext.run import Run
+from ppcls_ext.training.reports import TrainingReport
+from ppcls_ext.weights.manifest import read_manifest
+from tests.helpers import build_engine, prepared
+from tests.tiny_dataset import as_multi_label
+
+pytestmark = pytest.mark.usefixtures("registered")
 
 
 @pytest.fixture
-def expected(multi_label_run) -> np.ndarray:
-    """The sigmoids of the net's logits for the images of the run."""
-    model = ppcls_ext.Run(multi_label_run).model
-    model.eval()
-    with paddle.no_grad():
-        return paddle.nn.functional.sigmoid(model(paddle.to_tensor(images_of(multi_label_run)))).numpy()
+def several(config, dataset, tmp_path, monkeypatch) -> dict:
+    """The tiny configuration with three labels an image, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    config["Arch"]["name"] = "FasterNet_T0"  # the quickest
+    return as_multi_label(config, dataset, tmp_path)
 
 
-def exported(run: Path, *overrides: str) -> Path:
-    return ppcls_ext.Run(run, [f"Global.save_inference_dir={run / 'program'}", *overrides]).export_model()
+def listed(several: dict, loader: str = "Train") -> dict:
+    return several["DataLoader"][loader]["dataset"]
+
+
+def test_paddleclas_is_told_the_task(several):
+    del several["Global"]["use_multilabel"]
+    assert prepared(several, "train")["Global"]["use_multilabel"] is True
+
+
+@pytest.mark.parametrize("change", ["\ufeff{}", "{}\n\n"])
+def test_lists_that_paddleclas_misreads_reach_it_as_copies(several, change):
+    from ppcls.data import MultiLabelDataset
+
+    path = listed(several)["cls_label_path"]
+    text = Path(path).read_text()
+    expected = MultiLabelDataset(listed(several)["image_root"], path, [])
+    assert prepared(several, "train")["DataLoader"]["Train"]["dataset"]["cls_label_path"] == path
+    Path(path).write_text(change.format(text), encoding="utf-8")
+    config = prepared({**several, "Global": {**several["Global"], "overwrite": True}}, "train")
+    dataset = config["DataLoader"]["Train"]["dataset"]
+    assert dataset["cls_label_path"] != path
+    assert "delimiter" not in dataset, "MultiLabelDataset knows none"
+    read = MultiLabelDataset(dataset["image_root"], dataset["cls_label_path"], [])
+    assert np.array_equal(read.labels, expected.labels)
+    assert [Path(one).read_bytes() for one in read.images] == [Path(one).read_bytes() for one in expected.images]
 
 
 @pytest.mark.parametrize(
-    ("metric", "said_by"),
-    [("HammingDistance", "use_multilabel"), ("ATTRMetric", "use_multilabel"), ("HammingDistance", "MultiLabelDataset")],
+    ("section", "value", "message"),
+    [
+        (
+            "Loss",
+            {"Train": [{"CELoss": {"weight": 1.0}}]},
+            r"Loss\.Train\.0 is CELoss, which takes one class an image, ",
+        ),
+        (
+            "Metric",
+            {"Eval": [{"TopkAcc": {"topk": [1]}}]},
+            r"Metric\.Eval\.0 is TopkAcc, .*: expected Hamm",
+        ),
+        ("MixupOperator", {"alpha": 0.2}, r"batch_transform_ops\.0 is MixupOperator, .*: remove it"),
+        ("OpSampler", {"CutmixOperator": {"prob": 1.0}}, r"ops\.0\.OpSampler is CutmixOperator, .*: remove it"),
+    ],
 )
-def test_a_program_of_scores(metric, said_by, multi_label_run, expected):
-    """PaddleClas 2.4.2 appends a softmax unless a metric is ATTRMetric, even to `use_multilabel: true`."""
-    config = read_yaml(multi_label_run / "config.yml")
-    config["Metric"] = {"Eval": [{metric: None}]}
-    if said_by == "use_multilabel":
-        config["DataLoader"] = {}
+def test_what_takes_one_class_is_refused(several, section, value, message):
+    if section in several:
+        several[section].update(value)
     else:
-        del config["Global"]["use_multilabel"]
-    (multi_label_run / "config.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    program = exported(multi_label_run)
-    classifier = Classifier(program, runtime="paddle")
-    assert classifier.metadata == ppcls_ext.Run(multi_label_run).metadata
-    assert (classifier.metadata.task, classifier.metadata.class_names) == ("multi-label", NAMES)
-    np.testing.assert_allclose(classifier.scores(images_of(multi_label_run)), expected, atol=1e-5)
+        listed(several)["batch_transform_ops"] = [{section: value}]
+    with pytest.raises(PpclsExtError, match=message) as caught:
+        prepared(several, "train")
+    assert "\n" not in str(caught.value)
 
 
-@needs_converter
-def test_verify_compares_the_program(multi_label_run, capsys):
-    program, file = exported(multi_label_run), multi_label_run / "m.onnx"
-    ppcls_ext.Run(multi_label_run).export_onnx(file)
-    capsys.readouterr()
-    assert main(["verify", str(file), "png", "--program", str(program)]) == 0
-    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("paddle"))
-    assert line.split()[-2:] == ["100.0%", "100.0%"]
-    metadata = dataclasses.replace(ppcls_ext.Run(multi_label_run).metadata, task="single-label")
-    (program / "inference.yml").write_text(to_inference_yml(metadata), encoding="utf-8")
-    assert main(["verify", str(file), "png", "--program", str(program)]) == 1
-    captured = capsys.readouterr()
-    assert f"{program} is single-label, the file multi-label: export both of one run" in captured.out
+def test_what_takes_several_is_refused_for_one(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config["Loss"]["Train"] = [{"MultiLabelLoss": {"weight": 1.0, "epsilon": 0.1}}]
+    with pytest.raises(PpclsExtError, match=r"Loss\.Train\.0 is MultiLabelLoss, which takes several classes an image"):
+        prepared(config, "train")
 
 
-def test_what_paddlex_does_otherwise_is_said(multi_label_run, capsys, log):
-    program = exported(multi_label_run, "Infer.PostProcess.threshold=[0.3,0.5,0.7]")
-    said = yaml.safe_load((program / "inference.yml").read_text(encoding="utf-8"))
-    assert said["Global"]["model_name"] == "FasterNet-T0_ML"
-    assert said["PostProcess"] == {"MultiLabelThreshOutput": {"threshold": [0.3, 0.5, 0.7], "label_list": list(NAMES)}}
-    assert "leaves CropImage out" in log.text
-    assert "takes a list of thresholds for one of images" in log.text
-    assert Classifier(program, runtime="paddle").metadata.thresholds == (0.3, 0.5, 0.7)
+def test_lists_are_compared_and_counted(several, dataset, caplog):
+    several["Global"]["pretrained_model"] = None
+    text = Path(listed(several)["cls_label_path"]).read_text()
+    Path(listed(several)["cls_label_path"]).write_text(text.replace(",1\n", ",0\n"))
+    prepared(several, "train")
+    said = [record.getMessage() for record in caplog.records]
+    assert any("20 of the 20 images of " in line and "are training images too" in line for line in said)
+    assert any(line.endswith("multi_train_list.txt has no image of 1 classes: 2") for line in said)
+    several["Global"]["overwrite"] = True
+    Path(listed(several)["cls_label_path"]).write_text("png/00.png\t0,0,0\n")
+    with pytest.raises(PpclsExtError, match=r"no image of .*multi_train_list.txt shows any class: all labels are 0"):
+        prepared(several, "train")
 
 
-def test_an_earlier_inference_yml_does_not_stay_beside_another_program(multi_label_run, log):
-    program = multi_label_run / "program"
-    program.mkdir()
-    (program / "inference.yml").write_text("of an earlier export")
-    exported(multi_label_run, "Infer.transforms.0.DecodeImage.to_rgb=False")
-    assert "no inference.yml: PaddleX has no images decoded by cv2 in BGR" in log.text
-    assert not (program / "inference.yml").exists()
+@pytest.mark.parametrize("workers", [0, 1])
+def test_evaluation_refuses_a_replaced_image(several, dataset, tmp_path, workers):
+    shutil.copytree(dataset / "png", tmp_path / "png")
+    listed(several, "Eval")["image_root"] = str(tmp_path)
+    several["DataLoader"]["Eval"]["loader"]["num_workers"] = workers
+    engine = build_engine(several, "eval")
+    (tmp_path / "png" / "13.png").write_bytes(b"")
+    with pytest.raises(PpclsExtError, match=r"cannot read .*13\.png .*take it off the list"):
+        engine.eval()
+    (tmp_path / "png" / "00.png").write_bytes(b"")
+    with pytest.raises(PpclsExtError, match=r"cannot read .*00\.png"):
+        build_engine(several, "eval")
 
 
-@pytest.mark.parametrize(
-    "post_process",
-    [
-        {"name": "MultiLabelTopk", "topk": 1},  # PaddleClas 2.4 loses the names, and takes topk for nothing
-        {"name": "Topk", "topk": 1},  # PaddleClas applies a softmax
-        {"name": "MultiLabelThreshOutput", "threshold": 0.5},  # which 2.4 has not
-        {"name": "MultiLabelThreshOutput", "threshold": [0.7, 0.8, 0.6]},
-    ],
-    ids=lambda value: "-".join(map(str, value.values())),
-)
-def test_infer_prints_names_and_scores(post_process, multi_label_run, expected, capsys):
-    config = read_yaml(multi_label_run / "config.yml")
-    config["Infer"]["PostProcess"] = {**post_process, "class_id_map_file": str(Path("names.txt").resolve())}
-    (multi_label_run / "config.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    run = ppcls_ext.Run(multi_label_run)
-    results = inferred(multi_label_run, capsys)
-    assert [Path(result["file_name"]).name for result in results] == [f"{index:02}.png" for index in range(24)]
-    wanted = run.predict([result["file_name"] for result in results])
-    for result, other, scores in zip(results, wanted, expected):
-        assert list(result) == ["class_ids", "scores", "file_name", "label_names"]
-        assert result["class_ids"] == other["class_ids"]
-        assert sorted(result["class_ids"]) == np.flatnonzero(scores >= post_process.get("threshold", 0.5)).tolist()
-        assert result["scores"] == pytest.approx(scores[result["class_ids"]].tolist(), abs=1e-5)
-        assert result["label_names"] == [NAMES[index] for index in result["class_ids"]]
+def test_training_ends_where_images_cannot_be_read(several, dataset, tmp_path):
+    shutil.copytree(dataset / "png", tmp_path / "png")
+    listed(several)["image_root"] = str(tmp_path)
+    engine = build_engine(several)
+    (tmp_path / "png" / "13.png").write_bytes(b"")
+    with pytest.raises(PpclsExtError, match=r"1 of 24 training images, more than 1%, cannot be read: first .*13\.png"):
+        engine.train()
 
 
-def test_infer_with_a_threshold(multi_label_run, expected, capsys, tmp_path):
-    options = ["--threshold", "0.7", "--threshold", "green=0.99", "--out", str(tmp_path / "r.csv")]
-    options += ["--save-image", str(tmp_path / "drawn")]
-    results = inferred(multi_label_run, capsys, *options)
-    for result, scores in zip(results, expected):
-        assert sorted(result["class_ids"]) == np.flatnonzero(scores >= [0.7, 0.99, 0.7]).tolist()
-    rows = (tmp_path / "r.csv").read_text(encoding="utf-8").splitlines()
-    empty = sum(not result["class_ids"] for result in results)
-    assert empty
-    assert sum(row.endswith(",,,,") for row in rows) == empty
-    assert len(list((tmp_path / "drawn").glob("*.png"))) == 25
-    assert main(["infer", str(multi_label_run), "--threshold", "blue=0.2"]) == 1
-    assert capsys.readouterr().err.splitlines()[-1] == (
-        "error: threshold is for 'blue': expected a class's number or name"
-    )
+def test_images_of_a_list(several, dataset, tmp_path):
+    expected = sorted(dataset.glob("png/*.png"))
+    run = RunSettings(several)
+    assert images_in(None, run) == expected
+    path = tmp_path / "multi_train_list.txt"
+    assert images_in(path, run) == expected
+    path.write_text(path.read_text().replace(",", ", "))
+    assert images_in(path, run) == images_in(None, run) == expected
 
 
-def test_infer_of_a_single_label_run_with_a_threshold(tiny_run, capsys):
-    everything = inferred(tiny_run, capsys)
-    best = sorted(result["scores"][0] for result in everything)
-    results = inferred(tiny_run, capsys, "--threshold", str(best[12]))
-    for result, full in zip(results, everything):
-        shown = [index for index, score in zip(full["class_ids"], full["scores"]) if score >= best[12]]
-        assert abs(len(result["class_ids"]) - len(shown)) <= 1  # printed scores are rounded
-        assert result["class_ids"] == full["class_ids"][: len(result["class_ids"])]
-    assert {len(result["class_ids"]) for result in results} == {0, 1}
+def test_evaluation_on_another_list(several, dataset, tmp_path):
+    (dataset / "several.txt").write_text((tmp_path / "multi_val_list.txt").read_text())
+    changed = evaluate_on(RunSettings(several), dataset / "several.txt")
+    assert len(changed.image_list("Eval")) == 20
+    with pytest.raises(PpclsExtError, match=r"png is a folder, which says one class an image, and the net tells sever"):
+        evaluate_on(RunSettings(several), dataset / "png")
 
 
-@pytest.mark.parametrize(
-    ("post_process", "options", "words"),
-    [
-        (
-            {"name": "ThreshOutput", "threshold": 0.5},
-            [],
-            "ThreshOutput, which gives each image one class, and the netw",
-        ),
-        (
-            {"name": "VehicleAttribute"},
-            ["--threshold", "0.5"],
-            "Infer.PostProcess.name is VehicleAttribute: expected Mu",
-        ),
-        (
-            {"name": "MultiLabelTopk", "threshold": 2},
-            [],
-            "Infer.PostProcess.threshold: got 2, expected a number from 0",
-        ),
-        ({"name": "MultiLabelTopk", "threshold": [0.5]}, [], "expected a number from 0 to 1, or 3, one for each class"),
-    ],
-)
-def test_infer_refuses_what_would_be_wrong(post_process, options, words, multi_label_run, capsys):
-    config = read_yaml(multi_label_run / "config.yml")
-    config["Infer"]["PostProcess"] = post_process
-    (multi_label_run / "config.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    assert main(["infer", str(multi_label_run), *options]) == 1
-    captured = capsys.readouterr()
-    assert words in captured.err.splitlines()[-1]
-    assert "class_ids" not in captured.out
+def test_check_images(several, tmp_path):
+    listed(several)["image_root"] = listed(several, "Eval")["image_root"]
+    checked = list(Run(RunSettings(several)).check_images("train"))
+    assert [(one.images, one.unreadable) for one in checked] == [(24, []), (20, [])]
 
 
-def inferred(run: Path, capsys, *options: str) -> list[dict]:
-    """What `infer` prints, read."""
-    assert main(["infer", str(run), *options]) == 0
-    printed = capsys.readouterr().out
-    lists = [ast.literal_eval(line) for line in printed.splitlines() if line.startswith("[{")]
-    return [result for batch in lists for result in batch]
+RUN = Path("output/FasterNet_T0")
 
 
 @pytest.fixture
-def log(caplog):
-    logging.getLogger("ppcls_ext").addHandler(caplog.handler)
-    yield caplog
-    logging.getLogger("ppcls_ext").removeHandler(caplog.handler)
+def trained(several, caplog) -> Path:
+    """The folder of a training of three epochs."""
+    several["Global"]["epochs"] = 3
+    train(several)
+    caplog.clear()
+    return RUN
+
+
+def train(config):
+    """Trains as a process of its own does, in which Paddle counts parameters from 0; returns the engine."""
+    with paddle.utils.unique_name.guard():
+        engine = build_engine(config)
+        engine.train()
+    return engine
+
+
+def said(caplog, word: str) -> list[str]:
+    """The lines of this project that hold a word."""
+    records = (record for record in caplog.records if record.name == "ppcls_ext")
+    return [record.getMessage() for record in records if word in record.getMessage()]
+
+
+def facts_of(name: str) -> dict:
+    return read_manifest(RUN / name).state[KEY]
+
+
+def test_the_record_and_the_weights_tell_task_and_thresholds(trained):
+    record = json.loads((RUN / "run.json").read_text())
+    assert record["best"]["metric"] == "mAP"
+    assert record["best"]["pictures"] == 20
+    assert record[KEY] == facts_of("best_model")
+    assert record[KEY]["task"] == "multi-label"
+    assert len(record[KEY]["thresholds"]) == 3
+    assert open_run(RUN).thresholds == tuple(facts_of("best_model")["thresholds"])
+    assert open_run(RUN / "latest").thresholds == tuple(facts_of("latest")["thresholds"])
+    assert read_manifest(RUN / "best_model").state["best_metric"] == record["best"]["value"]
+
+
+def test_eval_gives_what_training_gave(trained):
+    rows = (RUN / "metrics.csv").read_text().splitlines()
+    names = rows[0].split(",")
+    best = dict(zip(names, rows[json.loads((RUN / "run.json").read_text())["best"]["epoch"]].split(",")))
+    evaluated = Run(RUN).evaluate()
+    first, *host = evaluated.evaluations
+    assert (first.metric, first.images, first.thresholds) == ("mAP", 20, open_run(RUN).thresholds)
+    assert list(first.metrics) == ["mAP", "f1_micro", "f1_macro", "hamming_distance", "exact_match", "loss"]
+    for name, value in first.metrics.items():
+        assert value == pytest.approx(float(best[f"eval_{name}"]), rel=1e-4), name
+    assert [row["name"] for row in first.classes] == ["red", "green", "dark"]
+    assert [evaluation.metric for evaluation in host] == ["HammingDistance", "AccuracyScore"]
+    assert str(evaluated).startswith("mAP ")
+
+
+def test_eval_takes_the_thresholds_that_are_kept(trained, dataset, tmp_path):
+    """Also on other images, where others would be better."""
+    lines = (tmp_path / "multi_val_list.txt").read_text().splitlines()
+    turned = [
+        line.replace("1", "x").replace("0", "1").replace("x", "0") for line in (li.partition("\t")[2] for li in lines)
+    ]
+    rows = [f"{line.partition(chr(9))[0]}\t{labels}\n" for line, labels in zip(lines, turned)]
+    (dataset / "turned.txt").write_text("".join(rows))
+    (found, *_) = Run(RUN).evaluate(dataset / "turned.txt").evaluations
+    assert found.thresholds == open_run(RUN).thresholds
+
+
+def test_other_thresholds(trained, several, caplog):
+    for given, expected in ((0.25, (0.25,) * 3), ([0.0, 0.5, 1.0], (0.0, 0.5, 1.0))):
+        (found, *_) = Run(RUN, [f"Global.thresholds={given}"]).evaluate().evaluations
+        assert found.thresholds == expected
+    assert not said(caplog, "threshold")
+    shutil.copy(RUN / "best_model.pdparams", "alone.pdparams")
+    several["Global"]["pretrained_model"] = "alone"
+    engine = build_engine(several, "eval")
+    engine.eval()
+    engine.eval()
+    assert engine.evaluations[0].thresholds == (0.5,) * 3
+    (line,) = said(caplog, "threshold")
+    assert line.startswith("no thresholds are known for these weights: 0.5 is taken for each class")
+
+
+def test_given_thresholds_are_kept(several):
+    several["Global"].update(thresholds=[0.1, 0.2, 0.3])
+    engine = train(several)
+    assert engine.evaluations[0].thresholds == (0.1, 0.2, 0.3)
+    assert facts_of("best_model")["thresholds"] == [0.1, 0.2, 0.3]
+    assert open_run(RUN).thresholds == (0.1, 0.2, 0.3)
+
+
+def test_a_resumed_training_keeps_the_thresholds_of_its_best(trained, several):
+    best, latest = (facts_of(name)["thresholds"] for name in ("best_model", "latest"))
+    several["Global"].update(checkpoints="latest", epochs=4, eval_interval=9)
+    train(several)
+    assert read_manifest(RUN / "latest").state["epoch"] == 4
+    assert facts_of("best_model")["thresholds"] == best
+    assert facts_of("latest")["thresholds"] == latest, "no evaluation has chosen others"
+    assert json.loads((RUN / "run.json").read_text())[KEY]["thresholds"] == best
+
+
+def test_the_other_task(trained, config, tmp_path, caplog):
+    """Evaluated: refused. Fine-tuned: said. Resumed: refused."""
+    config["Arch"]["class_num"] = 3
+    config["Global"].update(pretrained_model=str(RUN / "best_model"), overwrite=True)
+    with pytest.raises(PpclsExtError, match=r"was trained for multi-label .* the configuration is single-label"):
+        build_engine(config, "eval")
+    resumed = {**config, "Global": {**config["Global"], "checkpoints": "latest"}}
+    with pytest.raises(PpclsExtError, match=r"latest.* was trained for multi-label .* is single-label"):
+        build_engine(resumed)
+    config["Global"]["output_dir"] = "other"
+    caplog.clear()
+    train(config)
+    assert "task multi-label; the configuration says task single-label" in said(caplog, "was trained with")[0]
+
+
+def test_evaluation_is_of_the_scores(several):
+    """By the network's own outputs, image by image."""
+    engine = build_engine(several, "eval")
+    engine.eval()
+    labels, outputs = [], []
+    engine.model.eval()
+    with paddle.no_grad():
+        for images, batch in engine.eval_dataloader:
+            outputs.append(engine.model(images))
+            labels.append(batch)
+    scores = paddle.nn.functional.sigmoid(paddle.concat(outputs)).numpy()
+    found = LabelScores([""] * 20, paddle.concat(labels).numpy().astype(int), scores, (0.5,) * 3)
+    ours = engine.evaluations[0].metrics
+    assert {name: ours[name] for name in measures(found)} == pytest.approx(measures(found), abs=1e-5)
+
+
+def test_classes_that_no_evaluated_image_shows(several, tmp_path, caplog):
+    path = tmp_path / "multi_val_list.txt"
+    text = path.read_text()
+    path.write_text(text.replace(",1\n", ",0\n"))
+    engine = build_engine(several, "eval")
+    engine.eval()
+    engine.eval()
+    assert said(caplog, "mAP") == ["mAP leaves out 1 of 3 classes, which no evaluated image shows: dark"]
+    assert engine.evaluations[0].classes[2]["average_precision"] is None
+    path.write_text(text.replace("1,", "0,").replace("1\n", "0\n").replace(",1", ",0"))
+    with pytest.raises(PpclsExtError, match=r"no image of .*multi_val_list.txt shows any class"):
+        build_engine(several, "eval")
+
+
+def test_figures_and_the_report(several):
+    """They are what their names say, and nothing is said to be missing."""
+    several["Global"].update(report=True, epochs=2)
+    train(several)
+    names = {path.name for path in RUN.glob("*.png")}
+    assert names == {"data.png", "batch.png", "curves.png"}
+    page = (RUN / "report" / "report.html").read_text(encoding="utf-8")
+    for heading in ("Average precision", "Classes, at their thresholds", "Curves", "First training batch"):
+        assert f"<h2>{heading}</h2>" in page
+    assert "Confusion" not in page
+    with open(RUN / "report" / "per_class.csv", encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(row["name"], row["images"]) for row in rows] == [("red", "10"), ("green", "10"), ("dark", "7")]
+    kept = open_run(RUN).thresholds
+    assert [float(row["threshold"]) for row in rows] == pytest.approx(kept, rel=1e-4)
+    evaluated = Run(RUN).evaluate(report="again")
+    assert (Path("again") / "per_class.csv").read_text() == (RUN / "report" / "per_class.csv").read_text()
+    assert evaluated.page == Path("again/report.html")
+
+
+def test_captions_of_the_first_batch(several):
+    several["Global"]["report"] = False
+    report = TrainingReport(build_engine(several), {KEY: {"class_names": ["red", "", "dark"]}})
+    assert report._caption(np.array([1, 0, 1.0])) == "red\ndark"
+    assert report._caption(np.array([0, 1.0, 0])) == "class 1"
+    assert report._caption(np.zeros(3)) == "no class"
+    assert report._caption(np.ones(9)).splitlines()[-1] == "and 6 more"
+
+
+@pytest.fixture
+def photos(dataset, tmp_path) -> Path:
+    """The images of the tiny data set in a folder, with labels.csv."""
+    shutil.copytree(dataset / "png", tmp_path / "photos")
+    rows = [f"{index:02}.png;{1 - index % 2};{index % 2};{int(index % 3 == 0)}\n" for index in range(24)]
+    (tmp_path / "photos" / "labels.csv").write_text("\ufeffname;red;green;dark\n" + "".join(rows), encoding="utf-8")
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def plain(several, config, tmp_path) -> str:
+    """The file of a configuration of one class an image, which mixes images and smooths labels."""
+    config["DataLoader"]["Train"]["dataset"]["batch_transform_ops"] = [
+        {"OpSampler": {"MixupOperator": {"alpha": 0.2, "prob": 0.5}, "CutmixOperator": {"alpha": 0.2, "prob": 0.5}}}
+    ]
+    config["Loss"]["Train"] = [{"CELoss": {"weight": 1.0, "epsilon": 0.1}}]
+    (tmp_path / "plain.yml").write_text(yaml.safe_dump(config, sort_keys=False))
+    return str(tmp_path / "plain.yml")
+
+
+def test_a_folder_and_a_table(photos, plain, caplog, capsys):
+    run = ppcls_ext.train(plain, data=photos, labels=photos / "labels.csv")
+    assert "3 classes, 20 images to train on, 4 to evaluate on" in capsys.readouterr().out.splitlines()
+    assert said(caplog, "several labels an image") == [
+        "several labels an image: MultiLabelLoss in the place of CELoss with label smoothing, no MixupOperator and no "
+        "CutmixOperator, for images of one class each"
+    ]
+    settings = run.settings
+    assert (settings.task, settings.class_num, settings.class_names) == ("multi-label", 3, ("red", "green", "dark"))
+    assert settings.section("Loss") == {when: [{"MultiLabelLoss": {"weight": 1.0}}] for when in ("Train", "Eval")}
+    assert settings.dataset("Train")["batch_transform_ops"] is None
+    assert Path(settings.section("Infer")["infer_imgs"]).is_file()
+    assert settings.section("Infer")["PostProcess"]["name"] == multi_label_output()
+    assert settings.thresholds is not None
+    (photos / "labels.csv").unlink()
+    before = (run.folder / "lists" / "train_list.txt").read_text()
+    with paddle.utils.unique_name.guard():
+        checked = ppcls_ext.run.open_training(plain, resume=True).check_images("train", data=photos, labels="gone.csv")
+        assert [one.images for one in checked] == [20, 4], "a resumed run keeps its lists"
+    assert (run.folder / "lists" / "train_list.txt").read_text() == before
+
+
+def test_other_operators_and_losses_stay(photos, plain, config, tmp_path):
+    config["DataLoader"]["Train"]["dataset"]["batch_transform_ops"] = [{"MixupOperator": {"alpha": 1}}]
+    made = make_label_lists(photos, photos / "labels.csv", tmp_path / "lists")
+    config["Loss"] = {when: [{"MultiLabelLoss": {"weight": 2.0, "epsilon": 0.1}}] for when in ("Train", "Eval")}
+    config["Metric"]["Eval"] = [{"AccuracyScore": {"base": "sample"}}]
+    kept = copy.deepcopy((config["Loss"], config["Metric"]))
+    use_lists(config, made)
+    assert (config["Loss"], config["Metric"]) == kept
+    assert config["DataLoader"]["Train"]["dataset"]["batch_transform_ops"] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"labels": "labels.csv"}, r"labels \(--labels\) is labels.csv: expected data \(--data\) too"),
+        ({"data": "photos", "labels": "gone.csv"}, "no table of labels gone.csv"),
+        ({"data": "nowhere", "labels": "photos/labels.csv"}, "no folder of images .*nowhere"),
+        ({"data": "photos", "labels": "photos/labels.csv", "val_share": 1}, "the share of images to evaluate on is 1"),
+    ],
+)
+def test_what_is_refused_leaves_nothing(photos, plain, tmp_path, options, message):
+    with pytest.raises(PpclsExtError, match=message):
+        ppcls_ext.train(plain, **options)
+    assert not (tmp_path / "output").exists()
+
+
+def test_configurations_that_do_not_fit(photos, several, config, tmp_path):
+    made = make_label_lists(photos, photos / "labels.csv", tmp_path / "lists")
+    config["DataLoader"]["Eval"]["dataset"]["name"] = "LogoDataset"
+    with pytest.raises(PpclsExtError, match=r"--labels needs a configuration that classifies: DataLoader\.Eval"):
+        use_lists(config, made)
+    with pytest.raises(PpclsExtError, match=r"--data \(without --labels\) needs a configuration that classifies"):
+        use_lists(several, made._replace(task="single-label"))

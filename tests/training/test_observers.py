@@ -81,7 +81,7 @@ def test_an_observer_may_end_the_training(make_engine, tmp_path, capsys):
 def test_it_stops_where_nothing_becomes_better_and_says_so_when_resumed(train, tmp_path, capsys):
     train(epochs=40, patience=2)
     facts = record(tmp_path)
-    assert facts["epoch"] == facts["best"]["since"] + 2 < 40
+    assert facts["epoch"] == facts["best"]["epoch"] + 2 < 40
     assert "top1 has not become better for 2 epochs" in facts["stopped"]
     capsys.readouterr()
     train(epochs=40, patience=2, checkpoints="latest")
@@ -92,7 +92,7 @@ def test_it_stops_where_nothing_becomes_better_and_says_so_when_resumed(train, t
 
 def epoch(number: int, value: float | None, of: int = 99) -> Epoch:
     evaluation = None if value is None else Evaluation("top1", value, {}, 1)
-    return Epoch(number, of, 1.0, 1, 0.1, {}, evaluation, is_best=True)  # as PaddleClas develop says of equals
+    return Epoch(number, of, 1.0, 1, 0.1, {}, evaluation, is_best=False)
 
 
 def test_a_new_training_does_not_count_from_an_old_record(make_engine, tmp_path, monkeypatch):
@@ -102,19 +102,24 @@ def test_a_new_training_does_not_count_from_an_old_record(make_engine, tmp_path,
     (folder / "run.json").write_text(json.dumps({"best": {"epoch": 30, "value": 0.9}}))
     monkeypatch.setattr(observers.dist, "get_rank", lambda: 1)
     engine = make_engine(patience=3)
-    stopping = RunRecord(engine, Checkpoints(engine)).early_stopping()
+    checkpoints = Checkpoints(engine)
+    stopping = RunRecord(engine, checkpoints).early_stopping()
+    checkpoints.is_best(1, 0.5)
     stopping.epoch(epoch(1, 0.5))
     with pytest.raises(TrainingEnds, match=r"\(best: epoch 1; patience 3\)"):
         stopping.epoch(epoch(4, 0.5))
 
 
-def test_patience_counts_epochs_since_the_best():
-    stopping = EarlyStopping(3, best=2, value=0.4)
-    for number, value in ((3, 0.3), (4, 0.5), (6, 0.5), (7, None)):
+def test_patience_counts_epochs_since_the_best(make_engine):
+    checkpoints = Checkpoints(make_engine())
+    stopping = EarlyStopping(3, checkpoints)
+    for number, value in ((2, 0.4), (3, 0.3), (4, 0.5), (6, 0.5), (7, None)):
+        if value is not None:
+            checkpoints.is_best(number, value)
         stopping.epoch(epoch(number, value))
     with pytest.raises(TrainingEnds, match=r"for 4 epochs \(best: epoch 4; patience 3\)"):
         stopping.epoch(epoch(8, 0.5))
-    EarlyStopping(3, best=9, value=1.0).epoch(epoch(99, 0.5))  # the last epoch ends by itself
+    stopping.epoch(epoch(99, 0.5))  # the last epoch ends by itself
 
 
 @pytest.mark.parametrize("patience", [0, -1, "3", True, 1.5])

@@ -97,7 +97,7 @@ def test_a_damaged_file_of_metrics_ends_no_training(make_engine, tmp_path, caplo
 def test_drawing_keeps_to_its_share(make_engine, tmp_path, monkeypatch):
     """Curves are drawn while a training is long for it, and once more at its end."""
     drawn = []
-    monkeypatch.setattr(reports, "draw_curves", lambda rows, path: drawn.append(len(rows)))
+    monkeypatch.setattr(reports, "draw_curves", lambda rows, *_: drawn.append(len(rows)))
     monkeypatch.setattr(reports, "SHARE", 0.0)
     make_engine(epochs=3).train()
     assert drawn == [3]

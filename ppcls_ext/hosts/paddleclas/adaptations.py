@@ -13,6 +13,7 @@ gets none:
 - Labels in another form than the losses accept: CutmixOperator multiplies labels by a NumPy scalar, which makes them
   float64 since NumPy 2, and cross entropy refuses those beside float32 logits. MultiLabelDataset of 2.4 reads an
   attribute that it sets only with `label_ratio`, and tries one image after the other without end.
+- MultiLabelTopk, which tells the classes that an image shows, takes their names and drops them.
 - PaddleClas's own FasterNet_T0.yaml gives TimmAutoAugment no policy, which fails. Its posterize keeps 0 bits of some
   images, which newer Pillows refuse (13 does), so that a good image would count as unreadable.
 - PaddleClas develop asks each of several processes for its GPU, which Paddle refuses on a CPU.
@@ -213,6 +214,23 @@ def _label_ratio_of_none() -> None:
     patch(MultiLabelDataset, "label_ratio", None)
 
 
+def _names_of_several_are_dropped() -> bool:
+    from ppcls.data import postprocess
+
+    topk = getattr(postprocess, "MultiLabelTopk", None)
+    return topk is not None and topk(class_id_map_file=os.devnull).class_id_map is None
+
+
+def _names_of_several_are_kept() -> None:
+    from ppcls.data.postprocess import MultiLabelTopk, Topk
+
+    @functools.wraps(MultiLabelTopk.__init__)
+    def initialise(self: Any, topk: int = 1, class_id_map_file: str | None = None) -> None:
+        Topk.__init__(self, topk, class_id_map_file)
+
+    patch(MultiLabelTopk, "__init__", initialise)
+
+
 def _no_policy_fails() -> bool:
     from ppcls.data import preprocess
 
@@ -276,6 +294,7 @@ _BATCH = "ppcls/data/preprocess/batch_ops/batch_operators.py"
 _LABELS = "ppcls/data/dataloader/multilabel_dataset.py"
 _METRICS = "ppcls/metric/metrics.py"
 _OPERATORS = "ppcls/data/preprocess/ops/operators.py"
+_TOPK = "ppcls/data/postprocess/topk.py, MultiLabelTopk"
 _TRAIN = "ppcls/engine/train/utils.py"
 
 ADAPTATIONS = (
@@ -291,6 +310,7 @@ ADAPTATIONS = (
     Adaptation("one-element means", f"{_METRICS}, mAP, mINP, …", _retrieval_metrics_fail, _one_element_means),
     Adaptation("mixed labels", f"{_BATCH}, CutmixOperator", _mixed_labels_are_float64, _mixed_labels_as_float32),
     Adaptation("label ratio", f"{_LABELS}, __getitem__", _label_ratio_is_missing, _label_ratio_of_none),
+    Adaptation("names of several", _TOPK, _names_of_several_are_dropped, _names_of_several_are_kept),
     Adaptation("no policy", _AUGMENT, _no_policy_fails, _no_policy_is_no_augmentation),
     Adaptation("posterize to black", f"{_AUGMENT}, posterize", _no_bits_fail, _no_bits_are_black),
     Adaptation("device of a CPU", "ppcls/engine/evaluation/classification.py", _device_is_missing, _device_0),

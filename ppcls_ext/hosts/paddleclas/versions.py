@@ -6,6 +6,7 @@ The defects that an adaptation mends are recognised by that adaptation's own pro
 from __future__ import annotations
 
 from ppcls_ext.hosts.adaptation import mentions
+from ppcls_ext.hosts.paddleclas.locate import activate
 
 
 def adds_architecture() -> bool:
@@ -21,6 +22,13 @@ def profiles_with_removed_module() -> bool:
     from ppcls.utils import profiler
 
     return mentions(profiler, "paddle.utils.profiler") and not hasattr(paddle.utils, "profiler")
+
+
+def multi_label_output() -> str:
+    """Returns the class that tells the classes an image shows: develop's, which takes a threshold, or the older one."""
+    source = activate(need_engine=True).path / "ppcls" / "data" / "postprocess" / "threshoutput.py"
+    newer = "MultiLabelThreshOutput"
+    return newer if f"class {newer}" in source.read_text(encoding="utf-8") else "MultiLabelTopk"
 
 
 def asks_for_device_id() -> bool:

@@ -43,6 +43,7 @@ def test_each_paddleclas_gets_what_it_needs(fresh):
         "one-element means": has("metric/metrics.py", r"\.numpy\(\)\[0\]"),
         "mixed labels": np.lib.NumpyVersion(np.__version__) >= "2.0.0",  # whose scalars keep their type
         "label ratio": not has("data/dataloader/multilabel_dataset.py", r"self\.label_ratio = "),
+        "names of several": has("data/postprocess/topk.py", r"class MultiLabel[^:]*:[^:]*:\s*super\(\)\.__init__\(\)"),
         "no policy": not has("data/preprocess/ops/timm_autoaugment.py", r"config_str is None"),
         "posterize to black": refuses_no_bits(),
         "device of a CPU": has("engine/evaluation/classification.py", r"\.device_id")
@@ -127,6 +128,18 @@ def test_a_multi_label_dataset_reads_its_images(dataset, tmp_path):
     image, label = MultiLabelDataset(str(dataset), str(tmp_path / "list.txt"), decode)[0]
     assert image.shape == (3, 32, 32)
     assert label.tolist() == [1, 0, 1]
+
+
+def test_the_classes_that_an_image_shows_have_names(tmp_path):
+    adaptations.apply()
+    from ppcls.data import postprocess
+
+    if not hasattr(postprocess, "MultiLabelTopk"):
+        pytest.skip("this PaddleClas has none")
+    (tmp_path / "names.txt").write_text("0 cat\n1 a dog\n2 rose\n")
+    told = postprocess.MultiLabelTopk(class_id_map_file=str(tmp_path / "names.txt"))
+    (found,) = told(paddle.to_tensor([[3.0, 1.0, -1.0]]))
+    assert (found["class_ids"], found["label_names"]) == ([0, 1], ["cat", "a dog"])
 
 
 def test_augmentation_that_keeps_no_bits_gives_black():
