@@ -232,7 +232,6 @@ class Run:
         try:
             text = to_inference_yml(self.metadata)
         except PpclsExtError as error:
-            (folder / NAME).unlink(missing_ok=True)  # an earlier export's would go with this program
             logger.warning("no %s: %s", NAME, error)
             return
         with atomic_write(folder / NAME, "w", encoding="utf-8") as file:

@@ -166,12 +166,13 @@ class Choice:
         Raises:
             PpclsExtError: there are thresholds for another number of classes.
         """
-        order = [int(index) for index in scores.argsort(kind="stable")[::-1]]
+        order = scores.argsort(kind="stable")[::-1]
         if self.threshold is None and self.network.task != MULTI_LABEL:
-            indices = order[: self.topk or DEFAULT_TOPK]
+            chosen = order[: self.topk or DEFAULT_TOPK]
         else:
             thresholds = thresholds_of(self.network, len(scores), self.threshold)
-            indices = [index for index in order if scores[index] >= thresholds[index]][: self.topk]
+            chosen = order[scores[order] >= thresholds[order]][: self.topk]
+        indices = chosen.tolist()
         names = self.network.class_names
         return {
             "class_ids": indices,

@@ -85,8 +85,8 @@ class Classifier:
             topk: the most classes per image. By default 5 of a single-label network, unless there is a threshold, and
                 as many of a multi-label one as an image shows.
             threshold: the score from which on an image shows a class: a number from 0 to 1, one for each class, or a
-                mapping from names or indices of classes. By default that of the file, or 0.5; a single-label network
-                has none by default.
+                mapping from names or indices of classes (None for all others). By default that of the file, or 0.5; a
+                single-label network has none by default.
 
         Returns:
             One dict per image, in order: `class_ids` and `scores`, best first, and `label_names`, empty where the file

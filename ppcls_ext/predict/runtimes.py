@@ -21,7 +21,7 @@ from ppcls_ext.errors import PpclsExtError, one_line
 from ppcls_ext.files import read_regular
 from ppcls_ext.packages import import_extra, missing, require
 from ppcls_ext.predict.inference_yml import NAME, read_inference_yml
-from ppcls_ext.predict.metadata import Metadata
+from ppcls_ext.predict.metadata import LOGITS, OUTPUTS, Metadata
 from ppcls_ext.predict.onnx_file import ends_in_logits, open_session, read_metadata, require_file
 
 #: The files that pnnx writes for ncnn.
@@ -107,7 +107,9 @@ class OpenVinoModel:
         shape = value.get_partial_shape()
         self.batch = None if shape[0].is_dynamic else shape[0].get_length()
         self.image_shape = [shape[axis].get_length() for axis in range(1, 4)]
-        self.ends_in_logits = ends_in_logits(path, self.metadata, output.get_any_name())
+        # OpenVINO may know an output by the names of the nodes before it, too
+        name = next(iter({LOGITS, *OUTPUTS.values()} & set(output.get_names())), "")
+        self.ends_in_logits = ends_in_logits(path, self.metadata, name)
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """See `ExportedModel.run`."""

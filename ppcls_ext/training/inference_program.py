@@ -82,8 +82,8 @@ def _export(engine: Any, host_export: Callable[[], None]) -> None:
         if is_new:
             target.rmdir()
         raise
-    # a program of an earlier export in Paddle's other format would go with these parameters
-    for name in {"inference.json", "inference.pdmodel"}.difference(written):
+    # of an earlier export: a program in Paddle's other format would go with these parameters, inference.yml with both
+    for name in {"inference.json", "inference.pdmodel", "inference.yml"}.difference(written):
         (target / name).unlink(missing_ok=True)
     for name in written:
         print(target / name)

@@ -18,6 +18,7 @@ from ppcls_ext.commands.outcome import run
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.predict.classifier import Classifier
 from ppcls_ext.predict.evidence import read_each, read_evidence, split_file
+from ppcls_ext.predict.latency import measure_files
 from ppcls_ext.predict.results import NO_CLASS
 from ppcls_ext.predict.runtimes import installed
 from tests.tiny_net import CLASSES, PIXELS, make_net
@@ -189,6 +190,13 @@ def test_metadata_and_graph_that_contradict_each_other(exported, tmp_path):
         PpclsExtError, match=r"m\.onnx: the network's output is called scores, and its metadata say sing"
     ):
         Classifier(tmp_path / "m.onnx")
+
+
+def test_it_is_timed_as_any_file(exported):
+    """What `bench` does with a file."""
+    files = {"file": exported[0] / "scores.onnx"}
+    (row,) = measure_files("m", files, ["onnxruntime"], threads=1, turns=1)
+    assert row["median"] > 0
 
 
 def test_arguments_of_the_export(tmp_path):
