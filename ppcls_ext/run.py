@@ -6,9 +6,10 @@ The commands and notebooks call the same functions. Paddle and PaddleClas are lo
 from __future__ import annotations
 
 import contextlib
+import copy
+import dataclasses
 import logging
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
@@ -17,8 +18,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ppcls_ext.config.first_epoch import settle
 from ppcls_ext.config.folder import CONFIG, LISTS, find_run
-from ppcls_ext.config.lists import evaluate_on, images_in, use_lists
+from ppcls_ext.config.lists import evaluate_on, folder_for_lists, images_in, use_lists
 from ppcls_ext.config.load import load_config, override, read_yaml
 from ppcls_ext.config.settings import RunSettings, open_config, open_run
 from ppcls_ext.config.weights import require_no_earlier_training
@@ -347,16 +349,17 @@ class Run:
         from ppcls_ext.training.start import set_up
 
         settings = self.settings.changed("Global", overwrite=True)
-        with contextlib.nullcontext() if data is None else new_lists(settings, data, val_share, split_seed):
-            set_up()
-            from ppcls_ext.config.prepare import prepare
-            from ppcls_ext.data.image_files import check_images
-            from ppcls_ext.training.terminal import quiet_host
-            from ppcls_ext.weights.folder_lock import release
+        set_up()
+        from ppcls_ext.config.prepare import prepare
+        from ppcls_ext.data.image_files import check_images
+        from ppcls_ext.training.terminal import quiet_host
+        from ppcls_ext.weights.folder_lock import release
 
-            if not verbose:
-                quiet_host()
-            lists = prepare(settings, mode).lists
+        if data is not None:
+            settings = new_lists(settings, data, val_share, split_seed)
+        if not verbose:
+            quiet_host()
+        lists = prepare(settings, mode).lists
         if mode == "train":
             release(self.folder)  # which `prepare` holds
         if not lists:
@@ -379,8 +382,12 @@ class Run:
         """Trains with this configuration; see `ppcls_ext.train`, which opens it, too."""
         settings = self.settings.changed("Global", **_true(overwrite=overwrite, report=report))
         settings.config["profiler_options"] = profiler_options
-        with contextlib.nullcontext() if data is None else new_lists(settings, data, val_share, split_seed):
-            engine = _build_engine(settings, "train", verbose)
+        if data is not None:
+            from ppcls_ext.training.start import set_up
+
+            set_up()
+            settings = new_lists(settings, data, val_share, split_seed)
+        engine = _build_engine(settings, "train", verbose)
         if verbose:
             engine.train()
         else:
@@ -417,33 +424,40 @@ def open_training(
     return Run(RunSettings(config, folder, tuple(overrides)))
 
 
-@contextlib.contextmanager
-def new_lists(settings: RunSettings, data: str | os.PathLike, val_share: float, split_seed: int) -> Iterator[None]:
-    """Points a training, in place, to the lists of a folder of class folders.
+def new_lists(settings: RunSettings, data: str | os.PathLike, val_share: float, split_seed: int) -> RunSettings:
+    """A training's settings with the lists of a folder of class folders; its folder is held from here on.
 
-    Lists that are new are removed again if the body fails before there is a run; a resumed run keeps its own.
+    New lists are made aside, and go to the run's folder when the training begins; a resumed run keeps its own.
+
+    Raises:
+        PpclsExtError: another process trains in the folder, it holds an earlier training, or the images do not fit.
     """
-    folder, resumed = settings.folder / LISTS, settings.config["Global"].get("checkpoints") is not None
-    if not (resumed or settings.config["Global"].get("overwrite")):
-        require_no_earlier_training(settings.folder)
+    from paddle.distributed import get_rank
+
+    from ppcls_ext.weights.folder_lock import hold, release
+
+    folder, config = settings.folder, copy.deepcopy(settings.config)
+    resumed, place = config["Global"].get("checkpoints") is not None, None
     try:
-        if resumed and all((folder / name).is_file() for name in (TRAIN_LIST, VAL_LIST, LABEL_LIST)):
-            made = kept_lists(Path(data), folder)
+        if get_rank() == 0:
+            hold(folder)
+            settle(folder)
+        if not (resumed or config["Global"].get("overwrite")):
+            require_no_earlier_training(folder)
+        if resumed and all((folder / LISTS / name).is_file() for name in (TRAIN_LIST, VAL_LIST, LABEL_LIST)):
+            made = kept_lists(Path(data), folder / LISTS)
         else:
+            place = folder_for_lists()
             with progress("reading images") as report:
-                made = make_lists(data, folder, val_share, split_seed, report)
-            for line in made.lines():
+                made = make_lists(data, place, val_share, split_seed, report)
+            for line in made._replace(folder=folder / LISTS).lines():
                 print(line)
-        use_lists(settings.config, made)
-        override(settings.config, settings.overrides)  # the user's own settings win
-        yield
+        use_lists(config, made)
+        override(config, settings.overrides)  # the user's own settings win
     except BaseException:
-        if not (settings.folder / CONFIG).exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            with contextlib.suppress(OSError):  # only empty ones
-                settings.folder.rmdir()
-                settings.folder.parent.rmdir()
+        release(folder)
         raise
+    return dataclasses.replace(settings, config=config, made_lists=place)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ppcls_ext.config.checks import (
@@ -19,7 +19,16 @@ from ppcls_ext.config.checks import (
     require_fields,
     warn_about_newer_fields,
 )
-from ppcls_ext.config.folder import check_patience, leave_out_start, make_absolute, report_changes
+from ppcls_ext.config.folder import (
+    check_patience,
+    compare_class_names,
+    leave_out_start,
+    make_absolute,
+    name_lists,
+    read_trained_with,
+    report_changes,
+    trained_lists,
+)
 from ppcls_ext.config.host_classes import check_arguments, resolve
 from ppcls_ext.config.lists import (
     give_host_a_list,
@@ -68,6 +77,7 @@ class PreparedRun:
         settings: the configuration as the user may read and use it again, with absolute paths.
         lists: the image lists that the mode uses, by loader.
         recipe: the section `Recipe`; in the mode "train".
+        resumed: whether a training goes on that the run's folder holds.
     """
 
     config: dict
@@ -75,6 +85,7 @@ class PreparedRun:
     settings: RunSettings
     lists: Mapping[str, ImageList]
     recipe: RecipeSettings | None
+    resumed: bool
 
 
 def prepare(settings: RunSettings, mode: str) -> PreparedRun:
@@ -89,7 +100,7 @@ def prepare(settings: RunSettings, mode: str) -> PreparedRun:
     Raises:
         PpclsExtError: a field is missing or wrong; the message names its path.
     """
-    run = RunSettings(copy.deepcopy(settings.config), settings.given_folder)
+    run = replace(settings, config=copy.deepcopy(settings.config))
     require_fields(run.config, mode)
     try:
         return _prepare(run, mode)
@@ -117,8 +128,10 @@ def _prepare(run: RunSettings, mode: str) -> PreparedRun:
     check_options(config, mode)
     for field in ("output_dir", *(("save_inference_dir",) if mode == "export" else ())):
         require_writable(f"Global.{field}", config["Global"][field])
+    resumed = False
     if mode == "train":
-        _prepare_training(run, resolved)
+        resumed = _prepare_training(run, resolved)
+        run = replace(run, trained_lists=trained_lists(run.folder) if resumed else {})
     weights = run.weights(mode) if run.arch.is_ours else None  # PaddleClas downloads its own
     if mode == "train":
         unfuse_where_needed(run, weights)
@@ -126,16 +139,17 @@ def _prepare(run: RunSettings, mode: str) -> PreparedRun:
     place_weights(run, weights, mode)
     if mode == "infer" or describes_export(config, mode):
         place_class_names(run)
-    lists = read_lists(run, mode)
+    lists: Mapping[str, ImageList] = read_lists(run, mode)
     check_class_names(run)
     for images in lists.values():
         require_same_classes(run, images)
+    host_lists, lists = lists, _as_in_place(run, lists)
     if {"Train", "Eval"} <= set(lists):
         warn_about_overlap(lists["Train"], lists["Eval"])
     if mode == "train" and "Train" in lists:
         say_what_to_expect(run, len(lists["Train"]))
     say_what_is_left_out(run, lists)
-    for loader, images in lists.items():
+    for loader, images in host_lists.items():
         give_host_a_list(config["DataLoader"][loader]["dataset"], images)
 
     from ppcls.utils.config import AttrDict, create_attr_dict
@@ -143,19 +157,31 @@ def _prepare(run: RunSettings, mode: str) -> PreparedRun:
     prepared = AttrDict(config)
     create_attr_dict(prepared)
     recipe = run.recipe if mode == "train" else None
-    return PreparedRun(prepared, run.folder, RunSettings(resolved), lists, recipe)
+    return PreparedRun(prepared, run.folder, replace(run, config=resolved), lists, recipe, resumed)
 
 
-def _prepare_training(run: RunSettings, resolved: dict) -> None:
-    """What a training resumes from, and what it keeps."""
+def _as_in_place(run: RunSettings, lists: Mapping[str, ImageList]) -> Mapping[str, ImageList]:
+    """The lists under the names that they will have in the run's folder, which is what messages say of them."""
+    if run.made_lists is None:
+        return lists
+    names = {loader: name_lists(str(images.path), run.made_lists, run.folder) for loader, images in lists.items()}
+    return {loader: replace(images, path=Path(names[loader])) for loader, images in lists.items()}
+
+
+def _prepare_training(run: RunSettings, resolved: dict) -> bool:
+    """What a training resumes from, and what it keeps; returns whether the run's folder holds that training."""
     config, settings = run.config, run.config["Global"]
     check_patience(config)
-    place_checkpoints(config, run.folder)
+    resumed = place_checkpoints(config, run.folder)
+    if resumed:
+        latest = Path(f"{settings['checkpoints']}.pdparams")
+        compare_class_names(latest, read_trained_with(latest) or {}, run.trained_with())
     if settings["checkpoints"]:
         leave_out_start(config)
         report_changes(resolved, run.folder)
     if settings.get("save_interval") in (None, False, 0, -1):
         settings["save_interval"] = settings["epochs"] + 1  # PaddleClas 2.4 divides by it
+    return resumed
 
 
 def _check_profiler(config: dict) -> None:

@@ -77,7 +77,8 @@ class Checkpoints:
         if dist.get_rank() != 0:
             return
         uniform = bool(self._engine.config["Global"].get("uniform_output_enabled"))
-        prefix = (self._engine.folder / name if uniform else self._engine.folder) / name
+        folder, place = self._engine.folder, self._engine.place
+        prefix = (place / name if uniform else place) / name
         writer = SetWriter(prefix)
         try:
             for path, content in self._files(prefix, {"metric": metric, "epoch": epoch}):
@@ -87,7 +88,7 @@ class Checkpoints:
                 stream = io.BytesIO()
                 paddle.save(content, stream)
                 writer.add(path, stream.getbuffer())
-                self.saved.append(path)
+                self.saved.append(folder / path.relative_to(place))
             resumable = not (name == BEST and self._engine.recipe.average is not None)
             writer.commit({"epoch": epoch, "resumable": resumable, **self._state(), **self.facts})
         finally:
@@ -138,14 +139,15 @@ class Checkpoints:
         from ppcls.utils.save_result import update_train_results
 
         engine, progress = self._engine, {"metric": metric, "epoch": epoch}
-        engine.export(str(engine.folder / name / "inference"), True)
+        engine.export(str(engine.place / name / "inference"), True)
         if engine.host_average is not None:
-            engine.export(str(engine.folder / name / "inference_ema"), True)
+            engine.export(str(engine.place / name / "inference_ema"), True)
+        config = {**engine.config, "Global": {**engine.config["Global"], "output_dir": str(engine.place)}}
         if name == BEST:
-            update_train_results(engine.config, name, progress, ema=engine.ema)
+            update_train_results(config, name, progress, ema=engine.ema)
         elif name != "latest":
-            update_train_results(engine.config, name, progress, done_flag=epoch == engine.epochs, ema=engine.ema)
-        save_load.save_model_info(progress, str(engine.folder), name)
+            update_train_results(config, name, progress, done_flag=epoch == engine.epochs, ema=engine.ema)
+        save_load.save_model_info(progress, str(engine.place), name)
         engine.model.train()
 
     def _state(self) -> dict[str, Any]:

@@ -74,6 +74,7 @@ def train(engine: Any, checkpoints: Checkpoints, observers: Sequence[Observer]) 
         if number % settings["save_interval"] == 0:
             checkpoints.save(f"epoch_{number}", number, metric)
         checkpoints.save("latest", number, metric)
+        engine.first_epoch_is_saved()
         rate = float(engine.lr_sch[0].get_lr()) if engine.lr_sch else math.nan
         epoch = Epoch(number, settings["epochs"], *trained[:2], rate, trained.averages, evaluation, is_best)
         for observer in observers:

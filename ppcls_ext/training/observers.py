@@ -150,7 +150,7 @@ class RunRecord(Observer):
 
     def early_stopping(self) -> EarlyStopping | None:
         """Returns the observer that ends this training early, on every process; None without `Global.patience`."""
-        patience, resumed = self._settings.get("patience"), self._settings["checkpoints"] is not None
+        patience, resumed = self._settings.get("patience"), self._engine.resumed
         # only the first process begins the record anew: a new training must not count from an old one
         return EarlyStopping(patience, *(self._record.best if resumed else ())) if patience else None
 
@@ -160,7 +160,9 @@ class RunRecord(Observer):
             self._record.begin(
                 self._engine.settings.config,
                 typed_command(),
-                resumed=self._settings["checkpoints"] is not None,
+                self._engine.place,
+                self._engine.settings.made_lists,
+                resumed=self._engine.resumed,
                 seed=self._checkpoints.seed,
                 device=paddle.device.get_device(),
                 processes=dist.get_world_size(),

@@ -176,7 +176,7 @@ class TrainingReport(Observer):
         labels = {name: dataset.labels for name, dataset in datasets.items() if is_image_list(dataset)}
         classes = self._engine.config["Arch"].get("class_num") or 1000
         if labels:
-            draw_class_counts(labels, self._names, classes, self._engine.folder / "data.png")
+            draw_class_counts(labels, self._names, classes, self._engine.place / "data.png")
 
     def _draw_batch(self, images: Any, labels: Any) -> None:
         images, labels = images.numpy(), labels.numpy()
@@ -186,7 +186,7 @@ class TrainingReport(Observer):
             title = (
                 f"first batch: {len(images)} images of {images.shape[3]} × {images.shape[2]} px, as the net sees them"
             )
-            draw_sheet(list(pixels), captions, title, self._engine.folder / "batch.png")
+            draw_sheet(list(pixels), captions, title, self._engine.place / "batch.png")
 
     def _caption(self, label: np.ndarray) -> str:
         if len(label) == 1:
