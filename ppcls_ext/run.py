@@ -241,7 +241,7 @@ class Run:
         """Writes the fused model as an ONNX file once it is proved equal to the model.
 
         Args:
-            output: the file; `ARCH.onnx` in the run's folder, or in the working directory for a configuration.
+            output: the file; `onnx_file` where None.
             opset: version of ONNX's standard operators, 11 to 20; 17 by default, 20 for int8.
             batch: fixes the batch size; None leaves it free.
             softmax: end in "probabilities"; otherwise in "logits".
@@ -284,7 +284,7 @@ class Run:
         width, height = rule.image_size
         return export_onnx(
             self.model,
-            self.onnx_file if output is None else Path(output),
+            self.onnx_file(int8=int8, fp16=fp16) if output is None else Path(output),
             image_shape=self.settings.section("Global").get("image_shape") or (3, height, width),
             opset=opset or (INT8_OPSET if int8 else DEFAULT_OPSET),
             batch=batch,
@@ -294,10 +294,13 @@ class Run:
             reduce=reduce,
         )
 
-    @property
-    def onnx_file(self) -> Path:
-        """Where `export_onnx` writes by default."""
-        name = f"{self.settings.arch.name}.onnx"
+    def onnx_file(self, *, int8: bool = False, fp16: bool = False) -> Path:
+        """Where `export_onnx` writes by default, each form to a file of its own.
+
+        It is ARCH.onnx, ARCH_int8.onnx or ARCH_fp16.onnx in the run's folder, or in the working directory for a
+        configuration.
+        """
+        name = f"{self.settings.arch.name}{'_int8' if int8 else '_fp16' if fp16 else ''}.onnx"
         return Path(name) if self.settings.given_folder is None else self.folder / name
 
     def calibration_images(
