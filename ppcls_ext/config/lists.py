@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import dataclasses
 import functools
 import logging
 import math
@@ -52,6 +53,8 @@ def read_lists(run: RunSettings, mode: str) -> dict[str, ImageList]:
     Raises:
         PpclsExtError: a list has a fault; the message begins with file and line of the first one.
     """
+    for loader in _loaders(run.config, mode):
+        run.require_trained_list(loader)
     lists = {loader: run.image_list(loader) for loader in _loaders(run.config, mode)}
     return {loader: images for loader, images in lists.items() if images is not None}
 
@@ -320,7 +323,8 @@ def evaluate_on(settings: RunSettings, data: str | os.PathLike) -> RunSettings:
     dataset = changed.config["DataLoader"]["Eval"]["dataset"]
     dataset.pop("delimiter", None)
     dataset.update(images)
-    return changed
+    others = {loader: facts for loader, facts in settings.trained_lists.items() if loader != "Eval"}
+    return dataclasses.replace(changed, trained_lists=others)
 
 
 def _say_what_is_evaluated(folder: Path, files: Files, names: Sequence[str], left_out: Sequence[LeftOut]) -> None:
@@ -361,6 +365,7 @@ def _training_images(settings: RunSettings, where: str) -> list[Path]:
     path, root = dataset.get("cls_label_path"), dataset.get("image_root")
     if not (isinstance(path, str) and isinstance(root, str)):
         raise PpclsExtError(f"{where} names no training images (DataLoader.Train.dataset): give --calibration PLACE")
+    settings.require_trained_list("Train")
     delimiter = TAB if settings.task == MULTI_LABEL else dataset.get("delimiter") or " "
     return _listed_files(Path(path), [Path(root)], delimiter)
 
@@ -431,6 +436,11 @@ def _write(text: str) -> Path:
     os.close(handle)
     write_list(Path(name), text)
     return Path(name)
+
+
+def folder_for_lists() -> Path:
+    """A new folder for the lists of a training that is to begin; it lives as long as this process."""
+    return Path(tempfile.mkdtemp(prefix="lists-", dir=_folder()))
 
 
 @functools.cache
