@@ -315,8 +315,11 @@ class _Trial:
         best_by = self._engine.best_by
         if best_by is None:
             return Finding("evaluation", "none during training (Global.eval_during_train is false)")
-        with captured_output():
-            try_parts(self._engine)
+        try:
+            with captured_output():
+                try_parts(self._engine)
+        except PpclsExtError as error:
+            return Finding("evaluation", "it would fail", str(error))
         return Finding("evaluation", f"one batch works; the best epoch is chosen by {best_by}")
 
     def check_batch(self) -> Finding:

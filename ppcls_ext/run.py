@@ -5,10 +5,10 @@ The commands and notebooks call the same functions. Paddle and PaddleClas are lo
 
 from __future__ import annotations
 
-import contextlib
+import copy
+import dataclasses
 import logging
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ppcls_ext.config.first_epoch import settle
 from ppcls_ext.config.folder import CONFIG, LISTS, find_run
-from ppcls_ext.config.lists import evaluate_on, images_in, use_lists
+from ppcls_ext.config.lists import evaluate_on, folder_for_lists, images_in, use_lists
 from ppcls_ext.config.load import load_config, override, read_yaml
 from ppcls_ext.config.settings import RunSettings, open_config, open_run
 from ppcls_ext.config.thresholds import own_thresholds
@@ -255,7 +256,7 @@ class Run:
         """Writes the fused model as an ONNX file once it is proved equal to the model.
 
         Args:
-            output: the file; `ARCH.onnx` in the run's folder, or in the working directory for a configuration.
+            output: the file; `onnx_file` where None.
             opset: version of ONNX's standard operators, 11 to 20; 17 by default, 20 for int8.
             batch: fixes the batch size; None leaves it free.
             softmax: end in "probabilities", or in "scores" of a multi-label run; otherwise in "logits".
@@ -298,7 +299,7 @@ class Run:
         width, height = rule.image_size
         return export_onnx(
             self.model,
-            self.onnx_file if output is None else Path(output),
+            self.onnx_file(int8=int8, fp16=fp16) if output is None else Path(output),
             image_shape=self.settings.section("Global").get("image_shape") or (3, height, width),
             opset=opset or (INT8_OPSET if int8 else DEFAULT_OPSET),
             batch=batch,
@@ -308,10 +309,13 @@ class Run:
             reduce=reduce,
         )
 
-    @property
-    def onnx_file(self) -> Path:
-        """Where `export_onnx` writes by default."""
-        name = f"{self.settings.arch.name}.onnx"
+    def onnx_file(self, *, int8: bool = False, fp16: bool = False) -> Path:
+        """Where `export_onnx` writes by default, each form to a file of its own.
+
+        It is ARCH.onnx, ARCH_int8.onnx or ARCH_fp16.onnx in the run's folder, or in the working directory for a
+        configuration.
+        """
+        name = f"{self.settings.arch.name}{'_int8' if int8 else '_fp16' if fp16 else ''}.onnx"
         return Path(name) if self.settings.given_folder is None else self.folder / name
 
     def calibration_images(
@@ -365,16 +369,16 @@ class Run:
         from ppcls_ext.training.start import set_up
 
         settings = self.settings.changed("Global", overwrite=True)
-        with _lists(settings, data, labels, val_share, split_seed):
-            set_up()
-            from ppcls_ext.config.prepare import prepare
-            from ppcls_ext.data.image_files import check_images
-            from ppcls_ext.training.terminal import quiet_host
-            from ppcls_ext.weights.folder_lock import release
+        set_up()
+        from ppcls_ext.config.prepare import prepare
+        from ppcls_ext.data.image_files import check_images
+        from ppcls_ext.training.terminal import quiet_host
+        from ppcls_ext.weights.folder_lock import release
 
-            if not verbose:
-                quiet_host()
-            lists = prepare(settings, mode).lists
+        settings = _with_lists(settings, data, labels, val_share, split_seed)
+        if not verbose:
+            quiet_host()
+        lists = prepare(settings, mode).lists
         if mode == "train":
             release(self.folder)  # which `prepare` holds
         if not lists:
@@ -400,8 +404,12 @@ class Run:
         """Trains with this configuration; see `ppcls_ext.train`, which opens it, too."""
         settings = self.settings.changed("Global", **_true(overwrite=overwrite, report=report))
         settings.config["profiler_options"] = profiler_options
-        with _lists(settings, data, labels, val_share, split_seed):
-            engine = _build_engine(settings, "train", verbose)
+        if data is not None:
+            from ppcls_ext.training.start import set_up
+
+            set_up()
+        settings = _with_lists(settings, data, labels, val_share, split_seed)
+        engine = _build_engine(settings, "train", verbose)
         if verbose:
             engine.train()
         else:
@@ -438,54 +446,61 @@ def open_training(
     return Run(RunSettings(config, folder, tuple(overrides)))
 
 
-def _lists(
+def _with_lists(
     settings: RunSettings,
     data: str | os.PathLike | None,
     labels: str | os.PathLike | None,
     val_share: float,
     split_seed: int,
-) -> contextlib.AbstractContextManager[None]:
+) -> RunSettings:
     if data is None and labels is not None:
         raise PpclsExtError(f"labels (--labels) is {labels}: expected data (--data) too, the folder of the images")
-    return contextlib.nullcontext() if data is None else new_lists(settings, data, val_share, split_seed, labels)
+    return settings if data is None else new_lists(settings, data, val_share, split_seed, labels)
 
 
-@contextlib.contextmanager
 def new_lists(
     settings: RunSettings,
     data: str | os.PathLike,
     val_share: float,
     split_seed: int,
     labels: str | os.PathLike | None = None,
-) -> Iterator[None]:
-    """Points a training, in place, to the lists of a folder of class folders, or of a folder and a table of labels.
+) -> RunSettings:
+    """A training's settings with the lists of a folder of images; the run's folder is held from here on.
 
-    Lists that are new are removed again if the body fails before there is a run; a resumed run keeps its own.
+    New lists are made aside, and go to the run's folder when the training begins; a resumed run keeps its own.
+
+    Raises:
+        PpclsExtError: another process trains in the folder, it holds an earlier training, or the images do not fit.
     """
-    folder, resumed = settings.folder / LISTS, settings.config["Global"].get("checkpoints") is not None
-    if not (resumed or settings.config["Global"].get("overwrite")):
-        require_no_earlier_training(settings.folder)
+    from paddle.distributed import get_rank
+
+    from ppcls_ext.weights.folder_lock import hold, release
+
+    folder, config = settings.folder, copy.deepcopy(settings.config)
+    resumed, place = config["Global"].get("checkpoints") is not None, None
     try:
-        if resumed and all((folder / name).is_file() for name in (TRAIN_LIST, VAL_LIST, LABEL_LIST)):
-            made = kept_lists(Path(data), folder, SINGLE_LABEL if labels is None else MULTI_LABEL)
+        if get_rank() == 0:
+            hold(folder)
+            settle(folder)
+        if not (resumed or config["Global"].get("overwrite")):
+            require_no_earlier_training(folder)
+        if resumed and all((folder / LISTS / name).is_file() for name in (TRAIN_LIST, VAL_LIST, LABEL_LIST)):
+            made = kept_lists(Path(data), folder / LISTS, SINGLE_LABEL if labels is None else MULTI_LABEL)
         else:
+            place = folder_for_lists()
             with progress("reading images") as report:
                 if labels is None:
-                    made = make_lists(data, folder, val_share, split_seed, report)
+                    made = make_lists(data, place, val_share, split_seed, report)
                 else:
-                    made = make_label_lists(data, labels, folder, val_share, split_seed, report)
-            for line in made.lines():
+                    made = make_label_lists(data, labels, place, val_share, split_seed, report)
+            for line in made._replace(folder=folder / LISTS).lines():
                 print(line)
-        use_lists(settings.config, made)
-        override(settings.config, settings.overrides)  # the user's own settings win
-        yield
+        use_lists(config, made)
+        override(config, settings.overrides)  # the user's own settings win
     except BaseException:
-        if not (settings.folder / CONFIG).exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            with contextlib.suppress(OSError):  # only empty ones
-                settings.folder.rmdir()
-                settings.folder.parent.rmdir()
+        release(folder)
         raise
+    return dataclasses.replace(settings, config=config, made_lists=place)
 
 
 def _true(**switches: bool) -> dict[str, bool]:

@@ -144,13 +144,14 @@ def test_a_configuration(config, tmp_path, monkeypatch, capfd):
     found = lines(output.out)
     assert found["data"] == ("ok", "Train 24 images of 2 classes, Eval 20 images of 2 classes")
     assert found["model"][1].startswith("FasterNet_T0, 2.63 M parameters, on the cpu")
+    assert found["evaluation"] == ("ok", "one batch works; the best epoch is chosen by top1, the greater the better")
     assert found["one batch"][1].endswith(" s for 8 images of 32 × 32 px")
     assert found["one step"][1].split("; ")[1].startswith("3 steps are an epoch, about ")
     assert "ppcls INFO" not in output.out + output.err
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.yml"], "nothing is written"
 
 
-@pytest.mark.parametrize("fault", ["a picture is missing", "a picture is broken", "no batch"])
+@pytest.mark.parametrize("fault", ["a picture is missing", "a picture is broken", "no batch", "a loss cannot work"])
 def test_a_configuration_with_a_problem(config, dataset, tmp_path, monkeypatch, capfd, fault):
     monkeypatch.chdir(tmp_path)
     config["Arch"]["name"] = "FasterNet_T0"
@@ -164,6 +165,10 @@ def test_a_configuration_with_a_problem(config, dataset, tmp_path, monkeypatch, 
         for file in (tmp_path / "data" / "png").iterdir():
             file.write_bytes(b"")
         name, text = "model", "png"
+    elif fault == "a loss cannot work":
+        config["Loss"]["Eval"] = [{"TripletLoss": {"weight": 1.0}}]
+        config["Global"]["patience"] = 3
+        name, text = "evaluation", "Loss.Eval.0.TripletLoss does not work on 8×2 with labels 8×1: "
     else:
         config["DataLoader"]["Train"]["sampler"].update(batch_size=100, drop_last=True)
         name, text = "data", "batch"

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 import ppcls_ext
+from ppcls_ext.commands import export_onnx
 from ppcls_ext.config.settings import RunSettings
 from ppcls_ext.errors import PpclsExtError
 from tests.helpers import ROOT, needs_converter
@@ -59,6 +60,24 @@ def test_predictions_are_those_of_the_exported_file(tiny_run, tiny_settings):
     assert got[0]["label_names"][0] in ("red", "green")
     with pytest.raises(PpclsExtError, match="exclude each other"):
         run.export_onnx(int8=True, fp16=True)
+
+
+@needs_converter
+def test_each_form_has_a_file_of_its_own(tiny_run, dataset, tmp_path, capsys):
+    images = sorted((dataset / "png").iterdir())
+    for index in range(32):
+        path = tmp_path / "many" / f"{index}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(images[index % len(images)].read_bytes())
+    float32 = ppcls_ext.Run(tiny_run).export_onnx().path
+    before = float32.read_bytes()
+    for form, options in (("int8", ["--allow", "--calibration", str(tmp_path / "many")]), ("fp16", [])):
+        export_onnx.main([str(tiny_run), f"--{form}", *options])
+        path = tiny_run / f"FasterNet_T0_{form}.onnx"
+        assert path.is_file()
+        assert capsys.readouterr().out.splitlines()[-1] == f"  ppcls-ext predict {path} IMAGE…"
+    assert float32.read_bytes() == before
+    assert ppcls_ext.Run("MobileOne_S0").onnx_file(int8=True) == Path("MobileOne_S0_int8.onnx")
 
 
 def test_evaluation_of_the_same_and_of_other_images(tiny_run, dataset, tmp_path):

@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--calibration and --allow belong to --int8")
     run, _ = open_source(parser, args)
     load_paddle()
-    output = args.output or run.onnx_file
+    output = args.output or run.onnx_file(int8=args.int8, fp16=args.fp16)
     report = run.export_onnx(
         output,
         opset=args.opset,
@@ -41,7 +41,9 @@ def _parser() -> argparse.ArgumentParser:
         "--output MobileOne_S0.onnx",
     )
     add_source_arguments(parser)
-    output = "file to write (default: ARCH.onnx, in the run's folder where RUN is given)"
+    output = (
+        "file to write (default: ARCH.onnx, ARCH_int8.onnx or ARCH_fp16.onnx, in the run's folder where RUN is given)"
+    )
     parser.add_argument("--output", metavar="FILE", help=output)
     parser.add_argument("--opset", type=int, metavar="N", help="ONNX opset, 11 to 20 (default: 17; 20 for int8)")
     parser.add_argument("--batch", type=positive, metavar="N", help="fix the batch size (default: any)")

@@ -269,6 +269,11 @@ def check_task(config: dict, task: str, sections: tuple[str, ...]) -> None:
         PpclsExtError: one is not; PaddleClas would fail on it inside, or train something else.
     """
     several = task == MULTI_LABEL
+    if several and config["Global"].get("use_dali"):
+        raise PpclsExtError(
+            "Global.use_dali reads one class an image, and the lists give several (Global.use_multilabel is True): set "
+            "it to false"
+        )
     wrong, right = (ONE_CLASS, SEVERAL_CLASSES) if several else (SEVERAL_CLASSES, ONE_CLASS)
     for path, parent, key in walk({section: config[section] for section in sections if section in config}, ""):
         above = path.rpartition(".")[0]

@@ -22,17 +22,17 @@ from typing import Any, NamedTuple
 import yaml
 
 from ppcls_ext.config.checks import is_ours
+from ppcls_ext.config.first_epoch import CONFIG, LISTS, RECORD, settle
 from ppcls_ext.config.load import read_yaml
 from ppcls_ext.config.shipped import Dumper
 from ppcls_ext.errors import NoSuchRunError, PpclsExtError, one_line
 from ppcls_ext.files import atomic_write, read_regular
-from ppcls_ext.weights.checkpoint_sets import is_saved
+from ppcls_ext.weights.checkpoint_sets import FIRST_EPOCH, is_saved
 from ppcls_ext.weights.manifest import manifest_path, read_manifest
 
 logger = logging.getLogger("ppcls_ext")
 
 
-CONFIG, RECORD, LISTS = "config.yml", "run.json", "lists"
 #: The weights that a run's folder stands for: those that were best, else those that were evaluated last.
 WEIGHTS = ("best_model.pdparams", "latest.ema.pdparams", "latest.pdparams")
 
@@ -72,8 +72,11 @@ def find_run(name: str | os.PathLike) -> RunFolder:
     """
     path = Path(name)
     path = path if path.name else path.absolute()  # the working directory itself
+    settle(path if path.is_dir() else path.parent)
     if path.is_dir():
         if not (path / CONFIG).is_file():
+            if (path / FIRST_EPOCH).is_dir():
+                raise PpclsExtError(f"{path} holds no weights: its training has not come to the end of an epoch")
             raise NoSuchRunError(
                 f"{name} is no run: it holds no {CONFIG}; expected the folder that a training wrote, such as "
                 f"output/MobileOne_S0{_runs_below(path)}"
@@ -175,32 +178,57 @@ class Record:
         self.folder = folder
         self.facts: dict[str, Any] = read_record(folder) or {}
 
-    def begin(self, config: dict, command: str, **facts: Any) -> None:
+    def begin(
+        self, config: dict, command: str, place: Path | None = None, lists: Path | None = None, **facts: Any
+    ) -> None:
         """Writes config.yml and the beginning of run.json; where the run is resumed, what is known of it stays.
 
         Args:
             config: the resolved configuration, with absolute paths.
             command: the command line that was typed.
+            place: where to write, if that is not the run's folder yet.
+            lists: the folder of lists made for this training, which are copied to `LISTS`, and named there.
             **facts: further facts, as JSON can hold them.
         """
+        place = place or self.folder
         if facts.pop("resumed") and self.facts:
             self.facts.setdefault("resumed_with", []).append(command)
         else:
             self.facts = {"command": command, "started": _now()}
-        self.facts.update(
-            {"versions": versions(), "working_directory": os.getcwd(), "finished": False, "lists": digests(config)}
-        )
+        found = digests(config)
+        if lists is not None:
+            for path in sorted(lists.iterdir()):
+                with atomic_write(place / LISTS / path.name) as copy:
+                    copy.write(path.read_bytes())
+            config = name_lists(config, lists, self.folder)
+            found = name_lists(found, lists, self.folder)
+        self.facts.update({"versions": versions(), "working_directory": os.getcwd(), "finished": False, "lists": found})
         self.facts.update(facts)
-        with atomic_write(self.folder / CONFIG, "w", encoding="utf-8") as stream:
+        with atomic_write(place / CONFIG, "w", encoding="utf-8") as stream:
             stream.write(f"# The settings of this run, reusable with -c: {one_line(command)}\n")
             stream.write(config_text(config))
-        self.write()
+        self._write(place)
 
     def write(self, **facts: Any) -> None:
         """Adds `facts` and writes run.json."""
-        self.facts.update(facts, updated=_now())
-        with atomic_write(self.folder / RECORD, "w", encoding="utf-8") as stream:
+        self.facts.update(facts)
+        self._write(self.folder)
+
+    def _write(self, place: Path) -> None:
+        self.facts["updated"] = _now()
+        with atomic_write(place / RECORD, "w", encoding="utf-8") as stream:
             json.dump(self.facts, stream, indent=1, ensure_ascii=False)
+
+
+def name_lists(node: Any, made: Path, folder: Path) -> Any:
+    """A copy of a configuration, or a part of it, that names the lists of the folder `made` in the run's folder."""
+    if isinstance(node, dict):
+        return {name: name_lists(value, made, folder) for name, value in node.items()}
+    if isinstance(node, list):
+        return [name_lists(value, made, folder) for value in node]
+    if isinstance(node, str) and Path(node).parent == made:
+        return str((folder / LISTS / Path(node).name).absolute())
+    return node
 
 
 def config_text(config: dict) -> str:
@@ -251,6 +279,45 @@ def digests(config: dict) -> dict[str, dict[str, Any]]:
                 "sha256": hashlib.sha256(content).hexdigest(),
             }
     return found
+
+
+def trained_lists(folder: Path) -> dict[str, dict[str, Any]]:
+    """What run.json says of the lists that the run in `folder` was trained with, as `digests` does.
+
+    The paths are those of today, where the folder was moved.
+    """
+    facts = (read_record(folder) or {}).get("lists")
+    path = folder / CONFIG
+    if not isinstance(facts, dict) or not path.is_file():
+        return {}
+    old, found = folder_of(read_yaml(path)), {}
+    for loader, entry in facts.items():
+        if isinstance(entry, dict) and {"path", "sha256", "pictures"} <= set(entry):
+            listed = Path(entry["path"])
+            if listed.is_relative_to(old):
+                listed = folder.absolute() / listed.relative_to(old)
+            found[loader] = {**entry, "path": str(listed)}
+    return found
+
+
+def require_unchanged(loader: str, now: Mapping[str, Any], trained: Mapping[str, Any]) -> None:
+    """Checks that a list is still the one that a run was trained with; another list than the run's is not compared.
+
+    Args:
+        loader: the list's.
+        now: what `digests` says of it.
+        trained: what `trained_lists` says of the run's.
+
+    Raises:
+        PpclsExtError: it was changed.
+    """
+    if os.path.realpath(now["path"]) != os.path.realpath(trained["path"]):
+        return
+    if now["sha256"] != trained["sha256"]:
+        raise PpclsExtError(
+            f"{now['path']} was changed after the training ({trained['pictures']} → {now['pictures']} lines): put it "
+            f"back, or name the list that is meant with -o DataLoader.{loader}.dataset.cls_label_path=LIST"
+        )
 
 
 def _now() -> str:
@@ -354,6 +421,15 @@ def _check_classes(weights: Path, trained: Mapping[str, Any], now: Mapping[str, 
             f"{weights} was trained with {was} classes, and the configuration says {says}: "
             f"set Arch.class_num to {was}, or use the run's own settings: ppcls-ext eval {weights.parent}"
         )
+    compare_class_names(weights, trained, now)
+
+
+def compare_class_names(weights: Path, trained: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Compares the names of the classes with those that weights were trained with; other names are one warning.
+
+    Raises:
+        PpclsExtError: their order differs.
+    """
     was, says = trained.get("class_names"), now["class_names"]
     if not was or not says or was == says:
         return
@@ -396,11 +472,6 @@ def report_changes(resolved: dict, folder: Path) -> None:
     if not path.is_file():
         return
     found = changes(read_yaml(path), resolved)
-    before, now = (read_record(folder) or {}).get("lists", {}), digests(resolved)
-    for loader, facts in now.items():
-        old = before.get(loader)
-        if old and old["path"] == facts["path"] and old["sha256"] != facts["sha256"]:
-            found.append(f"{facts['path']} has other lines than before ({old['pictures']} → {facts['pictures']})")
     if found:
         logger.warning("warning: resuming with changed settings: %s", in_words(found))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import dataclasses
 import functools
 import logging
 import math
@@ -52,6 +53,8 @@ def read_lists(run: RunSettings, mode: str) -> dict[str, ImageList]:
     Raises:
         PpclsExtError: a list has a fault; the message begins with file and line of the first one.
     """
+    for loader in _loaders(run.config, mode):
+        run.require_trained_list(loader)
     lists = {loader: run.image_list(loader) for loader in _loaders(run.config, mode)}
     return {loader: images for loader, images in lists.items() if images is not None}
 
@@ -239,12 +242,16 @@ def _for_several_labels(config: dict) -> None:
     """Makes a configuration for one class an image one for several, in place; one that is already, stays as it is."""
     changes = []
     config["Global"]["use_multilabel"] = True
-    losses = (config.get("Loss") or {}).get("Train") or ()
-    if not set().union(*losses) <= set(LOSSES_OF_SEVERAL):
-        smooths = any((fields or {}).get("epsilon") for loss in losses for fields in loss.values())
-        config["Loss"] = {when: [{"MultiLabelLoss": {"weight": 1.0}}] for when in ("Train", "Eval")}
-        smooth = " with label smoothing" if smooths else ""
-        changes.append(f"MultiLabelLoss in the place of {', '.join(sorted(set().union(*losses)))}{smooth}")
+    losses = config["Loss"] = config.get("Loss") or {}
+    for when in ("Train", "Eval"):
+        given = losses.get(when) or ()
+        if set().union(*given) <= set(LOSSES_OF_SEVERAL):
+            continue
+        losses[when] = [{"MultiLabelLoss": {"weight": 1.0}}]
+        if when == "Train":
+            smooths = any((fields or {}).get("epsilon") for loss in given for fields in loss.values())
+            smooth = " with label smoothing" if smooths else ""
+            changes.append(f"MultiLabelLoss in the place of {', '.join(sorted(set().union(*given)))}{smooth}")
     metrics = (config.get("Metric") or {}).get("Eval") or ()
     if not set().union(*metrics) <= set(METRICS_OF_SEVERAL):
         config["Metric"] = {"Train": None, "Eval": [{"HammingDistance": None}, {"AccuracyScore": None}]}
@@ -316,7 +323,8 @@ def evaluate_on(settings: RunSettings, data: str | os.PathLike) -> RunSettings:
     dataset = changed.config["DataLoader"]["Eval"]["dataset"]
     dataset.pop("delimiter", None)
     dataset.update(images)
-    return changed
+    others = {loader: facts for loader, facts in settings.trained_lists.items() if loader != "Eval"}
+    return dataclasses.replace(changed, trained_lists=others)
 
 
 def _say_what_is_evaluated(folder: Path, files: Files, names: Sequence[str], left_out: Sequence[LeftOut]) -> None:
@@ -357,6 +365,7 @@ def _training_images(settings: RunSettings, where: str) -> list[Path]:
     path, root = dataset.get("cls_label_path"), dataset.get("image_root")
     if not (isinstance(path, str) and isinstance(root, str)):
         raise PpclsExtError(f"{where} names no training images (DataLoader.Train.dataset): give --calibration PLACE")
+    settings.require_trained_list("Train")
     delimiter = TAB if settings.task == MULTI_LABEL else dataset.get("delimiter") or " "
     return _listed_files(Path(path), [Path(root)], delimiter)
 
@@ -427,6 +436,11 @@ def _write(text: str) -> Path:
     os.close(handle)
     write_list(Path(name), text)
     return Path(name)
+
+
+def folder_for_lists() -> Path:
+    """A new folder for the lists of a training that is to begin; it lives as long as this process."""
+    return Path(tempfile.mkdtemp(prefix="lists-", dir=_folder()))
 
 
 @functools.cache

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ppcls_ext.config.best import BestBy, prepare_metrics
@@ -21,7 +21,17 @@ from ppcls_ext.config.checks import (
     require_fields,
     warn_about_newer_fields,
 )
-from ppcls_ext.config.folder import check_patience, check_resumed, leave_out_start, make_absolute, report_changes
+from ppcls_ext.config.folder import (
+    check_patience,
+    check_resumed,
+    compare_class_names,
+    leave_out_start,
+    make_absolute,
+    name_lists,
+    read_trained_with,
+    report_changes,
+    trained_lists,
+)
 from ppcls_ext.config.host_classes import check_arguments, resolve
 from ppcls_ext.config.lists import (
     give_host_a_list,
@@ -71,6 +81,7 @@ class PreparedRun:
         lists: the image lists that the mode uses, by loader.
         recipe: the section `Recipe`; in the mode "train".
         best_by: what decides which epoch is the best; in the mode "train", where it evaluates.
+        resumed: whether a training goes on that the run's folder holds.
     """
 
     config: dict
@@ -79,6 +90,7 @@ class PreparedRun:
     lists: Mapping[str, ImageList]
     recipe: RecipeSettings | None
     best_by: BestBy | None
+    resumed: bool
 
 
 def prepare(settings: RunSettings, mode: str) -> PreparedRun:
@@ -93,7 +105,7 @@ def prepare(settings: RunSettings, mode: str) -> PreparedRun:
     Raises:
         PpclsExtError: a field is missing or wrong; the message names its path.
     """
-    run = RunSettings(copy.deepcopy(settings.config), settings.given_folder)
+    run = replace(settings, config=copy.deepcopy(settings.config))
     require_fields(run.config, mode)
     try:
         return _prepare(run, mode)
@@ -126,8 +138,10 @@ def _prepare(run: RunSettings, mode: str) -> PreparedRun:
     check_task(config, run.task, SECTIONS[mode])
     for field in ("output_dir", *(("save_inference_dir",) if mode == "export" else ())):
         require_writable(f"Global.{field}", config["Global"][field])
+    resumed = False
     if mode == "train":
-        _prepare_training(run, resolved)
+        resumed = _prepare_training(run, resolved)
+        run = replace(run, trained_lists=trained_lists(run.folder) if resumed else {})
     weights = run.weights(mode) if run.arch.is_ours else None  # PaddleClas downloads its own
     if mode == "train":
         unfuse_where_needed(run, weights)
@@ -135,8 +149,8 @@ def _prepare(run: RunSettings, mode: str) -> PreparedRun:
     place_weights(run, weights, mode)
     if mode == "infer" or describes_export(config, mode):
         place_class_names(run)
-    lists = _checked_lists(run, mode)
-    for loader, images in lists.items():
+    host_lists, lists = _checked_lists(run, mode)
+    for loader, images in host_lists.items():
         give_host_a_list(config["DataLoader"][loader]["dataset"], images)
 
     from ppcls.utils.config import AttrDict, create_attr_dict
@@ -144,36 +158,49 @@ def _prepare(run: RunSettings, mode: str) -> PreparedRun:
     prepared = AttrDict(config)
     create_attr_dict(prepared)
     recipe = run.recipe if mode == "train" else None
-    return PreparedRun(prepared, run.folder, RunSettings(resolved), lists, recipe, best_by)
+    return PreparedRun(prepared, run.folder, replace(run, config=resolved), lists, recipe, best_by, resumed)
 
 
-def _checked_lists(run: RunSettings, mode: str) -> dict[str, ImageList]:
-    """The image lists by loader; says what a user should know of them."""
-    lists = read_lists(run, mode)
+def _checked_lists(run: RunSettings, mode: str) -> tuple[Mapping[str, ImageList], Mapping[str, ImageList]]:
+    """The image lists by loader, where they are now and where they will be; says what a user should know of them."""
+    host_lists = read_lists(run, mode)
+    lists = _as_in_place(run, host_lists)
     check_class_names(run)
-    for images in lists.values():
+    for images in host_lists.values():
         require_same_classes(run, images)
     if {"Train", "Eval"} <= set(lists):
         warn_about_overlap(lists["Train"], lists["Eval"])
     if mode == "train" and "Train" in lists:
         say_what_to_expect(run, len(lists["Train"]))
     say_what_is_left_out(run, lists)
-    return lists
+    return host_lists, lists
 
 
-def _prepare_training(run: RunSettings, resolved: dict) -> None:
-    """What a training resumes from, and what it keeps."""
+def _as_in_place(run: RunSettings, lists: Mapping[str, ImageList]) -> Mapping[str, ImageList]:
+    """The lists under the names that they will have in the run's folder, which is what messages say of them."""
+    if run.made_lists is None:
+        return lists
+    names = {loader: name_lists(str(images.path), run.made_lists, run.folder) for loader, images in lists.items()}
+    return {loader: replace(images, path=Path(names[loader])) for loader, images in lists.items()}
+
+
+def _prepare_training(run: RunSettings, resolved: dict) -> bool:
+    """What a training resumes from, and what it keeps; returns whether the run's folder holds that training."""
     config, settings = run.config, run.config["Global"]
     if run.class_num == 1 and run.task == SINGLE_LABEL and run.arch.is_ours:
         raise PpclsExtError("Arch.class_num is 1: of one class there is nothing to learn; give the number of classes")
     check_patience(config)
-    place_checkpoints(config, run.folder)
+    resumed = place_checkpoints(config, run.folder)
+    if resumed:
+        latest = Path(f"{settings['checkpoints']}.pdparams")
+        compare_class_names(latest, read_trained_with(latest) or {}, run.trained_with())
     if settings["checkpoints"]:
         check_resumed(Path(settings["checkpoints"]), run.trained_with())
         leave_out_start(config)
         report_changes(resolved, run.folder)
     if settings.get("save_interval") in (None, False, 0, -1):
         settings["save_interval"] = settings["epochs"] + 1  # PaddleClas 2.4 divides by it
+    return resumed
 
 
 def _check_profiler(config: dict) -> None:

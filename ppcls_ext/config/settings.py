@@ -19,7 +19,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ppcls_ext.config.folder import CONFIG, Facts, compare, find_run, folder_of, read_trained_with
+from ppcls_ext.config.folder import (
+    CONFIG,
+    Facts,
+    compare,
+    digests,
+    find_run,
+    folder_of,
+    name_lists,
+    read_trained_with,
+    require_unchanged,
+    trained_lists,
+)
 from ppcls_ext.config.load import load_config, override, read_yaml
 from ppcls_ext.config.recipe import Settings as RecipeSettings
 from ppcls_ext.config.recipe import read_settings
@@ -84,18 +95,39 @@ class RunSettings:
         config: the dict from `load_config`.
         given_folder: the run's folder; None where it follows from the configuration.
         overrides: the user's changes, which `config` contains already.
+        trained_lists: of a run, the lists that it was trained with; see `config.folder.trained_lists`.
+        made_lists: the folder of lists made for a training that is to begin, which then go to the run's folder.
     """
 
     config: dict[str, Any]
     given_folder: Path | None = None
     overrides: tuple[str, ...] = ()
+    trained_lists: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    made_lists: Path | None = None
 
     def changed(self, section: str, **fields: Any) -> RunSettings:
         """A copy with other fields in a section."""
         config = copy.deepcopy(self.config)
         if fields:
             config[section] = {**self.section(section), **fields}
-        return RunSettings(config, self.given_folder, self.overrides)
+        return dataclasses.replace(self, config=config)
+
+    def with_lists_in_place(self) -> RunSettings:
+        """A copy that names the lists made for a training where they are once it has begun."""
+        if self.made_lists is None:
+            return self
+        config = name_lists(self.config, self.made_lists, self.folder)
+        return dataclasses.replace(self, config=config, made_lists=None)
+
+    def require_trained_list(self, loader: str) -> None:
+        """Raises PpclsExtError where a list was changed after the training, unless the user has named it (-o)."""
+        named = any(text.startswith(f"DataLoader.{loader}.dataset.cls_label_path=") for text in self.overrides)
+        now = digests({"DataLoader": {loader: self.section("DataLoader").get(loader)}}).get(loader)
+        if now is None or named or loader not in self.trained_lists:
+            return
+        if self.made_lists is not None:
+            now = name_lists(now, self.made_lists, self.folder)
+        require_unchanged(loader, now, self.trained_lists[loader])
 
     @property
     def folder(self) -> Path:
@@ -172,7 +204,9 @@ class RunSettings:
                 "Global.thresholds says from which score on an image shows a class, and this configuration is for one "
                 "class an image: remove it, or set Global.use_multilabel"
             )
-        values = given if isinstance(given, (list, tuple)) else [given] * (self.class_num or 1)
+        if self.class_num is None:
+            raise PpclsExtError("Global.thresholds says one number a class: give their number, Arch.class_num, too")
+        values = given if isinstance(given, (list, tuple)) else [given] * self.class_num
         found = _as_thresholds(values, self.class_num)
         if found is None:
             raise PpclsExtError(
@@ -416,7 +450,7 @@ def open_run(name: str | os.PathLike, overrides: Iterable[str] = ()) -> RunSetti
     run = find_run(name)
     config = read_yaml(run.folder / CONFIG)
     run.adopt(config)
-    return RunSettings(override(config, overrides), run.folder)
+    return RunSettings(override(config, overrides), run.folder, tuple(overrides), trained_lists(run.folder))
 
 
 def choose_device(wanted: str | None) -> str:

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ppcls_ext.config.first_epoch import VALUABLE, discard, files_of, settle
 from ppcls_ext.config.lists import copy_class_names, copy_weights, host_reads_class_names
 from ppcls_ext.config.recipe import CALIBRATION_IMAGES
 from ppcls_ext.config.settings import RunSettings, Weights, existing_file
@@ -33,7 +34,7 @@ def require_writable(field: str, value: Any) -> None:
         raise PpclsExtError(f"{field} is {value}: {nearest} cannot be written; choose a folder that can")
 
 
-def place_checkpoints(config: dict, folder: Path) -> None:
+def place_checkpoints(config: dict, folder: Path) -> bool:
     """Makes the output folder this training's own, and finds the checkpoint to resume from.
 
     Also puts the files of an interrupted save in order.
@@ -41,6 +42,9 @@ def place_checkpoints(config: dict, folder: Path) -> None:
     Args:
         config: names the checkpoint: a path, or "latest" for the run's newest.
         folder: the run's folder.
+
+    Returns:
+        Whether the checkpoint is one of the run's own.
 
     Raises:
         PpclsExtError: another process trains in the folder, an earlier training's checkpoints would be overwritten, or
@@ -51,11 +55,13 @@ def place_checkpoints(config: dict, folder: Path) -> None:
     settings = config["Global"]
     if get_rank() == 0:
         hold(folder)
+        settle(folder)
+        discard(folder)
     given, overwrite = settings["checkpoints"] or None, settings.pop("overwrite", False)
     settings["checkpoints"] = found = _find_checkpoint(given, folder)
-    if get_rank() != 0:
-        return
     is_within = found is not None and _is_within(found, folder)
+    if get_rank() != 0:
+        return is_within
     if found is not None and is_within:
         finish(Path(found))
     elif not overwrite:
@@ -65,6 +71,7 @@ def place_checkpoints(config: dict, folder: Path) -> None:
             hold(Path(found).parent)
             finish(Path(found))
             release(Path(found).parent)
+    return is_within
 
 
 def _find_checkpoint(given: Any, folder: Path) -> str | None:
@@ -96,12 +103,22 @@ def _is_within(prefix: str, folder: Path) -> bool:
 
 
 def require_no_earlier_training(folder: Path) -> None:
-    """Raises PpclsExtError where a training that begins anew in `folder` would overwrite another's checkpoints.
+    """Raises PpclsExtError where a training that begins anew in `folder` would remove another's results.
 
-    It overwrites `latest` at the end of its first epoch, and mostly the best model too.
+    It removes them at the end of its first epoch; see `config.first_epoch`.
     """
-    for name, what in (("best_model", "the best model"), ("latest", "the checkpoints")):
-        there = [*folder.glob(f"{name}.pdparams"), *folder.glob(f"{name}/*.pdparams")]
+    found = files_of(folder, VALUABLE)
+    weights = [path for path in found if path.name.endswith(".pdparams")]
+    exported = [path for path in found if path.suffix == ".onnx" or path.parent.name == "inference"]
+    best, latest = (
+        [path for path in weights if name in (path.name.split(".")[0], path.parent.name)]
+        for name in ("best_model", "latest")
+    )
+    for there, what in (
+        (best, "the best model"),
+        ([*latest, *weights], "the checkpoints"),
+        (exported, "the exported files"),
+    ):
         if there:
             raise PpclsExtError(
                 f"{there[0]} is of an earlier training, {what} of which this one would overwrite: resume it with "

@@ -22,7 +22,7 @@ import paddle.distributed as dist
 from ppcls_ext.config.folder import KEY
 from ppcls_ext.errors import PpclsExtError, one_line
 from ppcls_ext.hosts.paddleclas.versions import adds_architecture
-from ppcls_ext.weights.checkpoint_sets import CheckpointSet, SetWriter, has_manifest, read_set, remove
+from ppcls_ext.weights.checkpoint_sets import CheckpointSet, SetWriter, has_manifest, read_set
 from ppcls_ext.weights.files import read_weights
 from ppcls_ext.weights.loading import require_finite
 from ppcls_ext.weights.paddle_file import read_paddle_file
@@ -51,7 +51,6 @@ class Checkpoints:
         self.best_epoch: int | None = None
         self._by: str | None = engine.best_by.setting if engine.best_by is not None else None
         self._evaluations, self._differ = 0, False  # how many, and whether their values do
-        self._begins = True  # anew
         seed = engine.config["Global"].get("seed")
         self.seed = int.from_bytes(os.urandom(4), "little") if seed in (None, False) else int(seed)
         self.saved: list[Path] = []
@@ -97,7 +96,7 @@ class Checkpoints:
         """
         if dist.get_rank() != 0:
             return
-        prefix = self._prefix(name)
+        folder, place, prefix = self._engine.folder, self._engine.place, self._prefix(name)
         writer = SetWriter(prefix)
         try:
             for path, content in self._files(prefix, {"metric": metric, "epoch": epoch}):
@@ -107,25 +106,20 @@ class Checkpoints:
                 stream = io.BytesIO()
                 paddle.save(content, stream)
                 writer.add(path, stream.getbuffer())
-                self.saved.append(path)
+                self.saved.append(folder / path.relative_to(place))
             resumable = not (name == BEST and self._engine.recipe.average is not None)
             writer.commit({"epoch": epoch, "resumable": resumable, **self._state(), **self.facts})
         finally:
             writer.close()
         if self._is_uniform:
             self._write_uniform_output(name, epoch, metric)
-        if name == "latest" and self._begins and self.best is None and remove(self._prefix(BEST)):
-            from ppcls.utils import logger
-
-            # it would count as this training's
-            logger.warning(f"{self._prefix(BEST)} of the earlier training that this one overwrites is removed")
 
     @property
     def _is_uniform(self) -> bool:
         return bool(self._engine.config["Global"].get("uniform_output_enabled"))
 
     def _prefix(self, name: str) -> Path:
-        return (self._engine.folder / name if self._is_uniform else self._engine.folder) / name
+        return (self._engine.place / name if self._is_uniform else self._engine.place) / name
 
     def _files(self, prefix: Path, progress: dict[str, Any]) -> Iterator[tuple[Path, Any]]:
         """The files of a set and their contents, with PaddleClas's names.
@@ -170,14 +164,15 @@ class Checkpoints:
         from ppcls.utils.save_result import update_train_results
 
         engine, progress = self._engine, {"metric": metric, "epoch": epoch}
-        engine.export(str(engine.folder / name / "inference"), True)
+        engine.export(str(engine.place / name / "inference"), True)
         if engine.host_average is not None:
-            engine.export(str(engine.folder / name / "inference_ema"), True)
+            engine.export(str(engine.place / name / "inference_ema"), True)
+        config = {**engine.config, "Global": {**engine.config["Global"], "output_dir": str(engine.place)}}
         if name == BEST:
-            update_train_results(engine.config, name, progress, ema=engine.ema)
+            update_train_results(config, name, progress, ema=engine.ema)
         elif name != "latest":
-            update_train_results(engine.config, name, progress, done_flag=epoch == engine.epochs, ema=engine.ema)
-        save_load.save_model_info(progress, str(engine.folder), name)
+            update_train_results(config, name, progress, done_flag=epoch == engine.epochs, ema=engine.ema)
+        save_load.save_model_info(progress, str(engine.place), name)
         engine.model.train()
 
     def _state(self) -> dict[str, Any]:
@@ -226,7 +221,6 @@ class Checkpoints:
             self.facts[KEY]["thresholds"] = thresholds  # until the next evaluation
         from ppcls.utils import logger
 
-        self._begins = False
         self._restore_best(prefix, found.state)
         best = "none evaluated yet" if self.best is None else f"best {self._by or 'metric'} {self.best:.5f}"
         logger.info(f"resuming from {prefix}, epoch {found.state['epoch']}, {best}")

@@ -11,11 +11,12 @@ import paddle
 import paddle.distributed as dist
 
 from ppcls_ext.config.checks import is_ours
+from ppcls_ext.config.first_epoch import begin_aside, discard, put_in_place, settle
 from ppcls_ext.config.folder import KEY
 from ppcls_ext.config.prepare import prepare
 from ppcls_ext.config.recipe import Settings as RecipeSettings
 from ppcls_ext.config.settings import RunSettings
-from ppcls_ext.errors import Interrupted, unwrapped
+from ppcls_ext.errors import Interrupted, PpclsExtError, unwrapped
 from ppcls_ext.hosts.paddleclas.errors import naming_sections
 from ppcls_ext.hosts.paddleclas.image_lists import is_image_list, mark_replacements, read_first
 from ppcls_ext.hosts.paddleclas.locate import engine_class
@@ -35,7 +36,7 @@ from ppcls_ext.training.observers import Observer, RunRecord, TrainingEnds
 from ppcls_ext.training.precision import Precision
 from ppcls_ext.training.recipe import Recipe
 from ppcls_ext.training.reports import Answers, TrainingReport
-from ppcls_ext.weights.checkpoint_sets import how_to_resume
+from ppcls_ext.weights.checkpoint_sets import FIRST_EPOCH, how_to_resume
 from ppcls_ext.weights.folder_lock import hold, release
 from ppcls_ext.weights.loading import load_weights, require_finite
 
@@ -59,9 +60,11 @@ class Engine(_HostEngine):
         evaluations: of the last `eval`.
         folder: of the run.
         opened: the configuration as it was opened.
+        place: what a training writes to: its folder, or that of its first epoch while it has no checkpoint.
         observers: follow a training, behind the run's record and the metrics file, before early stopping.
         precision: see `training.precision`; in the modes "train" and "eval".
         recipe: see `training.recipe`; in the mode "train".
+        resumed: whether a training goes on that the run's folder holds.
         settings: the configuration as the user may read and use it again.
     """
 
@@ -70,8 +73,8 @@ class Engine(_HostEngine):
     def __init__(self, settings: RunSettings, mode: str) -> None:
         run = prepare(for_host(settings) if mode == "infer" else settings, mode)
         self.opened = settings
-        self.folder, self.settings, self.best_by = run.folder, run.settings, run.best_by
-        self.task = run.settings.task
+        self.folder, self.place, self.settings = run.folder, run.folder, run.settings
+        self.best_by, self.resumed, self.task = run.best_by, run.resumed, run.settings.task
         self._said: set[str] = set()
         try:
             self._build(run.config, mode, run.recipe)
@@ -143,7 +146,28 @@ class Engine(_HostEngine):
         try:
             self._train()
         finally:
+            if dist.get_rank() == 0:
+                settle(self.folder)
+                discard(self.folder)
             release(self.folder)
+
+    def _begin_aside(self) -> None:
+        if not self.resumed:
+            self.place = begin_aside(self.folder) if dist.get_rank() == 0 else self.folder / FIRST_EPOCH
+
+    def _settle(self) -> None:
+        """Settles what an interrupt left that came while the first epoch's files were put in place."""
+        settle(self.folder)
+        if not self.place.is_dir():
+            self.place = self.folder
+
+    def first_epoch_is_saved(self) -> None:
+        """Puts the files of a new training in the place of an earlier one's; called when its checkpoints are whole."""
+        if self.place != self.folder:
+            if dist.get_rank() == 0:
+                put_in_place(self.folder)
+            self.place = self.folder
+        self.settings = self.settings.with_lists_in_place()
 
     def _train(self) -> None:
         if len(self.train_dataloader) == 0:
@@ -154,12 +178,13 @@ class Engine(_HostEngine):
             print(finished)
             self._name_weights({"best_model", "latest"})
             return
+        self._begin_aside()
         report = [TrainingReport(self, checkpoints.facts)] if dist.get_rank() == 0 else []
         stopping = record.early_stopping()
         observers = [record, *report, *self.observers, *([stopping] if stopping else [])]
         stopped = None
         try:
-            with explained_workers(lambda: how_to_resume(self.folder)):
+            with explained_workers(lambda: how_to_resume(self.place)):
                 train(self, checkpoints, observers)
         except TrainingEnds as end:
             stopped = str(end)
@@ -167,8 +192,10 @@ class Engine(_HostEngine):
         except (KeyboardInterrupt, OSError) as error:
             if not isinstance(said := unwrapped(error), KeyboardInterrupt):
                 raise
-            raise Interrupted(f"{str(said) or 'interrupted'}; {how_to_resume(self.folder)}") from error
-        record.finish(stopped)
+            self._settle()
+            raise Interrupted(f"{str(said) or 'interrupted'}; {how_to_resume(self.place)}") from error
+        if self.place == self.folder:  # there were epochs
+            record.finish(stopped)
         if self.vdl_writer is not None:
             self.vdl_writer.close()
         for observer in observers:
@@ -219,18 +246,26 @@ class Engine(_HostEngine):
         is_late_enough = number >= (settings.get("start_eval_epoch") or 0)
         return settings["eval_during_train"] and number % settings["eval_interval"] == 0 and is_late_enough
 
-    @property
-    def thresholds(self) -> tuple[float, ...] | None:
-        """For several labels an image, those that an evaluation takes; None where it chooses them itself."""
-        if self.mode == "train":
-            return self.settings.given_thresholds
-        known = self.settings.thresholds
-        if known is None:
+    def thresholds(self, classes: int) -> tuple[float, ...] | None:
+        """For several labels an image, those that an evaluation takes; None where it chooses them itself.
+
+        Args:
+            classes: how many the network tells.
+
+        Raises:
+            PpclsExtError: those that are known are of another number.
+        """
+        known = self.settings.given_thresholds if self.mode == "train" else self.settings.thresholds
+        if known is not None and len(known) != classes:
+            raise PpclsExtError(
+                f"{len(known)} thresholds are known, and the network tells {classes} classes: mend Arch"
+            )
+        if known is None and self.mode != "train":
             self.say_once(
                 f"no thresholds are known for these weights: {USUAL_THRESHOLD} is taken for each class "
                 "(Global.thresholds gives others)"
             )
-            known = (USUAL_THRESHOLD,) * self.config["Arch"]["class_num"]
+            known = (USUAL_THRESHOLD,) * classes
         return known
 
     def say_once(self, text: str) -> None:

@@ -128,7 +128,7 @@ def _compare(engine: Any, epoch: int, metrics: Any) -> list[Evaluation]:
 
 def _of_several_labels(engine: Any, answers: _Answers, loss: float | None) -> Evaluation:
     logits, labels = (np.concatenate(parts) for parts in zip(*answers))
-    scores, thresholds = sigmoid(logits), engine.thresholds
+    scores, thresholds = sigmoid(logits), engine.thresholds(labels.shape[1])
     thresholds = choose_thresholds(labels, scores) if thresholds is None else thresholds
     found = LabelScores([""] * len(labels), labels, scores, thresholds, engine.settings.class_names)
     values, rows = measures(found), per_class(found)

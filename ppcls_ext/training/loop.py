@@ -84,7 +84,7 @@ def train(engine: Any, checkpoints: Checkpoints, observers: Sequence[Observer]) 
             engine.log_best(number, metric, checkpoints.best)
         if number % settings["save_interval"] == 0:
             checkpoints.save(f"epoch_{number}", number, metric)
-        checkpoints.save("latest", number, metric)
+        save_latest(engine, checkpoints, number, metric)
         rate = float(engine.lr_sch[0].get_lr()) if engine.lr_sch else math.nan
         epoch = Epoch(
             number, settings["epochs"], *trained[:2], rate, trained.averages, evaluation, is_best, checkpoints.best
@@ -186,6 +186,12 @@ def evaluate_epoch(engine: Any, number: int) -> Evaluation:
     return evaluation
 
 
+def save_latest(engine: Any, checkpoints: Checkpoints, number: int, metric: float) -> None:
+    """Saves the epoch as the one to resume from; from the first one on, the run's folder is this training's."""
+    checkpoints.save("latest", number, metric)
+    engine.first_epoch_is_saved()
+
+
 @contextlib.contextmanager
 def saved_first(engine: Any, checkpoints: Checkpoints, number: int) -> Iterator[None]:
     """A context for an evaluation: where it fails, the epoch that it is of is saved before the error is told.
@@ -199,7 +205,7 @@ def saved_first(engine: Any, checkpoints: Checkpoints, number: int) -> Iterator[
     except Exception as error:
         if isinstance(unwrapped(error), KeyboardInterrupt):
             raise
-        checkpoints.save("latest", number, 0.0)
+        save_latest(engine, checkpoints, number, 0.0)
         what = str(error) if isinstance(error, PpclsExtError) else f"{type(error).__name__}: {short(error)}"
         raise PpclsExtError(
             f"the evaluation after epoch {number} failed, and that epoch is saved as latest: {what}; "

@@ -164,7 +164,9 @@ class RunRecord(Observer):
             self._record.begin(
                 self._engine.settings.config,
                 typed_command(),
-                resumed=resumed,
+                self._engine.place,
+                self._engine.settings.made_lists,
+                resumed=self._engine.resumed,
                 seed=self._checkpoints.seed,
                 device=paddle.device.get_device(),
                 processes=dist.get_world_size(),

@@ -195,7 +195,7 @@ class TrainingReport(Observer):
             labels = {name: np.nonzero(np.asarray(values))[1] for name, values in labels.items()}
         classes = self._engine.config["Arch"].get("class_num") or 1000
         if labels:
-            draw_class_counts(labels, self._names, classes, self._engine.folder / "data.png", images)
+            draw_class_counts(labels, self._names, classes, self._engine.place / "data.png", images)
 
     def _draw_batch(self, images: Any, labels: Any) -> None:
         images, labels = images.numpy(), labels.numpy()
@@ -207,7 +207,7 @@ class TrainingReport(Observer):
             title = (
                 f"first batch: {len(images)} images of {images.shape[3]} × {images.shape[2]} px, as the net sees them"
             )
-            draw_sheet(list(pixels), captions, title, self._engine.folder / "batch.png")
+            draw_sheet(list(pixels), captions, title, self._engine.place / "batch.png")
 
     def _caption(self, label: np.ndarray) -> str:
         if self._engine.task == MULTI_LABEL:

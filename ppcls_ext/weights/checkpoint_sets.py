@@ -28,6 +28,9 @@ from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.files import require_plain
 from ppcls_ext.weights.manifest import NEW, WHAT_TO_DO, belongs, dump_manifest, manifest_path, read_manifest
 
+#: In a run's folder, what a new training writes to until its first checkpoints are complete.
+FIRST_EPOCH = "first_epoch"
+
 
 class CheckpointSet(NamedTuple):
     """A complete set.
@@ -71,7 +74,7 @@ class SetWriter:
         self._prefix = prefix
         self._listed: dict[str, dict[str, Any]] = {}
         self._folder_is_new = not prefix.is_dir()  # PaddleClas develop's best_model/
-        with _explained(prefix):
+        with _explained(prefix, prefix.parent):
             require_plain(manifest_path(prefix))
             finish(prefix)
 
@@ -80,7 +83,7 @@ class SetWriter:
         name = path.relative_to(self._prefix.parent).as_posix()
         if not belongs(self._prefix, name):
             raise PpclsExtError(f"cannot write checkpoint {path}: that is not a name for a file of {self._prefix}")
-        with _explained(path):
+        with _explained(path, self._prefix.parent):
             require_plain(path)
             self._listed[name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
             _write_new(path, content)
@@ -92,15 +95,15 @@ class SetWriter:
             state: further JSON values to keep in the manifest.
         """
         path = manifest_path(self._prefix)
-        with _explained(path):
+        with _explained(path, path.parent):
             before = _files_before(self._prefix)
             _write_new(path, dump_manifest(state, self._listed, time.time_ns()))
-            _flush_folder(path.parent)
+            flush_folder(path.parent)
             os.replace(_new(path), path)
-            _flush_folder(path.parent)
+            flush_folder(path.parent)
             for name in self._listed:
                 os.replace(_new(path.parent / name), path.parent / name)
-            _flush_folder(path.parent)
+            flush_folder(path.parent)
             for name in before.difference(self._listed):
                 (path.parent / name).unlink(missing_ok=True)
 
@@ -162,6 +165,8 @@ def find_newest(folder: Path) -> tuple[CheckpointSet | None, list[str]]:
     candidates, faults = [], []
     for manifest in sorted({*folder.glob("*.json"), *folder.glob("*/*.json")}):
         prefix = manifest.with_suffix("")
+        if FIRST_EPOCH in manifest.relative_to(folder).parts:
+            continue  # of a training that has no complete checkpoints yet
         if not [*prefix.parent.glob(f"{glob.escape(prefix.name)}.pdparams*")]:
             continue  # some other JSON file
         try:
@@ -180,28 +185,19 @@ def find_newest(folder: Path) -> tuple[CheckpointSet | None, list[str]]:
 
 
 def how_to_resume(folder: Path) -> str:
-    """Returns advice for the user whose training was stopped."""
-    found, _ = find_newest(folder)
-    if found is None:
-        return f"begin again: {folder} holds no checkpoint to resume from"
-    return f"resume with the same command and --resume: the checkpoint of epoch {found.state.get('epoch')} is whole"
+    """Returns advice for the user whose training was stopped.
 
-
-def remove(prefix: Path) -> bool:
-    """Removes a set, and PaddleClas's files of this name without a manifest; returns whether there was one.
-
-    Raises:
-        PpclsExtError: a file cannot be removed.
+    Args:
+        folder: the folder that it writes to, which is `FIRST_EPOCH` in the run's folder, or below it, at first.
     """
-    with _explained(prefix):
-        finish(prefix)
-        there = [*prefix.parent.glob(f"{glob.escape(prefix.name)}*.pd*"), *prefix.glob("model.pd*")]
-        there = [path for path in there if belongs(prefix, path.relative_to(prefix.parent).as_posix())]
-        for path in [*there, manifest_path(prefix)]:
-            path.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        prefix.rmdir()  # only an empty one
-    return bool(there)
+    first = next((above for above in (folder, *folder.parents[:1]) if above.name == FIRST_EPOCH), None)
+    run = folder if first is None else first.parent
+    found, _ = find_newest(run)
+    if found is None:
+        return f"begin again: {run} holds no checkpoint to resume from"
+    if first is not None:
+        return f"begin again: {run} is as it was before this training"
+    return f"resume with the same command and --resume: the checkpoint of epoch {found.state.get('epoch')} is whole"
 
 
 def finish(prefix: Path) -> None:
@@ -224,7 +220,7 @@ def finish(prefix: Path) -> None:
             os.replace(path, target)
         else:
             path.unlink(missing_ok=True)
-    _flush_folder(prefix.parent)
+    flush_folder(prefix.parent)
 
 
 def _new(path: Path) -> Path:
@@ -277,7 +273,7 @@ def _write_new(path: Path, content: bytes | memoryview) -> None:
         raise
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
     """Makes renamings in `folder` survive a power cut, if the system can flush folders."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
@@ -288,9 +284,9 @@ def _flush_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _explained(path: Path, folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = f"{error.strerror or error}; make room, then {how_to_resume(path.parent)}"
+        reason = f"{error.strerror or error}; make room, then {how_to_resume(folder)}"
         raise PpclsExtError(f"cannot write checkpoint {path}: {reason}") from error

@@ -57,7 +57,7 @@ def hold(folder: Path) -> None:
         PpclsExtError: another process trains there (the message says which), or the folder cannot be written.
     """
     key = os.path.realpath(folder)
-    if key in _held and _held[key].process == os.getpid():
+    if is_held(folder):
         return
     new = [above for above in (folder, *folder.parents) if not above.exists()]
     try:
@@ -67,6 +67,12 @@ def hold(folder: Path) -> None:
     except OSError as error:
         raise PpclsExtError(f"cannot train in {folder}: {error.strerror or error}; choose another folder") from error
     _held[key] = _Held(end, os.getpid(), new)
+
+
+def is_held(folder: Path) -> bool:
+    """Whether this process holds `folder`."""
+    held = _held.get(os.path.realpath(folder))
+    return held is not None and held.process == os.getpid()
 
 
 def release(folder: Path) -> None:

@@ -110,3 +110,12 @@ def test_weights_of_the_other_task_are_refused(config, several, weights, caplog)
         settings["Global"]["pretrained_model"] = weights(architecture="MobileOne_S0")  # by an earlier version
         assert RunSettings(settings).weights("eval") is not None
         assert not caplog.records
+
+
+def test_thresholds_of_nobody_knows_how_many_classes(several):
+    several["Arch"] = {"name": "ResNet50"}
+    several["Global"]["thresholds"] = 0.5
+    with pytest.raises(
+        PpclsExtError, match=r"Global.thresholds says one number a class: give their number, Arch.class_num"
+    ):
+        _ = RunSettings(several).thresholds

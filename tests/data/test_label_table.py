@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ppcls_ext.commands import datasets, train
 from ppcls_ext.data.class_folders import kept_lists
 from ppcls_ext.data.label_table import divide, make_label_lists, read_label_table
 from ppcls_ext.data.lists import MULTI_LABEL, read_class_names, read_list
@@ -241,3 +242,17 @@ def test_shares_of_common_and_rare_classes():
     shares = np.array(labels)[parts].sum(0) / np.array(labels).sum(0)
     np.testing.assert_allclose(shares, 0.2, atol=0.02)
     assert abs(parts.mean() - 0.2) < 0.02
+
+
+def test_the_command_make_lists(photos, tmp_path, capsys):
+    datasets.lists([str(photos), "--labels", str(photos / "labels.csv"), "--output", str(tmp_path / "lists")])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "3 classes, 16 images to train on, 4 to evaluate on"
+    assert lines[-1] == f"in the YAML: class_num: 3, image_root: {photos}"
+    assert len(read_list(tmp_path / "lists" / "val_list.txt", photos, 3, task=MULTI_LABEL)) == 4
+
+
+def test_labels_need_their_images(capsys):
+    with pytest.raises(SystemExit):
+        train.main(["-c", "MobileOne_S0", "--labels", "labels.csv"])
+    assert "expected --data FOLDER with --labels, in which the images are" in capsys.readouterr().err

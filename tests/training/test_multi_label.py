@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 import ppcls_ext
+from ppcls_ext import doctor
 from ppcls_ext.config.folder import KEY
 from ppcls_ext.config.lists import evaluate_on, images_in, use_lists
 from ppcls_ext.config.settings import RunSettings, open_run
@@ -402,6 +403,41 @@ def test_what_is_refused_leaves_nothing(photos, plain, tmp_path, options, messag
     with pytest.raises(PpclsExtError, match=message):
         ppcls_ext.train(plain, **options)
     assert not (tmp_path / "output").exists()
+
+
+def test_a_loss_that_is_asked_for_stays(photos, config, tmp_path):
+    made = make_label_lists(photos, photos / "labels.csv", tmp_path / "lists")
+    config["Loss"]["Train"] = [{"MultiLabelAsymmetricLoss": {"weight": 1.0}}]
+    use_lists(config, made)
+    assert config["Loss"] == {
+        "Train": [{"MultiLabelAsymmetricLoss": {"weight": 1.0}}],
+        "Eval": [{"MultiLabelLoss": {"weight": 1.0}}],
+    }
+
+
+def test_the_asymmetric_loss(several):
+    """Trains where PaddleClas has it; else the name is refused, with what is near it."""
+    import ppcls.loss
+
+    several["Loss"]["Train"] = [{"MultiLabelAsymmetricLoss": {"weight": 1.0}}]
+    if hasattr(ppcls.loss, "MultiLabelAsymmetricLoss"):
+        assert np.isfinite(train(several).evaluations[0].value)
+    else:
+        with pytest.raises(
+            PpclsExtError, match=r"MultiLabelAsymmetricLoss, which PaddleClas does not have; near it: Mul"
+        ):
+            build_engine(several)
+
+
+def test_dali_reads_one_class(several):
+    several["Global"]["use_dali"] = True
+    with pytest.raises(PpclsExtError, match=r"Global.use_dali reads one class an image, and the lists give several"):
+        prepared(several, "train")
+
+
+def test_the_doctor_counts(several, tmp_path):
+    found = doctor._check_data(RunSettings(several), str(tmp_path / "tried"))
+    assert (found.text, found.advice) == ("Train 24 images of 3 classes, Eval 20 images of 3 classes", "")
 
 
 def test_configurations_that_do_not_fit(photos, several, config, tmp_path):

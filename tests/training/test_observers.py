@@ -8,6 +8,7 @@ import logging
 import pytest
 from paddle.utils import unique_name
 
+from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.training import observers
 from ppcls_ext.training.checkpoints import Checkpoints
 from ppcls_ext.training.evaluation import Evaluation
@@ -133,12 +134,15 @@ def test_patience_needs_evaluations(make_engine):
         make_engine(patience=3, eval_during_train=False)
 
 
-def test_changed_lists_are_said(train, config, dataset, tmp_path, caplog):
+def test_changed_lists_are_refused_unless_they_are_named(train, config, dataset, tmp_path, caplog):
     listed = tmp_path / "list.txt"
     listed.write_text((dataset / "train_list.txt").read_text())
     config["DataLoader"]["Train"]["dataset"]["cls_label_path"] = str(listed)
     train(epochs=1)
     listed.write_text("".join(listed.read_text().splitlines(keepends=True)[:8]))
+    with pytest.raises(PpclsExtError, match=r"list\.txt was changed after the training \(24 → 8 lines\): put it back"):
+        train(epochs=2, checkpoints="latest")
+    config["DataLoader"]["Train"]["dataset"]["cls_label_path"] = str(listed.rename(tmp_path / "shorter.txt"))
     with caplog.at_level(logging.WARNING):
         train(epochs=2, checkpoints="latest")
-    assert f"{listed} has other lines than before (24 → 8)" in caplog.text
+    assert "shorter.txt" in caplog.text
