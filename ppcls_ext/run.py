@@ -114,9 +114,7 @@ class Run:
         """
         self.settings.require_ours()
         settings = self.settings
-        thresholds = None
-        if settings.task == MULTI_LABEL and settings.class_num:
-            thresholds = own_thresholds(settings, settings.class_num)
+        thresholds = own_thresholds(settings, settings.class_num or 0)
         return Metadata(
             settings.arch.name, settings.image_rule(), settings.class_names, task=settings.task, thresholds=thresholds
         )

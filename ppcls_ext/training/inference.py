@@ -64,7 +64,7 @@ class _Ours:
     def __call__(self, logits: paddle.Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
         """Returns the results of the images with these names, from their logits (N, classes)."""
         settings = self._settings
-        thresholds = own_thresholds(settings, logits.shape[1]) if settings.task == MULTI_LABEL else None
+        thresholds = own_thresholds(settings, logits.shape[1])
         choose = Choice(Classes(settings.task, settings.class_names, thresholds), self._topk, self._threshold)
         answers = []
         for name, row in zip(names, scores_from(logits.numpy(), settings.task)):

@@ -158,7 +158,7 @@ def test_infer_of_a_single_label_run_with_a_threshold(tiny_run, capsys):
         (
             {"name": "MultiLabelTopk", "threshold": 2},
             [],
-            "Infer.PostProcess.threshold: got 2, expected a number from 0",
+            "Infer.PostProcess.threshold is 2: expected a number from 0 to",
         ),
         ({"name": "MultiLabelTopk", "threshold": [0.5]}, [], "expected a number from 0 to 1, or 3, one for each class"),
     ],
