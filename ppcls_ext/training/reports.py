@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from ppcls_ext.hosts.paddleclas.image_lists import is_image_list
 from ppcls_ext.packages import require
 from ppcls_ext.predict.classifier import softmax
 from ppcls_ext.report.charts import draw_class_counts, draw_curves
-from ppcls_ext.report.evaluation_report import write_evaluation_report
+from ppcls_ext.report.evaluation_report import require_own_report, write_evaluation_report
 from ppcls_ext.report.image_figures import LARGEST_SHEET, draw_sheet, to_pixels
 from ppcls_ext.report.predictions import Predictions
 from ppcls_ext.report.tables import add_metrics
@@ -91,23 +92,34 @@ class EvaluationReport:
 
     Args:
         engine: ours, built in its mode "eval".
-        target: the folder to write to; True for "report" in the run's folder.
+        target: the folder to write to; True for "report-eval" in the run's folder, where "report" is the training's.
+        data: other images than the configuration's, as the user has named them.
 
     Raises:
-        PpclsExtError: matplotlib is missing, or the evaluation is of a kind that has no report.
+        PpclsExtError: matplotlib is missing, the evaluation is of a kind that has no report, or the folder holds other
+            files than a report's.
     """
 
-    def __init__(self, engine: Any, target: str | bool) -> None:
-        self._engine, self._answers = engine, Answers(engine)
-        self._folder = Path(target) if isinstance(target, str) else engine.folder / "report"
+    def __init__(self, engine: Any, target: str | os.PathLike | bool, data: str | os.PathLike | None = None) -> None:
+        self._engine, self._answers, self._data = engine, Answers(engine), data
+        self._folder = engine.folder / "report-eval" if isinstance(target, bool) else Path(target)
+        require_own_report(self._folder)
 
     def write(self) -> Path:
         """Writes the report; returns its page."""
         engine = self._engine
         evaluation = self._answers.evaluation(engine.settings.trained_with("eval")["class_names"])
-        figures = {"Curves": engine.folder / "curves.png", "Pictures a class": engine.folder / "data.png"}
+        figures = {"Curves": engine.folder / "curves.png"}
+        if self._data is None:
+            figures["Pictures a class"] = engine.folder / "data.png"
+        own = engine.settings.dataset("Eval").get("cls_label_path")
+        facts = {
+            "weights": engine.settings.section("Global").get("pretrained_model"),
+            "evaluated on": own if self._data is None else f"{self._data} (--data)",
+        }
         title = f"{engine.config['Arch']['name']}: evaluation"
-        return write_evaluation_report(evaluation, self._folder, title, config_text(engine.settings.config), figures)
+        settings = config_text(engine.settings.config)
+        return write_evaluation_report(evaluation, self._folder, title, settings, figures, facts)
 
 
 class TrainingReport(Observer):
@@ -127,6 +139,8 @@ class TrainingReport(Observer):
     def __init__(self, engine: Any, facts: dict[str, Any]) -> None:
         self._engine, self._names = engine, facts[KEY]["class_names"]
         self._answers = Answers(engine) if engine.config["Global"].get("report") else None
+        if self._answers is not None:
+            require_own_report(engine.folder / "report")
         self._best: Any = None
         self._trained = self._drawn = 0.0  # seconds
         self._rows: list[dict] = []
