@@ -171,5 +171,5 @@ def test_what_a_report_lacks_is_said_before_the_work(make_engine, config, tmp_pa
 def test_evaluations_without_a_report(make_engine):
     engine = make_engine("eval")
     engine.eval_mode = "retrieval"
-    with pytest.raises(PpclsExtError, match="--report needs an evaluation on a plain list"):
+    with pytest.raises(PpclsExtError, match="--report needs an evaluation on a list of images"):
         Answers(engine)
