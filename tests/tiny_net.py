@@ -11,7 +11,7 @@ from ppcls_ext.models.mobileone import MobileOneBlock
 from ppcls_ext.predict.metadata import Metadata
 from tests.helpers import randomise_norms
 
-CLASSES = ("Gänseblümchen", "菊花", 'a "quoted" name', "", "🌻")
+CLASSES = ("Gänseblümchen", "菊花", 'a "quoted" name', "rose", "🌻")
 PIXELS = 16
 
 
