@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import platform
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import paddle
@@ -274,7 +276,7 @@ class Engine(_HostEngine):
         """Prints the classes of images: see `inference.infer`."""
         infer(self)
 
-    def export(self, *args: Any, **kwargs: Any) -> None:
+    def export(self, *args: Any, describe: Callable[[Path], None] | None = None, **kwargs: Any) -> None:
         """Writes the fused model for Paddle Inference and checks it: see `inference_program.export`.
 
         PaddleClas's own export takes arguments, with `Global.uniform_output_enabled`.
@@ -282,7 +284,7 @@ class Engine(_HostEngine):
         if args or kwargs:
             super().export(*args, **kwargs)
         else:
-            export(self, super().export)
+            export(self, super().export, describe)
 
     @property
     def network(self) -> paddle.nn.Layer:
