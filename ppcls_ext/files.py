@@ -88,14 +88,18 @@ def require_own_folder(target: Path, pattern: str, what: str) -> None:
 
 
 @contextlib.contextmanager
-def folder_at_once(target: Path) -> Iterator[Path]:
-    """Makes a new folder beside `target`; on success it takes the place of `target`, as one.
+def folder_at_once(target: Path, pattern: str, first: str = "") -> Iterator[Path]:
+    """Makes a new folder for a set of files; on success it takes the place of `target`, as one.
 
     On any exception it is removed and an existing `target` is left as it was. Where the system cannot exchange two
-    folders (any but Linux, some network disks), an existing one is away for the moment between two renamings.
+    folders (any but Linux, some network disks), an existing one is away for the moment between two renamings. In a
+    folder that holds other files too, or cannot be renamed (a mounted disk, the working directory), the files are
+    replaced one by one.
 
     Args:
-        target: the final path, which is new or a folder of files of one kind; see `require_own_folder`.
+        target: the final path, which is new or a folder.
+        pattern: of the set's file names; what matches it in `target` and is not in the new folder is removed.
+        first: the file that is replaced before the others.
 
     Yields:
         The new folder.
@@ -107,21 +111,32 @@ def folder_at_once(target: Path) -> Iterator[Path]:
     new = None
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        new = Path(tempfile.mkdtemp(prefix=f".{final.name[:LONGEST_PART]}.", suffix=".new", dir=final.parent))
-        umask = os.umask(0)
-        os.umask(umask)
-        new.chmod(0o777 & ~umask)
+        names = os.listdir(final) if final.exists() else []
+        is_whole = all(re.fullmatch(pattern, name) for name in names) and _can_be_renamed(final)
+        new = Path(
+            tempfile.mkdtemp(
+                prefix=f".{final.name[:LONGEST_PART]}.", suffix=".new", dir=final.parent if is_whole else final
+            )
+        )
+        new.chmod(0o777 & ~_umask())
         yield new
         for path in (*new.rglob("*"), new):
             _flush(path)
-        if not final.exists():
+        if not is_whole:
+            written = os.listdir(new)
+            for name in sorted(written, key=lambda name: name != first):
+                os.replace(new / name, final / name)
+            for name in set(names).difference(written):
+                if re.fullmatch(pattern, name):
+                    (final / name).unlink()
+        elif not final.exists():
             os.rename(new, final)
         elif not _exchange(new, final):
             away = new.with_suffix(".old")
             os.rename(final, away)
             os.rename(new, final)
             new = away
-        _flush(final.parent)
+        _flush(final.parent if is_whole else final)
     except OSError as error:
         raise PpclsExtError(
             f"cannot write {target}: {error.strerror or error}; choose a folder that is writable and has room"
@@ -129,6 +144,13 @@ def folder_at_once(target: Path) -> Iterator[Path]:
     finally:
         if new is not None:
             shutil.rmtree(new, ignore_errors=True)
+
+
+def _can_be_renamed(folder: Path) -> bool:
+    """Whether another folder can take the place of `folder`, which may not exist yet."""
+    if not os.access(folder.parent, os.W_OK):
+        return not folder.exists()
+    return not os.path.ismount(folder) and folder not in (Path.cwd(), *Path.cwd().parents)
 
 
 def _flush(path: Path) -> None:
@@ -234,14 +256,18 @@ def _permissions(target: Path) -> int:
     try:
         mode = os.stat(target).st_mode
     except FileNotFoundError:
-        umask = os.umask(0)
-        os.umask(umask)
-        return 0o666 & ~umask
+        return 0o666 & ~_umask()
     if not stat.S_ISREG(mode):
         raise PpclsExtError(f"cannot write {target}: it is {_kind(mode)}; expected a regular file or a new name")
     if not os.access(target, os.W_OK):
         raise PpclsExtError(f"cannot write {target}: it is write-protected; change that or choose a new name")
     return stat.S_IMODE(mode)
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
 
 
 def _kind(mode: int) -> str:

@@ -223,9 +223,7 @@ class Run:
         """
         engine = _build_engine(self.settings, "export", verbose)
         folder = Path(engine.config["Global"]["save_inference_dir"])
-        engine.export()
-        if self.settings.arch.is_ours:
-            self._write_inference_yml(folder)
+        engine.export(describe=self._write_inference_yml if self.settings.arch.is_ours else None)
         return folder
 
     def _write_inference_yml(self, folder: Path) -> None:
@@ -239,7 +237,6 @@ class Run:
             return
         with atomic_write(folder / NAME, "w", encoding="utf-8") as file:
             file.write(text)
-        print(folder / NAME)
         for remark in other_in_paddlex(self.metadata):
             logger.warning("%s: %s", NAME, remark)
 

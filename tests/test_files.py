@@ -103,7 +103,7 @@ def test_failure_leaves_the_file_before(tmp_path):
 
 
 def replace_folder(target: Path, text: str) -> None:
-    with files.folder_at_once(target) as place:
+    with files.folder_at_once(target, "[abc]") as place:
         for name in ("a", "b", "c"):
             (place / name).write_text(text)
 
@@ -153,13 +153,38 @@ def test_a_folder_where_none_can_be_exchanged(tmp_path, monkeypatch):
     for text in ("old", "new"):
         replace_folder(tmp_path / "report", text)
     assert {path.read_text() for path in (tmp_path / "report").iterdir()} == {"new"}
-    with pytest.raises(ZeroDivisionError), files.folder_at_once(tmp_path / "report"):
+    with pytest.raises(ZeroDivisionError), files.folder_at_once(tmp_path / "report", "[abc]"):
         1 / 0  # noqa: B018
     assert os.listdir(tmp_path) == ["report"]
     (tmp_path / "link").symlink_to("report")
     replace_folder(tmp_path / "link", "newer")
     assert (tmp_path / "link").is_symlink()
     assert {path.read_text() for path in (tmp_path / "report").iterdir()} == {"newer"}
+
+
+def test_a_folder_with_other_files_is_replaced_file_by_file(tmp_path, monkeypatch):
+    target = tmp_path / "report"
+    target.mkdir()
+    for name in ("notes.txt", "a", "x"):
+        (target / name).write_text("mine")
+
+    def write():
+        with files.folder_at_once(target, "[abcx]", first="b") as place:
+            for name in ("a", "b"):
+                (place / name).write_text("new")
+
+    replaced = os.replace
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", lambda source, to: 1 / 0 if Path(to).name == "a" else replaced(source, to))
+        with pytest.raises(ZeroDivisionError):
+            write()
+    assert (target / "b").read_text() == "new", "the first"
+    write()
+    assert {path.name: path.read_text() for path in target.iterdir()} == {"a": "new", "b": "new", "notes.txt": "mine"}
+    monkeypatch.chdir(target)
+    (target / "notes.txt").unlink()
+    write()
+    assert os.path.samefile(Path.cwd(), target), "a working directory stays"
 
 
 def test_reading_ends(tmp_path):
@@ -201,6 +226,7 @@ READERS = {
     "hosts/paddleclas/locate.py": "PaddleClas's own version",
     "report/page.py": "pictures of the report's own",
     "commands/datasets.py": "written before",
+    "predict/program_set.py": "is_file before; files of an export that was just written",
 }
 
 
@@ -225,6 +251,7 @@ WRITERS = {
     "download.py": "a part of another name, and the lock",
     "export/program.py": "in a temporary folder",
     "predict/runtimes.py": "in a temporary folder",
+    "training/inference_program.py": "in a folder aside, which is put in place as one",
 }
 
 

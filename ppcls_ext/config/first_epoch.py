@@ -38,7 +38,7 @@ _LISTS = "|".join(map(re.escape, (TRAIN_LIST, VAL_LIST, TEST_LIST, LABEL_LIST, L
 VALUABLE = (
     rf"({_SETS}/)?{_SETS}{_SET_FILES}",
     rf"{_SETS}/model{_SET_FILES}",
-    rf"({_SETS}/)?inference(_ema)?/inference\w*\.(json|pdmodel|pdiparams|pdiparams\.info|yml)",
+    rf"({_SETS}/)?inference(_ema)?/inference\w*\.(json|pdmodel|pdiparams|pdiparams\.info|yml|sha256)",
     r"ARCH(_int8|_fp16)?\.onnx",
 )
 #: These, and everything else that a training or a later command writes there by itself, but for the training's log.
@@ -49,7 +49,7 @@ EARLIER = (
     r"report(-eval)?/((confusion|reliability|mistakes|average_precision)\.png|(per_class|confused_pairs)\.csv|"
     r"report\.html)",
     r"vdl/.*",
-    r"inference/\.export-[^/]*/.*",
+    r"inference/\.(export-[^/]*|inference\.[^/]*\.new)/.*",
     r"(.*/)?\.[^/]*\.tmp",
     r"\.(report|report-eval|inference)\.[^/]*\.(new|old)/.*",
 )

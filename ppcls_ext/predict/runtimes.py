@@ -23,6 +23,7 @@ from ppcls_ext.packages import import_extra, missing, require
 from ppcls_ext.predict.inference_yml import NAME, read_inference_yml
 from ppcls_ext.predict.metadata import LOGITS, OUTPUTS, Metadata
 from ppcls_ext.predict.onnx_file import ends_in_logits, open_session, read_metadata, require_file
+from ppcls_ext.predict.program_set import require_one_set
 
 #: The files that pnnx writes for ncnn.
 PARAM, BIN = "net.ncnn.param", "net.ncnn.bin"
@@ -165,6 +166,7 @@ class PaddleModel:
         programs = [folder / name for name in ("inference.json", "inference.pdmodel") if (folder / name).is_file()]
         if not programs:
             raise PpclsExtError(f"{path}: expected a folder with inference.json, as ppcls-ext export-model writes it")
+        require_one_set(folder)
         self.metadata = read_inference_yml(folder / NAME)
         width, height = self.metadata.preprocessing.image_size
         self.image_shape = [3, height, width]

@@ -63,7 +63,7 @@ def write_evaluation_report(
     """
     target = Path(folder)
     require_own_report(target)
-    with folder_at_once(target) as place:
+    with folder_at_once(target, FILES) as place:
         _write(predictions, place, title, settings, figures or {}, facts or {})
     return target / "report.html"
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import platform
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import paddle
@@ -317,7 +319,7 @@ class Engine(_HostEngine):
         """Prints the classes of images: see `inference.infer`."""
         infer(self, threshold)
 
-    def export(self, *args: Any, **kwargs: Any) -> None:
+    def export(self, *args: Any, describe: Callable[[Path], None] | None = None, **kwargs: Any) -> None:
         """Writes the fused model for Paddle Inference and checks it: see `inference_program.export`.
 
         PaddleClas's own export takes arguments, with `Global.uniform_output_enabled`.
@@ -326,7 +328,7 @@ class Engine(_HostEngine):
             with told_the_task(self):
                 super().export(*args, **kwargs)
         else:
-            export(self, super().export)
+            export(self, super().export, describe)
 
     @property
     def network(self) -> paddle.nn.Layer:

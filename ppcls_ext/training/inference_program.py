@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,9 @@ import paddle
 from ppcls_ext.data.lists import MULTI_LABEL
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.export.comparison import relative_difference
+from ppcls_ext.files import folder_at_once
 from ppcls_ext.hosts.quiet import logging_from
+from ppcls_ext.predict.program_set import DIGESTS, FILES, digests_of
 from ppcls_ext.weights.files import read_weights
 
 #: PaddleClas's metric of attributes, by which its export recognises several labels.
@@ -26,18 +26,22 @@ TOLERANCE = 1e-3  # relative to the largest output; float32 fusion stays far bel
 TRAINING_ONLY = "._act_preprocess.alpha"
 
 
-def export(engine: Any, host_export: Callable[[], None]) -> None:
+def export(engine: Any, host_export: Callable[[], None], describe: Callable[[Path], None] | None = None) -> None:
     """Writes the fused model for Paddle Inference, checks it and prints the files' paths.
+
+    The files are one set, which is replaced at once; where that is impossible, behind the list of its digests, so that
+    no mixture is taken for a set (`predict.program_set`).
 
     Args:
         engine: ours, built, in its mode "export".
         host_export: PaddleClas's, which writes to `Global.save_inference_dir`.
+        describe: writes further files of the set to the folder that it is given.
 
     Raises:
         PpclsExtError: the written model gives other results than the trained one; it is not kept.
     """
     with told_the_task(engine):
-        _export(engine, host_export)
+        _export(engine, host_export, describe)
 
 
 @contextlib.contextmanager
@@ -61,30 +65,22 @@ def ends_in_sigmoid(engine: Any) -> bool:
     return engine.settings.task == MULTI_LABEL and engine.config["Arch"].get("infer_add_softmax") is not False
 
 
-def _export(engine: Any, host_export: Callable[[], None]) -> None:
+def _export(engine: Any, host_export: Callable[[], None], describe: Callable[[Path], None] | None) -> None:
     settings = engine.config["Global"]
     target = Path(settings["save_inference_dir"])
     image = np.random.default_rng(0).standard_normal((1, *settings["image_shape"]), dtype=np.float32)
     expected = _expected_outputs(engine, image)
-    is_new = not target.exists()
-    target.mkdir(parents=True, exist_ok=True)
-    try:
-        with tempfile.TemporaryDirectory(prefix=".export-", dir=target) as temporary:
-            settings["save_inference_dir"] = temporary
-            with logging_from(logging.WARNING, logging.getLogger("ppcls")):  # it would name the temporary folder
-                host_export()
-            written = sorted(path.name for path in Path(temporary).iterdir())
-            if "inference.pdiparams" in written:  # a quantised model has another name and other results
-                _compare(expected, paddle.jit.load(str(Path(temporary, "inference"))), image)
-            for name in written:
-                os.replace(Path(temporary, name), target / name)
-    except BaseException:
-        if is_new:
-            target.rmdir()
-        raise
-    # of an earlier export: a program in Paddle's other format would go with these parameters, inference.yml with both
-    for name in {"inference.json", "inference.pdmodel", "inference.yml"}.difference(written):
-        (target / name).unlink(missing_ok=True)
+    with folder_at_once(target, FILES, first=DIGESTS) as place:
+        settings["save_inference_dir"] = str(place)
+        with logging_from(logging.WARNING, logging.getLogger("ppcls")):  # it would name the temporary folder
+            host_export()
+        settings["save_inference_dir"] = str(target)
+        if (place / "inference.pdiparams").is_file():  # a quantised model has another name and other results
+            _compare(expected, paddle.jit.load(str(place / "inference")), image)
+        if describe is not None:
+            describe(place)
+        written = sorted(path.name for path in place.iterdir())
+        (place / DIGESTS).write_text(digests_of(place), encoding="utf-8")
     for name in written:
         print(target / name)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tests.helpers import prepared
+from tests.helpers import build_engine
 
 written: list[str] = []
 
@@ -31,13 +31,10 @@ def main() -> None:
     import numpy as np
     import paddle.distributed as dist
 
-    config = prepared(load_config(sys.argv[1]), "train")
-    from ppcls_ext.training.engine import Engine
-
-    engine = Engine(config, "train")
+    engine = build_engine(load_config(sys.argv[1]))
     sys.addaudithook(note)
     engine.train()
-    output = str(Path(config["Global"]["output_dir"]).resolve())
+    output = str(engine.folder.parent.resolve())
     files = [path for path in written if str(Path(path).resolve()).startswith(output)]
     state = {f"trained {name}": tensor.numpy() for name, tensor in engine.model.state_dict().items()}
     with engine.recipe.evaluated():

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from pathlib import Path
 
 import paddle
 import pytest
 from PIL import Image
 
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.predict.program_set import require_one_set
+from ppcls_ext.predict.runtimes import PaddleModel
 from tests.helpers import build_engine
 
 pytestmark = pytest.mark.usefixtures("registered")
@@ -104,6 +107,44 @@ def test_wrong_export_is_not_kept(engine, config, tmp_path, monkeypatch):
         engine("export").export()
     assert [path.name for path in (tmp_path / "inference").iterdir()] == ["inference.pdiparams"]
     assert (tmp_path / "inference" / "inference.pdiparams").read_text() == "of an earlier export"
+
+
+def test_an_export_is_one_set(engine, config, tmp_path, monkeypatch):
+    """A folder of its own is replaced as one; among other files a mixture of two exports is refused."""
+    folder = tmp_path / "inference"
+    folder.mkdir()
+    (folder / "inference.yml").write_text("of an earlier export")
+    engine("export").export()
+    assert not (folder / "inference.yml").exists(), "which names other classes, perhaps"
+    first = {path.name: path.read_bytes() for path in folder.iterdir()}
+    require_one_set(folder)
+    (folder / "notes.txt").touch()
+    replace = os.replace
+
+    def replace_until_the_parameters(source, target):
+        if Path(target).name == "inference.pdiparams":
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    other = engine("export")
+    for parameter in other.model.parameters():
+        parameter.set_value(parameter + 0.01)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", replace_until_the_parameters)
+        with pytest.raises(KeyboardInterrupt):
+            other.export()
+    with pytest.raises(PpclsExtError, match=r"inference\.\w+ is missing, was changed or is of another export"):
+        PaddleModel(folder, None)
+    (folder / "notes.txt").unlink()
+    engine("export").export()
+    require_one_set(folder)
+    assert set(first) == {path.name for path in folder.iterdir()}
+    (folder / "inference.pdiparams").unlink()
+    with pytest.raises(PpclsExtError, match=r"inference\.pdiparams is missing"):
+        require_one_set(folder)
+    (folder / "inference.sha256").write_text("0  ../../etc/passwd\n")
+    with pytest.raises(PpclsExtError, match="is no file of an export"):
+        require_one_set(folder)
 
 
 @pytest.mark.parametrize(
