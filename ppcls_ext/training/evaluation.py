@@ -97,9 +97,9 @@ def _decided(found: list[Evaluation], best_by: BestBy) -> list[Evaluation]:
     for evaluation in found:
         if (value := evaluation.metrics.get(best_by.name)) is not None:
             rest = [other for other in found if other is not evaluation]
-            # thresholds belong to the weights, whatever decides
-            chosen = evaluation._replace(metric=best_by.name, value=value, thresholds=found[0].thresholds)
-            return [chosen._replace(classes=found[0].classes), *rest]
+            # this project's own stay with it: thresholds belong to the weights, whatever decides
+            own, metrics = found[0], {**evaluation.metrics, **found[0].metrics}
+            return [Evaluation(best_by.name, value, metrics, evaluation.images, own.thresholds, own.classes), *rest]
     names = ", ".join(name for evaluation in found for name in evaluation.metrics)
     raise PpclsExtError(f"{best_by.name} is to decide which epoch is the best, and the evaluation gives {names}")
 

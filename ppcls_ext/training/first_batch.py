@@ -20,10 +20,11 @@ import paddle
 from paddle.io.dataloader.collate import default_collate_fn
 from paddle.utils import map_structure, unique_name
 
-from ppcls_ext.config.best import parts
+from ppcls_ext.config.best import OF_SEVERAL_LABELS, parts
+from ppcls_ext.data.lists import MULTI_LABEL
 from ppcls_ext.errors import PpclsExtError, one_line
 from ppcls_ext.hosts.quiet import logging_from
-from ppcls_ext.training.evaluation import answers_to, require_classifier, values_of
+from ppcls_ext.training.evaluation import answers_to, logits_and_labels, require_classifier, values_of
 from ppcls_ext.training.host_log import as_number
 from ppcls_ext.training.loaders import require_read
 
@@ -70,6 +71,9 @@ def _try_classification(engine: Any) -> None:
         _try_losses("Loss.Eval", (config.get("Loss") or {}).get("Eval"), outputs, labels)
     values = _try_metrics("Metric.Eval", config["Metric"]["Eval"], outputs, labels)
     useful = [name for name in values if not _is_beyond(name, outputs)]
+    if engine.task == MULTI_LABEL:
+        logits_and_labels(outputs, labels)  # raises where they do not go together
+        useful += OF_SEVERAL_LABELS
     best_by = engine.best_by
     if best_by is not None and best_by.name not in [*useful, "loss"]:
         raise PpclsExtError(

@@ -75,7 +75,7 @@ def come_to(monkeypatch, metric: str, *found: float) -> None:
 
 
 def test_the_smallest_hamming_distance_is_kept(train, several_labels):
-    folder = train(epochs=4)
+    folder = train(epochs=4, best_by="HammingDistance")
     distances = values(folder, "eval_HammingDistance")
     epoch = distances.index(min(distances)) + 1
     assert epoch > 1, "it learns"
