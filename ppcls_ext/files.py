@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import hashlib
 import itertools
 import os
+import re
+import shutil
 import stat
+import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -72,6 +76,75 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb", **open_kwargs) -> It
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def require_own_folder(target: Path, pattern: str, what: str) -> None:
+    """Raises PpclsExtError if `target` exists and is no folder, or holds files whose names do not match `pattern`."""
+    if target.exists() and not target.is_dir():
+        raise PpclsExtError(f"cannot write {target}: it is {_kind(target.stat().st_mode)}; expected a folder")
+    others = sorted(name for name in os.listdir(target) if not re.fullmatch(pattern, name)) if target.is_dir() else []
+    if others:
+        raise PpclsExtError(f"{target} holds {others[0]}, which belongs to no {what}: choose a folder of its own")
+
+
+@contextlib.contextmanager
+def folder_at_once(target: Path) -> Iterator[Path]:
+    """Makes a new folder beside `target`; on success it takes the place of `target`, as one.
+
+    On any exception it is removed and an existing `target` is left as it was. Where the system cannot exchange two
+    folders (any but Linux, some network disks), an existing one is away for the moment between two renamings.
+
+    Args:
+        target: the final path, which is new or a folder of files of one kind; see `require_own_folder`.
+
+    Yields:
+        The new folder.
+
+    Raises:
+        PpclsExtError: it cannot be made or written, or the disk is full.
+    """
+    final = Path(os.path.realpath(target))
+    new = None
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        new = Path(tempfile.mkdtemp(prefix=f".{final.name[:LONGEST_PART]}.", suffix=".new", dir=final.parent))
+        umask = os.umask(0)
+        os.umask(umask)
+        new.chmod(0o777 & ~umask)
+        yield new
+        for path in (*new.rglob("*"), new):
+            _flush(path)
+        if not final.exists():
+            os.rename(new, final)
+        elif not _exchange(new, final):
+            away = new.with_suffix(".old")
+            os.rename(final, away)
+            os.rename(new, final)
+            new = away
+        _flush(final.parent)
+    except OSError as error:
+        raise PpclsExtError(
+            f"cannot write {target}: {error.strerror or error}; choose a folder that is writable and has room"
+        ) from error
+    finally:
+        if new is not None:
+            shutil.rmtree(new, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    with contextlib.suppress(OSError):  # where the system cannot flush folders
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchanges two folders at once; returns whether the system can."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
 
 
 def unused(path: Path, is_taken: Callable[[Path], bool]) -> Path:

@@ -165,13 +165,17 @@ class Run:
         return Run(evaluate_on(self.settings, data))
 
     def evaluate(
-        self, data: str | os.PathLike | None = None, *, report: str | bool = False, verbose: bool = False
+        self,
+        data: str | os.PathLike | None = None,
+        *,
+        report: str | os.PathLike | bool = False,
+        verbose: bool = False,
     ) -> Evaluated:
         """Evaluates the weights with PaddleClas's metrics.
 
         Args:
             data: other images than the configuration's; see `on`.
-            report: a folder to write a report to; True for "report" in the run's folder.
+            report: a folder to write a report to; True for "report-eval" in the run's folder.
             verbose: whether to show PaddleClas's own output.
 
         Raises:
@@ -183,7 +187,7 @@ class Run:
         if report:
             from ppcls_ext.training.reports import EvaluationReport
 
-            collected = EvaluationReport(engine, report)
+            collected = EvaluationReport(engine, report, data)
         engine.eval()
         return Evaluated(engine.evaluations, None if collected is None else collected.write())
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ast
 import os
+import signal
 import socket
 import stat
+import sys
 import tracemalloc
 from pathlib import Path
 
 import pytest
 
+from ppcls_ext import files
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.files import atomic_write, read_regular
 
@@ -97,6 +100,66 @@ def test_failure_leaves_the_file_before(tmp_path):
     assert not writing.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["file"]
+
+
+def replace_folder(target: Path, text: str) -> None:
+    with files.folder_at_once(target) as place:
+        for name in ("a", "b", "c"):
+            (place / name).write_text(text)
+
+
+def die_at(step: int, act) -> bool:
+    """Runs `act` in a process that kills itself before its file operation number `step`; whether it was killed."""
+    child = os.fork()
+    if child == 0:
+        left = step
+
+        def count(event, arguments):
+            nonlocal left
+            if event in ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "ctypes.call_function"):
+                left -= 1
+                if left < 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(count)
+        try:
+            act()
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_folder_is_replaced_at_once(tmp_path, there):
+    seen = set()
+    for step in range(60):
+        target = tmp_path / str(step) / "report"
+        if there:
+            replace_folder(target, "old")
+        killed = die_at(step, lambda target=target: replace_folder(target, "new"))
+        found = {path.name: path.read_text() for path in target.iterdir()} if target.exists() else None
+        assert found in ([dict.fromkeys("abc", "old")] if there else [None]) + [dict.fromkeys("abc", "new")]
+        seen.add(str(found))
+        if not killed:
+            break
+    assert not killed
+    assert step > 8
+    assert len(seen) == 2
+    assert os.listdir(target.parent) == ["report"]
+
+
+def test_a_folder_where_none_can_be_exchanged(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_exchange", lambda *_: False)
+    for text in ("old", "new"):
+        replace_folder(tmp_path / "report", text)
+    assert {path.read_text() for path in (tmp_path / "report").iterdir()} == {"new"}
+    with pytest.raises(ZeroDivisionError), files.folder_at_once(tmp_path / "report"):
+        1 / 0  # noqa: B018
+    assert os.listdir(tmp_path) == ["report"]
+    (tmp_path / "link").symlink_to("report")
+    replace_folder(tmp_path / "link", "newer")
+    assert (tmp_path / "link").is_symlink()
+    assert {path.read_text() for path in (tmp_path / "report").iterdir()} == {"newer"}
 
 
 def test_reading_ends(tmp_path):

@@ -26,18 +26,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     data = "other images: a folder with one folder per class, named as the run's classes, or an image list"
     parser.add_argument("--data", metavar="FOLDER|LIST", help=data)
     add_check_images_argument(parser)
-    report = "write confusions, mistakes, calibration and one HTML page (default: report in the run's folder)"
+    report = "write confusions, mistakes, calibration and one HTML page (default: report-eval in the run's folder)"
     parser.add_argument("--report", nargs="?", const=True, metavar="FOLDER", help=report)
     parser.add_argument("-v", "--verbose", action="store_true", help="show PaddleClas's own output")
     args = parser.parse_args(argv)
     run, _ = open_source(parser, args)
     load_host(args.config or run.folder)
-    if args.data is not None:
-        run = run.on(args.data)
     if args.check_images:
-        check_images(run, "eval", verbose=args.verbose)
+        check_images(run if args.data is None else run.on(args.data), "eval", verbose=args.verbose)
         return
-    evaluated = run.evaluate(report=args.report, verbose=args.verbose)
+    evaluated = run.evaluate(args.data, report=args.report or False, verbose=args.verbose)
     if not args.verbose:
         print(evaluated)
     if evaluated.page is not None:

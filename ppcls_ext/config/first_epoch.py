@@ -51,8 +51,9 @@ EARLIER = (
     r"vdl/.*",
     r"inference/\.export-[^/]*/.*",
     r"(.*/)?\.[^/]*\.tmp",
+    r"\.(report|report-eval|inference)\.[^/]*\.(new|old)/.*",
 )
-_FOLDERS = rf"lists|report(-eval)?|inference|vdl|{_SETS}"
+_FOLDERS = rf"\.(report|report-eval|inference)\.[^/]*\.(new|old)|lists|report(-eval)?|inference|vdl|{_SETS}"
 
 
 def files_of(folder: Path, patterns: tuple[str, ...]) -> list[Path]:

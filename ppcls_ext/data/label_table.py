@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import os
 import random
 from collections import Counter
@@ -42,7 +43,7 @@ from ppcls_ext.data.lists import (
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.files import read_regular
 
-#: Between the fields of a line; the one that gives the first line the most fields.
+#: Between the fields of a line; the one that divides the first two lines into equally many fields, and the most.
 DELIMITERS = (",", ";", TAB)
 LAYOUT = "expected a CSV file with the lines image,cat,dog (the classes) and img/0001.jpg,1,0 (a 0 or 1 for each class)"
 #: Divisions that are tried where one leaves a class out.
@@ -106,12 +107,14 @@ def _fields(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[s
         raise PpclsExtError(f"{path}:{max(reader.line_num, 1)}: not CSV: {error}; {LAYOUT}") from None
 
 
-def _columns(text: str, delimiter: str) -> int:
+def _columns(text: str, delimiter: str) -> tuple[bool, int]:
+    """Whether the first two lines have equally many fields, two at least, and how many the first one has."""
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-        return len(next((cells for cells in reader if any(cell.strip() for cell in cells)), []))
-    except csv.Error:
-        return 0
+        first, second = (len(cells) for cells in itertools.islice((line for line in lines if any(line)), 2))
+    except (csv.Error, ValueError):
+        return False, 0
+    return first == second > 1, first
 
 
 def _check_names(where: str, names: Sequence[str]) -> tuple[str, ...]:

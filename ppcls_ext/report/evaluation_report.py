@@ -10,6 +10,7 @@ import numpy as np
 
 from ppcls_ext.data.image_files import decode, read_image
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.files import folder_at_once, require_own_folder
 from ppcls_ext.report.figures import BLUE, GREY, ORANGE, class_labels, figure
 from ppcls_ext.report.image_figures import draw_sheet, shrunk
 from ppcls_ext.report.page import Page
@@ -23,6 +24,10 @@ from ppcls_ext.report.predictions import (
 )
 from ppcls_ext.report.tables import write_table
 
+#: The names of a report's files, of one label an image or several.
+FILES = (
+    r"(confusion|reliability|mistakes|average_precision)\.png|(per_class|confused_pairs)\.csv|report\.html|\..*\.tmp"
+)
 #: Up to this number of classes, a confusion matrix names the classes; up to the second, its cells hold their counts.
 NAMED, COUNTED = 60, 20
 #: Mistakes on their sheet.
@@ -36,9 +41,11 @@ def write_evaluation_report(
     title: str,
     settings: str,
     figures: Mapping[str, Path] | None = None,
-    facts: Mapping[str, str] | None = None,
+    facts: Mapping[str, object] | None = None,
 ) -> Path:
     """Writes confusion.png, reliability.png, mistakes.png, per_class.csv, confused_pairs.csv and report.html.
+
+    They are one set: an earlier report in the folder is replaced at once.
 
     Args:
         predictions: the network's predictions for the evaluated images.
@@ -46,14 +53,37 @@ def write_evaluation_report(
         title: title of the page.
         settings: the run's configuration, as text.
         figures: heading → PNG file of further figures for the page, such as the training's curves.
-        facts: further rows of the page's summary, such as the metric that has chosen the epoch.
+        facts: further rows of the page's summary: what was evaluated, or the metric that has chosen the epoch.
 
     Returns:
         The path of the page.
+
+    Raises:
+        PpclsExtError: the folder holds other files than a report's, or cannot be written.
     """
-    folder = Path(folder)
+    target = Path(folder)
+    require_own_report(target)
+    with folder_at_once(target) as place:
+        _write(predictions, place, title, settings, figures or {}, facts or {})
+    return target / "report.html"
+
+
+def require_own_report(folder: Path) -> None:
+    """Raises PpclsExtError if `folder` holds other files than a report's, which would be lost with it."""
+    require_own_folder(folder, FILES, "report")
+
+
+def _write(
+    predictions: Predictions,
+    folder: Path,
+    title: str,
+    settings: str,
+    figures: Mapping[str, Path],
+    facts: Mapping[str, object],
+) -> None:
     classes, pairs, curve = per_class(predictions), confused_pairs(predictions), reliability(predictions)
     summary = {
+        **facts,
         "pictures": len(predictions.labels),
         "classes": predictions.classes,
         "top-1": f"{predictions.accuracy():.4f}",
@@ -66,7 +96,7 @@ def write_evaluation_report(
     write_table(folder / "per_class.csv", list(classes[0]), classes)
     write_table(folder / "confused_pairs.csv", ("true", "predicted", "pictures", "share"), pairs)
     page = Page(title, summary)
-    for heading, path in (figures or {}).items():
+    for heading, path in figures.items():
         if path.is_file():
             page.add_image(heading, path)
     page.add_image("Confusion matrix", folder / "confusion.png")
@@ -77,7 +107,6 @@ def write_evaluation_report(
     page.add_table("Classes", classes)
     page.add_text("Settings", settings)
     page.write(folder / "report.html")
-    return folder / "report.html"
 
 
 def draw_confusion(predictions: Predictions, path: str | os.PathLike) -> None:
@@ -145,7 +174,6 @@ def _draw_mistakes(predictions: Predictions, path: Path) -> bool:
         images.append(read_small(predictions.paths[index]))
         captions.append(f"is {true}\ntaken for {predicted}\n{predictions.confidence[index]:.1%}")
     if not images:
-        path.unlink(missing_ok=True)  # an older one would not belong here
         return False
     draw_sheet(images, captions, f"the {len(images)} most confident mistakes", path)
     return True

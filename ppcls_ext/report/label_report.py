@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ppcls_ext.report.evaluation_report import MISTAKES, read_small
+from ppcls_ext.files import folder_at_once
+from ppcls_ext.report.evaluation_report import MISTAKES, read_small, require_own_report
 from ppcls_ext.report.figures import BLUE, ORANGE, class_labels, figure
 from ppcls_ext.report.image_figures import draw_sheet
 from ppcls_ext.report.label_scores import LabelScores, measures, per_class, worst_labels
@@ -25,9 +26,11 @@ def write_label_report(
     title: str,
     settings: str,
     figures: Mapping[str, Path] | None = None,
-    facts: Mapping[str, str] | None = None,
+    facts: Mapping[str, object] | None = None,
 ) -> Path:
     """Writes average_precision.png, mistakes.png, per_class.csv and report.html.
+
+    They are one set: an earlier report in the folder is replaced at once.
 
     Args:
         found: the network's scores for the evaluated images.
@@ -35,16 +38,33 @@ def write_label_report(
         title: title of the page.
         settings: the run's configuration, as text.
         figures: heading → PNG file of further figures for the page, such as the training's curves.
-        facts: further rows of the page's summary, such as the metric that has chosen the epoch.
+        facts: further rows of the page's summary: what was evaluated, or the metric that has chosen the epoch.
 
     Returns:
         The path of the page.
+
+    Raises:
+        PpclsExtError: the folder holds other files than a report's, or cannot be written.
     """
-    folder = Path(folder)
+    target = Path(folder)
+    require_own_report(target)
+    with folder_at_once(target) as place:
+        _write(found, place, title, settings, figures or {}, facts or {})
+    return target / "report.html"
+
+
+def _write(
+    found: LabelScores,
+    folder: Path,
+    title: str,
+    settings: str,
+    figures: Mapping[str, Path],
+    facts: Mapping[str, object],
+) -> None:
     rows, values = per_class(found), measures(found)
-    summary = {**(facts or {}), "images": len(found.labels), "classes": found.classes}
+    summary = {**facts, "images": len(found.labels), "classes": found.classes}
     page = Page(title, {**summary, **{name.replace("_", " "): f"{value:.4f}" for name, value in values.items()}})
-    for heading, path in (figures or {}).items():
+    for heading, path in figures.items():
         if path.is_file():
             page.add_image(heading, path)
     draw_average_precision(found, rows, values["mAP"], folder / "average_precision.png")
@@ -55,7 +75,6 @@ def write_label_report(
         page.add_image("Most confidently wrong", folder / "mistakes.png")
     page.add_text("Settings", settings)
     page.write(folder / "report.html")
-    return folder / "report.html"
 
 
 def draw_average_precision(found: LabelScores, rows: Rows, mean: float, path: str | os.PathLike) -> None:
@@ -97,7 +116,6 @@ def _draw_mistakes(found: LabelScores, path: Path) -> bool:
         score, threshold = found.scores[image, label], found.thresholds[label]
         captions.append(f"{says}\n{found.name(label)}\n{score:.1%}, threshold {threshold:.1%}")
     if not images:
-        path.unlink(missing_ok=True)  # an older one would not belong here
         return False
     draw_sheet(images, captions, f"the {len(images)} most confidently wrong labels", path)
     return True

@@ -207,9 +207,10 @@ def saved_first(engine: Any, checkpoints: Checkpoints, number: int) -> Iterator[
             raise
         save_latest(engine, checkpoints, number, 0.0)
         what = str(error) if isinstance(error, PpclsExtError) else f"{type(error).__name__}: {short(error)}"
+        latest = engine.folder / "latest.pdparams"
+        now = how_to_resume(engine.folder) if number < engine.epochs else f"then evaluate it: ppcls-ext eval {latest}"
         raise PpclsExtError(
-            f"the evaluation after epoch {number} failed, and that epoch is saved as latest: {what}; "
-            f"{how_to_resume(engine.folder)}"
+            f"the evaluation after epoch {number} failed, and that epoch is saved as latest: {what}; {now}"
         ) from error
 
 

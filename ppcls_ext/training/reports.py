@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +21,7 @@ from ppcls_ext.hosts.paddleclas.image_lists import is_image_list
 from ppcls_ext.packages import require
 from ppcls_ext.predict.classifier import softmax
 from ppcls_ext.report.charts import draw_class_counts, draw_curves
-from ppcls_ext.report.evaluation_report import write_evaluation_report
+from ppcls_ext.report.evaluation_report import require_own_report, write_evaluation_report
 from ppcls_ext.report.image_figures import LARGEST_SHEET, draw_sheet, to_pixels
 from ppcls_ext.report.label_report import write_label_report
 from ppcls_ext.report.label_scores import LabelScores, sigmoid
@@ -105,23 +106,34 @@ class EvaluationReport:
 
     Args:
         engine: ours, built in its mode "eval".
-        target: the folder to write to; True for "report" in the run's folder.
+        target: the folder to write to; True for "report-eval" in the run's folder, where "report" is the training's.
+        data: other images than the configuration's, as the user has named them.
 
     Raises:
-        PpclsExtError: matplotlib is missing, or the evaluation is of a kind that has no report.
+        PpclsExtError: matplotlib is missing, the evaluation is of a kind that has no report, or the folder holds other
+            files than a report's.
     """
 
-    def __init__(self, engine: Any, target: str | bool) -> None:
-        self._engine, self._answers = engine, Answers(engine)
-        self._folder = Path(target) if isinstance(target, str) else engine.folder / "report"
+    def __init__(self, engine: Any, target: str | os.PathLike | bool, data: str | os.PathLike | None = None) -> None:
+        self._engine, self._answers, self._data = engine, Answers(engine), data
+        self._folder = engine.folder / "report-eval" if isinstance(target, bool) else Path(target)
+        require_own_report(self._folder)
 
     def write(self) -> Path:
         """Writes the report; returns its page."""
         engine = self._engine
         evaluation = self._answers.evaluation(engine.settings.trained_with("eval")["class_names"])
-        figures = {"Curves": engine.folder / "curves.png", "Pictures a class": engine.folder / "data.png"}
+        figures = {"Curves": engine.folder / "curves.png"}
+        if self._data is None:
+            figures["Pictures a class"] = engine.folder / "data.png"
+        own = engine.settings.dataset("Eval").get("cls_label_path")
+        facts = {
+            "weights": engine.settings.section("Global").get("pretrained_model"),
+            "evaluated on": own if self._data is None else f"{self._data} (--data)",
+        }
         title = f"{engine.config['Arch']['name']}: evaluation"
-        return _write_report(evaluation, self._folder, title, config_text(engine.settings.config), figures)
+        settings = config_text(engine.settings.config)
+        return _write_report(evaluation, self._folder, title, settings, figures, facts)
 
 
 class TrainingReport(Observer):
@@ -141,6 +153,8 @@ class TrainingReport(Observer):
     def __init__(self, engine: Any, facts: dict[str, Any]) -> None:
         self._engine, self._names = engine, facts[KEY]["class_names"]
         self._answers = Answers(engine) if engine.config["Global"].get("report") else None
+        if self._answers is not None:
+            require_own_report(engine.folder / "report")
         self._best: Any = None
         self._best_by: BestBy | None = engine.best_by
         self._chosen: dict[str, str] = {}
@@ -272,7 +286,7 @@ def _write_report(
     title: str,
     settings: str,
     figures: dict[str, Path],
-    facts: dict[str, str] | None = None,
+    facts: Mapping[str, object] | None = None,
 ) -> Path:
     if isinstance(found, LabelScores):
         return write_label_report(found, folder, title, settings, figures, facts)

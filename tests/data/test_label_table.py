@@ -90,6 +90,11 @@ def test_kinds_of_tables(tmp_path, mark, start, end):
     assert read.rows == (("x y.png", (1, 0)), ('q"q.png', (0, 1)))
 
 
+def test_marks_inside_the_names_of_classes(tmp_path):
+    (tmp_path / "t.csv").write_text("image\tcat, big\tdog, small\tone, two, three; four\na.png\t1\t1\t1\n")
+    assert read_label_table(tmp_path / "t.csv").classes == ("cat, big", "dog, small", "one, two, three; four")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

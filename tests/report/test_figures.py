@@ -6,10 +6,11 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.report.charts import draw_class_counts, draw_curves
+from ppcls_ext.report.charts import _mark_best, draw_class_counts, draw_curves
 from ppcls_ext.report.evaluation_report import draw_confusion, draw_reliability
 from ppcls_ext.report.figures import class_labels, drawable, figure, font_families
 from ppcls_ext.report.image_figures import (
@@ -80,6 +81,22 @@ def test_curves(epochs, tmp_path, drawn):
         row.update(eval_loss=2 / row["epoch"], eval_top1=1 - 1 / row["epoch"], eval_top5=1.0)
     draw_curves(rows, tmp_path / "curves.png")
     drawn("curves.png", (1200, 380))
+
+
+@pytest.mark.parametrize("decides", ["loss", "HammingDistance"])
+@pytest.mark.parametrize("greater", [True, False])
+def test_curves_mark_the_first_of_the_best_epochs(tmp_path, drawn, decides, greater):
+    values = [0.9, 0.4, 0.2, 0.2, 0.4, 0.4, 0.3]
+    rows = [{"epoch": n, f"eval_{decides}": value, "learning_rate": 0.1} for n, value in enumerate(values, 1)]
+    draw_curves(rows, tmp_path / "curves.png", decides, greater)
+    drawn("curves.png", (1200, 380))
+    axes = Figure().subplots()
+    _mark_best(axes, rows, decides, greater)
+    assert axes.get_title().endswith(f"best {decides} " + ("0.9000 in epoch 1" if greater else "0.2000 in epoch 3"))
+    for row in rows[4:]:  # another metric decided before
+        row[f"best_{decides}"] = 0.0
+    _mark_best(axes, rows, decides, greater)
+    assert axes.get_title().endswith(f"best {decides} " + ("0.4000 in epoch 5" if greater else "0.3000 in epoch 7"))
 
 
 @pytest.mark.parametrize("classes", [2, 7, 61, 1000])

@@ -44,6 +44,7 @@ def several_labels(config, dataset, tmp_path):
     labels = [f"{path}\t1,{label},{1 - int(label)}\n" for path, label in map(str.split, lines)]
     (tmp_path / "labels.txt").write_text("".join(labels))
     config["Arch"]["class_num"] = 3
+    config["Infer"]["PostProcess"]["class_id_map_file"] = None
     config["Global"]["use_multilabel"] = True
     for loader in config["DataLoader"].values():
         loader["dataset"].update(name="MultiLabelDataset", cls_label_path=str(tmp_path / "labels.txt"))
@@ -101,6 +102,7 @@ def test_another_metric_may_decide(train, several_labels, config):
 def test_top5_of_five_classes_says_nothing(train, config):
     """It is 1 in every epoch, so the first one would be kept."""
     config["Arch"]["class_num"] = 5
+    config["Infer"]["PostProcess"]["class_id_map_file"] = None
     config["Metric"]["Eval"] = [{"TopkAcc": {"topk": [5, 1]}}]
     config["Optimizer"]["lr"]["learning_rate"] = 0.002
     folder = train(epochs=4, report=True)

@@ -254,7 +254,7 @@ def test_an_evaluation_that_fails_later_loses_no_epoch(two_epochs):
     run, last = two_epochs
     good = last.read_bytes()
     with pytest.raises(PpclsExtError) as caught:
-        run(lambda epoch: last.write_bytes(good[:100]))
+        run(lambda epoch: last.write_bytes(good[:100]), epochs=3)
     folder = Path("output/FasterNet_T0")
     start = "the evaluation after epoch 2 failed, and that epoch is saved as latest: "
     assert str(caught.value).startswith(start)
@@ -263,7 +263,7 @@ def test_an_evaluation_that_fails_later_loses_no_epoch(two_epochs):
     assert read_set(folder / "latest").state["epoch"] == 2
     assert read_set(folder / "latest").state["best_epoch"] == 1
     last.write_bytes(good)
-    run(epochs=3, checkpoints="latest")
+    run(checkpoints="latest")
     assert read_set(folder / "latest").state["epoch"] == 3
     assert read_set(folder / "latest").state["evaluations"] == 2
 
@@ -281,7 +281,7 @@ def test_an_error_of_any_kind_loses_none_either(two_epochs, monkeypatch):
         return forward(self, x, label)
 
     monkeypatch.setattr(TopkAcc, "forward", fail_in_the_second_evaluation)
-    with pytest.raises(PpclsExtError, match=r"epoch 2 failed, .*: ZeroDivisionError: once; .*--resume"):
+    with pytest.raises(PpclsExtError, match=r"epoch 2 failed, .*: ZeroDivisionError: once; then evaluate it: .*latest"):
         run()
     assert read_set(Path("output/FasterNet_T0/latest")).state["epoch"] == 2
 

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.report.page import Page
 from ppcls_ext.report.tables import read_metrics
 from ppcls_ext.training import reports
 from ppcls_ext.training.reports import Answers, EvaluationReport
@@ -108,11 +109,47 @@ def test_drawing_keeps_to_its_share(make_engine, tmp_path, monkeypatch):
 
 def test_an_evaluation_writes_its_report(make_engine, tmp_path):
     engine = make_engine("eval")
-    report = EvaluationReport(engine, str(tmp_path / "out"))
-    first = engine.eval()
-    page = report.write()
-    assert {path.name for path in page.parent.iterdir()} - {"mistakes.png"} == REPORT
-    assert f"<td>{first:.4f}</td>" in page.read_text(encoding="utf-8")
+    mine = tmp_path / "FasterNet_T0" / "report" / "report.html"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("the training's")
+    for target, folder in ((tmp_path / "out", tmp_path / "out"), (True, mine.parent.with_name("report-eval"))):
+        report = EvaluationReport(engine, target)
+        first = engine.eval()
+        page = report.write()
+        assert page == folder / "report.html"
+        assert {path.name for path in folder.iterdir()} - {"mistakes.png"} == REPORT
+        text = page.read_text(encoding="utf-8")
+        assert f"<td>{first:.4f}</td>" in text
+        assert "<th>evaluated on</th>" in text
+    assert mine.read_text() == "the training's"
+
+
+def test_a_report_says_what_was_evaluated_and_replaces_nothing_else(make_engine, dataset, tmp_path):
+    engine = make_engine("eval")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").touch()
+    with pytest.raises(PpclsExtError, match=r"notes holds a\.txt, which belongs to no report: choose a folder of its"):
+        EvaluationReport(engine, tmp_path / "notes")
+    report = EvaluationReport(engine, True, dataset / "val_list.txt")
+    engine.eval()
+    assert f"<td>{dataset / 'val_list.txt'} (--data)</td>" in report.write().read_text(encoding="utf-8")
+
+
+def test_a_report_that_fails_leaves_the_one_before(make_engine, tmp_path, monkeypatch):
+    engine = make_engine("eval")
+
+    def write():
+        report = EvaluationReport(engine, tmp_path / "out")
+        engine.eval()
+        report.write()
+
+    write()
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    monkeypatch.setattr(Page, "write", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write()
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "FasterNet_T0"}
 
 
 @pytest.mark.parametrize("mode", ["train", "eval"])
@@ -134,5 +171,5 @@ def test_what_a_report_lacks_is_said_before_the_work(make_engine, config, tmp_pa
 def test_evaluations_without_a_report(make_engine):
     engine = make_engine("eval")
     engine.eval_mode = "retrieval"
-    with pytest.raises(PpclsExtError, match="--report needs an evaluation on a plain list"):
+    with pytest.raises(PpclsExtError, match="--report needs an evaluation on a list of images"):
         Answers(engine)
