@@ -311,7 +311,7 @@ class Agreement(NamedTuple):
             return f"the same class as fp32 on {self.same:.1%} of {self.images} other images"
         return (
             f"the same decision as fp32 on {self.same:.1%} of {self.images} × {self.labels} labels of other images, "
-            f"{self.found:.1%} of the labels found in common, scores changed by up to {self.change:.1e}"
+            f"{self.found:.1%} of the labels found in common, scores changed by up to {self.change:.3f}"
         )
 
 
