@@ -14,7 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ppcls_ext.config.checks import LOSSES_OF_SEVERAL, METRICS_OF_SEVERAL, MIXING
+from ppcls_ext.config.best import METRICS
+from ppcls_ext.config.checks import LOSSES_OF_SEVERAL, MIXING
 from ppcls_ext.config.folder import CONFIG
 from ppcls_ext.config.settings import RunSettings, open_run
 from ppcls_ext.data.class_folders import (
@@ -253,7 +254,7 @@ def _for_several_labels(config: dict) -> None:
             smooth = " with label smoothing" if smooths else ""
             changes.append(f"MultiLabelLoss in the place of {', '.join(sorted(set().union(*given)))}{smooth}")
     metrics = (config.get("Metric") or {}).get("Eval") or ()
-    if not set().union(*metrics) <= set(METRICS_OF_SEVERAL):
+    if not set().union(*metrics) <= {name for name, kind in METRICS.items() if kind.of == MULTI_LABEL}:
         config["Metric"] = {"Train": None, "Eval": [{"HammingDistance": None}, {"AccuracyScore": None}]}
     for loader in ("Train", "Eval"):
         config["DataLoader"][loader]["dataset"]["name"] = "MultiLabelDataset"

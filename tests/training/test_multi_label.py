@@ -77,7 +77,7 @@ def test_lists_that_paddleclas_misreads_reach_it_as_copies(several, change):
         (
             "Metric",
             {"Eval": [{"TopkAcc": {"topk": [1]}}]},
-            r"Metric\.Eval\.0 is TopkAcc, .*: expected Hamm",
+            r"Metric\.Eval\.0\.TopkAcc is for images with one class each, .*: take Hamm",
         ),
         ("MixupOperator", {"alpha": 0.2}, r"batch_transform_ops\.0 is MixupOperator, .*: remove it"),
         ("OpSampler", {"CutmixOperator": {"prob": 1.0}}, r"ops\.0\.OpSampler is CutmixOperator, .*: remove it"),
