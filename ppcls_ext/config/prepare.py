@@ -134,8 +134,8 @@ def _prepare(run: RunSettings, mode: str) -> PreparedRun:
     make_absolute(resolved, activate().path)
     config["Global"]["device"] = run.device
     best_by = prepare_metrics(config, mode, run.task) if mode in ("train", "eval") else None
-    check_options(config, mode)
     check_task(config, run.task, SECTIONS[mode])
+    check_options(config, mode)
     for field in ("output_dir", *(("save_inference_dir",) if mode == "export" else ())):
         require_writable(f"Global.{field}", config["Global"][field])
     resumed = False

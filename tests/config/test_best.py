@@ -73,7 +73,10 @@ def test_the_smallest_k_below_the_number_of_classes_decides(config, topk, classe
 def test_other_metrics(config):
     config["Metric"]["Eval"] = [{"HammingDistance": None}, {"AccuracyScore": None}]
     config["Metric"]["Train"] = None
+    assert best_by(config, MULTI_LABEL) == BestBy("mAP", "max"), "this project's own stand before PaddleClas's"
+    config["Global"]["best_by"] = "HammingDistance"
     assert best_by(config, MULTI_LABEL) == BestBy("HammingDistance", "min")
+    config["Global"]["best_by"] = None
     config["Global"]["eval_mode"] = "retrieval"
     config["Metric"]["Eval"] = [{"Recallk": {"topk": [5, 1]}}, {"mAP": None}]
     assert best_by(config) == BestBy("recall5", "max")

@@ -266,6 +266,7 @@ def test_a_resumed_training_keeps_the_thresholds_of_its_best(trained, several):
 def test_the_other_task(trained, config, tmp_path, caplog):
     """Evaluated: refused. Fine-tuned: said. Resumed: refused."""
     config["Arch"]["class_num"] = 3
+    config["Infer"]["PostProcess"]["class_id_map_file"] = None
     config["Global"].update(pretrained_model=str(RUN / "best_model"), overwrite=True)
     with pytest.raises(PpclsExtError, match=r"was trained for multi-label .* the configuration is single-label"):
         build_engine(config, "eval")
