@@ -37,7 +37,7 @@ _LISTS = "|".join(map(re.escape, (TRAIN_LIST, VAL_LIST, TEST_LIST, LABEL_LIST, L
 #: The checkpoints of a training and what was exported from them, relative to the folder of a run; ARCH is its name.
 VALUABLE = (
     rf"({_SETS}/)?{_SETS}{_SET_FILES}",
-    rf"{_SETS}/model{_SET_FILES}",
+    rf"({_SETS}/){{1,2}}model{_SET_FILES}",
     rf"({_SETS}/)?inference(_ema)?/inference\w*\.(json|pdmodel|pdiparams|pdiparams\.info|yml|sha256)",
     r"ARCH(_int8|_fp16)?\.onnx",
 )

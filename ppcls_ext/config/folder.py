@@ -195,9 +195,11 @@ class Record:
             self.facts.setdefault("resumed_with", []).append(command)
         else:
             self.facts = {"command": command, "started": _now()}
-        found = digests(config)
+        found, own = digests(config), self.folder.absolute() / LISTS
+        if lists is None and place != self.folder and name_lists(config, own, place) != config:
+            lists = own  # of an earlier training, and would go with it
         if lists is not None:
-            for path in sorted(lists.iterdir()):
+            for path in sorted(path for path in lists.iterdir() if path.is_file()):
                 with atomic_write(place / LISTS / path.name) as copy:
                     copy.write(path.read_bytes())
             config = name_lists(config, lists, self.folder)

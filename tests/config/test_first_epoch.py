@@ -19,6 +19,7 @@ from ppcls_ext.weights.folder_lock import hold, release
 
 SETS = [
     *("best_model.json", "best_model.pdparams", "best_model.pdstates", "best_model/model.pdparams"),
+    *("best_model/best_model.json", "best_model/best_model/model.pdparams", "best_model/inference/inference.yml"),
     *("latest.json", "latest.pdparams", "latest.pdopt", "latest.ema.pdparams", "epoch_7.json", "epoch_7.pdparams"),
 ]
 EXPORTED = ["Net.onnx", "Net_int8.onnx", "inference/inference.json", "inference/inference.pdiparams"]

@@ -196,6 +196,15 @@ def test_a_disk_that_is_full_in_the_first_epoch(train, tmp_path, monkeypatch):
     assert content(folder)["latest.pdparams"] == before["latest.pdparams"]
 
 
+def test_a_new_training_on_the_earlier_ones_lists_keeps_them(folder, train):
+    before, settings = content(folder / "lists"), folder / "config.yml"
+    run = train(source=str(settings), data=None, overwrite=True)
+    assert content(folder / "lists") == before
+    (evaluation,) = run.evaluate().evaluations
+    assert evaluation.images == 4
+    assert run.settings.class_names == ("green", "red")
+
+
 def change(path: Path) -> None:
     """Leaves the last line out."""
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
