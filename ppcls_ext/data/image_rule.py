@@ -55,7 +55,7 @@ class Preprocessing:
         """Raises PpclsExtError if a value is invalid; a single mean or std counts for all channels."""
         for name in ("mean", "std"):
             value = getattr(self, name)
-            if isinstance(value, (int, float)):
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
                 object.__setattr__(self, name, (value,) * 3)
             elif not isinstance(value, (tuple, list)):
                 raise PpclsExtError(f"{name} is {_shown(value)}: expected 3 numbers, or one for all channels")

@@ -126,7 +126,7 @@ def test_every_configuration_is_described(path):
         ("Arch.name=null", "None"),
         ("Arch=5", "Arch is 5"),
         ("Arch.width=2", "width"),
-        ("Arch.class_num=3", "4 class names for a model of 3 classes"),
+        ("Arch.class_num=3", "has 4 class names, and there are 3 classes"),
         ("Infer.transforms=null", "no Infer.transforms"),
         ("Infer.transforms.2.CropImage.size=64", "larger"),
         ("Global.image_shape=[3, 64, 64]", "image_shape is [3, 64, 64]"),

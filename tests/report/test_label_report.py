@@ -43,8 +43,9 @@ def test_files(tmp_path, classes):
 
 
 def test_a_perfect_net_has_no_mistakes(tmp_path):
-    write_label_report(scores_of(tmp_path, 3), tmp_path, "net", "")
-    assert (tmp_path / "mistakes.png").is_file()
-    page = write_label_report(scores_of(tmp_path, 3, right=True), tmp_path, "net", "").read_text(encoding="utf-8")
-    assert not (tmp_path / "mistakes.png").exists(), "an older one does not stay"
+    folder = tmp_path / "report"
+    write_label_report(scores_of(tmp_path, 3), folder, "net", "")
+    assert (folder / "mistakes.png").is_file()
+    page = write_label_report(scores_of(tmp_path, 3, right=True), folder, "net", "").read_text(encoding="utf-8")
+    assert not (folder / "mistakes.png").exists(), "an older one does not stay"
     assert "Most confidently wrong" not in page
