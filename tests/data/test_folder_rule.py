@@ -133,7 +133,7 @@ def test_parts_in_any_case(tmp_path, val):
     classes(tmp_path / "data" / "Train", "rose", "tulip")
     classes(tmp_path / "data" / val, "rose", "tulip", count=1)
     made = make_lists(tmp_path / "data", tmp_path / "lists")
-    assert (made.classes, made.train, made.val, made.test) == (("rose", "tulip"), [3, 3], [1, 1], [])
+    assert (made.classes, made.train, made.val, list(made.test)) == (("rose", "tulip"), [3, 3], [1, 1], [])
     assert not (made.folder / "test_list.txt").exists()
 
 
