@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from ppcls_ext.commands.outcome import interrupt_on_sigterm
 from ppcls_ext.commands.table import COMMANDS
 from ppcls_ext.errors import PpclsExtError, one_line, printable
-from ppcls_ext.predict.answers import check_threshold
 from ppcls_ext.predict.results import SUFFIXES
 
 if TYPE_CHECKING:
@@ -60,6 +59,8 @@ def add_threshold_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def _threshold(text: str) -> tuple[str | None, float]:
+    from ppcls_ext.predict.answers import check_threshold  # which needs NumPy
+
     name, equals, number = text.rpartition("=")
     try:
         return (name if equals else None), check_threshold(float(number))

@@ -99,7 +99,8 @@ def test_export_is_the_trained_model_fused(trained, run_tool, config_file, infer
     (target / "inference.pdmodel").write_text("of an earlier export, for other parameters")
     result = run_tool("export_model", "-c", config_file, "-o", WEIGHTS, cwd=trained.folder)
     assert result.returncode == 0, result.stderr
-    assert sorted(path.name for path in target.iterdir()) == ["inference.json", "inference.pdiparams"]
+    names = ["inference.json", "inference.pdiparams", "inference.sha256"]
+    assert sorted(path.name for path in target.iterdir()) == names
     assert result.stdout.splitlines()[-2:] == ["inference/inference.json", "inference/inference.pdiparams"]
     assert "batch_norm" not in (target / "inference.json").read_text(), "fused"
 

@@ -196,7 +196,7 @@ def test_a_class_of_one_image_is_trained_on_and_said(photos, tmp_path):
     rewrite(photos, "no 8.png,0,1,1", "no 8.png,0,1,0")
     made = make(photos, tmp_path)
     assert (made.train[2], made.val[2]) == (1, 0)
-    assert made.lines()[1:] == ["no image of 'a, b' to evaluate on"]
+    assert made.lines()[1:] == ["a single image of 'a, b'"]
 
 
 def test_images_of_no_class_are_divided_too(photos, tmp_path):

@@ -479,7 +479,7 @@ def test_wrong_arguments_are_refused_before_any_work(arguments, said, tmp_path):
 
 def test_too_many_class_names(tmp_path):
     many = Metadata(METADATA.architecture, METADATA.preprocessing, ("a",) * 6)
-    expect_failure(tmp_path, "6 class names for a model of 5 classes", make_net(), many.to_properties())
+    expect_failure(tmp_path, "has 6 class names, and there are 5 classes", make_net(), many.to_properties())
 
 
 @pytest.mark.parametrize("package", ["paddle2onnx", "onnx", "onnxslim", "onnxruntime"])

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "ppcls_ext"
 #: Calls of `patch` and `patched` by file, each of which changes one attribute of a host.
 PATCHES = {
     "hosts/dense.py": 2,
-    "hosts/paddleclas/adaptations.py": 13,
+    "hosts/paddleclas/adaptations.py": 14,
     "hosts/paddleclas/image_lists.py": 3,
     "hosts/paddleclas/image_operators.py": 3,
     "hosts/paddleclas/log_file.py": 1,
