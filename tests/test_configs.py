@@ -14,7 +14,7 @@ from PIL import Image
 from ppcls_ext import list_models
 from ppcls_ext.config.downstream import config_files
 from ppcls_ext.config.shipped import RECIPES, SHIPPED
-from tests.helpers import prepared
+from tests.helpers import build_engine
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
@@ -74,10 +74,7 @@ def test_engine_builds_everything(name, pictures, tmp_path):
             f"DataLoader.{loader}.loader.num_workers=0",
         ]
     set_up()
-    config = prepared(load_config(CONFIGS / name, overrides), "train")
-    from ppcls_ext.training.engine import Engine
-
-    engine = Engine(config, "train")
+    engine = build_engine(load_config(CONFIGS / name, overrides))
     images, labels = next(iter(engine.train_dataloader))[:2]
     stages = RECIPES[name].sections.get("Recipe", {}).get("progressive")
     size = stages[0]["size"] if stages else RECIPES[name].train_size or RECIPES[name].task.size

@@ -224,6 +224,7 @@ READERS = {
     "hosts/threads.py": "of the system",
     "files.py": "open_regular itself; identical_files, whose files were found to be regular",
     "hosts/paddleclas/locate.py": "PaddleClas's own version",
+    "hosts/paddleclas/versions.py": "PaddleClas's own source",
     "report/page.py": "pictures of the report's own",
     "commands/datasets.py": "written before",
     "predict/program_set.py": "is_file before; files of an export that was just written",
