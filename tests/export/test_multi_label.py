@@ -80,9 +80,10 @@ def test_every_form_of_a_run_gives_the_scores_of_its_logits(multi_label_run, cap
 
 def test_int8_of_a_run(multi_label_run, capsys):
     path = multi_label_run / "int8.onnx"
-    options = ["--int8", "--calibration", "png", "--allow", "--output", str(path)]
-    for index in range(24):  # 48 images
-        Path(f"png/more-{index}.png").write_bytes(Path(f"png/{index:02}.png").read_bytes())
+    options = ["--int8", "--calibration", "twice", "--allow", "--output", str(path)]
+    Path("twice").mkdir()
+    for index in range(48):  # png is the data set of all tests
+        Path(f"twice/{index}.png").write_bytes(Path(f"png/{index % 24:02}.png").read_bytes())
     assert run_command(lambda: export_onnx.main([str(multi_label_run), *options])) == 0
     assert " of 24 × 3 labels of other images, " in capsys.readouterr().out
     form = Classifier(path)

@@ -65,6 +65,9 @@ def test_verify_compares_the_program(multi_label_run, capsys):
     metadata = dataclasses.replace(ppcls_ext.Run(multi_label_run).metadata, task="single-label")
     (program / "inference.yml").write_text(to_inference_yml(metadata), encoding="utf-8")
     assert main(["verify", str(file), "png", "--program", str(program)]) == 1
+    assert "inference.yml is missing, was changed or is of another export" in capsys.readouterr().out
+    (program / "inference.sha256").unlink()  # as of an older export
+    assert main(["verify", str(file), "png", "--program", str(program)]) == 1
     captured = capsys.readouterr()
     assert f"{program} is single-label, the file multi-label: export both of one run" in captured.out
 

@@ -112,7 +112,7 @@ def test_a_first_epoch_that_fails_loses_nothing(folder, train, monkeypatch):
     def save_best_only(self, name, *arguments):
         fail() if name == "latest" else save(self, name, *arguments)
 
-    for method in ("is_better", "save"):
+    for method in ("is_best", "save"):
         with monkeypatch.context() as patch:
             patch.setattr(Checkpoints, method, save_best_only if method == "save" else fail)
             with pytest.raises(PpclsExtError, match="it fails"):
