@@ -4,8 +4,8 @@
     python benchmarks/training_bits.py > after.txt     # at the other: diff before.txt after.txt
 
 Each line stands for two epochs of a network on 24 images of 32 px, seeded, on one thread and without loading processes:
-the SHA-256 of all numbers in its checkpoints (weights, averages, optimizers) and of the figures that its epochs came to.
-An interrupted training that was resumed has the hash of the uninterrupted one.
+the SHA-256 of all numbers in its checkpoints (weights, averages, optimizers) and of the figures of its epochs. An
+interrupted training that was resumed has the hash of the uninterrupted one.
 """
 
 from __future__ import annotations
