@@ -30,7 +30,7 @@ from tests.export.conftest import make_pictures
 FLOAT = onnx.TensorProto.FLOAT
 REAL_IMAGES = 128  # half of them calibrate
 # without int8 instructions onnxruntime adds pairs of products in 16 bits, which saturate
-LOGITS, DIVERGENCE = (0.15, 0.04) if cpu.multiplies_bytes() else (0.25, 0.15)
+LOGITS, DIVERGENCE, SAME = (0.15, 0.04, 0.9) if cpu.multiplies_bytes() else (0.25, 0.15, 0.8)
 
 
 def outputs(network: Graph, pictures: np.ndarray, values: list[str]) -> list[np.ndarray]:
@@ -303,6 +303,6 @@ def test_accuracy_is_kept_on_real_images(shared, tmp_path):
     # 64 + 20 images: one is more than a point, so the divergence is the sharper measure; plain quantization has 0.3
     assert np.mean(np.sum(theirs * np.log((theirs + 1e-9) / (ours + 1e-9)), axis=1)) < DIVERGENCE
     same = report.agreement * report.checked + (theirs.argmax(axis=1) == ours.argmax(axis=1)).sum()
-    assert same / (report.checked + len(rows)) > 0.9
+    assert same / (report.checked + len(rows)) > SAME
     said = {entry.key: entry.value for entry in quantized.metadata_props}["quantization"]
     assert json.loads(said)["pictures"] == REAL_IMAGES // 2
