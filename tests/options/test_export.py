@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -32,7 +33,8 @@ def exported(request, base_config, run_tool, tmp_path_factory) -> Path:
     model = ppcls_ext.build(request.param, class_num=10)
     randomise_norms(model, 0)
     paddle.save(model.state_dict(), str(folder / "w.pdparams"))
-    config = {**base_config, "Arch": {"name": request.param, "class_num": 10}}
+    config = {**copy.deepcopy(base_config), "Arch": {"name": request.param, "class_num": 10}}
+    config["Infer"]["PostProcess"]["class_id_map_file"] = None
     (folder / "config.yml").write_text(yaml.safe_dump(config))
     pixels = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / "picture.png")
@@ -103,7 +105,8 @@ def test_stock_paddle2onnx(exported, expected):
 @needs_checkout
 def test_inference_yml_of_develop(run_tool, base_config, dataset, tmp_path, monkeypatch):
     """`Global.export_for_fd`: the list of classes is named from PaddleClas's folder, as in PaddleClas's own files."""
-    config = {**base_config, "Arch": {"name": "FasterNet_T0", "class_num": 1000}}
+    config = {**copy.deepcopy(base_config), "Arch": {"name": "FasterNet_T0", "class_num": 1000}}
+    config["Infer"]["PostProcess"]["class_id_map_file"] = None
     names = "ppcls/utils/imagenet1k_label_list.txt"
     config["Infer"] = {**config["Infer"], "PostProcess": {"name": "Topk", "topk": 2, "class_id_map_file": names}}
     config["Infer"]["transforms"] = [{"ResizeImage": {"size": 32}}, *config["Infer"]["transforms"]]

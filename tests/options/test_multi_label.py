@@ -18,6 +18,7 @@ def test_multi_label(run, config, dataset, tmp_path, model, attributes):
     labels = [f"{path}\t1,{label},{1 - int(label)}\n" for path, label in map(str.split, lines)]
     (tmp_path / "labels.txt").write_text("".join(labels))
     config["Arch"].update(name=model, class_num=3)
+    config["Infer"]["PostProcess"]["class_id_map_file"] = None
     config["Global"]["use_multilabel"] = True
     for loader in config["DataLoader"].values():
         loader["dataset"].update(name="MultiLabelDataset", cls_label_path=str(tmp_path / "labels.txt"))
