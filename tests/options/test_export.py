@@ -106,7 +106,6 @@ def test_stock_paddle2onnx(exported, expected):
 def test_inference_yml_of_develop(run_tool, base_config, dataset, tmp_path, monkeypatch):
     """`Global.export_for_fd`: the list of classes is named from PaddleClas's folder, as in PaddleClas's own files."""
     config = {**copy.deepcopy(base_config), "Arch": {"name": "FasterNet_T0", "class_num": 1000}}
-    config["Infer"]["PostProcess"]["class_id_map_file"] = None
     names = "ppcls/utils/imagenet1k_label_list.txt"
     config["Infer"] = {**config["Infer"], "PostProcess": {"name": "Topk", "topk": 2, "class_id_map_file": names}}
     config["Infer"]["transforms"] = [{"ResizeImage": {"size": 32}}, *config["Infer"]["transforms"]]
