@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Container
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +66,30 @@ def wait_for(text, log, process):
     while text not in (log.read_text(encoding="utf-8") if log.exists() else ""):
         assert process.poll() is None, f"it ended before {text}"
         time.sleep(0.02)
+
+
+def die_at(step: int, act: Callable[[], object], events: Container[str]) -> bool:
+    """Runs `act` in a process that kills itself before its operation number `step`; returns whether it was killed.
+
+    `events`: the operations that are counted, by the names of Python's audit events.
+    """
+    child = os.fork()
+    if child == 0:
+        left = step
+
+        def count(event: str, _: object) -> None:
+            nonlocal left
+            if event in events:
+                left -= 1
+                if left < 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(count)
+        try:
+            act()
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
 
 def relative(got, expected) -> float:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import ast
 import os
-import signal
 import socket
 import stat
-import sys
 import tracemalloc
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import pytest
 from ppcls_ext import files
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.files import atomic_write, read_regular
+from tests.helpers import die_at
 
 
 def put(path: Path, text: str = "new") -> None:
@@ -108,25 +107,8 @@ def replace_folder(target: Path, text: str) -> None:
             (place / name).write_text(text)
 
 
-def die_at(step: int, act) -> bool:
-    """Runs `act` in a process that kills itself before its file operation number `step`; whether it was killed."""
-    child = os.fork()
-    if child == 0:
-        left = step
-
-        def count(event, arguments):
-            nonlocal left
-            if event in ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "ctypes.call_function"):
-                left -= 1
-                if left < 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.addaudithook(count)
-        try:
-            act()
-        finally:
-            os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+#: The operations before which a process is killed.
+OPERATIONS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "ctypes.call_function")
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -136,7 +118,7 @@ def test_a_folder_is_replaced_at_once(tmp_path, there):
         target = tmp_path / str(step) / "report"
         if there:
             replace_folder(target, "old")
-        killed = die_at(step, lambda target=target: replace_folder(target, "new"))
+        killed = die_at(step, lambda target=target: replace_folder(target, "new"), OPERATIONS)
         found = {path.name: path.read_text() for path in target.iterdir()} if target.exists() else None
         assert found in ([dict.fromkeys("abc", "old")] if there else [None]) + [dict.fromkeys("abc", "new")]
         seen.add(str(found))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -61,11 +62,21 @@ def write_evaluation_report(
     Raises:
         PpclsExtError: the folder holds other files than a report's, or cannot be written.
     """
-    target = Path(folder)
-    require_own_report(target)
-    with folder_at_once(target, FILES) as place:
+    with new_report(Path(folder)) as place:
         _write(predictions, place, title, settings, figures or {}, facts or {})
-    return target / "report.html"
+    return Path(folder) / "report.html"
+
+
+@contextlib.contextmanager
+def new_report(folder: Path) -> Iterator[Path]:
+    """Yields a new folder for the files of a report, which takes the place of `folder` at once when they are written.
+
+    Raises:
+        PpclsExtError: `folder` holds other files than a report's, or cannot be written.
+    """
+    require_own_report(folder)
+    with folder_at_once(folder, FILES) as place:
+        yield place
 
 
 def require_own_report(folder: Path) -> None:

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ppcls_ext.files import folder_at_once
-from ppcls_ext.report.evaluation_report import FILES, MISTAKES, read_small, require_own_report
+from ppcls_ext.report.evaluation_report import MISTAKES, new_report, read_small
 from ppcls_ext.report.figures import BLUE, ORANGE, class_labels, figure
 from ppcls_ext.report.image_figures import draw_sheet
 from ppcls_ext.report.label_scores import LabelScores, measures, per_class, worst_labels
@@ -46,11 +45,9 @@ def write_label_report(
     Raises:
         PpclsExtError: the folder holds other files than a report's, or cannot be written.
     """
-    target = Path(folder)
-    require_own_report(target)
-    with folder_at_once(target, FILES) as place:
+    with new_report(Path(folder)) as place:
         _write(found, place, title, settings, figures or {}, facts or {})
-    return target / "report.html"
+    return Path(folder) / "report.html"
 
 
 def _write(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import sys
 import threading
 import time
 from pathlib import Path
@@ -16,6 +14,7 @@ from ppcls_ext.config.folder import find_run
 from ppcls_ext.config.weights import require_no_earlier_training
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.weights.folder_lock import hold, release
+from tests.helpers import die_at
 
 SETS = [
     *("best_model.json", "best_model.pdparams", "best_model.pdstates", "best_model/model.pdparams"),
@@ -77,33 +76,16 @@ def test_a_training_that_failed_leaves_no_trace(folder):
     discard(folder)
 
 
-def die_at(step: int, act) -> bool:
-    """Runs `act` in a process that kills itself before its file operation number `step`; whether it was killed."""
-    child = os.fork()
-    if child == 0:
-        left = step
-
-        def count(event, arguments):
-            nonlocal left
-            if event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree"):
-                left -= 1
-                if left < 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.addaudithook(count)
-        try:
-            act()
-        finally:
-            os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+#: The operations before which a process is killed.
+OPERATIONS = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree")
 
 
 def test_killed_at_any_moment_the_old_or_the_new_run_is_whole(tmp_path):
     seen = []
     for step in range(100):
         folder = make(tmp_path / str(step) / "Net")
-        killed = die_at(step, lambda folder=folder: put_in_place(folder))
-        die_at(step % 5, lambda folder=folder: settle(folder))  # killed once more
+        killed = die_at(step, lambda folder=folder: put_in_place(folder), OPERATIONS)
+        die_at(step % 5, lambda folder=folder: settle(folder), OPERATIONS)  # killed once more
         assert find_run(folder).folder == folder, "opening the run settles it"
         found = content(folder)
         if (folder / "first_epoch").exists():
