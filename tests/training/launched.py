@@ -8,7 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tests.helpers import build_engine
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # launched as a script: only its own folder is there
+from tests.helpers import build_engine  # noqa: E402
 
 written: list[str] = []
 
@@ -23,7 +24,6 @@ def note(event: str, arguments: tuple) -> None:
 
 def main() -> None:
     """Trains."""
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     from ppcls_ext.config.load import load_config
     from ppcls_ext.training.start import set_up
 
