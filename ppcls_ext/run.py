@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from ppcls_ext.config.lists import evaluate_on, folder_for_lists, images_in, use
 from ppcls_ext.config.load import load_config, override, read_yaml
 from ppcls_ext.config.settings import RunSettings, open_config, open_run
 from ppcls_ext.config.thresholds import own_thresholds
+from ppcls_ext.config.train_options import DEFAULT, set_options
 from ppcls_ext.config.weights import require_no_earlier_training
 from ppcls_ext.data.class_folders import LABEL_LIST, TRAIN_LIST, VAL_LIST, kept_lists, make_lists
 from ppcls_ext.data.image_files import find_images
@@ -425,23 +426,37 @@ def open_training(
     source: str | os.PathLike | None,
     overrides: Sequence[str] = (),
     *,
-    size: int | None = None,
-    patience: int | None = None,
+    data: str | os.PathLike | None = None,
     resume: str | os.PathLike | bool = False,
+    **options: Any,
 ) -> Run:
-    """Opens the configuration of a training; see `ppcls_ext.train`."""
+    """Opens the configuration of a training; see `ppcls_ext.train`.
+
+    Args:
+        source: see `Run`.
+        overrides: see `Run`.
+        data: the folder of images that will be trained on; with it, the source may be left out.
+        resume: whether to go on, or the folder of the run to go on with.
+        **options: short options; see `ppcls_ext.config.train_options`.
+
+    Raises:
+        PpclsExtError: there is no such configuration or run, or an option is wrong.
+    """
     folder = None
+    if source is None and data is not None and not isinstance(resume, (str, os.PathLike)):
+        source = DEFAULT
+        logger.info("no architecture is named: %s is trained; ppcls-ext models lists the others", DEFAULT)
     if isinstance(resume, (str, os.PathLike)):
         run = find_run(resume)
         folder = run.folder
         config = read_yaml(folder / CONFIG) if source is None else load_config(source)
         run.adopt(config)
     elif source is None:
-        raise PpclsExtError("expected a configuration to train, or resume with the folder of a run")
+        raise PpclsExtError("expected a configuration to train, data (--data), or resume with the folder of a run")
     else:
         config = load_config(source)
-    fields = {"image_size": size, "patience": patience}
-    override(config, [*(f"Global.{field}={value}" for field, value in fields.items() if value is not None), *overrides])
+    set_options(config, options, overrides)
+    override(config, overrides)
     if resume:
         config["Global"]["checkpoints"] = "latest"
     return Run(RunSettings(config, folder, tuple(overrides)))
