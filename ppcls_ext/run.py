@@ -559,4 +559,6 @@ def _build_engine(settings: RunSettings, mode: str, verbose: bool) -> Engine:
 
     if not verbose:
         quiet_host()
-    return Engine(settings, mode)
+    engine = Engine(settings, mode)
+    engine.is_shown = not verbose
+    return engine

@@ -61,6 +61,7 @@ class Engine(_HostEngine):
         task: "single-label" or "multi-label".
         evaluations: of the last `eval`.
         folder: of the run.
+        is_shown: whether evaluations show a bar; false where PaddleClas's own lines are shown.
         opened: the configuration as it was opened.
         place: what a training writes to: its folder, or that of its first epoch while it has no checkpoint.
         observers: follow a training, behind the run's record and the metrics file, before early stopping.
@@ -78,6 +79,7 @@ class Engine(_HostEngine):
         self.folder, self.place, self.settings = run.folder, run.folder, run.settings
         self.best_by, self.resumed, self.task = run.best_by, run.resumed, run.settings.task
         self._said: set[str] = set()
+        self.is_shown = False
         try:
             self._build(run.config, mode, run.recipe)
         except BaseException:

@@ -14,6 +14,7 @@ from ppcls_ext.config.best import METRICS, BestBy
 from ppcls_ext.config.checks import is_ours
 from ppcls_ext.data.lists import MULTI_LABEL
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.progress import progress
 from ppcls_ext.report.label_scores import LabelScores, choose_thresholds, measures, per_class, sigmoid
 from ppcls_ext.training.host_log import EvaluationLog, as_number
 from ppcls_ext.training.loaders import require_read
@@ -164,7 +165,7 @@ def _classify(engine: Any, epoch: int, several: _Answers | None) -> tuple[float 
     if hasattr(compute_metric, "reset"):
         compute_metric.reset()
     log = EvaluationLog(engine, epoch)
-    for step, images, labels, outputs in _outputs(engine, log):
+    for step, images, labels, outputs in _shown(engine, _outputs(engine, log)):
         require_classifier(engine.config, outputs)
         require_finite_outputs(outputs)
         if compute_loss is not None:
@@ -179,6 +180,20 @@ def _classify(engine: Any, epoch: int, several: _Answers | None) -> tuple[float 
             engine.answers.add(outputs, labels)
         log.step(step, images)
     return log.end(), log.average("loss")
+
+
+def _shown(engine: Any, outputs: Iterator[tuple[int, int, Any, Any]]) -> Iterator[tuple[int, int, Any, Any]]:
+    """The same, with a bar where it takes longer than two seconds, on the first process."""
+    if not engine.is_shown or dist.get_rank() > 0 or engine.use_dali:
+        yield from outputs
+        return
+    done, total = 0, len(engine.eval_dataloader.dataset)
+    with progress("evaluating") as report:
+        for batch in outputs:
+            yield batch
+            done += len(batch[2])
+            if done < total:
+                report(done, total)
 
 
 def _outputs(engine: Any, log: EvaluationLog) -> Iterator[tuple[int, int, paddle.Tensor, Any]]:

@@ -147,7 +147,7 @@ def train_epoch(engine: Any, number: int, observers: Sequence[Observer]) -> Trai
         seconds = time.monotonic() - start
         speed = images_done * dist.get_world_size() / max(seconds, 1e-9)
         for observer in observers:
-            observer.batch(Batch(number, engine.epochs, step, steps, log.average("loss"), speed, seconds))
+            observer.batch(Batch(number, engine.epochs, step, steps, log.average("loss"), speed, seconds, log.waiting))
     step_schedules(engine.lr_sch, by_epoch=True)
     unreadable.report(number)
     return Trained(time.monotonic() - start, images_done * dist.get_world_size(), log.end())

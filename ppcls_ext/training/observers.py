@@ -37,6 +37,7 @@ class Batch(NamedTuple):
         loss: the average of this epoch so far.
         images_per_second: the average of this epoch so far, over all processes.
         seconds: since the epoch began.
+        waiting: of these, how many went by until the images were read.
     """
 
     epoch: int
@@ -46,6 +47,7 @@ class Batch(NamedTuple):
     loss: float
     images_per_second: float
     seconds: float
+    waiting: float = 0.0
 
 
 class Epoch(NamedTuple):
