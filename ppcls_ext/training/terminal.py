@@ -84,11 +84,11 @@ class TrainingOnTerminal(Observer):
         threads = os.environ.get("OMP_NUM_THREADS")
         device = paddle.device.get_device()
         device += f", {count_of(int(threads), 'thread')}" if (threads or "").isdecimal() and device == "cpu" else ""
-        epochs = f"{count_of(settings['epochs'], 'epoch')} of {count_of(len(train), 'batch', 'batches')} of {batch}{processes}"
+        batches = f"{count_of(len(train), 'batch', 'batches')} of {batch}{processes}, {', '.join(names)}"
         return [
             f"model      {config['Arch']['name']}, {count / 1e6:.1f} million parameters{classes}",
             f"images     {images}{size}",
-            f"training   {epochs}, {', '.join(names)}, on {device}, {engine.precision}",
+            f"training   {count_of(settings['epochs'], 'epoch')} of {batches}, on {device}, {engine.precision}",
             f"folder     {engine.folder}, PaddleClas's output is in train.log",
         ]
 
