@@ -19,6 +19,8 @@ from ppcls_ext.report.label_scores import LabelScores, choose_thresholds, measur
 from ppcls_ext.training.host_log import EvaluationLog, as_number
 from ppcls_ext.training.loaders import require_read
 
+#: Of PaddleClas's metrics of several labels, which know no thresholds.
+AT_ONE_HALF = "PaddleClas's, which takes 0.5 as every threshold"
 #: Logits and labels of each batch.
 _Answers = list[tuple[np.ndarray, np.ndarray]]
 
@@ -33,6 +35,7 @@ class Evaluation(NamedTuple):
         images: how many were evaluated; 0 where PaddleClas does not count them.
         thresholds: for several labels an image, the score of each class from which on an image was said to show it.
         classes: and a row for each class; see `ppcls_ext.report.label_scores.per_class`.
+        note: what a reader of the figures should know.
     """
 
     metric: str
@@ -41,12 +44,14 @@ class Evaluation(NamedTuple):
     images: int
     thresholds: tuple[float, ...] | None = None
     classes: Sequence[Mapping[str, Any]] = ()
+    note: str = ""
 
     def __str__(self) -> str:
         values = {self.metric: self.value, **self.metrics}
         loss = values.pop("loss", None)
         over = f" over {self.images} images" if self.images else ""
         text = ", ".join(f"{name} {value:.4f}" for name, value in values.items()) + over
+        text += f" ({self.note})" if self.note else ""
         return text if loss is None else f"{text}, loss {loss:.4f}"
 
 
@@ -79,7 +84,8 @@ def evaluate(engine: Any, epoch: int) -> list[Evaluation]:
                 if several is None:
                     found = _read(metrics, first, loss)
                 else:
-                    found = [_of_several_labels(engine, several, loss), *_read(metrics, first, None)]
+                    hosts = (evaluation._replace(note=AT_ONE_HALF) for evaluation in _read(metrics, first, None))
+                    found = [_of_several_labels(engine, several, loss), *hosts]
             else:  # retrieval and adaface compare images with each other: PaddleClas's own function does
                 found = _compare(engine, epoch, metrics)
     finally:
