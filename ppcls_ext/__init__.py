@@ -139,6 +139,8 @@ def train(
     device: str | None = None,
     patience: int | None = None,
     weights: str | None = None,
+    class_weights: str | None = None,
+    sampler: str | None = None,
     resume: str | os.PathLike | bool = False,
     report: bool = False,
     overwrite: bool = False,
@@ -165,6 +167,8 @@ def train(
         device: "cpu", "gpu" or "auto" (`Global.device`).
         patience: ends the training after so many epochs without a better evaluation (`Global.patience`).
         weights: to start from: a file, "published" or "none" (`Global.pretrained_model`).
+        class_weights: in the loss, "balanced", "sqrt" or a file (`Recipe.class_weights`).
+        sampler: "balanced" draws each class equally often (`DataLoader.Train.sampler.name`).
         resume: True goes on with the run of this configuration, a path with the run in that folder.
         report: whether to write a report of the best evaluation.
         overwrite: whether to train anew where an earlier training's checkpoints are.
@@ -180,9 +184,20 @@ def train(
     _require_paddle()
     from ppcls_ext.run import open_training
 
-    options = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "size": size, "seed": seed, "workers": workers}
-    more = {"device": device, "patience": patience, "weights": None if weights is None else str(weights)}
-    run = open_training(source, overrides, data=data, resume=resume, **options, **more)
+    options = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "lr": lr,
+        "size": size,
+        "seed": seed,
+        "workers": workers,
+        "device": device,
+        "patience": patience,
+        "weights": None if weights is None else str(weights),
+        "class_weights": class_weights,
+        "sampler": sampler,
+    }
+    run = open_training(source, overrides, data=data, resume=resume, **options)
     return run.train(
         data,
         labels=labels,

@@ -559,6 +559,4 @@ def _build_engine(settings: RunSettings, mode: str, verbose: bool) -> Engine:
 
     if not verbose:
         quiet_host()
-    engine = Engine(settings, mode)
-    engine.is_shown = not verbose
-    return engine
+    return Engine(settings, mode, is_shown=not verbose)

@@ -92,7 +92,25 @@ TRAIN_OPTIONS = (
         _is_text,
         "a file, published or none",
     ),
+    TrainOption(
+        "class_weights",
+        ("Recipe.class_weights",),
+        "KIND",
+        "in the loss: balanced, sqrt, or a file",
+        _is_text,
+        "balanced, sqrt, or a file",
+    ),
+    TrainOption(
+        "sampler",
+        ("DataLoader.Train.sampler.name",),
+        "NAME",
+        "balanced: each class equally often",
+        _is_text,
+        "balanced, or the name of a sampler",
+    ),
 )
+#: Short values of options, and what they stand for.
+VALUES: dict[tuple[str, Any], Any] = {("weights", "none"): None, ("sampler", "balanced"): "BalancedBatchSampler"}
 BY_NAME = {option.name: option for option in TRAIN_OPTIONS}
 
 
@@ -114,7 +132,7 @@ def set_options(config: dict, given: Mapping[str, Any], overrides: Iterable[str]
         option = BY_NAME[name]
         if not option.accepts(value):
             raise PpclsExtError(f"{name} ({option.flag}) is {value!r}: expected {option.expected}")
-        value = None if name == "weights" and value == "none" else value
+        value = VALUES.get((name, value), value)
         for field in option.fields:
             if said.get(field, value) != value:
                 raise PpclsExtError(

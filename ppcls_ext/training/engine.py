@@ -54,6 +54,7 @@ class Engine(_HostEngine):
     Args:
         settings: the opened configuration.
         mode: "train", "eval", "infer" or "export".
+        is_shown: whether evaluations show a bar; not where PaddleClas's own lines are shown.
 
     Attributes:
         answers: collects the network's answers, where a report is wanted.
@@ -61,7 +62,7 @@ class Engine(_HostEngine):
         task: "single-label" or "multi-label".
         evaluations: of the last `eval`.
         folder: of the run.
-        is_shown: whether evaluations show a bar; false where PaddleClas's own lines are shown.
+        is_shown: whether evaluations show a bar.
         opened: the configuration as it was opened.
         place: what a training writes to: its folder, or that of its first epoch while it has no checkpoint.
         observers: follow a training, behind the run's record and the metrics file, before early stopping.
@@ -73,13 +74,13 @@ class Engine(_HostEngine):
 
     model: Any  # which PaddleClas builds
 
-    def __init__(self, settings: RunSettings, mode: str) -> None:
+    def __init__(self, settings: RunSettings, mode: str, is_shown: bool = False) -> None:
         run = prepare(for_host(settings) if mode == "infer" else settings, mode)
         self.opened = settings
         self.folder, self.place, self.settings = run.folder, run.folder, run.settings
         self.best_by, self.resumed, self.task = run.best_by, run.resumed, run.settings.task
         self._said: set[str] = set()
-        self.is_shown = False
+        self.is_shown = is_shown
         try:
             self._build(run.config, mode, run.recipe)
         except BaseException:

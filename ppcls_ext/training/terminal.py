@@ -81,9 +81,9 @@ class TrainingOnTerminal(Observer):
         processes = f" × {dist.get_world_size()} processes" if dist.get_world_size() > 1 else ""
         optimizer = config["Optimizer"]
         names = [optimizer["name"]] if isinstance(optimizer, dict) else [key for item in optimizer for key in item]
-        threads = os.environ.get("OMP_NUM_THREADS")
+        threads = os.environ.get("OMP_NUM_THREADS", "")
         device = paddle.device.get_device()
-        device += f", {count_of(int(threads), 'thread')}" if (threads or "").isdecimal() and device == "cpu" else ""
+        device += f", {count_of(int(threads), 'thread')}" if threads.isdecimal() and device == "cpu" else ""
         batches = f"{count_of(len(train), 'batch', 'batches')} of {batch}{processes}, {', '.join(names)}"
         return [
             f"model      {config['Arch']['name']}, {count / 1e6:.1f} million parameters{classes}",

@@ -9,7 +9,14 @@ from ppcls_ext.config.train_options import DEFAULT, TRAIN_OPTIONS
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.run import open_training
 
-VALUES = {"device": "cpu", "lr": 0.01, "weights": "some file.pdparams", "size": 64}
+VALUES = {
+    "device": "cpu",
+    "lr": 0.01,
+    "weights": "some file.pdparams",
+    "size": 64,
+    "class_weights": "sqrt",
+    "sampler": "A",
+}
 
 
 @pytest.mark.parametrize("option", TRAIN_OPTIONS, ids=lambda option: option.name)
