@@ -40,7 +40,7 @@ ARROWS = {
     "hosts/paddledet": "errors hosts models export hosts/dense",
     "hosts/paddleseg": "errors hosts models hosts/dense",
     "hosts/paddlex": "errors packages data predict models",
-    "doctor": "errors packages cpu hosts hosts/paddleclas onednn weights config training",
+    "doctor": "errors packages cpu hosts hosts/paddleclas onednn data weights config training",
 }
 #: These call all the others: the public face, a run with all that can be done with it, and the command lines.
 ON_TOP = {"__init__", "__main__", "run", "commands"}
