@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ppcls_ext.predict.classifier import Classifier
     from ppcls_ext.reparam.unfuse import Batches
     from ppcls_ext.run import Run
+    from ppcls_ext.training.engine import Loss
+    from ppcls_ext.training.observers import Observer
     from ppcls_ext.weights.loading import LoadReport, Source
 
 __version__ = "0.1.0"
@@ -144,6 +146,8 @@ def train(
     resume: str | os.PathLike | bool = False,
     report: bool = False,
     overwrite: bool = False,
+    loss: Loss | None = None,
+    observers: Sequence[Observer] = (),
     profiler_options: str | None = None,
     verbose: bool = False,
 ) -> Run:
@@ -172,6 +176,9 @@ def train(
         resume: True goes on with the run of this configuration, a path with the run in that folder.
         report: whether to write a report of the best evaluation.
         overwrite: whether to train anew where an earlier training's checkpoints are.
+        loss: in the place of the configuration's, makes a scalar tensor of the network's outputs, mostly logits
+            (N, classes), and the labels: (N, 1), or (N, classes) where images are mixed or show several classes.
+        observers: follow the training; see `ppcls_ext.training.observers.Observer`, which is also the way to end it.
         profiler_options: for PaddleClas's profiler, such as "batch_range=[10, 20]".
         verbose: whether to show PaddleClas's own output.
 
@@ -205,6 +212,8 @@ def train(
         split_seed=split_seed,
         report=report,
         overwrite=overwrite,
+        loss=loss,
+        observers=observers,
         profiler_options=profiler_options,
         verbose=verbose,
     )

@@ -44,8 +44,9 @@ if TYPE_CHECKING:
     from ppcls_ext.models.backbone import Backbone
     from ppcls_ext.predict.answers import Threshold
     from ppcls_ext.predict.evidence import Halves
-    from ppcls_ext.training.engine import Engine
+    from ppcls_ext.training.engine import Engine, Loss
     from ppcls_ext.training.evaluation import Evaluation
+    from ppcls_ext.training.observers import Observer
 
 logger = logging.getLogger("ppcls_ext")
 
@@ -400,6 +401,8 @@ class Run:
         split_seed: int = 0,
         report: bool = False,
         overwrite: bool = False,
+        loss: Loss | None = None,
+        observers: Sequence[Observer] = (),
         profiler_options: str | None = None,
         verbose: bool = False,
     ) -> Run:
@@ -412,6 +415,9 @@ class Run:
             set_up()
         settings = _with_lists(settings, data, labels, val_share, split_seed)
         engine = _build_engine(settings, "train", verbose)
+        if loss is not None:
+            engine.use_loss(loss)
+        engine.observers.extend(observers)
         if verbose:
             engine.train()
         else:

@@ -44,6 +44,25 @@ from ppcls_ext.weights.loading import load_weights, require_finite
 
 logger = logging.getLogger("ppcls_ext")
 _HostEngine: Any = engine_class()
+#: Makes a scalar of the network's outputs, mostly logits (N, classes), and the labels.
+Loss = Callable[[Any, paddle.Tensor], paddle.Tensor]
+
+
+class _OwnLoss(paddle.nn.Layer):
+    """A user's loss in the form of PaddleClas's."""
+
+    def __init__(self, loss: Loss) -> None:
+        super().__init__()
+        self._loss = loss
+        if any(not parameter.stop_gradient for parameter in self.parameters()):
+            raise PpclsExtError("the loss that is given has parameters, which no optimizer would train")
+
+    def forward(self, outputs: Any, labels: paddle.Tensor) -> dict[str, paddle.Tensor]:
+        value = self._loss(outputs, labels)
+        if not isinstance(value, paddle.Tensor) or value.size != 1:
+            got = f"a tensor {list(value.shape)}" if isinstance(value, paddle.Tensor) else f"a {type(value).__name__}"
+            raise PpclsExtError(f"the loss that is given returns {got}: expected a tensor of one number")
+        return {"loss": value}
 
 
 class Engine(_HostEngine):
@@ -289,6 +308,21 @@ class Engine(_HostEngine):
     def log_of_epoch(self, number: int) -> EpochLog:
         """The log of an epoch that begins."""
         return EpochLog(self, number)
+
+    def use_loss(self, loss: Loss) -> None:
+        """Trains with another loss than the configuration's; see `ppcls_ext.train`.
+
+        Raises:
+            PpclsExtError: the configuration weighs classes in its own loss, or PaddleClas's own function trains.
+        """
+        if self.settings.recipe.class_weights is not None:
+            raise PpclsExtError(
+                "Recipe.class_weights weighs CELoss, and a loss of one's own is given: drop one of them"
+            )
+        if self.trains_by_host:
+            raise PpclsExtError("Global.train_mode trains with PaddleClas's own losses: drop it, or the loss")
+
+        self.train_loss_func = _OwnLoss(loss)
 
     @property
     def batches_per_epoch(self) -> int:
