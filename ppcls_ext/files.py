@@ -175,6 +175,16 @@ def unused(path: Path, is_taken: Callable[[Path], bool]) -> Path:
     return next(name for name in itertools.chain([path], numbered) if not is_taken(name))
 
 
+def require_within(path: Path, folder: Path) -> None:
+    """Raises PpclsExtError if `path`, a name below `folder`, leads out of it by a symbolic link."""
+    real = Path(os.path.realpath(path))
+    if not real.is_relative_to(os.path.realpath(folder)):
+        raise PpclsExtError(
+            f"cannot write {path}: it leads to {real}, out of {folder}, by a symbolic link; remove the link, or name "
+            "another place"
+        )
+
+
 def require_plain(path: Path) -> None:
     """Raises PpclsExtError if `path` exists and is anything but a regular file: renaming would replace it."""
     with contextlib.suppress(FileNotFoundError):

@@ -52,6 +52,8 @@ def import_extra(module: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise PpclsExtError(missing(str(error.name).split(".")[0])) from error
+    except OSError:
+        raise  # which tells a path: that of a cache, say, and nothing is wrong with the package
     except Exception as error:
         package = module.split(".")[0]
         raise PpclsExtError(

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ppcls_ext.config.first_epoch import settle
-from ppcls_ext.config.folder import CONFIG, LISTS, find_run
+from ppcls_ext.config.folder import CONFIG, LISTS, find_run, read_config
 from ppcls_ext.config.lists import evaluate_on, folder_for_lists, images_in, use_lists
-from ppcls_ext.config.load import load_config, override, read_yaml
+from ppcls_ext.config.load import load_config, override
 from ppcls_ext.config.settings import RunSettings, open_config, open_run
 from ppcls_ext.config.thresholds import own_thresholds
 from ppcls_ext.config.train_options import DEFAULT, set_options
@@ -32,7 +32,7 @@ from ppcls_ext.data.label_table import make_label_lists
 from ppcls_ext.data.lists import MULTI_LABEL, SINGLE_LABEL, ListEntry
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.export.opset import DEFAULT_OPSET, INT8_OPSET
-from ppcls_ext.files import atomic_write
+from ppcls_ext.files import atomic_write, require_within
 from ppcls_ext.packages import require
 from ppcls_ext.predict.classifier import Classifier
 from ppcls_ext.predict.metadata import Metadata
@@ -189,7 +189,7 @@ class Run:
         if report:
             from ppcls_ext.training.reports import EvaluationReport
 
-            collected = EvaluationReport(engine, report, data)
+            collected = EvaluationReport(engine, self._own("report-eval") if report is True else report, data)
         engine.eval()
         return Evaluated(engine.evaluations, None if collected is None else collected.write())
 
@@ -215,6 +215,9 @@ class Run:
         """
         given = {"infer_imgs": list(images), "save_dir": out, "save_image": save_image}
         changes = {field: value for field, value in given.items() if value}
+        for field, option in (("save_dir", "--out FILE"), ("save_image", "--save-image PNG|FOLDER")):
+            if field not in changes:
+                self.settings.require_own_place("Infer", field, option)
         _build_engine(self.settings.changed("Infer", **changes), "infer", verbose).infer(threshold)
 
     def export_model(self, *, verbose: bool = False) -> Path:
@@ -223,6 +226,8 @@ class Run:
         Returns:
             The folder, `Global.save_inference_dir`.
         """
+        if self.settings.section("Global").get("save_inference_dir") == str(self.folder / "inference"):
+            self._own("inference")
         engine = _build_engine(self.settings, "export", verbose)
         folder = Path(engine.config["Global"]["save_inference_dir"])
         engine.export(describe=self._write_inference_yml if self.settings.arch.is_ours else None)
@@ -319,7 +324,12 @@ class Run:
         configuration.
         """
         name = f"{self.settings.arch.name}{'_int8' if int8 else '_fp16' if fp16 else ''}.onnx"
-        return Path(name) if self.settings.given_folder is None else self.folder / name
+        return Path(name) if self.settings.given_folder is None else self._own(name)
+
+    def _own(self, name: str) -> Path:
+        """The path of a file or folder in the run's folder; a link out of it is refused."""
+        require_within(self.folder / name, self.folder)
+        return self.folder / name
 
     def calibration_images(
         self, place: str | os.PathLike | None, count: int, rule: Preprocessing | None = None, seed: int = 0
@@ -455,7 +465,7 @@ def open_training(
     if isinstance(resume, (str, os.PathLike)):
         run = find_run(resume)
         folder = run.folder
-        config = read_yaml(folder / CONFIG) if source is None else load_config(source)
+        config = read_config(folder) if source is None else load_config(source)
         run.adopt(config)
     elif source is None:
         raise PpclsExtError("expected a configuration to train, data (--data), or resume with the folder of a run")

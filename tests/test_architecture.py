@@ -57,6 +57,7 @@ ONLY_IN = {
 SET_FROM_OUTSIDE = {
     # fields that are there to be set: an argument parser's, tqdm's, sys's, a logger's, ctypes', a session's options
     "commands/host_script.py": "sys",
+    "commands/main.py": "sys",
     "progress.py": "bar",
     "commands/outcome.py": "logger",
     "commands/predict.py": "parser args",

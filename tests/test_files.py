@@ -209,6 +209,7 @@ READERS = {
     "hosts/paddleclas/versions.py": "PaddleClas's own source",
     "report/page.py": "pictures of the report's own",
     "commands/datasets.py": "written before",
+    "commands/main.py": "the null device",
     "predict/program_set.py": "is_file before; files of an export that was just written",
 }
 

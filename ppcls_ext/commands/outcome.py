@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import select
@@ -30,7 +31,9 @@ def run(main: Callable[[], int | None]) -> int:
         handler.setFormatter(_Printable())
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
+    _interrupts.clear()
     interrupt_on_sigterm()
+    _interrupt_on_sigint()
     try:
         code = main() or 0
         sys.stdout.flush()
@@ -41,8 +44,44 @@ def run(main: Callable[[], int | None]) -> int:
     except (Exception, KeyboardInterrupt) as error:
         if os.environ.get("PPCLS_EXT_DEBUG") == "1":
             traceback.print_exc()
-        print(f"error: {printable(one_line(_message(error)))}", file=sys.stderr)
+        _drop_unwritten_output()
+        message = _swallowed_interrupt(error) or _message(error)
+        print(f"error: {printable(one_line(message))}", file=sys.stderr)
     return 1
+
+
+def _drop_unwritten_output() -> None:
+    try:
+        sys.stdout.flush()
+    except OSError:  # as on a full disk
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
+
+
+#: What says that there is no room. Paths are missing where stdout, or a temporary file that is open, is written.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+#: What has interrupted this process. C++ code that imports a module makes some other error of a KeyboardInterrupt.
+_interrupts: list[str] = []
+
+
+def _swallowed_interrupt(error: BaseException) -> str | None:
+    if not _interrupts or isinstance(unwrapped(error), KeyboardInterrupt):
+        return None
+    is_told = isinstance(error, PpclsExtError) and not isinstance(error.__cause__, ImportError)
+    return None if is_told else _interrupts[0]
+
+
+def _interrupt_on_sigint() -> None:
+    """Keeps in mind that an interrupt has come, and raises KeyboardInterrupt as Python does."""
+
+    def interrupt(number: int, _: object) -> None:
+        _interrupts.append("interrupted")
+        raise KeyboardInterrupt
+
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
 
 
 def _reader_is_gone() -> bool:
@@ -73,16 +112,27 @@ def _message(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
         return missing(error.name)
     if isinstance(error, OSError):
-        return f"{error.filename or 'system'}: {error.strerror or error}"
+        advice = "; packages keep files there: set HOME to a folder that can be written" if _is_cache(error) else ""
+        nameless = "stdout, or a temporary file" if error.errno in FULL else "system"
+        return f"{error.filename or nameless}: {error.strerror or error}{advice}"
     return f"{type(error).__name__}: {error} (PPCLS_EXT_DEBUG=1 shows where)"
+
+
+def _is_cache(error: OSError) -> bool:
+    """Whether it is about a place that a package, such as Paddle while it is imported, makes in the home folder."""
+    hidden = os.path.join(os.path.expanduser("~"), ".")
+    return isinstance(error.filename, str) and error.filename.startswith(hidden)
 
 
 def interrupt_on_sigterm() -> None:
     """Makes SIGTERM raise KeyboardInterrupt; to be called once more when Paddle is loaded, which takes the signal."""
     process = os.getpid()
+    if _interrupts:  # while Paddle was loaded, which has swallowed it
+        raise KeyboardInterrupt(_interrupts[0])
 
     def interrupt(number: int, _: object) -> None:
         if os.getpid() == process:
+            _interrupts.append("terminated")
             raise KeyboardInterrupt("terminated")
         # a process that loads images inherits this handler
         signal.signal(number, signal.SIG_DFL)

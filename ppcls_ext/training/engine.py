@@ -19,6 +19,7 @@ from ppcls_ext.config.prepare import prepare
 from ppcls_ext.config.recipe import Settings as RecipeSettings
 from ppcls_ext.config.settings import RunSettings
 from ppcls_ext.errors import Interrupted, PpclsExtError, unwrapped
+from ppcls_ext.files import require_plain
 from ppcls_ext.hosts.paddleclas.errors import naming_sections
 from ppcls_ext.hosts.paddleclas.image_lists import is_image_list, mark_replacements, read_first
 from ppcls_ext.hosts.paddleclas.locate import engine_class
@@ -117,6 +118,7 @@ class Engine(_HostEngine):
         if strict:
             del config["Arch"]["pretrained"]
         recipe = self._start_recipe(config, section) if section is not None else None
+        require_plain(self.folder / f"{mode}.log")
         with log_in(self.folder), naming_sections():
             super().__init__(config, mode)
         if strict:
