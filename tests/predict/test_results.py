@@ -30,7 +30,7 @@ def test_a_name_that_is_not_utf8_is_escaped_and_said(tmp_path, caplog, monkeypat
         if suffix == ".csv"
         else [result["file_name"] for result in json.loads(text)]
     )
-    assert names == ["good.png", "a\\udcff.png", "=cmd.png"]
+    assert names == ["good.png", "a\\udcff.png", "'=cmd.png" if suffix == ".csv" else "=cmd.png"]
     assert f"{path}: 1 file names are not UTF-8" in caplog.text
 
 
