@@ -7,7 +7,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from ppcls_ext.packages import import_extra
+try:
+    from tqdm import tqdm
+except ModuleNotFoundError:  # predicting needs little more than onnxruntime: there are lines instead of a bar then
+    tqdm = None
 
 FIRST, EVERY = 2.0, 20.0
 """Seconds before the bar or the first line, and between lines."""
@@ -26,18 +29,30 @@ def progress(what: str, unit: str = "images") -> Iterator[Report]:
     Yields:
         The function that tells (done, all).
     """
-    tqdm = import_extra("tqdm").tqdm
     start = time.monotonic()
-    last, is_terminal = start + FIRST - EVERY, sys.stderr.isatty()
-    with tqdm(desc=what, unit=f" {unit}", file=sys.stderr, disable=not is_terminal, leave=False, delay=FIRST) as bar:
+    last, shows_bar = start + FIRST - EVERY, tqdm is not None and sys.stderr.isatty()
+    with contextlib.ExitStack() as stack:
+        if shows_bar:
+            options = {"unit": f" {unit}", "file": sys.stderr, "leave": False, "delay": FIRST}
+            bar = stack.enter_context(tqdm(desc=what, **options))
 
         def report(done: int, total: int) -> None:
             nonlocal last
-            bar.total = total
-            bar.update(done - bar.n)
+            if shows_bar:
+                bar.total = total
+                bar.update(done - bar.n)
+                return
             now = time.monotonic()
-            if not is_terminal and now - last >= EVERY:
+            if now - last >= EVERY:
                 last = now
                 print(f"{what}: {done} of {total} {unit}, {now - start:.0f} s", file=sys.stderr, flush=True)
 
         yield report
+
+
+def say(line: str) -> None:
+    """Prints a line on stderr, above a bar where one is shown."""
+    if tqdm is None:
+        print(line, file=sys.stderr, flush=True)
+    else:
+        tqdm.write(line, file=sys.stderr)
