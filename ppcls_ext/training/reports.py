@@ -25,7 +25,7 @@ from ppcls_ext.report.evaluation_report import require_own_report, write_evaluat
 from ppcls_ext.report.image_figures import LARGEST_SHEET, draw_sheet, to_pixels
 from ppcls_ext.report.label_report import write_label_report
 from ppcls_ext.report.label_scores import LabelScores, sigmoid
-from ppcls_ext.report.predictions import Predictions
+from ppcls_ext.report.predictions import Predictions, Ranked, ranked
 from ppcls_ext.report.tables import add_metrics
 from ppcls_ext.training.evaluation import logits_and_labels
 from ppcls_ext.training.observers import Epoch, Observer
@@ -70,7 +70,9 @@ class Answers:
     def clear(self) -> None:
         """Forgets all answers, before another evaluation."""
         self._logits: list[np.ndarray] = []
+        self._ranked: list[Ranked] = []
         self._labels: list[np.ndarray] = []
+        self._classes = 0
 
     def add(self, outputs: Any, labels: Any) -> None:
         """Takes in the network's outputs (N, classes) and the labels of a batch."""
@@ -79,8 +81,11 @@ class Answers:
             self._logits.append(logits)
             self._labels.append(several)
         else:
-            self._logits.append(outputs.numpy().astype(np.float32))
-            self._labels.append(labels.numpy().reshape(-1))
+            # all probabilities of 100,000 images and 21,000 classes would take 8 GB
+            probabilities, true = softmax(outputs.numpy().astype(np.float32)), labels.numpy().reshape(-1)
+            self._classes = probabilities.shape[1]
+            self._ranked.append(ranked(probabilities, true))
+            self._labels.append(true)
 
     def evaluation(self, names: list[str] | None) -> Predictions | LabelScores:
         """All answers since `clear`.
@@ -98,7 +103,7 @@ class Answers:
         if self._engine.task == MULTI_LABEL:
             scores, thresholds = sigmoid(np.concatenate(self._logits)), self._engine.evaluations[0].thresholds
             return LabelScores(paths, labels, scores, thresholds, names).check()
-        return Predictions(paths, labels, softmax(np.concatenate(self._logits)), names).check()
+        return Predictions.of_batches(paths, labels, self._ranked, self._classes, names).check()
 
 
 class EvaluationReport:

@@ -180,7 +180,7 @@ PICTURE = np.random.default_rng(0).integers(0, 255, (900, 30, 3), np.uint8)
 
 
 def test_one_image(tmp_path):
-    saved = SavedImages(tmp_path / "one.png", 1)
+    saved = SavedImages(tmp_path / "one.png", ["a/flower.jpg"])
     saved.add("a/flower.jpg", PICTURE, RESULT)
     saved.finish()
     assert saved.written == [tmp_path / "one.png"]
@@ -189,8 +189,9 @@ def test_one_image(tmp_path):
 
 
 def test_many_images_and_a_sheet(tmp_path):
-    saved = SavedImages(tmp_path / "out", 3)
-    for name in ("a/flower.jpg", "b/flower.png", "sheet-01.jpg"):
+    sources = ["a/flower.jpg", "b/flower.png", "sheet-01.jpg"]
+    saved = SavedImages(tmp_path / "out", sources)
+    for name in sources:
         saved.add(name, PICTURE, {**RESULT, "label_names": []})
     saved.finish()
     names = [path.name for path in saved.written]
@@ -201,4 +202,4 @@ def test_many_images_and_a_sheet(tmp_path):
 @pytest.mark.parametrize(("target", "count"), [("x.png", 2), ("x.jpg", 1)])
 def test_targets_that_cannot_be(target, count, tmp_path):
     with pytest.raises(PpclsExtError, match="--save-image is"):
-        SavedImages(tmp_path / target, count)
+        SavedImages(tmp_path / target, ["a.png"] * count)

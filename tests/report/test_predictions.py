@@ -63,4 +63,4 @@ def test_what_is_no_evaluation():
     with pytest.raises(PpclsExtError, match="0 images"):
         Predictions([], np.zeros(0, int), np.zeros((0, 3))).check()
     with pytest.raises(PpclsExtError, match="not finite"):
-        SMALL._replace(probabilities=np.full((4, 3), np.nan)).check()
+        Predictions(SMALL.paths, SMALL.labels, np.full((4, 3), np.nan)).check()
