@@ -50,6 +50,18 @@ def progress(what: str, unit: str = "images") -> Iterator[Report]:
         yield report
 
 
+def ticks(report: Report, total: int) -> Callable[..., None]:
+    """Returns a function that reports one more of `total`, or as many more as it is called with."""
+    done = 0
+
+    def tick(count: int = 1) -> None:
+        nonlocal done
+        done += count
+        report(done, total)
+
+    return tick
+
+
 def say(line: str) -> None:
     """Prints a line on stderr, above a bar where one is shown."""
     if tqdm is None:

@@ -13,7 +13,7 @@ import numpy as np
 from ppcls_ext.data.image_files import decode, read_image
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.files import folder_at_once, require_own_folder
-from ppcls_ext.progress import progress
+from ppcls_ext.progress import progress, ticks
 from ppcls_ext.report.figures import BLUE, GREY, ORANGE, class_labels, figure
 from ppcls_ext.report.image_figures import draw_sheet, shrunk
 from ppcls_ext.report.page import Page
@@ -117,23 +117,24 @@ def _write(
         if path.is_file():
             page.add_image(heading, path)
     with progress("writing the report", "parts") as report:
+        tick = ticks(report, PARTS)
         draw_confusion(predictions, folder / "confusion.png")
-        report(1, PARTS)
+        tick()
         draw_reliability(predictions, folder / "reliability.png")
-        report(2, PARTS)
+        tick()
         write_table(folder / "per_class.csv", list(classes[0]), classes)
         write_table(folder / "confused_pairs.csv", ("true", "predicted", "pictures", "share"), pairs)
-        report(3, PARTS)
+        tick()
         page.add_image("Confusion matrix", folder / "confusion.png")
         page.add_table("Most confused pairs", pairs)
         if _draw_mistakes(predictions, folder / "mistakes.png"):
             page.add_image("Most confident mistakes", folder / "mistakes.png")
-        report(4, PARTS)
+        tick()
         page.add_image("Calibration (expected calibration error)", folder / "reliability.png")
         page.add_table("Classes", classes)
         page.add_text("Settings", settings)
         page.write(folder / "report.html")
-        report(PARTS, PARTS)
+        tick()
 
 
 def draw_confusion(predictions: Predictions, path: str | os.PathLike) -> None:

@@ -16,7 +16,7 @@ from ppcls_ext.config.best import BestBy
 from ppcls_ext.config.folder import KEY, config_text
 from ppcls_ext.data.image_rule import parse_scale
 from ppcls_ext.data.lists import MULTI_LABEL
-from ppcls_ext.errors import PpclsExtError, one_line
+from ppcls_ext.errors import PpclsExtError, one_line, printable
 from ppcls_ext.hosts.paddleclas.image_lists import is_image_list
 from ppcls_ext.packages import require
 from ppcls_ext.predict.classifier import softmax
@@ -282,7 +282,7 @@ class TrainingReport(Observer):
             title = f"{self._engine.config['Arch']['name']}: best evaluation"
             settings = config_text(self._engine.settings.config)
             page = _write_report(self._best, folder / "report", title, settings, figures, self._chosen)
-            print(f"report: {page}")
+            print(f"report: {printable(str(page))}")
 
 
 def _write_report(
