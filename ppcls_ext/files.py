@@ -199,7 +199,9 @@ class FreeNames:
             stem: of the source's name.
             ending: further characters of the new stem.
         """
-        stem = os.fsdecode(os.fsencode(stem)[:LONGEST_STEM]) + ending
+        while len(os.fsencode(stem)) > LONGEST_STEM:
+            stem = stem[:-1]
+        stem += ending
         number = self._next.get(stem, 1)
         while (name := f"{stem}.png" if number == 1 else f"{stem}-{number}.png") in self._taken:
             number += 1

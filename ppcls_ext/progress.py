@@ -6,11 +6,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
-
-try:
-    from tqdm import tqdm
-except ModuleNotFoundError:  # predicting needs little more than onnxruntime: there are lines instead of a bar then
-    tqdm = None
+from typing import Any
 
 FIRST, EVERY = 2.0, 20.0
 """Seconds before the bar or the first line, and between lines."""
@@ -30,20 +26,21 @@ def progress(what: str, unit: str = "images") -> Iterator[Report]:
         The function that tells (done, all).
     """
     start = time.monotonic()
-    last, shows_bar = start + FIRST - EVERY, tqdm is not None and sys.stderr.isatty()
+    last, tqdm, bar = start + FIRST - EVERY, _tqdm(), None
     with contextlib.ExitStack() as stack:
-        if shows_bar:
-            options = {"unit": f" {unit}", "file": sys.stderr, "leave": False, "delay": FIRST}
-            bar = stack.enter_context(tqdm(desc=what, **options))
 
         def report(done: int, total: int) -> None:
-            nonlocal last
-            if shows_bar:
+            nonlocal last, bar
+            now = time.monotonic()
+            if now < start + FIRST:
+                return
+            if bar is not None:
                 bar.total = total
                 bar.update(done - bar.n)
-                return
-            now = time.monotonic()
-            if now - last >= EVERY:
+            elif tqdm is not None:  # made late, as `say` would show one that still waits
+                options = {"desc": what, "unit": f" {unit}", "file": sys.stderr, "leave": False}
+                bar = stack.enter_context(tqdm(total=total, initial=done, **options))
+            elif now - last >= EVERY:
                 last = now
                 print(f"{what}: {done} of {total} {unit}, {now - start:.0f} s", file=sys.stderr, flush=True)
 
@@ -64,7 +61,19 @@ def ticks(report: Report, total: int) -> Callable[..., None]:
 
 def say(line: str) -> None:
     """Prints a line on stderr, above a bar where one is shown."""
+    tqdm = _tqdm()
     if tqdm is None:
         print(line, file=sys.stderr, flush=True)
     else:
         tqdm.write(line, file=sys.stderr)
+
+
+def _tqdm() -> Any:
+    """Returns the class of bars; None where there is no terminal, or no tqdm, which predicting does not need."""
+    if not sys.stderr.isatty():
+        return None
+    try:
+        from tqdm import tqdm
+    except ModuleNotFoundError:
+        return None
+    return tqdm

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from ppcls_ext.csv_table import CsvWriter, cell
 from ppcls_ext.errors import Interrupted, PpclsExtError
-from ppcls_ext.files import atomic_write
+from ppcls_ext.files import atomic_write, open_regular, require_plain
 
 logger = logging.getLogger("ppcls_ext")
 
@@ -121,7 +121,7 @@ def open_results(path: str | os.PathLike, resume: str | None = None) -> Iterator
         with atomic_write(path) as whole:
             with _unfinished(Path(path), part, is_csv) as writer:
                 yield writer
-            with open(part, "rb") as stream:
+            with open(open_regular(part), "rb") as stream:
                 shutil.copyfileobj(stream, whole)
         part.unlink()
     if writer.odd:
@@ -133,9 +133,10 @@ def open_results(path: str | os.PathLike, resume: str | None = None) -> Iterator
 @contextlib.contextmanager
 def _unfinished(path: Path, part: Path, is_csv: bool) -> Iterator[ResultsWriter]:
     """Yields a writer behind the results that `part`, or else `path`, holds; they stay in `part` whatever happens."""
+    require_plain(part)
     if not part.exists() and path.exists():
         written, end = _read_written(path, is_csv)
-        with open(path, "rb") as finished, atomic_write(part) as stream:
+        with open(open_regular(path), "rb") as finished, atomic_write(part) as stream:
             _copy(finished, stream, end)
         logger.info("%s holds the results of %d images, of whatever model: they stay", path, len(written))
     elif part.exists():
@@ -168,12 +169,12 @@ def _read_written(path: Path, is_csv: bool, but_the_last: bool = False) -> tuple
     end = before = 0  # of the last image's results, and of those before it
     last = None
     try:
-        with open(path, "rb") as stream:
+        with open(open_regular(path), "rb") as stream:
             for name, place in (_csv_images if is_csv else _json_images)(stream, but_the_last):
                 if name != last:
                     names[name], last, before = None, name, end
                 end = place
-    except (OSError, ValueError, TypeError, csv.Error) as error:
+    except (OSError, ValueError, TypeError, LookupError, csv.Error) as error:
         raise PpclsExtError(
             f"cannot go on with {path}: it is not a file of results that predict wrote ({error}); choose another name"
         ) from error
@@ -222,7 +223,7 @@ def identity_of(model: str | os.PathLike, *options: object) -> str:
     path = Path(model)
     for file in sorted(path.iterdir()) if path.is_dir() else [path]:
         if file.is_file():
-            with open(file, "rb") as stream:
+            with open(open_regular(file), "rb") as stream:
                 while piece := stream.read(1 << 20):
                     digest.update(piece)
     return digest.hexdigest()[:8]
