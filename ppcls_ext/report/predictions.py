@@ -9,8 +9,8 @@ import numpy as np
 
 from ppcls_ext.errors import PpclsExtError
 
-#: Images whose probabilities are gone through at once.
-BATCH = 256
+#: Scores that are gone through at once: the caches of a core hold them.
+IN_CACHE = 1 << 17
 
 
 class Ranked(NamedTuple):
@@ -18,7 +18,7 @@ class Ranked(NamedTuple):
 
     Attributes:
         predicted: (N,) the most probable classes.
-        confidence: (N,) their probabilities; nan where a probability of the image is not finite.
+        confidence: (N,) their probabilities; nan or infinity where one of the image is so.
         rank: (N,) number of classes that are more probable than the true one, or as probable and before it.
     """
 
@@ -27,18 +27,31 @@ class Ranked(NamedTuple):
     rank: np.ndarray
 
 
-def ranked(probabilities: np.ndarray, labels: np.ndarray) -> Ranked:
+def ranked(scores: np.ndarray, labels: np.ndarray, are_logits: bool = False) -> Ranked:
     """Returns what is kept of a batch of answers.
 
     Args:
-        probabilities: (N, classes).
+        scores: (N, classes), probabilities or logits.
         labels: (N,) true classes.
+        are_logits: whether probabilities are to be computed by a softmax.
     """
-    of_label = np.take_along_axis(probabilities, labels[:, None].astype(np.int64), axis=1)
-    before = np.arange(probabilities.shape[1]) < labels[:, None]
-    rank = ((probabilities > of_label) | ((probabilities == of_label) & before)).sum(axis=1)
-    confidence = np.where(np.isfinite(probabilities).all(axis=1), probabilities.max(axis=1), np.nan)
-    return Ranked(probabilities.argmax(axis=1), confidence, rank)
+    count = max(1, IN_CACHE // scores.shape[1])
+    parts = [_ranked(scores[i : i + count], labels[i : i + count], are_logits) for i in range(0, len(scores), count)]
+    return Ranked(*map(np.concatenate, zip(*parts)))
+
+
+def _ranked(scores: np.ndarray, labels: np.ndarray, are_logits: bool) -> Ranked:
+    predicted = scores.argmax(axis=1)  # of a row with nan, its place
+    confidence = best = np.take_along_axis(scores, predicted[:, None], axis=1)
+    if are_logits:
+        confidence = 1 / np.exp(scores - best).sum(axis=1, keepdims=True)
+    rank = np.zeros(len(scores), np.int64)
+    wrong = np.flatnonzero(predicted != labels)
+    rows, true = scores[wrong], labels[wrong, None]
+    of_label = np.take_along_axis(rows, true.astype(np.int64), axis=1)
+    before = np.arange(scores.shape[1]) < true
+    rank[wrong] = np.count_nonzero((rows > of_label) | ((rows == of_label) & before), axis=1)
+    return Ranked(predicted, confidence[:, 0], rank)
 
 
 class Predictions:
@@ -66,8 +79,8 @@ class Predictions:
         probabilities: np.ndarray,
         names: Sequence[str] | None = None,
     ) -> None:
-        starts = range(0, min(len(labels), len(probabilities)), BATCH)
-        parts = [ranked(probabilities[i : i + BATCH], labels[i : i + BATCH]) for i in starts]
+        count = min(len(labels), len(probabilities))
+        parts = [ranked(probabilities[:count], labels[:count])] if count else []
         self._set(paths, labels, parts, probabilities.shape[1], names)
 
     @classmethod

@@ -19,7 +19,6 @@ from ppcls_ext.data.lists import MULTI_LABEL
 from ppcls_ext.errors import PpclsExtError, one_line, printable
 from ppcls_ext.hosts.paddleclas.image_lists import is_image_list
 from ppcls_ext.packages import require
-from ppcls_ext.predict.classifier import softmax
 from ppcls_ext.report.charts import draw_class_counts, draw_curves
 from ppcls_ext.report.evaluation_report import require_own_report, write_evaluation_report
 from ppcls_ext.report.image_figures import LARGEST_SHEET, draw_sheet, to_pixels
@@ -82,9 +81,9 @@ class Answers:
             self._labels.append(several)
         else:
             # all probabilities of 100,000 images and 21,000 classes would take 8 GB
-            probabilities, true = softmax(outputs.numpy().astype(np.float32)), labels.numpy().reshape(-1)
-            self._classes = probabilities.shape[1]
-            self._ranked.append(ranked(probabilities, true))
+            logits, true = outputs.numpy().astype(np.float32), labels.numpy().reshape(-1)
+            self._classes = logits.shape[1]
+            self._ranked.append(ranked(logits, true, are_logits=True))
             self._labels.append(true)
 
     def evaluation(self, names: list[str] | None) -> Predictions | LabelScores:

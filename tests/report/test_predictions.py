@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.predict.answers import softmax
 from ppcls_ext.report.evaluation_report import draw_confusion
 from ppcls_ext.report.predictions import (
     Predictions,
@@ -118,6 +119,14 @@ def test_many_classes_take_no_memory_of_their_square(tmp_path):
     assert len(rows) == classes
     assert len(pairs) == 20
     assert found.accuracy(5) == 1
+
+
+@pytest.mark.parametrize("classes", [1, 3, 2000])
+def test_logits_give_what_their_probabilities_give(classes):
+    random = np.random.default_rng(0)
+    logits, labels = random.normal(0, 4, (300, classes)).astype(np.float32), random.integers(0, classes, 300)
+    for got, expected in zip(ranked(logits, labels, are_logits=True), ranked(softmax(logits), labels)):
+        assert (got == expected).all()
 
 
 def test_a_batch_is_let_go(tmp_path):
