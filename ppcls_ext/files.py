@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import errno
 import hashlib
-import itertools
 import os
 import re
 import shutil
@@ -22,6 +21,9 @@ from ppcls_ext.errors import NotRegularFileError, PpclsExtError
 
 LONGEST_PART = 48
 """Characters of a file's name in that of its temporary file: of up to 4 bytes, where systems allow 255."""
+
+LONGEST_STEM = 220
+"""Bytes of a source's name in that of a file that is made of it, where systems allow 255 with all that follows."""
 
 KINDS = {
     stat.S_IFIFO: "a FIFO",
@@ -169,10 +171,43 @@ def _exchange(one: Path, other: Path) -> bool:
     return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
 
 
-def unused(path: Path, is_taken: Callable[[Path], bool]) -> Path:
-    """Returns the first of NAME.png, NAME-2.png, NAME-3.png, … that is not taken: two files may have one name."""
-    numbered = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(2))
-    return next(name for name in itertools.chain([path], numbered) if not is_taken(name))
+class FreeNames:
+    """Names for the .png files that are made of other files, each given once, as two of these may have one name.
+
+    Args:
+        folder: the folder that they are for.
+        sources: the files that they are made of; one in that folder is not written over.
+        taken: further names that are given to none.
+    """
+
+    def __init__(self, folder: Path, sources: Iterable[str | os.PathLike], taken: Iterable[str] = ()) -> None:
+        self._taken, self._next = set(taken), dict[str, int]()
+        here, within = os.path.realpath(folder), dict[str, bool]()
+        for source in sources:
+            parent, name = os.path.split(source)
+            if parent not in within:
+                within[parent] = os.path.realpath(parent or ".") == here
+            if within[parent]:
+                self._taken.add(name)
+
+    def take(self, stem: str, ending: str = "") -> str:
+        """Returns the first of STEM.png, STEM-2.png, STEM-3.png, … that is free, and takes it.
+
+        The time does not grow with the number of names. A stem that is too long for the system loses its end.
+
+        Args:
+            stem: of the source's name.
+            ending: further characters of the new stem.
+        """
+        while len(os.fsencode(stem)) > LONGEST_STEM:
+            stem = stem[:-1]
+        stem += ending
+        number = self._next.get(stem, 1)
+        while (name := f"{stem}.png" if number == 1 else f"{stem}-{number}.png") in self._taken:
+            number += 1
+        self._next[stem] = number + 1
+        self._taken.add(name)
+        return name
 
 
 def require_within(path: Path, folder: Path) -> None:

@@ -26,17 +26,17 @@ from ppcls_ext.config.train_options import DEFAULT, set_options
 from ppcls_ext.config.weights import require_no_earlier_training
 from ppcls_ext.data.class_folders import LABEL_LIST, TRAIN_LIST, VAL_LIST, kept_lists, make_lists
 from ppcls_ext.data.image_files import find_images
-from ppcls_ext.data.image_input import network_input
+from ppcls_ext.data.image_input import PreparedImages, network_input
 from ppcls_ext.data.image_rule import Preprocessing
 from ppcls_ext.data.label_table import make_label_lists
 from ppcls_ext.data.lists import MULTI_LABEL, SINGLE_LABEL, ListEntry
-from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.errors import PpclsExtError, printable
 from ppcls_ext.export.opset import DEFAULT_OPSET, INT8_OPSET
 from ppcls_ext.files import atomic_write, require_within
 from ppcls_ext.packages import require
 from ppcls_ext.predict.classifier import Classifier
 from ppcls_ext.predict.metadata import Metadata
-from ppcls_ext.progress import progress
+from ppcls_ext.progress import progress, ticks
 
 if TYPE_CHECKING:
     from ppcls_ext.data.image_input import ImageLike
@@ -286,7 +286,7 @@ class Run:
 
         metadata = self.metadata
         rule = metadata.preprocessing
-        images = np.stack([network_input(path, rule) for path in find_images(samples)]) if samples else None
+        images = PreparedImages(find_images(samples), rule) if samples else None
         require("paddle", "paddle2onnx", "onnx", "onnxslim", "onnxruntime")
         reduce: Reduce | None = None
         if fp16:
@@ -294,8 +294,9 @@ class Run:
 
             reduce = reduce_to_float16
         elif int8:
-            from ppcls_ext.export.int8 import quantize
+            from ppcls_ext.export.int8 import quantize, require_count
 
+            require_count(calibration_images)
             calibrating = self.calibration_images(calibration, calibration_images)
             reduce = partial(quantize, images=calibrating, allow=allow)
         use_all_cores()
@@ -352,7 +353,12 @@ class Run:
         files = sorted(dict.fromkeys(images_in(place, self.settings)))
         chosen = np.sort(np.random.default_rng(seed).permutation(len(files))[:count])
         rule = self.metadata.preprocessing if rule is None else rule
-        return np.stack([network_input(files[index], rule) for index in chosen])
+        with progress("reading images") as report:
+            tick, prepared = ticks(report, len(chosen)), []
+            for index in chosen:
+                prepared.append(network_input(files[index], rule))
+                tick()
+        return np.stack(prepared)
 
     def check_images(
         self,
@@ -526,7 +532,7 @@ def new_lists(
                 else:
                     made = make_label_lists(data, labels, place, val_share, split_seed, report)
             for line in made._replace(folder=folder / LISTS).lines():
-                print(line)
+                print(printable(line))
         use_lists(config, made)
         override(config, settings.overrides)  # the user's own settings win
     except BaseException:

@@ -28,6 +28,12 @@ def nothing_of_a_command():
     logger.setLevel(level)
 
 
+@pytest.fixture(autouse=True)
+def no_progress(monkeypatch):
+    """On a slow machine anything may take longer than two seconds: what a test sees must not depend on it."""
+    monkeypatch.setattr("ppcls_ext.progress.FIRST", 3600.0)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real data and reference outputs; without one the test is skipped, saying so."""

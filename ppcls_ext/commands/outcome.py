@@ -12,7 +12,7 @@ import threading
 import traceback
 from collections.abc import Callable
 
-from ppcls_ext.errors import PpclsExtError, one_line, printable, unwrapped
+from ppcls_ext.errors import PpclsExtError, message_line, unwrapped
 from ppcls_ext.packages import EXTRAS, missing
 
 
@@ -40,13 +40,13 @@ def run(main: Callable[[], int | None]) -> int:
         return code
     except BrokenPipeError as error:
         if not _reader_is_gone():
-            print(f"error: {printable(one_line(_message(error)))}", file=sys.stderr)
+            print(f"error: {message_line(_message(error))}", file=sys.stderr)
     except (Exception, KeyboardInterrupt) as error:
         if os.environ.get("PPCLS_EXT_DEBUG") == "1":
             traceback.print_exc()
         _drop_unwritten_output()
         message = _swallowed_interrupt(error) or _message(error)
-        print(f"error: {printable(one_line(message))}", file=sys.stderr)
+        print(f"error: {message_line(message)}", file=sys.stderr)
     return 1
 
 
@@ -100,7 +100,7 @@ class _Printable(logging.Formatter):
     """Messages on one line, with nothing that the terminal would obey."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return printable(one_line(super().format(record)))
+        return message_line(super().format(record))
 
 
 def _message(error: BaseException) -> str:

@@ -7,6 +7,7 @@ with: they differ by whole grey levels (Pillow averages when it shrinks an image
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Union
 
@@ -55,6 +56,39 @@ def network_input(image: ImageLike, rule: Preprocessing) -> np.ndarray:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise PpclsExtError(f"got an array {image.dtype} {image.shape}: expected uint8 (H, W, 3), RGB")
     return _to_input(image, rule)
+
+
+class PreparedImages:
+    """Images as a network's inputs, each read when it is asked for: many take no more memory than one.
+
+    Args:
+        images: in any form that `network_input` takes; open files are read at once, as they can be read only once.
+        rule: the preprocessing that the network expects.
+
+    Attributes:
+        shape: (N, 3, H, W).
+    """
+
+    def __init__(self, images: Sequence[ImageLike], rule: Preprocessing) -> None:
+        self._images = [
+            _read_open(image) if hasattr(image, "read") and not isinstance(image, Image.Image) else image
+            for image in images
+        ]
+        self._rule = rule
+        width, height = rule.image_size
+        self.shape = (len(self._images), 3, height, width)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int | slice) -> np.ndarray:
+        """Returns one input (3, H, W), or several (n, 3, H, W)."""
+        if isinstance(index, slice):
+            return np.stack([network_input(image, self._rule) for image in self._images[index]])
+        return network_input(self._images[index], self._rule)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (network_input(image, self._rule) for image in self._images)
 
 
 def _read_open(file: Any) -> bytes:

@@ -18,7 +18,7 @@ from ppcls_ext.config.folder import KEY
 from ppcls_ext.config.prepare import prepare
 from ppcls_ext.config.recipe import Settings as RecipeSettings
 from ppcls_ext.config.settings import RunSettings
-from ppcls_ext.errors import Interrupted, PpclsExtError, unwrapped
+from ppcls_ext.errors import Interrupted, PpclsExtError, printable, unwrapped
 from ppcls_ext.files import require_plain
 from ppcls_ext.hosts.paddleclas.errors import naming_sections
 from ppcls_ext.hosts.paddleclas.image_lists import is_image_list, mark_replacements, read_first
@@ -201,7 +201,7 @@ class Engine(_HostEngine):
         checkpoints = Checkpoints(self, {KEY: self.settings.trained_with()})
         record = RunRecord(self, checkpoints)
         if finished := record.finished():
-            print(finished)
+            print(printable(finished))
             self._name_weights({"best_model", "latest"})
             return
         self._begin_aside()
@@ -214,7 +214,7 @@ class Engine(_HostEngine):
                 train(self, checkpoints, observers)
         except TrainingEnds as end:
             stopped = str(end)
-            print(end)
+            print(printable(str(end)))
         except (KeyboardInterrupt, OSError) as error:
             if not isinstance(said := unwrapped(error), KeyboardInterrupt):
                 raise
@@ -227,7 +227,7 @@ class Engine(_HostEngine):
         for observer in observers:
             observer.end()
         if tied := checkpoints.tied():
-            print(tied)
+            print(printable(tied))
         self._name_weights(checkpoints.present(self.folder))
 
     def _name_weights(self, sets: set[str]) -> None:
@@ -235,7 +235,7 @@ class Engine(_HostEngine):
         for name, what in (("best_model", "best"), ("latest", "latest")):
             path = self.folder / f"{name}.pdparams"
             if name in sets and path.is_file():
-                print(f"{what} weights: {path}")
+                print(f"{what} weights: {printable(str(path))}")
                 return
 
     def eval(self, epoch_id: int = 0) -> float:

@@ -13,7 +13,7 @@ import numpy as np
 import paddle
 
 from ppcls_ext.data.lists import MULTI_LABEL
-from ppcls_ext.errors import PpclsExtError, one_line
+from ppcls_ext.errors import PpclsExtError, one_line, printable
 from ppcls_ext.export.comparison import relative_difference
 from ppcls_ext.files import folder_at_once
 from ppcls_ext.hosts.quiet import logging_from
@@ -83,7 +83,7 @@ def _export(engine: Any, host_export: Callable[[], None], describe: Callable[[Pa
         written = sorted(path.name for path in place.iterdir())
         (place / DIGESTS).write_text(digests_of(place), encoding="utf-8")
     for name in written:
-        print(target / name)
+        print(printable(str(target / name)))
 
 
 @paddle.no_grad()

@@ -13,7 +13,7 @@ import paddle
 import paddle.distributed as dist
 from tqdm import tqdm
 
-from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.errors import PpclsExtError, printable
 from ppcls_ext.training.observers import Batch, Epoch, Observer
 from ppcls_ext.weights.manifest import read_manifest
 
@@ -123,7 +123,7 @@ class TrainingOnTerminal(Observer):
         line += f", {duration(left)} left" if left else ""
         if epoch.evaluation is not None:
             line += f" | evaluation: {epoch.evaluation}{', best so far' if epoch.is_best else ''}"
-        print(line, flush=True)
+        print(printable(line), flush=True)
 
     def _close(self) -> None:
         if self._bar is not None:
@@ -150,7 +150,7 @@ class TrainingOnTerminal(Observer):
 
 def _show(lines: list[str]) -> None:
     for line in lines:
-        print(line, flush=True)
+        print(printable(line), flush=True)
 
 
 def shown_averages(values: dict[str, float]) -> dict[str, float]:
