@@ -32,7 +32,7 @@ ARROWS = {
     "weights": "errors files packages download",
     "hosts/paddleclas": "errors bounded_yaml packages data weights hosts",
     "models": "errors hosts/paddleclas onednn layers reparam weights",
-    "config": "errors files bounded_yaml hosts hosts/paddleclas data models weights",
+    "config": "errors files bounded_yaml progress hosts hosts/paddleclas data models weights",
     "export": "errors files packages cpu hosts hosts/paddleclas data predict reparam weights models config",
     "training": "errors files packages progress hosts hosts/paddleclas report data predict reparam weights models "
     "config export",

@@ -20,7 +20,7 @@ from ppcls_ext.config.recipe import Settings as RecipeSettings
 from ppcls_ext.config.settings import RunSettings
 from ppcls_ext.errors import Interrupted, PpclsExtError, unwrapped
 from ppcls_ext.hosts.paddleclas.errors import naming_sections
-from ppcls_ext.hosts.paddleclas.image_lists import is_image_list, mark_replacements, read_first
+from ppcls_ext.hosts.paddleclas.image_lists import ListedDataset
 from ppcls_ext.hosts.paddleclas.locate import engine_class
 from ppcls_ext.hosts.paddleclas.log_file import log_in
 from ppcls_ext.predict.answers import Threshold
@@ -117,15 +117,13 @@ class Engine(_HostEngine):
         return Recipe(section, config["Arch"])
 
     def _guard_images(self) -> None:
-        """Reads the first image of each plain list, and makes the lists tell which images cannot be read."""
+        """Reads the first image of each list."""
         train_set, eval_set = (
             getattr(getattr(self, name, None), "dataset", None) for name in ("train_dataloader", "eval_dataloader")
         )
-        if is_image_list(train_set):
-            read_first(train_set, "DataLoader.Train")
-        if is_image_list(eval_set):
-            read_first(eval_set, "DataLoader.Eval")
-            mark_replacements(eval_set)
+        for dataset, loader in ((train_set, "DataLoader.Train"), (eval_set, "DataLoader.Eval")):
+            if isinstance(dataset, ListedDataset):
+                dataset.read_first(loader)
         if self.mode == "train":
             self.unreadable_images = UnreadableImages(train_set)
 

@@ -62,7 +62,7 @@ def try_parts(engine: Any) -> None:
 def _try_classification(engine: Any) -> None:
     config, loader = engine.config, engine.eval_dataloader
     images, labels = engine.images_and_labels(_first_batch(loader, "DataLoader.Eval"), evaluating=True)
-    require_read(loader.dataset, labels)
+    require_read(loader.dataset)
     with explained("Arch", images, labels):
         outputs = answers_to(engine, images, labels)
     require_classifier(config, outputs)
