@@ -476,16 +476,11 @@ def overlap(
     Returns:
         One string for each such image of `b`: its path, or `its path = path in a` where the names differ.
     """
-    # of millions of paths, numbers are kept, and only those that may be in both lists as strings
     total = len(a) + len(b)
-    numbers = [
-        np.fromiter(map(hash, _told(_paths(entries), done, total, report)), np.int64, len(entries))
-        for entries, done in ((a, 0), (b, len(a)))
-    ]
-    seen = set(itertools.compress(_paths(a), _is_among(numbers[0], numbers[1])))
-    both = dict.fromkeys(
-        path for path in itertools.compress(_paths(b), _is_among(numbers[1], numbers[0])) if path in seen
-    )
+    # of millions of paths, numbers are kept, and only those that may be in both lists as strings
+    numbers = [_numbers(entries, done, total, report) for entries, done in ((a, 0), (b, len(a)))]
+    seen = set(_paths(a, _which_are_among(*numbers)))
+    both = dict.fromkeys(path for path in _paths(b, _which_are_among(*reversed(numbers))) if path in seen)
     if total > LARGEST_COMPARED:
         return list(both)
     left = dict.fromkeys(map(Path, _paths(a)))
@@ -495,34 +490,40 @@ def overlap(
     return [*both, *(f"{path} = {first[path]}" for path in right if path in first)]
 
 
-def _told(paths: Iterable[str], done: int, total: int, report: Callable[[int, int], None] | None) -> Iterator[str]:
-    for number, path in enumerate(paths, done + 1):
-        if report and number % 10_000 == 0:
-            report(number, total)
-        yield path
+def _numbers(
+    entries: Sequence[ListEntry], done: int, total: int, report: Callable[[int, int], None] | None
+) -> np.ndarray:
+    """A number for each image, the same for the same path; int64 (N,)."""
+    paths, numbers = _paths(entries), np.empty(len(entries), np.int64)
+    for at in range(0, len(numbers), PIECE):
+        part = numbers[at : at + PIECE]
+        part[:] = np.fromiter(map(hash, itertools.islice(paths, len(part))), np.int64, len(part))
+        if report:
+            report(done + at + len(part), total)
+    return numbers
 
 
-def _is_among(numbers: np.ndarray, others: np.ndarray) -> bytes:
-    """One byte for each number: whether it is among the others. (`np.isin` takes several times the memory.)"""
+def _which_are_among(numbers: np.ndarray, others: np.ndarray) -> list[int]:
+    """The indices of the numbers that are among the others. (`np.isin` takes several times the memory.)"""
     if not len(others):
-        return bytes(len(numbers))
+        return []
     others = np.sort(others)
     at = np.searchsorted(others, numbers)
     at[at == len(others)] = 0
-    return (others[at] == numbers).tobytes()
+    return np.flatnonzero(others[at] == numbers).tolist()
 
 
-def _paths(entries: Sequence[ListEntry]) -> Iterator[str]:
-    """The paths of a list's images, each as `Path` spells it, which is asked only where it may change something."""
+def _paths(entries: Sequence[ListEntry], indices: Sequence[int] | None = None) -> Iterator[str]:
+    """The paths of a list's images, or of some, each as `Path` spells it, which is asked where it may change it."""
     if not isinstance(entries, ImageList):
-        return (str(entry.path) for entry in entries)
-    root = str(entries.image_root)
+        return (str(entries[index].path) for index in (range(len(entries)) if indices is None else indices))
+    root, names = str(entries.image_root), entries.names() if indices is None else map(entries.name, indices)
     start = f"{root}/" if os.sep == "/" and root not in (os.curdir, os.sep) else None
     return (
         str(Path(root, name))
         if start is None or "//" in name or "/." in name or name[0] in "./" or name[-1] == "/"
         else start + name
-        for name in entries.names()
+        for name in names
     )
 
 
