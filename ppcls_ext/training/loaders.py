@@ -14,24 +14,19 @@ from typing import Any
 import paddle.distributed as dist
 
 from ppcls_ext.errors import PpclsExtError, one_line, unwrapped
-from ppcls_ext.hosts.paddleclas.image_lists import MOST_IN_A_ROW, WHAT_TO_DO, is_image_list
+from ppcls_ext.hosts.paddleclas.image_lists import WHAT_TO_DO, is_image_list
 
 MAX_SHARE = 0.01  # of the images of an epoch; training ends where more cannot be read
 
 
 def require_read(dataset: Any) -> None:
-    """Raises PpclsExtError where an image could not be read, nor another one in its place.
+    """Raises PpclsExtError where an image could not be read, nor another one in its place, or a batch not be made.
 
     Args:
         dataset: of the batches that were read so far.
     """
-    if not is_image_list(dataset):
-        return
-    given_up = dataset.listed.counts[3]
-    if given_up:
-        index = given_up - 1
-        others = "" if dataset.listed.evaluates else f", nor {MOST_IN_A_ROW - 1} others in its place"
-        raise PpclsExtError(f"cannot read {dataset.images[index]}{others}: {dataset.reason(index)}; {WHAT_TO_DO}")
+    if is_image_list(dataset) and dataset.listed.failure:
+        raise PpclsExtError(dataset.listed.failure)
 
 
 class UnreadableImages:
@@ -50,7 +45,7 @@ class UnreadableImages:
 
     def begin(self) -> None:
         """Starts anew: an epoch begins, and calibration may have read the images, too."""
-        self._counts[:3] = [0, 0, 0]
+        self._counts[:] = [0, 0, 0]
 
     def check(self) -> None:
         """Raises PpclsExtError where more than `MAX_SHARE` of the images could not be read, or too many in a row."""
@@ -62,7 +57,7 @@ class UnreadableImages:
         Raises:
             PpclsExtError: more than `MAX_SHARE` of the images could not be read, or too many in a row.
         """
-        asked, replaced = self._counts[:2]
+        asked, replaced, _ = self._counts
         if replaced:
             from ppcls.utils import logger
 

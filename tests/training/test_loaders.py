@@ -181,7 +181,7 @@ def test_a_data_set_that_is_built_anew_counts_on(build, tmp_path):
         copy.deepcopy({"listed": images.listed})["listed"], image_root="", cls_label_path="", transform_ops=TRANSFORMS
     )
     assert len(again[1][0]) == 3
-    assert UnreadableImages(images)._counts[:] == [1, 1, 1, 0]
+    assert UnreadableImages(images)._counts[:] == [1, 1, 1]
 
 
 def test_labels_are_those_of_paddleclas(build):
@@ -284,6 +284,26 @@ def test_first_image_is_read_before_anything_is_trained(build, tmp_path):
     with pytest.raises(PpclsExtError, match=r"cannot read .*0\.png: \w+: "):
         images.read_first("DataLoader.Train")
     assert np.random.get_state()[1].tolist() == state
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_images_of_a_later_batch_do_not_go_together(config, dataset, tmp_path, monkeypatch, mode, workers):
+    """Without processes of its own, Paddle's loader waits for ever."""
+    Image.new("RGB", (40, 50)).save(tmp_path / "other.png")
+    lines = (dataset / "train_list.txt").read_text().replace("png/", f"{dataset}/png/")
+    (tmp_path / "list.txt").write_text(f"{lines}{tmp_path}/other.png 1\n")
+    monkeypatch.chdir(tmp_path)
+    config["Arch"]["name"] = "FasterNet_T0"
+    config["Global"]["eval_during_train"] = False
+    loader = config["DataLoader"]["Eval" if mode == "eval" else "Train"]
+    loader["dataset"]["cls_label_path"] = "list.txt"
+    loader["loader"]["num_workers"] = workers
+    loader["sampler"].update(batch_size=5, shuffle=False)
+    engine = build_engine(config, mode)
+    told = r"^the images of a batch do not go together: ValueError: all input arrays must have the same shape; let"
+    with pytest.raises(PpclsExtError, match=told):
+        engine.eval() if mode == "eval" else engine.train()
 
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -4,8 +4,10 @@
 whatever has the name of an image, a FIFO too, and where that fails they log an error and call themselves for a random
 other image, in evaluation too, until one can be read.
 
-They cannot simply raise: an exception in a data set hangs Paddle's loader for ever when `num_workers` is 0. So the data
-sets made here note what they could not read where all processes see it; `training.loaders` raises in the main thread.
+They cannot simply raise: an exception in a data set or behind it hangs Paddle's loader for ever when `num_workers` is 0
+(paddle/io/dataloader/dataloader_iter.py: its thread ends and leaves the queue open). So what is made here notes what
+failed where all processes see it, and goes on with an image that could be read; `training.loaders` raises in the main
+thread.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from collections.abc import Sequence
 from typing import Any, overload
 
 import numpy as np
+from paddle.io.dataloader.collate import default_collate_fn
 
 from ppcls_ext.data.image_files import decode, read_image
 from ppcls_ext.data.lists import MULTI_LABEL, SINGLE_LABEL, ImageList
@@ -26,7 +29,9 @@ from ppcls_ext.hosts.adaptation import patch
 
 WHAT_TO_DO = "replace the file or take it off the list"
 MOST_IN_A_ROW = 10
-"""Images that are tried in the place of one before a training ends: 1 % of them may be unreadable."""
+"""Images that cannot be read, one in the place of the other, before a training ends: 1 % of all may be so."""
+LONGEST_FAILURE = 1 << 13
+"""Bytes of the reason why images cannot be used any more, which names a path."""
 
 
 def hand_over(dataset: dict, images: ImageList, evaluates: bool) -> None:
@@ -50,14 +55,14 @@ class Listed:
     Attributes:
         images: the list.
         evaluates: whether each image counts, or another one may take its place.
-        counts: images asked for, of these replaced, the index of the first of these, and 1 + the index of an image for
-            which none could be read.
+        counts: images asked for, of these replaced, and the index of the first of these.
         stand_in: the bytes of an image that can be read; empty before `ListedDataset.read_first`.
     """
 
     def __init__(self, images: ImageList, evaluates: bool) -> None:
         self.images, self.evaluates = images, evaluates
-        self.counts: Any = multiprocessing.Array("q", 4)
+        self.counts: Any = multiprocessing.Array("q", 3)
+        self._failure: Any = multiprocessing.Array("c", LONGEST_FAILURE)
         self.stand_in = b""
 
     def __deepcopy__(self, memo: dict) -> Listed:
@@ -66,15 +71,23 @@ class Listed:
     def __repr__(self) -> str:
         return repr(self.images)  # PaddleClas logs its configuration
 
-    def count(self, index: int, replaced: bool, given_up: bool = False) -> None:
+    @property
+    def failure(self) -> str:
+        """Why the images cannot be used any more; empty while they can."""
+        return self._failure.value.decode(errors="ignore")
+
+    def fail(self, why: str) -> None:
+        """Notes that the images cannot be used any more; the first reason stays."""
+        with self._failure.get_lock():
+            self._failure.value = self._failure.value or why.encode()[: LONGEST_FAILURE - 1]
+
+    def count(self, index: int, replaced: bool) -> None:
         """Adds an image that was asked for."""
         with self.counts.get_lock():
             self.counts[0] += 1
             if replaced:
                 self.counts[2] = self.counts[2] if self.counts[1] else index
                 self.counts[1] += 1
-            if given_up:
-                self.counts[3] = self.counts[3] or 1 + index
 
     def keep(self, data: bytes) -> None:
         """Keeps the bytes of an image for where none can be read: a batch has to be whole to be refused."""
@@ -126,19 +139,20 @@ class ListedDataset:
         return images.targets.mean(0).astype("float32") if label_ratio else None
 
     def __getitem__(self, index: int) -> tuple:
-        listed, taken = self.listed, index
-        for attempt in range(1 if listed.evaluates else MOST_IN_A_ROW):
-            if attempt:
-                taken = np.random.randint(len(self))  # as PaddleClas draws it: the same seed trains on the same images
+        listed, taken, faults = self.listed, index, []
+        for _ in range(1 if listed.evaluates else MOST_IN_A_ROW):
             try:
                 image = self._transformed(read_image(self.images[taken]))
             except Exception as error:
-                if not listed.counts[3]:  # otherwise all ends soon
-                    _log(f"cannot read {self.images[taken]}: {one_line(error)}")
+                faults.append(f"{type(error).__name__}: {one_line(error)}")
+                if not listed.failure:  # otherwise all ends soon
+                    _log(f"cannot read {self.images[taken]}: {faults[-1]}")
+                taken = np.random.randint(len(self))  # as PaddleClas draws it: the same seed trains on the same images
                 continue
-            listed.count(index, replaced=attempt > 0)
+            listed.count(index, replaced=bool(faults))
             return image, self._label(taken)
-        listed.count(index, replaced=not listed.evaluates, given_up=True)
+        others = "" if listed.evaluates else f", nor {MOST_IN_A_ROW - 1} others in its place"
+        listed.fail(f"cannot read {self.images[index]}{others}: {faults[0]}; {WHAT_TO_DO}")
         return self._transformed(listed.stand_in), self._label(index)
 
     def __len__(self) -> int:
@@ -164,14 +178,6 @@ class ListedDataset:
             return self.labels[index]
         label, ratio = self.labels[index].astype("float32"), getattr(self, "label_ratio", None)
         return np.array([label, ratio]) if isinstance(ratio, np.ndarray) else label
-
-    def reason(self, index: int) -> str:
-        """Why an image cannot be read."""
-        try:
-            self._transformed(read_image(self.images[index]))
-        except Exception as error:
-            return f"{type(error).__name__}: {one_line(error)}"
-        return "it could not be read, and now it can"
 
     def read_first(self, loader: str) -> None:
         """Reads the first image, as a check of the transforms, and keeps it as the one that can be read.
@@ -229,6 +235,28 @@ def _log(text: str) -> None:
     from ppcls.utils import logger
 
     logger.error(text)
+
+
+def note_failures(loader: Any) -> None:
+    """Makes a loader note where the images of a batch do not go together, instead of waiting for ever.
+
+    Args:
+        loader: Paddle's, of a list that was handed over.
+    """
+    collate, listed = loader.collate_fn or default_collate_fn, loader.dataset.listed
+
+    @functools.wraps(collate)
+    def collate_or_note(batch: list) -> Any:
+        try:
+            return collate(batch)
+        except Exception as error:
+            listed.fail(
+                f"the images of a batch do not go together: {type(error).__name__}: {one_line(error)}; let the "
+                "transforms crop them all to one size, or mend batch_transform_ops"
+            )
+            return default_collate_fn([batch[0]] * len(batch))
+
+    patch(loader, "collate_fn", collate_or_note)
 
 
 def is_image_list(dataset: Any) -> bool:
