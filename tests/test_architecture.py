@@ -63,6 +63,7 @@ SET_FROM_OUTSIDE = {
     "onednn/library.py": "functions.dnnl_version function",
     "onednn/self_check.py": "value",
     "reparam/folded.py": "_compare",
+    "data/shards.py": "entry",
     "predict/onnx_file.py": "options",
     "predict/runtimes.py": "self.net.opt",
     "training/terminal.py": "handler",

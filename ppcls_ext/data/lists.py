@@ -30,6 +30,7 @@ from typing import NamedTuple, Union, overload
 
 import numpy as np
 
+from ppcls_ext.data.shards import find_member
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.files import atomic_write, identical_files, read_regular
 
@@ -124,6 +125,11 @@ class ImageList(Sequence[ListEntry]):
         """The class indices that occur."""
         found = np.flatnonzero(self.targets.any(axis=0)) if self.task == MULTI_LABEL else np.unique(self.targets)
         return frozenset(found.tolist())
+
+    @property
+    def may_be_packed(self) -> bool:
+        """Whether some of the images may be in shards; see `data.shards`."""
+        return b".tar/" in self.text
 
     def name(self, index: int) -> str:
         """Returns the path of an image as the list has it: from the image root on."""
@@ -338,6 +344,8 @@ def _which_exist(images: ImageList, report: Callable[[int, int], None] | None) -
     Folders are listed, each once and no further than a few times as many files as the list names there. What is not
     found so is looked at by its path: the names of some file systems are not only those that they list.
     """
+    if images.may_be_packed:
+        return _which_are_packed(images)
     folders: dict[str, int] = {}
     numbers = np.fromiter(
         (folders.setdefault(name[: name.rfind("/") + 1], len(folders)) for name in images.names()),
@@ -362,6 +370,21 @@ def _which_exist(images: ImageList, report: Callable[[int, int], None] | None) -
             if report:
                 report((len(images) + at + len(lines)) // 2, len(images))
     return there
+
+
+def _which_are_packed(images: ImageList) -> np.ndarray:
+    """As `_which_exist`, where some of the images are in shards: these have to be long enough."""
+    sizes: dict[str, int] = {}
+
+    def exists(path: str) -> bool:
+        member = find_member(path)
+        if member is None:
+            return os.path.isfile(str(Path(path)))
+        if member.shard not in sizes:
+            sizes[member.shard] = os.path.getsize(member.shard) if os.path.isfile(member.shard) else 0
+        return 0 < member.start + member.size <= sizes[member.shard]
+
+    return np.fromiter((exists(os.path.join(images.image_root, name)) for name in images.names()), bool, len(images))
 
 
 def _files_in(folder: str, wanted: int) -> set[str]:
@@ -466,7 +489,7 @@ def overlap(
 ) -> list[str]:
     """Finds the images of `b` that `a` contains too, under the same path or as a byte-identical file of another name.
 
-    The contents of more than `LARGEST_COMPARED` images are not compared, only the paths.
+    The contents of more than `LARGEST_COMPARED` images are not compared, nor of those in shards, only the paths.
 
     Args:
         a: a list.
@@ -481,7 +504,7 @@ def overlap(
     numbers = [_numbers(entries, done, total, report) for entries, done in ((a, 0), (b, len(a)))]
     seen = set(_paths(a, _which_are_among(*numbers)))
     both = dict.fromkeys(path for path in _paths(b, _which_are_among(*reversed(numbers))) if path in seen)
-    if total > LARGEST_COMPARED:
+    if total > LARGEST_COMPARED or any(isinstance(images, ImageList) and images.may_be_packed for images in (a, b)):
         return list(both)
     left = dict.fromkeys(map(Path, _paths(a)))
     right = [path for path in dict.fromkeys(map(Path, _paths(b))) if path not in left]

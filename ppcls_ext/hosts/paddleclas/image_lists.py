@@ -22,8 +22,9 @@ from typing import Any, overload
 import numpy as np
 from paddle.io.dataloader.collate import default_collate_fn
 
-from ppcls_ext.data.image_files import decode, read_image
+from ppcls_ext.data.image_files import LARGEST, decode, read_image
 from ppcls_ext.data.lists import MULTI_LABEL, SINGLE_LABEL, ImageList
+from ppcls_ext.data.shards import find_member, read_member
 from ppcls_ext.errors import PpclsExtError, one_line
 from ppcls_ext.hosts.adaptation import patch
 
@@ -79,7 +80,9 @@ class Listed:
     def fail(self, why: str) -> None:
         """Notes that the images cannot be used any more; the first reason stays."""
         with self._failure.get_lock():
-            self._failure.value = self._failure.value or why.encode()[: LONGEST_FAILURE - 1]
+            if not self._failure.value:
+                text = why.encode()[: LONGEST_FAILURE - 1]
+                self._failure[: len(text)] = text
 
     def count(self, index: int, replaced: bool) -> None:
         """Adds an image that was asked for."""
@@ -142,7 +145,7 @@ class ListedDataset:
         listed, taken, faults = self.listed, index, []
         for _ in range(1 if listed.evaluates else MOST_IN_A_ROW):
             try:
-                image = self._transformed(read_image(self.images[taken]))
+                image = self._transformed(read_listed(self.images[taken]))
             except Exception as error:
                 faults.append(f"{type(error).__name__}: {one_line(error)}")
                 if not listed.failure:  # otherwise all ends soon
@@ -193,7 +196,7 @@ class ListedDataset:
         path, where = self.images[0], f"{loader}.dataset.transform_ops"
         states = random.getstate(), np.random.get_state()
         try:
-            data = read_image(path)
+            data = read_listed(path)
             image = self._transformed(data)
         except Exception as error:
             require_transforms(path, self._operators(), where)
@@ -205,6 +208,12 @@ class ListedDataset:
             np.random.set_state(states[1])
         require_input(image, where)
         self.listed.keep(data)
+
+
+def read_listed(path: str) -> bytes:
+    """Reads the bytes of an image that a list names, in a shard or in a file of its own."""
+    member = find_member(path)
+    return read_image(path) if member is None else read_member(member, LARGEST)
 
 
 @functools.cache
@@ -273,7 +282,7 @@ def require_transforms(path: str, operators: Sequence[Any], where: str) -> None:
         where: the path of their list in the configuration.
     """
     try:
-        value: Any = read_image(path)
+        value: Any = read_listed(path)
         decode(value)
     except (OSError, PpclsExtError):
         return
