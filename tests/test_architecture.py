@@ -33,7 +33,7 @@ ARROWS = {
     "weights": "errors files packages download",
     "hosts/paddleclas": "errors bounded_yaml packages data weights hosts",
     "models": "errors hosts/paddleclas onednn layers reparam weights",
-    "config": "errors files bounded_yaml hosts hosts/paddleclas data models weights",
+    "config": "errors files bounded_yaml progress hosts hosts/paddleclas data models weights",
     "export": "errors files packages progress cpu hosts hosts/paddleclas data predict reparam weights models config",
     "training": "errors files packages progress hosts hosts/paddleclas report data predict reparam weights models "
     "config export",
@@ -65,6 +65,7 @@ SET_FROM_OUTSIDE = {
     "onednn/library.py": "functions.dnnl_version function",
     "onednn/self_check.py": "value",
     "reparam/folded.py": "_compare",
+    "data/shards.py": "entry",
     "predict/onnx_file.py": "options",
     "predict/runtimes.py": "self.net.opt",
     "training/terminal.py": "handler",

@@ -197,6 +197,7 @@ READERS = {
     "weights/checkpoint_sets.py": "is_file before",
     "config/checks.py": "PaddleClas's own source",
     "config/lists.py": "read_list and read_class_names have read it before",
+    "data/shards.py": "what open_regular opened",
     "data/flowers102.py": "is_file before; a download whose MD5 is known",
     "cpu.py": "of the system",
     "config/folder.py": "is_file before",

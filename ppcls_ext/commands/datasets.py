@@ -10,6 +10,7 @@ from ppcls_ext.data import digits, flowers102, shapes
 from ppcls_ext.data.class_folders import LABEL_LIST, TEST_LIST, TRAIN_LIST, VAL_LIST, make_lists
 from ppcls_ext.data.label_table import make_label_lists
 from ppcls_ext.data.lists import read_list
+from ppcls_ext.data.packing import pack_folder
 from ppcls_ext.errors import PpclsExtError, printable
 from ppcls_ext.progress import progress
 
@@ -43,6 +44,28 @@ def lists(argv: Sequence[str] | None = None) -> None:
     for name in (TRAIN_LIST, VAL_LIST, *([TEST_LIST] if any(made.test) else []), LABEL_LIST):
         print(printable(str(made.folder / name)))
     print(printable(f"in the YAML: class_num: {len(made.classes)}, image_root: {made.root}"))
+
+
+def pack(argv: Sequence[str] | None = None) -> None:
+    """`ppcls-ext pack`: the images of a folder of class folders in shards, with lists."""
+    parser = command_parser(
+        "pack",
+        "pack imagenet/ --shards 1000 --output packed",
+        description="Tar files in webdataset's layout; the lists name the images in them.",
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="the images, one folder a class")
+    parser.add_argument("--shards", type=int, metavar="N", required=True, help="tar files for the training images")
+    parser.add_argument("--output", metavar="FOLDER", default="packed", help="default: packed")
+    add_split_arguments(parser)
+    args = parser.parse_args(argv)
+    with progress("packing images") as report:
+        made = pack_folder(args.folder, args.output, args.shards, args.val_share, args.split_seed, report)
+    for line in made.lines():
+        print(printable(line))
+    lists = ", ".join(f"DataLoader.{loader}.dataset" for loader in ("Train", "Eval"))
+    where = f"{lists}: image_root: {args.output}, and cls_label_path:"
+    print(printable(f"in the YAML: class_num: {len(made.classes)}; {where}"))
+    print(printable(f"{Path(args.output, TRAIN_LIST)}, {Path(args.output, VAL_LIST)}"))
 
 
 def _class_names(run: str) -> tuple[str, ...]:

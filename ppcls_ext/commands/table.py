@@ -34,6 +34,7 @@ COMMANDS = {
     "export-model": Command("export_model", "fuse a model and write it for Paddle Inference"),
     "convert-weights": Command("convert_weights", "convert published or trained weights between formats"),
     "make-lists": Command("datasets", "write the image lists of a folder of class folders", "lists"),
+    "pack": Command("datasets", "write a folder of class folders as shards, for disks over a network", "pack"),
     "prepare-flowers102": Command("datasets", "make Oxford Flowers102 ready for training", "make_flowers102"),
     "make-sample-dataset": Command("datasets", "make a small data set of handwritten digits, offline", "make_digits"),
     "make-shapes-dataset": Command("datasets", "make a data set of shapes for detectors and segmenters", "make_shapes"),

@@ -10,7 +10,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,12 @@ from ppcls_ext.data.class_folders import (
 )
 from ppcls_ext.data.image_files import LeftOut, counted, find_images
 from ppcls_ext.data.lists import (
+    LARGEST_COMPARED,
     MULTI_LABEL,
     SINGLE_LABEL,
     TAB,
     ImageList,
-    Label,
     list_text,
-    multi_label_text,
     overlap,
     read_class_names,
     read_lines,
@@ -44,6 +43,7 @@ from ppcls_ext.data.lists import (
 )
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.hosts.paddleclas.versions import multi_label_output
+from ppcls_ext.progress import progress
 
 logger = logging.getLogger("ppcls_ext")
 
@@ -68,7 +68,13 @@ def _loaders(config: dict, mode: str) -> tuple[str, ...]:
 
 def warn_about_overlap(train: ImageList, evaluation: ImageList) -> None:
     """Logs, in one line, that images to evaluate on are trained on too."""
-    both = overlap(train, evaluation)
+    with progress("comparing the lists") as report:
+        both = overlap(train, evaluation, report)
+    if len(train) + len(evaluation) > LARGEST_COMPARED:
+        logger.info(
+            "%s and %s are compared by the paths of their images, not by contents: more than %d images",
+            *(train.path, evaluation.path, LARGEST_COMPARED),
+        )
     if both:
         logger.warning(
             "%d of the %d images of %s are training images too, so its metrics say little about new ones: first %s",
@@ -98,18 +104,6 @@ def require_same_classes(run: RunSettings, images: ImageList) -> None:
                 f"{run.class_names_file} it is {known[name]}: make the lists with ppcls-ext make-lists "
                 "--classes-of RUN, or give the folder to ppcls-ext eval RUN --data FOLDER"
             )
-
-
-def give_host_a_list(dataset: dict, images: ImageList) -> None:
-    """Makes the data set name a copy of its list where PaddleClas would misread the list itself."""
-    if not images.is_plain:
-        if images.task == MULTI_LABEL:
-            dataset["cls_label_path"] = str(_copy_several(images))
-        else:
-            labels = ((entry.path, entry.label) for entry in images)
-            dataset["cls_label_path"], dataset["delimiter"] = map(str, copy_list(labels))
-        clean = dataset["cls_label_path"]
-        logger.debug("%s has paths or lines that PaddleClas misreads: it gets the copy %s", images.path, clean)
 
 
 #: Pixels of the input to one of the last maps, along each side, in all of this project's models.
@@ -318,7 +312,7 @@ def evaluate_on(settings: RunSettings, data: str | os.PathLike) -> RunSettings:
         if not labels:
             raise PpclsExtError(f"{folder} holds no image in the folder of a class ({counted(left_out)})")
         images["image_root"] = str(folder)
-        images["cls_label_path"], images["delimiter"] = map(str, copy_list(labels))
+        images["cls_label_path"] = str(_write(list_text((os.path.abspath(file), label) for file, label in labels)))
         _say_what_is_evaluated(folder, files, names, left_out)
     changed = settings.changed("DataLoader")
     dataset = changed.config["DataLoader"]["Eval"]["dataset"]
@@ -389,31 +383,6 @@ def _listed_files(path: Path, roots: list[Path], delimiter: str | None = None) -
             raise PpclsExtError(f"{path}:{number}: no image {line!r} below {' or '.join(map(str, roots))}")
         found.append(file)
     return found
-
-
-#: Between path and label of a copy: in no absolute, normalised path.
-DELIMITER = "//"
-
-
-def copy_list(images: Iterable[tuple[Path, Label]]) -> tuple[Path, str]:
-    """Writes files and their classes for PaddleClas.
-
-    Returns:
-        The list, which lives as long as this process, and its delimiter.
-    """
-    return _write(list_text(((os.path.abspath(path), label) for path, label in images), DELIMITER)), DELIMITER
-
-
-def _copy_several(images: ImageList) -> Path:
-    """Writes a multi-label list for PaddleClas; the paths start from the image root, as they did."""
-    rows = []
-    for entry in images:
-        assert isinstance(entry.label, tuple)
-        below = entry.path.is_relative_to(images.image_root)
-        # blanks at a line's start would be lost
-        text = f"./{entry.path.relative_to(images.image_root)}" if below else str(entry.path)
-        rows.append((text, entry.label))
-    return _write(multi_label_text(rows))
 
 
 def host_reads_class_names(path: Path) -> bool:

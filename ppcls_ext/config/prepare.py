@@ -34,7 +34,6 @@ from ppcls_ext.config.folder import (
 )
 from ppcls_ext.config.host_classes import check_arguments, resolve
 from ppcls_ext.config.lists import (
-    give_host_a_list,
     read_lists,
     require_same_classes,
     say_what_is_left_out,
@@ -55,6 +54,7 @@ from ppcls_ext.config.weights import (
 )
 from ppcls_ext.data.lists import MULTI_LABEL, SINGLE_LABEL, ImageList
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.hosts.paddleclas.image_lists import hand_over
 from ppcls_ext.hosts.paddleclas.locate import activate
 from ppcls_ext.hosts.paddleclas.versions import profiles_with_removed_module
 from ppcls_ext.weights.folder_lock import release
@@ -153,8 +153,9 @@ def _prepare(run: RunSettings, mode: str) -> PreparedRun:
     if mode == "infer" or describes_export(config, mode):
         place_class_names(run)
     host_lists, lists = _checked_lists(run, mode)
-    for loader, images in host_lists.items():
-        give_host_a_list(config["DataLoader"][loader]["dataset"], images)
+    if not config["Global"].get("use_dali"):  # which reads the files itself
+        for loader, images in host_lists.items():
+            hand_over(config["DataLoader"][loader]["dataset"], images, evaluates=loader == "Eval")
 
     from ppcls.utils.config import AttrDict, create_attr_dict
 

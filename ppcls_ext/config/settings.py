@@ -40,6 +40,7 @@ from ppcls_ext.data.lists import MULTI_LABEL, SINGLE_LABEL, ImageList, read_clas
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.hosts.paddleclas.locate import activate
 from ppcls_ext.models.table import MODELS
+from ppcls_ext.progress import progress
 from ppcls_ext.weights.checkpoint_sets import intact, is_saved
 from ppcls_ext.weights.published import fetch, is_remote
 
@@ -364,7 +365,8 @@ class RunSettings:
         class_num = None if dataset.get("relabel") else self.class_num
         path, root = Path(dataset["cls_label_path"]), Path(dataset["image_root"])
         task = MULTI_LABEL if dataset["name"] in MULTI_LABEL_LISTS else SINGLE_LABEL
-        return read_list(path, root, class_num, dataset.get("delimiter") or " ", task)
+        with progress(f"reading {path}", "lines") as report:
+            return read_list(path, root, class_num, dataset.get("delimiter") or " ", task, report)
 
     def weights(self, mode: str = "infer") -> Weights | None:
         """Finds the weights of one of this project's models; remote ones are downloaded.

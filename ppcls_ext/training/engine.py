@@ -21,7 +21,7 @@ from ppcls_ext.config.settings import RunSettings
 from ppcls_ext.errors import Interrupted, PpclsExtError, printable, unwrapped
 from ppcls_ext.files import require_plain
 from ppcls_ext.hosts.paddleclas.errors import naming_sections
-from ppcls_ext.hosts.paddleclas.image_lists import is_image_list, mark_replacements, read_first
+from ppcls_ext.hosts.paddleclas.image_lists import ListedDataset, note_failures
 from ppcls_ext.hosts.paddleclas.locate import engine_class
 from ppcls_ext.hosts.paddleclas.log_file import log_in
 from ppcls_ext.predict.answers import Threshold
@@ -141,17 +141,15 @@ class Engine(_HostEngine):
         return Recipe(section, config["Arch"])
 
     def _guard_images(self) -> None:
-        """Reads the first image of each plain list, and makes the lists tell which images cannot be read."""
-        train_set, eval_set = (
-            getattr(getattr(self, name, None), "dataset", None) for name in ("train_dataloader", "eval_dataloader")
-        )
-        if is_image_list(train_set):
-            read_first(train_set, "DataLoader.Train")
-        if is_image_list(eval_set):
-            read_first(eval_set, "DataLoader.Eval")
-            mark_replacements(eval_set)
+        """Reads the first image of each list, and makes their loaders note what fails."""
+        loaders = {name: getattr(self, f"{name.lower()}_dataloader", None) for name in ("Train", "Eval")}
+        for name, loader in loaders.items():
+            dataset = getattr(loader, "dataset", None)
+            if isinstance(dataset, ListedDataset):
+                dataset.read_first(f"DataLoader.{name}")
+                note_failures(loader)
         if self.mode == "train":
-            self.unreadable_images = UnreadableImages(train_set)
+            self.unreadable_images = UnreadableImages(getattr(loaders["Train"], "dataset", None))
 
     def _set_up_training(self, recipe: Recipe) -> None:
         require_fusible(self.network)  # later than now, at the export, would be too late

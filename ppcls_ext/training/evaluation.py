@@ -213,7 +213,7 @@ def _outputs(engine: Any, log: EvaluationLog) -> Iterator[tuple[int, int, paddle
         log.read()
         images, labels = engine.images_and_labels(batch, evaluating=True)
         if not engine.use_dali:
-            require_read(loader.dataset, labels)
+            require_read(loader.dataset)
         outputs = answers_to(engine, images, labels)
         if dist.get_world_size() > 1:
             labels = _gather(labels.cuda(dist.ParallelEnv().device_id) if engine.on_gpu else labels)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import logging
 import math
 import random
@@ -62,7 +63,7 @@ def try_parts(engine: Any) -> None:
 def _try_classification(engine: Any) -> None:
     config, loader = engine.config, engine.eval_dataloader
     images, labels = engine.images_and_labels(_first_batch(loader, "DataLoader.Eval"), evaluating=True)
-    require_read(loader.dataset, labels)
+    require_read(loader.dataset)
     with explained("Arch", images, labels):
         outputs = answers_to(engine, images, labels)
     require_classifier(config, outputs)
@@ -202,7 +203,8 @@ def _first_batch(loader: Any, section: str) -> list:
 
 
 def _collated(loader: Any, indices: Iterable[Any]) -> Any:
-    return (loader.collate_fn or default_collate_fn)([loader.dataset[index] for index in indices])
+    collate = inspect.unwrap(loader.collate_fn or default_collate_fn)  # without `note_failures`
+    return collate([loader.dataset[index] for index in indices])
 
 
 def _finite(outputs: Any) -> Any:

@@ -1,13 +1,12 @@
 """Faults of data loaders: images that cannot be read, and loading processes that die.
 
-An evaluation reads exactly the images of its list, or ends. A training goes on with PaddleClas's replacements for
-images that cannot be read while they are few, and counts them.
+An evaluation reads exactly the images of its list, or ends. A training goes on with others in the place of images that
+cannot be read while these are few, and counts them.
 """
 
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,52 +14,48 @@ from typing import Any
 import paddle.distributed as dist
 
 from ppcls_ext.errors import PpclsExtError, one_line, unwrapped
-from ppcls_ext.hosts.paddleclas.image_lists import WHAT_TO_DO, count_replacements, is_image_list
+from ppcls_ext.hosts.paddleclas.image_lists import WHAT_TO_DO, is_image_list
 
 MAX_SHARE = 0.01  # of the images of an epoch; training ends where more cannot be read
 
 
-def require_read(dataset: Any, labels: Any) -> None:
-    """Raises PpclsExtError where `mark_replacements` has marked an image of a batch as replaced.
+def require_read(dataset: Any) -> None:
+    """Raises PpclsExtError where an image could not be read, nor another one in its place, or a batch not be made.
 
     Args:
-        dataset: PaddleClas's, of the batch.
-        labels: (N, ...), of the batch.
+        dataset: of the batches that were read so far.
     """
-    if is_image_list(dataset) and bool((labels < 0).any()):
-        path = dataset.images[-1 - int(labels.min())]
-        raise PpclsExtError(f"cannot read {path} (PaddleClas's error line says why): {WHAT_TO_DO}")
+    if is_image_list(dataset) and dataset.listed.failure:
+        raise PpclsExtError(dataset.listed.failure)
 
 
 class UnreadableImages:
-    """Counts the images of a training that PaddleClas replaces; of data that is no list of images it knows nothing.
+    """Counts the images of a training that others replace; of data that is no list of images it knows nothing.
 
     Args:
         dataset: PaddleClas's; None for DALI's.
     """
 
     def __init__(self, dataset: Any) -> None:
-        # images asked for, of these replaced, and the first of those; shared with the processes that load
-        self._counts: Any = [0, 0, 0]
         self._dataset, self._size = dataset, 0
+        self._counts: Any = [0, 0, 0]
         if is_image_list(dataset):
             self._size = len(dataset) // dist.get_world_size()
-            self._counts = multiprocessing.Array("q", 3)
-            count_replacements(dataset, self._counts)
+            self._counts = dataset.listed.counts
 
     def begin(self) -> None:
         """Starts anew: an epoch begins, and calibration may have read the images, too."""
         self._counts[:] = [0, 0, 0]
 
     def check(self) -> None:
-        """Raises PpclsExtError where more than `MAX_SHARE` of the images could not be read."""
+        """Raises PpclsExtError where more than `MAX_SHARE` of the images could not be read, or too many in a row."""
         self._check(self._size)
 
     def report(self, epoch: int) -> None:
         """Logs the count of the epoch that ends now.
 
         Raises:
-            PpclsExtError: more than `MAX_SHARE` of the images could not be read.
+            PpclsExtError: more than `MAX_SHARE` of the images could not be read, or too many in a row.
         """
         asked, replaced, _ = self._counts
         if replaced:
@@ -76,6 +71,7 @@ class UnreadableImages:
         return self._dataset.images[self._counts[2]]
 
     def _check(self, size: int) -> None:
+        require_read(self._dataset)
         replaced = self._counts[1]
         if replaced > MAX_SHARE * size:
             raise PpclsExtError(

@@ -86,7 +86,7 @@ def test_a_partial_folder_keeps_its_labels(tiny_settings, more, caplog, monkeypa
     monkeypatch.setattr("ppcls_ext.config.lists.logger.propagate", True)
     caplog.set_level("INFO")
     dataset = evaluate_on(RunSettings(tiny_settings), more).dataset("Eval")
-    entries = read_list(Path(dataset["cls_label_path"]), more, 2, dataset["delimiter"])
+    entries = read_list(Path(dataset["cls_label_path"]), more, 2)
     assert [entry.label for entry in entries] == [1, 1, 1]
     assert [record.getMessage() for record in caplog.records] == [
         f"{more}/test: 3 images of 1 classes",

@@ -9,7 +9,7 @@ import pytest
 
 from ppcls_ext.config.lists import say_what_is_left_out
 from ppcls_ext.config.settings import RunSettings
-from ppcls_ext.data.lists import ImageList, ListEntry
+from ppcls_ext.data.lists import read_list
 from ppcls_ext.errors import PpclsExtError
 from tests.helpers import build_engine, prepared
 
@@ -84,10 +84,10 @@ def test_classes_without_images(lines, config, dataset, tmp_path):
     ]
 
 
-def test_labels_that_paddleclas_renumbers(config, dataset, caplog):
+def test_labels_that_paddleclas_renumbers(config, dataset, tmp_path, caplog):
     """Those of a later PaddleClas's `relabel` say nothing of the classes."""
-    entries = (ListEntry(dataset / "png" / "00.png", 10**9, 1),) * 8
-    images = ImageList(dataset / "train_list.txt", dataset, " ", entries, "", is_plain=True)
+    (tmp_path / "list.txt").write_text("png/00.png 1000000000\n" * 8)
+    images = read_list(tmp_path / "list.txt", dataset, None)
     config["DataLoader"]["Train"]["dataset"]["relabel"] = True
     say_what_is_left_out(RunSettings(config), {"Train": images})
     assert not caplog.records

@@ -23,7 +23,7 @@ TOOL = Path(__file__).resolve().parents[2] / "tools" / "make_sample_dataset.py"
 
 
 def lists(folder):
-    return [read_list(folder / name, folder, 10).entries for name in LISTS]
+    return [read_list(folder / name, folder, 10) for name in LISTS]
 
 
 def contents(folder):

@@ -59,7 +59,6 @@ def test_lists_names_and_a_stratified_division(photos, tmp_path):
     assert made.lines() == ["3 classes, 16 images to train on, 4 to evaluate on"]
     assert (made.train, made.val) == ([8, 8, 1], [2, 2, 1])
     read = entries(made)
-    assert all(images.is_plain for images in read.values())
     assert sorted(entry.path for images in read.values() for entry in images) == sorted(photos.rglob("*.png"))
     for entry in itertools.chain(*read.values()):
         index = int(entry.path.stem.split()[1])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -51,40 +53,17 @@ def test_good_lists(root, content):
     assert list(read(root, content)) == [ListEntry(root / "jpg/a.jpg", 0, 1), ListEntry(root / "jpg/b.jpg", 9, 2)]
 
 
-@pytest.mark.parametrize(
-    ("content", "delimiter", "is_plain"),
-    [
-        (GOOD, " ", True),
-        (GOOD.rstrip("\n"), " ", True),
-        (GOOD.replace("\n", "\r\n"), " ", True),
-        (GOOD.replace("jpg/b", "  jpg/b"), " ", True),
-        (GOOD.replace(" ", "\t"), "\t", True),
-        ("jpg/my rose.jpg\t3\n", "\t", True),
-        ("\ufeff" + GOOD, " ", False),
-        (GOOD + "\n", " ", False),
-        (GOOD + " \n", " ", False),
-        ("jpg/my rose.jpg 3\n", " ", False),
-        ("jpg/a.jpg 03\n", " ", False),
-    ],
-)
-def test_lists_that_paddleclas_reads_alike(root, content, delimiter, is_plain):
-    """PaddleClas's own way (`imagenet_dataset.py`) gives the same entries just where `is_plain` says so."""
-    found = read(root, content, delimiter=delimiter)
-    assert found.is_plain == is_plain
-    with open(root / "list.txt", encoding="utf-8") as stream:
-        fields = [line.strip().split(delimiter) for line in stream]
-    host = [(root / line[0], line[1]) for line in fields if len(line) > 1]
-    same = len(fields) == len(host) and host == [(entry.path, str(entry.label)) for entry in found]
-    assert same == is_plain
-
-
 def test_what_a_list_says_of_itself(root):
     found = read(root, GOOD)
     assert (found.path, found.image_root, found.delimiter) == (root / "list.txt", root, " ")
     assert found.sha256 == hashlib.sha256(GOOD.encode()).hexdigest()
     assert len(found) == 2
     assert found.labels == {0, 9}
-    assert found[-1] == found.entries[1]
+    assert found[-1] == found[1] == ListEntry(root / "jpg/b.jpg", 9, 2)
+    assert found[:5] == tuple(found)
+    assert list(found.names()) == ["jpg/a.jpg", "jpg/b.jpg"]
+    assert copy.deepcopy(found) is found
+    assert str(found) == f"2 images of {root / 'list.txt'}"
 
 
 @pytest.mark.parametrize("delimiter", [" ", "\t"])
@@ -188,6 +167,103 @@ def test_no_other_exception(root, content, class_num, delimiter):
         assert class_num is None or 0 <= entry.label < class_num
 
 
+def line_by_line(path: Path, root: Path, class_num: int | None, delimiter: str, task: str) -> list[ListEntry]:
+    """`read_list` as it was before it parsed many lines at once, but for the files that must exist."""
+    found = []
+    for number, line in enumerate(lists.read_lines(path), 1):
+        where = f"{path}:{number}"
+        if task == lists.MULTI_LABEL:
+            image, label = lists._parse_several(line, where, class_num)
+            class_num = len(label)
+        else:
+            image, label = lists._parse(line, where, class_num, delimiter)
+        found.append(ListEntry(Path(root, image), label, number))
+    return found
+
+
+PATHS = "jpg/a.jpg|jpg//b.jpg|jpg/my rose.jpg|./jpg/a.jpg|jpg/a.jpg 1\n|jpg/a.jpg\t0,1\n|\ufeff|\u3000|\xa0|\x1c|\x85|é"
+PARTS = f"{PATHS}| |\t|,|0|1|12|-3|007|{'9' * 18}|{'9' * 19}|\n|\r\n|\r|\n\n"
+SETTINGS = {"suppress_health_check": [HealthCheck.function_scoped_fixture], "deadline": None}
+
+
+@settings(max_examples=300, **SETTINGS)
+@given(
+    content=st.lists(st.sampled_from(PARTS.split("|")), max_size=12).map("".join),
+    class_num=st.sampled_from([None, 2, 13]),
+    delimiter=st.sampled_from([" ", "\t", ",", "1", "é", "//", "\n", "-"]),
+    task=st.sampled_from(lists.TASKS),
+    piece=st.sampled_from([1, 5, 20, 1 << 20]),
+)
+def test_many_lines_at_once_are_read_as_one_by_one(root, content, class_num, delimiter, task, piece):
+    path = root / "list.txt"
+    path.write_bytes(content.encode())
+    results = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lists, "PIECE", piece)
+        patch.setattr(lists, "_which_exist", lambda images, report: np.ones(len(images), bool))
+        for read in (read_list, line_by_line):
+            try:
+                results.append(list(read(path, root, class_num, delimiter, task)))
+            except PpclsExtError as error:
+                results.append(str(error))
+    assert results[0] == results[1]
+
+
+def test_plain_lines_are_parsed_at_once(root, monkeypatch):
+    """Their time is that of NumPy: none of them may reach the parser of single lines."""
+    monkeypatch.setattr(lists, "_parse", None)
+    monkeypatch.setattr(lists, "_parse_several", None)
+    assert len(read(root, "\ufeff" + "jpg/a.jpg 3\r\njpg/my rose.jpg 9\n" * 500 + "\n \n")) == 1000
+    assert len(read_several(root, SEVERAL * 9)) == 18
+
+
+@pytest.mark.parametrize("count", [1, 100])
+def test_files_are_found_as_a_look_at_each_finds_them(root, tmp_path, count):
+    """Links, folders, FIFOs and odd spellings; alone, and among so many that their folders are listed."""
+    (root / "jpg" / "link.jpg").symlink_to(root / "jpg" / "a.jpg")
+    (root / "jpg" / "nowhere.jpg").symlink_to(tmp_path / "gone.jpg")
+    (root / "jpg" / "circle.jpg").symlink_to(root / "jpg" / "circle.jpg")
+    (root / "jpg" / "folder.jpg").mkdir()
+    os.mkfifo(root / "jpg" / "fifo.jpg")
+    (root / "more").symlink_to(root / "jpg")
+    good = "jpg/a.jpg jpg/link.jpg more/a.jpg jpg//a.jpg jpg/../jpg/a.jpg jpg/a.jpg/".split()
+    bad = "jpg/nowhere.jpg jpg/circle.jpg jpg/folder.jpg jpg/fifo.jpg gone/a.jpg jpg/ jpg/a.jpg/b".split()
+    for name in (*good, f"{root}/jpg/a.jpg"):
+        assert len(read(root, f"{name} 1\n" * count)) == count
+    for name in bad:
+        with pytest.raises(PpclsExtError, match=rf":1: no image file .*\({count} of {count} are missing"):
+            read(root, f"{name} 1\n" * count)
+
+
+def test_many_files_are_found_by_listing(root, monkeypatch):
+    for index in range(100):
+        (root / "jpg" / f"{index}.jpg").write_bytes(b"")
+    asked = []
+    isfile = os.path.isfile
+    monkeypatch.setattr(os.path, "isfile", lambda path: asked.append(path) or isfile(path))
+    assert len(read(root, "".join(f"jpg/{index}.jpg 1\n" for index in range(100)))) == 100
+    assert asked == []
+
+
+def test_progress_ends_with_all_lines(root):
+    seen = []
+    (root / "list.txt").write_text(GOOD * 50)
+    read_list(root / "list.txt", root, 10, report=lambda *numbers: seen.append(numbers))
+    assert seen[-1] == (100, 100)
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+def test_overlap_of_lists_of_many_images(root, monkeypatch):
+    """Beyond a number of images the paths alone are compared, however they are spelt."""
+    for name in ("c.jpg", "d.jpg"):
+        (root / "jpg" / name).write_bytes(b"same")
+    train = read(root, "jpg/a.jpg 1\njpg/c.jpg 1\n")
+    evaluation = read(root, f"./jpg//a.jpg 1\njpg/d.jpg 1\n{root}/jpg/a.jpg 1\n")
+    assert overlap(train, evaluation) == [str(root / "jpg/a.jpg"), f"{root}/jpg/d.jpg = {root}/jpg/c.jpg"]
+    monkeypatch.setattr(lists, "LARGEST_COMPARED", 4)
+    assert overlap(train, evaluation) == [str(root / "jpg/a.jpg")]
+
+
 def entries(folder, files):
     folder.mkdir(exist_ok=True)
     for name, content in files.items():
@@ -273,22 +349,29 @@ def read_several(root, content, class_num=3):
 
 
 @pytest.mark.parametrize(
-    ("content", "is_plain"),
+    "content",
     [
-        (SEVERAL, True),
-        (SEVERAL.rstrip("\n"), True),
-        (SEVERAL.replace("\n", "\r\n"), True),
-        ("\ufeff" + SEVERAL, False),
-        (SEVERAL + "\n \n", False),
-        (SEVERAL.replace("0,1", "0, 1"), False),
+        SEVERAL,
+        SEVERAL.rstrip("\n"),
+        SEVERAL.replace("\n", "\r\n"),
+        "\ufeff" + SEVERAL,
+        SEVERAL + "\n \n",
+        SEVERAL.replace("0,1", "0, 1"),
     ],
 )
-def test_several_labels_an_image(root, content, is_plain):
+def test_several_labels_an_image(root, content):
     found = read_several(root, content)
     assert list(found) == [ListEntry(root / "jpg/a.jpg", (0, 1, 1), 1), ListEntry(root / "jpg/b.jpg", (0, 0, 0), 2)]
     assert [entry.classes for entry in found] == [(1, 2), ()]
-    assert (found.labels, found.is_plain, found.delimiter, found.task) == ({1, 2}, is_plain, "\t", "multi-label")
+    assert (found.labels, found.delimiter, found.task) == ({1, 2}, "\t", "multi-label")
     assert list(read_several(root, content, None)) == list(found), "as many as the first line has"
+
+
+def test_one_line_of_many_labels_takes_no_memory_for_all(root):
+    """An array of the first line's length for each of the others would take 2 TB."""
+    line = f"jpg/a.jpg\t{','.join('01' * 500_000)}\n"
+    with pytest.raises(PpclsExtError, match=r":2: 1 labels; expected 1000000"):
+        read_several(root, line + "jpg/a.jpg\t1\n" * 2_000_000, None)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "ppcls_ext"
 PATCHES = {
     "hosts/dense.py": 2,
     "hosts/paddleclas/adaptations.py": 14,
-    "hosts/paddleclas/image_lists.py": 3,
+    "hosts/paddleclas/image_lists.py": 2,
     "hosts/paddleclas/image_operators.py": 3,
     "hosts/paddleclas/log_file.py": 1,
     "hosts/paddleclas/losses.py": 1,

@@ -13,6 +13,8 @@ import paddle
 import pytest
 import yaml
 
+from tests.tiny_dataset import as_packed
+
 pytestmark = pytest.mark.slow
 RANKS = 2
 
@@ -32,14 +34,19 @@ def launched(base_config, dataset, tmp_path_factory):
     config["DataLoader"]["Eval"]["dataset"]["cls_label_path"] = str(folder / "val_list.txt")
     config["Optimizer"]["lr"]["learning_rate"] = 1e-3
     (folder / "config.yml").write_text(yaml.safe_dump(config))
-    launch = [sys.executable, "-m", "paddle.distributed.launch", f"--nproc_per_node={RANKS}", "--log_dir=logs"]
+    return folder, *launch(folder)
+
+
+def launch(folder):
+    """Trains config.yml on two ranks in a folder: what each rank ended with, and their logs."""
+    command = [sys.executable, "-m", "paddle.distributed.launch", f"--nproc_per_node={RANKS}", "--log_dir=logs"]
     script = Path(__file__).with_name("launched.py")
     done = subprocess.run(
-        [*launch, str(script), "config.yml", "."], cwd=folder, capture_output=True, text=True, timeout=300
+        [*command, str(script), "config.yml", "."], cwd=folder, capture_output=True, text=True, timeout=300
     )
     logs = "\n".join(path.read_text() for path in sorted((folder / "logs").glob("workerlog.*")))
     assert done.returncode == 0, done.stdout + logs
-    return folder, [np.load(folder / f"rank{rank}.npz") for rank in range(RANKS)], logs
+    return [np.load(folder / f"rank{rank}.npz") for rank in range(RANKS)], logs
 
 
 def test_ranks_end_with_the_same(launched):
@@ -50,6 +57,15 @@ def test_ranks_end_with_the_same(launched):
     different = [name for name in states if not np.array_equal(first[name], second[name])]
     assert not different
     assert any(not np.array_equal(first[f"trained {name[8:]}"], first[name]) for name in states if name[0] == "a")
+
+
+def test_two_processes_share_shards(launched, dataset, tmp_path):
+    """Each takes its part of the images, and both end with the bits of two processes that read files."""
+    folder, (expected, _), _ = launched
+    config = as_packed(yaml.safe_load((folder / "config.yml").read_text()), dataset, tmp_path / "packed")
+    (tmp_path / "config.yml").write_text(yaml.safe_dump(config))
+    for end in launch(tmp_path)[0]:
+        assert all(np.array_equal(end[name], expected[name]) for name in expected.files if name != "written")
 
 
 def test_only_rank_0_writes(launched):

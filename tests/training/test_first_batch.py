@@ -204,7 +204,7 @@ def test_nothing_of_the_trial_is_left(config, tmp_path):
     config["Arch"]["name"] = "FasterNet_T0"
     config["DataLoader"]["Eval"]["sampler"]["shuffle"] = True
     config["DataLoader"]["Eval"]["loader"]["num_workers"] = 2
-    engine = build_engine(config)
+    engine, children = build_engine(config), set(multiprocessing.active_children())
     next(iter(engine.model.children())).eval()  # as frozen layers are
     modes = [layer.training for layer in engine.model.sublayers()]
     state, sampler = arrays(engine.model.state_dict()), vars(engine.eval_dataloader.batch_sampler).copy()
@@ -224,7 +224,7 @@ def test_nothing_of_the_trial_is_left(config, tmp_path):
         key: vars(meter) for key, meter in metrics.items()
     }
     assert int(unique_name.generate("x").rpartition("_")[2]) == int(name.rpartition("_")[2]) + 1
-    assert not multiprocessing.active_children()
+    assert set(multiprocessing.active_children()) <= children
 
 
 @pytest.fixture

@@ -1,59 +1,276 @@
-"""PaddleClas's data sets of a list of images, made to tell which images they could not read.
+"""PaddleClas's data sets of a list of images, with the list and the reading of images ours.
 
-Where an image cannot be read, `ImageNetDataset` and `MultiLabelDataset` log an error and give a random other image, in
-evaluation too. They cannot simply raise: an exception in a data set hangs Paddle's loader for ever when `num_workers`
-is 0. So they count the images that they replace, or mark them in their labels; `training.loaders` raises in the main
+`ImageNetDataset` and `MultiLabelDataset` parse a list anew, into several objects a line, and misread some. They read
+whatever has the name of an image, a FIFO too, and where that fails they log an error and call themselves for a random
+other image, in evaluation too, until one can be read.
+
+They cannot simply raise: an exception in a data set or behind it hangs Paddle's loader for ever when `num_workers` is 0
+(paddle/io/dataloader/dataloader_iter.py: its thread ends and leaves the queue open). So what is made here notes what
+failed where all processes see it, and goes on with an image that could be read; `training.loaders` raises in the main
 thread.
 """
 
 from __future__ import annotations
 
+import functools
+import multiprocessing
+import os
 import random
-import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
-from paddle.io import Dataset
+from paddle.io.dataloader.collate import default_collate_fn
 
-from ppcls_ext.data.image_files import decode, read_image
+from ppcls_ext.data.image_files import LARGEST, decode, read_image
+from ppcls_ext.data.lists import MULTI_LABEL, SINGLE_LABEL, ImageList
+from ppcls_ext.data.shards import find_member, read_member
 from ppcls_ext.errors import PpclsExtError, one_line
 from ppcls_ext.hosts.adaptation import patch
 
 WHAT_TO_DO = "replace the file or take it off the list"
+MOST_IN_A_ROW = 10
+"""Images that cannot be read, one in the place of the other, before a training ends: 1 % of all may be so."""
+LONGEST_FAILURE = 1 << 13
+"""Bytes of the reason why images cannot be used any more, which names a path."""
+
+
+def hand_over(dataset: dict, images: ImageList, evaluates: bool) -> None:
+    """Makes PaddleClas build, from the section of a data set, one of a list that was read.
+
+    Args:
+        dataset: the section, `DataLoader.*.dataset`; changed in place.
+        images: its list.
+        evaluates: whether each image counts, or another one may take its place.
+    """
+    import ppcls.data
+
+    made = data_sets()[images.task]
+    patch(ppcls.data, made.__name__, made)  # where PaddleClas looks for data sets by name
+    dataset.update(name=made.__name__, listed=Listed(images, evaluates))
+
+
+class Listed:
+    """A list and what became of its images, shared by all data sets that PaddleClas builds of it and all processes.
+
+    Attributes:
+        images: the list.
+        evaluates: whether each image counts, or another one may take its place.
+        counts: images asked for, of these replaced, and the index of the first of these.
+        stand_in: the bytes of an image that can be read; empty before `ListedDataset.read_first`.
+    """
+
+    def __init__(self, images: ImageList, evaluates: bool) -> None:
+        self.images, self.evaluates = images, evaluates
+        self.counts: Any = multiprocessing.Array("q", 3)
+        self._failure: Any = multiprocessing.Array("c", LONGEST_FAILURE)
+        self.stand_in = b""
+
+    def __deepcopy__(self, memo: dict) -> Listed:
+        return self  # PaddleClas copies its configuration
+
+    def __repr__(self) -> str:
+        return repr(self.images)  # PaddleClas logs its configuration
+
+    @property
+    def failure(self) -> str:
+        """Why the images cannot be used any more; empty while they can."""
+        return self._failure.value.decode(errors="ignore")
+
+    def fail(self, why: str) -> None:
+        """Notes that the images cannot be used any more; the first reason stays."""
+        with self._failure.get_lock():
+            if not self._failure.value:
+                text = why.encode()[: LONGEST_FAILURE - 1]
+                self._failure[: len(text)] = text
+
+    def count(self, index: int, replaced: bool) -> None:
+        """Adds an image that was asked for."""
+        with self.counts.get_lock():
+            self.counts[0] += 1
+            if replaced:
+                self.counts[2] = self.counts[2] if self.counts[1] else index
+                self.counts[1] += 1
+
+    def keep(self, data: bytes) -> None:
+        """Keeps the bytes of an image for where none can be read: a batch has to be whole to be refused."""
+        self.stand_in = data
+
+
+class Paths(Sequence[str]):
+    """The paths of a list's images, as PaddleClas has them, each made when it is asked for."""
+
+    def __init__(self, images: ImageList) -> None:
+        self._images, self._root = images, str(images.image_root)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return os.path.join(self._root, self._images.name(index))
+
+
+class ListedDataset:
+    """What this project puts in front of PaddleClas's data sets of a list; see `data_sets`.
+
+    Args:
+        listed: the list.
+        **options: PaddleClas's.
+    """
+
+    images: Paths
+    labels: np.ndarray
+
+    def __init__(self, listed: Listed, **options: Any) -> None:
+        self.listed = listed
+        super().__init__(**options)
+
+    def _load_anno(self, label_ratio: Any = False) -> np.ndarray | None:
+        """PaddleClas's hook that reads the list; returns the classes' shares where they are asked for."""
+        images = self.listed.images
+        self.images, self.labels = Paths(images), images.targets
+        if getattr(self, "relabel", False):
+            self.labels = renumbered(images.targets)
+        return images.targets.mean(0).astype("float32") if label_ratio else None
+
+    def __getitem__(self, index: int) -> tuple:
+        listed, taken, faults = self.listed, index, []
+        for _ in range(1 if listed.evaluates else MOST_IN_A_ROW):
+            try:
+                image = self._transformed(read_listed(self.images[taken]))
+            except Exception as error:
+                faults.append(f"{type(error).__name__}: {one_line(error)}")
+                if not listed.failure:  # otherwise all ends soon
+                    _log(f"cannot read {self.images[taken]}: {faults[-1]}")
+                taken = np.random.randint(len(self))  # as PaddleClas draws it: the same seed trains on the same images
+                continue
+            listed.count(index, replaced=bool(faults))
+            return image, self._label(taken)
+        others = "" if listed.evaluates else f", nor {MOST_IN_A_ROW - 1} others in its place"
+        listed.fail(f"cannot read {self.images[index]}{others}: {faults[0]}; {WHAT_TO_DO}")
+        return self._transformed(listed.stand_in), self._label(index)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def class_num(self) -> int:
+        """The number of different labels."""
+        return len(np.unique(self.labels))
+
+    def _transformed(self, data: bytes) -> np.ndarray:
+        from ppcls.data.preprocess import transform
+
+        operators = self._operators()
+        image: Any = transform(data, operators) if operators else data
+        return image.transpose((2, 0, 1))
+
+    def _operators(self) -> Sequence[Any]:
+        return getattr(self, "_transform_ops", None) or ()
+
+    def _label(self, index: int) -> Any:
+        if self.listed.images.task == SINGLE_LABEL:
+            return self.labels[index]
+        label, ratio = self.labels[index].astype("float32"), getattr(self, "label_ratio", None)
+        return np.array([label, ratio]) if isinstance(ratio, np.ndarray) else label
+
+    def read_first(self, loader: str) -> None:
+        """Reads the first image, as a check of the transforms, and keeps it as the one that can be read.
+
+        Leaves the random number generators as they were.
+
+        Args:
+            loader: its path in the configuration, such as "DataLoader.Train".
+
+        Raises:
+            PpclsExtError: it cannot be read, or a transform fails on it or makes something else than an input.
+        """
+        path, where = self.images[0], f"{loader}.dataset.transform_ops"
+        states = random.getstate(), np.random.get_state()
+        try:
+            data = read_listed(path)
+            image = self._transformed(data)
+        except Exception as error:
+            require_transforms(path, self._operators(), where)
+            raise PpclsExtError(
+                f"cannot read {path}: {type(error).__name__}: {one_line(error)}; {WHAT_TO_DO}"
+            ) from error
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+        require_input(image, where)
+        self.listed.keep(data)
+
+
+def read_listed(path: str) -> bytes:
+    """Reads the bytes of an image that a list names, in a shard or in a file of its own."""
+    member = find_member(path)
+    return read_image(path) if member is None else read_member(member, LARGEST)
+
+
+@functools.cache
+def data_sets() -> dict[str, type]:
+    """PaddleClas's data sets of a list, by the task, that take a `Listed` and read images themselves."""
+    from ppcls.data import ImageNetDataset, MultiLabelDataset
+
+    class ListedImages(ListedDataset, ImageNetDataset):
+        """Images of one class each."""
+
+    class ListedMultiLabelImages(ListedDataset, MultiLabelDataset):
+        """Images with a 0 or 1 for each class."""
+
+    return {SINGLE_LABEL: ListedImages, MULTI_LABEL: ListedMultiLabelImages}
+
+
+def renumbered(labels: np.ndarray) -> np.ndarray:
+    """Labels from 0 on without gaps, in the order in which PaddleClas's `relabel` counts them: that of a set."""
+    values, first = np.unique(labels, return_index=True)
+    seen: set[int] = set()
+    for value in values[np.argsort(first)].tolist():
+        seen.add(value)  # one by one: the order depends on it
+    new = {old: number for number, old in enumerate(seen)}
+    return np.array([new[value] for value in values.tolist()], np.int64)[np.searchsorted(values, labels)]
+
+
+def _log(text: str) -> None:
+    from ppcls.utils import logger
+
+    logger.error(text)
+
+
+def note_failures(loader: Any) -> None:
+    """Makes a loader note where the images of a batch do not go together, instead of waiting for ever.
+
+    Args:
+        loader: Paddle's, of a list that was handed over.
+    """
+    collate, listed = loader.collate_fn or default_collate_fn, loader.dataset.listed
+
+    @functools.wraps(collate)
+    def collate_or_note(batch: list) -> Any:
+        try:
+            return collate(batch)
+        except Exception as error:
+            listed.fail(
+                f"the images of a batch do not go together: {type(error).__name__}: {one_line(error)}; let the "
+                "transforms crop them all to one size, or mend batch_transform_ops"
+            )
+            return default_collate_fn([batch[0]] * len(batch))
+
+    patch(loader, "collate_fn", collate_or_note)
 
 
 def is_image_list(dataset: Any) -> bool:
-    """Returns whether `dataset` is PaddleClas's list of images with one class each, or with a 0 or 1 for each class."""
-    from ppcls.data import ImageNetDataset, MultiLabelDataset
-
-    return isinstance(dataset, (ImageNetDataset, MultiLabelDataset))
-
-
-def read_first(dataset: Dataset, loader: str) -> None:
-    """Reads the first image, as a check of the transforms: PaddleClas would look for a readable one without end.
-
-    Leaves the random number generators as they were.
-
-    Args:
-        dataset: PaddleClas's.
-        loader: its path in the configuration, such as "DataLoader.Train".
-
-    Raises:
-        PpclsExtError: it cannot be read, or a transform fails on it or makes something else than an input.
-    """
-    host, states = dataset.__class__, (random.getstate(), np.random.get_state())
-    mark_replacements(dataset, retry=False)
-    try:
-        image, _ = dataset[0]
-    except PpclsExtError:
-        require_transforms(dataset.images[0], dataset._transform_ops or (), f"{loader}.dataset.transform_ops")
-        raise
-    finally:
-        patch(dataset, "__class__", host)
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-    require_input(image, f"{loader}.dataset.transform_ops")
+    """Returns whether `dataset` is a list of images that was handed over to PaddleClas."""
+    return isinstance(dataset, ListedDataset)
 
 
 def require_transforms(path: str, operators: Sequence[Any], where: str) -> None:
@@ -65,7 +282,7 @@ def require_transforms(path: str, operators: Sequence[Any], where: str) -> None:
         where: the path of their list in the configuration.
     """
     try:
-        value: Any = read_image(path)
+        value: Any = read_listed(path)
         decode(value)
     except (OSError, PpclsExtError):
         return
@@ -95,52 +312,3 @@ def require_input(image: Any, where: str) -> None:
         raise PpclsExtError(
             f"{where} makes an image of shape {image.shape}: expected (3, height, width); mend channel_first and order"
         )
-
-
-def count_replacements(dataset: Dataset, counts: Any) -> None:
-    """Makes `dataset` count in `counts` what was asked for, what was replaced, and which was the first of these."""
-    host: Any = type(dataset)
-
-    class CountingDataset(host):
-        depth = readings = 0
-
-        def __getitem__(self, index: int) -> tuple:
-            is_replacement = self.depth > 0  # PaddleClas asks for another image from inside
-            self.depth += 1
-            self.readings += 1
-            reading = self.readings
-            try:
-                return super().__getitem__(index)
-            finally:
-                self.depth -= 1
-                if not is_replacement:
-                    with counts.get_lock():
-                        counts[0] += 1
-                        if self.readings != reading:
-                            counts[2] = counts[2] if counts[1] else index
-                            counts[1] += 1
-
-    patch(dataset, "__class__", CountingDataset)
-
-
-def mark_replacements(dataset: Dataset, retry: bool = True) -> None:
-    """Makes `dataset` give -1 - index as all labels of a replaced image, or raise where `retry` is False."""
-    host: Any = type(dataset)
-
-    class MarkingDataset(host):
-        readings = 0
-
-        def __getitem__(self, index: int) -> tuple:
-            self.readings += 1
-            reading = self.readings
-            # PaddleClas replaces an image by calling __getitem__ again, inside the handler of the error
-            if not retry and reading > 1:
-                error = sys.exc_info()[1]
-                raise PpclsExtError(f"cannot read {self.images[0]}: {type(error).__name__}: {error}; {WHAT_TO_DO}")
-            image, label = super().__getitem__(index)
-            if self.readings == reading:
-                return image, label
-            # labels of several classes are float32, which holds the indices of 16 million images
-            return image, np.full_like(label, -1 - index) if np.ndim(label) else np.int64(-1 - index)
-
-    patch(dataset, "__class__", MarkingDataset)
