@@ -21,6 +21,7 @@ from ppcls_ext.config.settings import RunSettings
 from ppcls_ext.errors import Interrupted, PpclsExtError, unwrapped
 from ppcls_ext.hosts.paddleclas.errors import naming_sections
 from ppcls_ext.hosts.paddleclas.image_lists import is_image_list, mark_replacements, read_first
+from ppcls_ext.hosts.paddleclas.loader_processes import fit_shared_memory
 from ppcls_ext.hosts.paddleclas.locate import engine_class
 from ppcls_ext.hosts.paddleclas.log_file import log_in
 from ppcls_ext.predict.answers import Threshold
@@ -104,6 +105,7 @@ class Engine(_HostEngine):
         self.evaluations: list[Evaluation] = []
         self.precision = Precision(self)
         self._guard_images()
+        self._fit_shared_memory()
         if recipe is not None:
             self._set_up_training(recipe)
         else:
@@ -128,6 +130,13 @@ class Engine(_HostEngine):
             mark_replacements(eval_set)
         if self.mode == "train":
             self.unreadable_images = UnreadableImages(train_set)
+
+    def _fit_shared_memory(self) -> None:
+        names = {"Train": "train_dataloader", "UnLabelTrain": "unlabel_train_dataloader", "Eval": "eval_dataloader"}
+        names.update(Gallery="gallery_dataloader", Query="query_dataloader")
+        loaders = {name: getattr(self, attribute, None) for name, attribute in names.items()}
+        if line := fit_shared_memory(loaders, dist.get_world_size()):
+            logger.warning(line)
 
     def _set_up_training(self, recipe: Recipe) -> None:
         require_fusible(self.network)  # later than now, at the export, would be too late
