@@ -2,8 +2,8 @@
 
 `lists` starts trainings with image lists of so many lines and ends them behind their first step. The images of a list
 have different paths, and are a few files: its folders are symbolic links to one folder of 1300 images. `predict` writes
-the predictions for so many files, beside a loop that only decodes them. `report` is the report of an evaluation, without
-the network.
+the predictions for so many files, beside a loop that only decodes them. `report` is the report of an evaluation,
+without the network.
 
 The time that counts is CPU time, where other processes use the machine; all is printed.
 

@@ -241,8 +241,12 @@ def read_regular(path: str | os.PathLike, limit: int) -> bytes:
         PpclsExtError: it is larger than `limit`.
     """
     with open(open_regular(path), "rb") as stream:
-        data = stream.read(limit + 1)
-    if len(data) > limit:
+        size = os.fstat(stream.fileno()).st_size
+        # of the size that it has, because a read allocates what it asks for; it may grow, and Linux tells 0 of some
+        data = stream.read(size + 1) if size <= limit else b""
+        if len(data) > size:
+            data += stream.read(max(0, limit + 1 - len(data)))
+    if max(size, len(data)) > limit:
         raise PpclsExtError(f"{path} is larger than the {limit:,} bytes that are read of such a file")
     return data
 

@@ -22,7 +22,8 @@ ARROWS = {
     "bounded_yaml": "errors",
     "packages": "errors",
     "download": "errors packages",
-    "progress": "",
+    "progress": "packages",
+    "processes": "",
     "data": "errors files packages download",
     "hosts": "errors cpu",
     "predict": "errors files csv_table cpu bounded_yaml packages data",
@@ -31,10 +32,11 @@ ARROWS = {
     "reparam": "errors onednn",
     "layers": "errors onednn reparam",
     "weights": "errors files packages download",
-    "hosts/paddleclas": "errors bounded_yaml packages data weights hosts",
+    "hosts/paddleclas": "errors bounded_yaml packages processes data weights hosts",
     "models": "errors hosts/paddleclas onednn layers reparam weights",
     "config": "errors files bounded_yaml progress hosts hosts/paddleclas data models weights",
-    "export": "errors files packages progress cpu hosts hosts/paddleclas data predict reparam weights models config",
+    "export": "errors files packages progress processes cpu hosts hosts/paddleclas data predict reparam weights models "
+    "config",
     "training": "errors files packages progress hosts hosts/paddleclas report data predict reparam weights models "
     "config export",
     "hosts/dense": "errors hosts models export",

@@ -8,7 +8,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ppcls_ext.commands.outcome import interrupt_on_sigterm
+from ppcls_ext.commands.outcome import interrupt_on_signals
 from ppcls_ext.commands.table import COMMANDS
 from ppcls_ext.errors import PpclsExtError, message_line, printable
 from ppcls_ext.predict.results import SUFFIXES
@@ -154,7 +154,7 @@ def load_host(what: Any) -> None:
     from ppcls_ext.training.start import set_up
 
     set_up()
-    interrupt_on_sigterm()  # Paddle has taken the signal
+    interrupt_on_signals()  # Paddle has taken the signal
 
 
 def load_paddle() -> None:
@@ -166,7 +166,7 @@ def load_paddle() -> None:
     use_all_cores()
     import paddle  # noqa: F401
 
-    interrupt_on_sigterm()  # Paddle has taken the signal
+    interrupt_on_signals()  # Paddle has taken the signal
 
 
 def add_check_images_argument(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""The frame of every command: errors of one line, exit codes, and cleaning up on SIGTERM."""
+"""The frame of every command: errors of one line, exit codes, and cleaning up on signals."""
 
 from __future__ import annotations
 
@@ -9,11 +9,17 @@ import select
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 
 from ppcls_ext.errors import PpclsExtError, message_line, unwrapped
 from ppcls_ext.packages import EXTRAS, missing
+
+#: Signals that end a command in good order, and what is said of them.
+ENDING = {"SIGTERM": "terminated", "SIGHUP": "hangup", "SIGQUIT": "quit"}
+GRACE = 10.0
+"""Seconds in which a further one of these signals changes nothing."""
 
 
 def run(main: Callable[[], int | None]) -> int:
@@ -32,7 +38,7 @@ def run(main: Callable[[], int | None]) -> int:
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
     _interrupts.clear()
-    interrupt_on_sigterm()
+    interrupt_on_signals()
     _interrupt_on_sigint()
     try:
         code = main() or 0
@@ -124,19 +130,36 @@ def _is_cache(error: OSError) -> bool:
     return isinstance(error.filename, str) and error.filename.startswith(hidden)
 
 
-def interrupt_on_sigterm() -> None:
-    """Makes SIGTERM raise KeyboardInterrupt; to be called once more when Paddle is loaded, which takes the signal."""
-    process = os.getpid()
-    if _interrupts:  # while Paddle was loaded, which has swallowed it
+def interrupt_on_signals() -> None:
+    """Makes the signals of `ENDING` raise KeyboardInterrupt; to be called once more when Paddle is loaded.
+
+    Paddle takes SIGTERM. What the caller ignores stays ignored, as `nohup` wants it.
+
+    Raises:
+        KeyboardInterrupt: a signal came while Paddle was loaded, which has swallowed it.
+    """
+    process, answered = os.getpid(), float("-inf")
+    if _interrupts:
         raise KeyboardInterrupt(_interrupts[0])
 
     def interrupt(number: int, _: object) -> None:
-        if os.getpid() == process:
-            _interrupts.append("terminated")
-            raise KeyboardInterrupt("terminated")
-        # a process that loads images inherits this handler
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
+        nonlocal answered
+        if os.getpid() != process:
+            # a process that loads images inherits this handler
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        if time.monotonic() < answered + GRACE:
+            return  # a terminal that closes sends several, and what the first one ends is cleaning up
+        answered = time.monotonic()
+        if hasattr(signal, "SIGCHLD"):
+            # processes that load images may have got the same signal, of which Paddle would make an error in between
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        _interrupts.append(ENDING[signal.Signals(number).name])
+        raise KeyboardInterrupt(_interrupts[-1])
 
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, interrupt)
+        for name in ENDING:
+            number = getattr(signal, name, None)  # Windows has SIGTERM alone
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, interrupt)

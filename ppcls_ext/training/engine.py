@@ -22,6 +22,7 @@ from ppcls_ext.errors import Interrupted, PpclsExtError, printable, unwrapped
 from ppcls_ext.files import require_plain
 from ppcls_ext.hosts.paddleclas.errors import naming_sections
 from ppcls_ext.hosts.paddleclas.image_lists import ListedDataset, note_failures
+from ppcls_ext.hosts.paddleclas.loader_processes import fit_shared_memory
 from ppcls_ext.hosts.paddleclas.locate import engine_class
 from ppcls_ext.hosts.paddleclas.log_file import log_in
 from ppcls_ext.predict.answers import Threshold
@@ -128,6 +129,7 @@ class Engine(_HostEngine):
         self.evaluations: list[Evaluation] = []
         self.precision = Precision(self)
         self._guard_images()
+        self._fit_shared_memory()
         if recipe is not None:
             self._set_up_training(recipe)
         else:
@@ -150,6 +152,13 @@ class Engine(_HostEngine):
                 note_failures(loader)
         if self.mode == "train":
             self.unreadable_images = UnreadableImages(getattr(loaders["Train"], "dataset", None))
+
+    def _fit_shared_memory(self) -> None:
+        names = {"Train": "train_dataloader", "UnLabelTrain": "unlabel_train_dataloader", "Eval": "eval_dataloader"}
+        names.update(Gallery="gallery_dataloader", Query="query_dataloader")
+        loaders = {name: getattr(self, attribute, None) for name, attribute in names.items()}
+        if line := fit_shared_memory(loaders, dist.get_world_size()):
+            logger.warning(line)
 
     def _set_up_training(self, recipe: Recipe) -> None:
         require_fusible(self.network)  # later than now, at the export, would be too late

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ppcls_ext.commands.outcome import interrupt_on_sigterm, run
+from ppcls_ext.commands.outcome import interrupt_on_signals, run
 from ppcls_ext.errors import Interrupted, NotImageError, PpclsExtError, printable, unwrapped
 from ppcls_ext.packages import import_extra
 
@@ -143,7 +143,7 @@ def test_an_interrupt_that_was_swallowed_counts_once_paddle_is_loaded(capsys, on
     def main():
         with contextlib.suppress(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-        interrupt_on_sigterm()
+        interrupt_on_signals()
         pytest.fail("it goes on")
 
     assert run(main) == 1
@@ -196,3 +196,66 @@ def test_a_home_that_cannot_be_written(capsys, monkeypatch):
     assert run(main) == 1
     said = "error: /proc/.cache: No such file or directory; packages keep files there: set HOME to a folder"
     assert capsys.readouterr().err.startswith(said)
+
+
+ENDED = """
+import signal, sys, time
+from ppcls_ext.commands.outcome import run
+
+def main():
+    try:
+        print("begun", flush=True)
+        time.sleep(60)
+    finally:
+        print("cleaning up", flush=True)
+        time.sleep(0.5)
+        print("clean", flush=True)
+
+sys.exit(run(main))
+"""
+
+
+def ended_by(numbers: list[int], ignored: int = 0) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command that gets signals: one at its work, the others while it cleans up."""
+    before = [signal.signal(number, signal.SIG_DFL) for number in numbers]
+    if ignored:
+        signal.signal(ignored, signal.SIG_IGN)
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-c", ENDED], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+    finally:
+        for number, handler in zip(numbers, before):
+            signal.signal(number, handler or signal.SIG_DFL)
+    said = process.stdout.readline()
+    for number in numbers:
+        process.send_signal(number)
+        if number != ignored:
+            said += process.stdout.readline()
+    out, errors = process.communicate(timeout=60)
+    return process.returncode, said + out, errors
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has SIGTERM alone")
+@pytest.mark.parametrize(
+    ("name", "word"), [("SIGTERM", "terminated"), ("SIGHUP", "hangup"), ("SIGQUIT", "quit"), ("SIGINT", "interrupted")]
+)
+def test_signals_that_end_a_command(name, word):
+    number = getattr(signal, name)
+    assert ended_by([number]) == (1, "begun\ncleaning up\nclean\n", f"error: {word}\n")
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has SIGTERM alone")
+def test_several_signals_do_not_end_the_cleaning_up():
+    """A terminal that closes sends SIGHUP twice, and a service manager SIGTERM and SIGHUP."""
+    for first, second in ((signal.SIGHUP, signal.SIGHUP), (signal.SIGTERM, signal.SIGHUP)):
+        code, out, errors = ended_by([first, second])
+        assert (code, out) == (1, "begun\ncleaning up\nclean\n")
+        assert errors in ("error: hangup\n", "error: terminated\n")
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has SIGTERM alone")
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGQUIT"])
+def test_what_nohup_ignores_stays_ignored(name):
+    number = getattr(signal, name)
+    assert ended_by([number, signal.SIGTERM], ignored=number)[2] == "error: terminated\n"

@@ -18,6 +18,7 @@ PATCHES = {
     "hosts/paddleclas/adaptations.py": 14,
     "hosts/paddleclas/image_lists.py": 2,
     "hosts/paddleclas/image_operators.py": 3,
+    "hosts/paddleclas/loader_processes.py": 4,
     "hosts/paddleclas/log_file.py": 1,
     "hosts/paddleclas/losses.py": 1,
     "hosts/paddleclas/optimizers.py": 4,
