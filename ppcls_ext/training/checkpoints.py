@@ -259,10 +259,26 @@ class Checkpoints:
         for optimizer, state, schedule in zip(optimizers, states, schedules):
             _check_names(path, optimizer, state)
             state = _with_tensors(state)
+            if schedule is not None:
+                state = {**state, "LR_Scheduler": _in_shape(schedule, optimizer)}
             try:
-                optimizer.set_state_dict({**state, "LR_Scheduler": schedule} if schedule is not None else state)
+                optimizer.set_state_dict(state)
             except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
                 raise PpclsExtError(f"{path} does not fit this training's optimizer: {one_line(error)}") from error
+
+
+def _in_shape(saved: Mapping[str, Any], optimizer: Any) -> Mapping[str, Any]:
+    """The state of an optimizer's schedule of the learning rate at the place of a saved one.
+
+    With other epochs or another warm-up, PaddleClas builds schedules that keep other values; then the place counts.
+    """
+    own, place = optimizer._learning_rate, saved.get("last_epoch")
+    if not isinstance(own, paddle.optimizer.lr.LRScheduler) or type(place) is not int:
+        return saved
+    if own.state_dict().keys() == saved.keys():
+        return saved
+    own.step(place)
+    return own.state_dict()
 
 
 def seed_epoch(seed: int, epoch: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import csv
 import json
 import os
 import random
@@ -109,6 +110,19 @@ def test_resumed_training_is_bit_identical(train, config, arch):
     assert_same_set(whole / "latest", parts / "latest")
     assert_same_set(whole / "best_model", parts / "best_model")
     assert (whole / "latest.pdparams").read_bytes() != (whole / "epoch_1.pdparams").read_bytes()
+
+
+def test_one_epoch_of_warm_up_can_be_continued(train, config):
+    """PaddleClas builds another schedule where the warm-up is the whole training."""
+    config["Arch"]["name"] = "FasterNet_T0"
+    config["Optimizer"]["lr"] = {"name": "Cosine", "learning_rate": 0.01, "warmup_epoch": 1}
+    short, whole = train("parts", epochs=1), train("whole", epochs=3)
+    train("parts", epochs=3, checkpoints="latest")
+    rates = [
+        [row["learning_rate"] for row in csv.DictReader((folder / "metrics.csv").open(encoding="utf-8"))]
+        for folder in (short, whole)
+    ]
+    assert rates[0] == rates[1]
 
 
 def test_without_a_seed_the_seed_is_resumed(train, config):
