@@ -48,7 +48,7 @@ def end_with_their_parent() -> None:
 
 def load(*arguments: Any) -> None:
     """What a loading process runs: Paddle's loop, until it is done or the parent has ended, however that ended."""
-    from paddle.base import core
+    from paddle.io import multiprocess_utils
     from paddle.io.dataloader import worker
 
     parent = os.getppid()
@@ -58,7 +58,7 @@ def load(*arguments: Any) -> None:
 
     def end_if_orphaned(*_: object) -> None:
         if os.getppid() != parent:
-            core._cleanup_mmap_fds()  # or batches on their way would stay in /dev/shm
+            multiprocess_utils._cleanup_mmap()  # or batches on their way would stay in /dev/shm
             os._exit(1)
 
     for name in SIGNALS:
