@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import random
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,15 @@ def end_loading(iterator: Any) -> None:
     shut_down = getattr(iterator, "_try_shutdown_all", None)
     if shut_down is not None:
         shut_down()
+
+
+def batches_of(loader: Iterable[Any]) -> Iterator[Any]:
+    """Gives what a loader gives; its processes end with the last batch that is wanted, or with an error in between."""
+    iterator = iter(loader)
+    try:
+        yield from iterator
+    finally:
+        end_loading(iterator)
 
 
 def fit_shared_memory(loaders: Mapping[str, Any], processes: int = 1, folder: Path = SHARED_MEMORY) -> str:
