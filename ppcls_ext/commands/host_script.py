@@ -14,6 +14,7 @@ from ppcls_ext.commands.outcome import interrupt_on_signals
 from ppcls_ext.config.load import read_yaml
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.hosts import checkouts
+from ppcls_ext.hosts.paddleclas.loader_processes import end_with_their_parent, outlive_their_parent
 from ppcls_ext.hosts.paddleclas.locate import HOME
 from ppcls_ext.hosts.paddleclas.safe_pickle import read_without_running
 from ppcls_ext.training.start import set_up
@@ -58,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             checkouts.activate(downstream, script.parents[1])
             REGISTER[downstream.package]()
             read_without_running()
+            if outlive_their_parent():
+                end_with_their_parent()
             run_script(script, args.arguments)
     else:
         run_script(script, prepare_paddleclas(script, args.arguments))

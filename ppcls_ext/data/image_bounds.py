@@ -33,7 +33,9 @@ VALUES = 1 << 19
 """Numbers of one tag of a TIFF file, such as the offsets of its strips."""
 SLOW = frozenset(("ppm", "ppm_plain", "bmp_rle"))
 """Pillow's decoders that are written in Python."""
-SLOW_PIXELS = 1 << 22
+SLOW_PIXELS = 1 << 21
+JPEG_2000 = 4
+"""A JPEG 2000 image may have this part of the pixels and bytes of others, of which OpenJPEG takes as long."""
 HEADER = 1 << 16
 """Bytes of what precedes the pixels of a PPM image."""
 TAG_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
@@ -59,9 +61,9 @@ def max_bytes() -> int:
     return BYTES_PER_PIXEL * max_pixels()
 
 
-def require_size(width: int, height: int) -> None:
-    """Raises PpclsExtError where an image of `width` × `height` px is too large."""
-    most = max_pixels()
+def require_size(width: int, height: int, part: int = 1) -> None:
+    """Raises PpclsExtError where an image of `width` × `height` px is too large, or than a part of what is allowed."""
+    most = max_pixels() // part
     if width * height > most:
         raise PpclsExtError(
             f"the image is too large: {width} × {height} px, and expected were at most {most:,}; scale it down, or set "
@@ -225,14 +227,24 @@ def _require_bounded_codestream(data: bytes, at: int) -> None:
     if data[at : at + 4] != b"\xff\x4f\xff\x51" or len(data) < at + 42:
         return
     right, bottom, left, top, width, height, x, y, components = struct.unpack_from(">8IH", data, at + 8)
-    require_size(max(right - left, 0), max(bottom - top, 0))
+    require_size(max(right - left, 0), max(bottom - top, 0), JPEG_2000)
+    if len(data) > max_bytes() // JPEG_2000:
+        raise PpclsExtError(
+            f"the image is too large: {len(data):,} bytes of JPEG 2000, and expected were at most "
+            f"{max_bytes() // JPEG_2000:,}; set {OPTION}"
+        )
     tiles = -(-max(right - x, 0) // (width or 1)) * -(-max(bottom - y, 0) // (height or 1))
-    if components > 4 or tiles > max(1024, (right - left) * (bottom - top) // 1024):
+    if components > 4 or tiles > 1024 + (right - left) * (bottom - top) // 512:
         raise PpclsExtError(
             f"the image has {components} components and {tiles:,} tiles: expected at most 4, and tiles of 1,024 px"
         )
-    parts, at = 0, at + 2
-    while parts < PARTS:
+    _require_large_blocks(data, at + 2)
+
+
+def _require_large_blocks(data: bytes, at: int) -> None:
+    """Looks into the headers of the image and of the parts of its tiles, from the first marker at `at` on."""
+    tile_part = whole = 0
+    for _ in range(PARTS):
         marker, length = data[at : at + 2], int.from_bytes(data[at + 2 : at + 4], "big")
         if marker == b"\xff\x90":  # the header of a part of a tile, which ends before its data
             tile_part, whole = at, int.from_bytes(data[at + 6 : at + 10], "big")
@@ -246,7 +258,7 @@ def _require_bounded_codestream(data: bytes, at: int) -> None:
             _require_blocks(data[at + 5 : at + 6], data[at + 6 : at + 2 + length])
         elif marker[:1] != b"\xff" or length < 2:
             return  # the end, or something for OpenJPEG to refuse
-        at, parts = at + 2 + length, parts + 1
+        at += 2 + length
     raise PpclsExtError(f"damaged image: expected at most {PARTS:,} parts of tiles")
 
 

@@ -108,7 +108,7 @@ def pixels(image: Image.Image, library: str = "cv2") -> np.ndarray:
     result = np.empty((image.height, image.width, 3), np.uint8)
     for top in range(0, image.height, rows):
         band = image.crop((0, top, image.width, min(top + rows, image.height)))
-        result[top : top + rows] = convert(band, file_format)
+        result[top : top + rows] = np.asarray(convert(band, file_format))
     return result
 
 

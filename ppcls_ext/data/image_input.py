@@ -97,7 +97,8 @@ class PreparedImages:
 def _read_open(file: Any) -> bytes:
     if not hasattr(file, "read"):
         raise PpclsExtError(f"got a {type(file).__name__}: {EXPECTED}")
-    most, parts, size = max_bytes(), [], 0
+    most, size = max_bytes(), 0
+    parts: list[bytes] = []
     while size <= most:
         part = file.read(CHUNK)  # all at once would be allocated before a byte is read
         if not isinstance(part, bytes):

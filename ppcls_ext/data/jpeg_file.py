@@ -107,7 +107,8 @@ def read_frame(data: bytes, most: int) -> Frame:
     Raises:
         PpclsExtError: it has more segments, or others that Pillow would be busy with for long.
     """
-    frame, exif, tags, at = Frame(), b"", [], 2
+    frame, exif, at = Frame(), b"", 2
+    tags: list[bytes] = []
     for _ in range(most):
         found = MARKER.search(data, at, at + JUNK)
         if found is None:

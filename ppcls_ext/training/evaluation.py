@@ -14,6 +14,7 @@ from ppcls_ext.config.best import METRICS, BestBy
 from ppcls_ext.config.checks import is_ours
 from ppcls_ext.data.lists import MULTI_LABEL
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.hosts.paddleclas.loader_processes import batches_of
 from ppcls_ext.progress import progress
 from ppcls_ext.report.label_scores import LabelScores, choose_thresholds, measures, per_class, sigmoid
 from ppcls_ext.training.host_log import EvaluationLog, as_number
@@ -207,7 +208,7 @@ def _outputs(engine: Any, log: EvaluationLog) -> Iterator[tuple[int, int, paddle
     loader, seen = engine.eval_dataloader, 0
     steps = len(loader) - (platform.system() == "Windows")
     total = loader.size if engine.use_dali else len(loader.dataset)
-    for step, batch in enumerate(loader):
+    for step, batch in enumerate(batches_of(loader)):
         if step >= steps:
             break
         log.read()

@@ -24,7 +24,7 @@ from paddle.utils import unique_name
 from ppcls_ext.config.recipe import CALIBRATION_IMAGES, POLICIES, Ema, Settings, Stage
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.hosts.paddleclas.image_operators import set_crop_size
-from ppcls_ext.hosts.paddleclas.loader_processes import end_loading
+from ppcls_ext.hosts.paddleclas.loader_processes import batches_of
 from ppcls_ext.hosts.paddleclas.losses import weigh_classes
 from ppcls_ext.hosts.paddleclas.optimizers import WeightDecay, clip_global_norm
 from ppcls_ext.models.factories import FACTORIES
@@ -349,14 +349,12 @@ def start_unfused(network: nn.Layer, fused: nn.Layer, loader: Iterable[list[Tens
 
     def batches(report: Report) -> Iterator[Tensor]:
         nonlocal used
-        iterator = iter(loader)
-        for batch in iterator:
+        for batch in batches_of(loader):
             used += batch[0].shape[0]
             yield batch[0]
             report(min(used, pictures), pictures)
             if used >= pictures:
-                break
-        end_loading(iterator)
+                return
 
     with unique_name.guard(), progress("giving the fused weights their branches") as report:
         calibrated = unfuse(fused, batches(report)).state_dict()

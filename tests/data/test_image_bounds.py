@@ -136,6 +136,7 @@ TOO_LARGE = {
     "tiff of one huge tile": tags(0, 64, *shorts(8, 8), *TILE),
     "jpeg 2000": jpeg_2000(60_000, 60_000, 60_000),
     "jpeg 2000 in a file that claims less": boxed(jpeg_2000(60_000, 60_000, 60_000)),
+    "jpeg 2000 of a third": jpeg_2000(5400, 5400, 5400),
     "bmp of run lengths": bmp(8, 1, b"\0\0" * 20, height=600_000),
     "ppm of 100 levels": b"P6 3000 3000 100\n" + bytes(99),
     "ppm of digits": b"P3 3000 3000 255\n" + b"0 " * 99,
@@ -313,6 +314,22 @@ def test_a_file_is_read_as_long_as_it_is(tmp_path):
             assert network_input(stream, RULE).shape == (3, 224, 224)
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def test_a_long_file_of_jpeg_2000(monkeypatch):
+    monkeypatch.setenv(OPTION, str(4 * RGB.width * RGB.height))
+    data = IMAGES["jpeg 2000"]
+    assert decode(data + bytes(4 * RGB.width * RGB.height - len(data))).shape == (37, 52, 3)
+    with pytest.raises(PpclsExtError, match="bytes of JPEG 2000"):
+        decode(data + bytes(4 * RGB.width * RGB.height))
+
+
+def test_small_tiles_are_read():
+    for tile in (32, 64, 255):
+        data = encoded(LARGE.resize((500, 500)), "JPEG2000", tile_size=(tile, tile), codeblock_size=(16, 16))
+        assert decode(data).shape == (500, 500, 3)
+    data = encoded(LARGE, "JPEG2000", precinct_size=(64, 64), num_resolutions=6)
+    assert decode(data).shape == (256, 256, 3)
 
 
 def test_files_whose_size_the_system_does_not_tell(tmp_path):

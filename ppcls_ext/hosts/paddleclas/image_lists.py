@@ -16,6 +16,7 @@ import functools
 import multiprocessing
 import os
 import random
+import threading
 from collections.abc import Sequence
 from typing import Any, overload
 
@@ -63,8 +64,12 @@ class Listed:
 
     def __init__(self, images: ImageList, evaluates: bool) -> None:
         self.images, self.evaluates = images, evaluates
-        self.counts: Any = multiprocessing.Array("q", 3)
-        self._failure: Any = multiprocessing.Array("c", LONGEST_FAILURE)
+        try:
+            lock: Any = multiprocessing.RLock()
+        except OSError:  # no room for it in /dev/shm, and no processes then (loader_processes)
+            lock = threading.RLock()
+        self.counts: Any = multiprocessing.Array("q", 3, lock=lock)
+        self._failure: Any = multiprocessing.Array("c", LONGEST_FAILURE, lock=lock)
         self.stand_in = b""
 
     def __deepcopy__(self, memo: dict) -> Listed:

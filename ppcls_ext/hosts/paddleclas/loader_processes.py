@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import random
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ def end_with_their_parent() -> None:
 
 def load(*arguments: Any) -> None:
     """What a loading process runs: Paddle's loop, until it is done or the parent has ended, however that ended."""
-    from paddle.base import core
+    from paddle.io import multiprocess_utils
     from paddle.io.dataloader import worker
 
     parent = os.getppid()
@@ -58,7 +58,7 @@ def load(*arguments: Any) -> None:
 
     def end_if_orphaned(*_: object) -> None:
         if os.getppid() != parent:
-            core._cleanup_mmap_fds()  # or batches on their way would stay in /dev/shm
+            multiprocess_utils._cleanup_mmap()  # or batches on their way would stay in /dev/shm
             os._exit(1)
 
     for name in SIGNALS:
@@ -74,6 +74,15 @@ def end_loading(iterator: Any) -> None:
     shut_down = getattr(iterator, "_try_shutdown_all", None)
     if shut_down is not None:
         shut_down()
+
+
+def batches_of(loader: Iterable[Any]) -> Iterator[Any]:
+    """Gives what a loader gives; its processes end with the last batch that is wanted, or with an error in between."""
+    iterator = iter(loader)
+    try:
+        yield from iterator
+    finally:
+        end_loading(iterator)
 
 
 def fit_shared_memory(loaders: Mapping[str, Any], processes: int = 1, folder: Path = SHARED_MEMORY) -> str:

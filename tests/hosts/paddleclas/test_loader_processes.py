@@ -83,8 +83,10 @@ assert not loader_processes.outlive_their_parent()
 if __name__ == "__main__":
     train = loader(2)
     assert len(list(batches(train, 3))) == 3
-    for batch in batches(train, 3):
-        break
+    for some in (batches(train, 3), loader_processes.batches_of(train)):
+        for batch in some:
+            break
+    del some
     print("left", len(multiprocessing.active_children()), flush=True)
     iterator = iter(train)
     next(iterator)
