@@ -91,7 +91,8 @@ def explained_workers(what_now: Callable[[], str] = lambda: "run it again") -> I
         yield
     except (SystemError, RuntimeError, OSError) as error:
         # Paddle's C++ handler of SIGCHLD, and io/dataloader/dataloader_iter.py
-        died = re.search(r"DataLoader (process|\d+ workers?) .*?exit.*", one_line(unwrapped(error)))
+        text = one_line(unwrapped(error))
+        died = re.search(r"DataLoader (process|\d+ workers?) .*?exit.*|Blocking queue is killed", text)
         if died is None:
             raise
         how = re.sub(r"\s*\(at .*", "", died.group())
