@@ -1,18 +1,23 @@
 """Measures what large data sets cost, one section a kind: seconds, CPU seconds and peak memory.
 
 `lists` starts trainings with image lists of so many lines and ends them behind their first step. The images of a list
-have different paths, and are a few files: its folders are symbolic links to one folder of 1300 images.
+have different paths, and are a few files: its folders are symbolic links to one folder of 1300 images. `predict` writes
+the predictions for so many files, beside a loop that only decodes them. `report` is the report of an evaluation,
+without the network.
 
 The time that counts is CPU time, where other processes use the machine; all is printed.
 
 Example:
     python benchmarks/scale.py lists
-    python benchmarks/scale.py lists --lines 1280000 --workers 2 --folder /data/scale
+    python benchmarks/scale.py --folder /data/scale lists --lines 1280000 --workers 2
+    python benchmarks/scale.py predict --count 20000
+    python benchmarks/scale.py report --count 100000 --classes 21000
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import resource
@@ -20,11 +25,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
 PER_FOLDER = 1300
 """Images of one class, about as many as ImageNet has."""
 CLASSES = 1000
@@ -35,12 +42,18 @@ EVALUATED = 50_000
 def main() -> int:
     """Runs a section."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, help="where all is made (default: a temporary folder)")
     sections = parser.add_subparsers(dest="section", required=True)
     of_lists = sections.add_parser("lists", help="the start of a training with a list of many lines")
     of_lists.add_argument("--lines", type=int, nargs="+", default=[10_000, 1_280_000, 13_000_000])
     of_lists.add_argument("--workers", type=int, default=2, help="processes that load images (default 2)")
-    of_lists.add_argument("--folder", type=Path, help="where lists and images are made (default: a temporary folder)")
     of_lists.set_defaults(measure=lists)
+    for name, measure, count in (("predict", predict, 20_000), ("report", report, 100_000)):
+        section = sections.add_parser(name, help=(measure.__doc__ or "").splitlines()[0])
+        section.add_argument("--count", type=int, default=count, help="images (default: %(default)s)")
+        section.add_argument("--classes", type=int, default=1000, help="default: %(default)s")
+        section.set_defaults(measure=measure)
+    sections.choices["predict"].add_argument("--side", type=int, default=0, help="px; 500 × 375 px by default")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         args.measure(args, Path(name))
@@ -140,6 +153,111 @@ def own_memory() -> list[float]:
             rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
             found.append(sum(int(line.split()[1]) for line in rollup.splitlines() if "Private" in line) / 1000)
     return found
+
+
+@contextlib.contextmanager
+def measured(what: str, count: int) -> Iterator[None]:
+    """Prints what the body takes, with its child processes."""
+    start = time.perf_counter(), _cpu()
+    yield
+    wall, cpu = time.perf_counter() - start[0], _cpu() - start[1]
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024
+    each = cpu / count * 1e6
+    print(f"{what:<44} {wall:8.1f} s wall {cpu:8.1f} s CPU {each:8.0f} µs CPU an image {peak:7.0f} MB", flush=True)
+
+
+def _cpu() -> float:
+    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
+def predict(args: argparse.Namespace, folder: Path) -> None:
+    """`ppcls-ext predict --out` against a loop that only reads, decodes and prepares the same files."""
+    from ppcls_ext.data.image_files import find_images
+    from ppcls_ext.data.image_input import network_input
+    from ppcls_ext.predict.classifier import Classifier
+
+    model, images = folder / "model.onnx", folder / "images"
+    _write_model(model, args.classes)
+    _write_images(images, args.count, (args.side, args.side) if args.side else (500, 375))
+    with measured("finding the files", args.count):
+        files = find_images([str(images)])
+    rule = Classifier(model).metadata.preprocessing
+    with measured("reading, decoding and preparing, one thread", args.count):
+        for file in files:
+            network_input(file, rule)
+    for target in ("r.csv", "r.json"):
+        with measured(f"predict --out {target}", args.count):
+            command = [sys.executable, "-m", "ppcls_ext", "predict", model, images, "--out", folder / target]
+            subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
+        print(f"{'':<44} {(folder / target).stat().st_size / 1e6:8.1f} MB")
+
+
+def _write_model(path: Path, classes: int) -> None:
+    """A network that costs next to nothing: the means of the channels, and one matrix."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    from ppcls_ext.data.image_rule import Preprocessing
+    from ppcls_ext.predict.metadata import Metadata
+
+    weight = np.random.default_rng(0).normal(size=(3, classes)).astype(np.float32)
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["image"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "weight"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "scale",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 224, 224])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", classes])],
+        [numpy_helper.from_array(weight, "weight")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    names = tuple(f"class number {index}" for index in range(classes))
+    metadata = Metadata("scale", Preprocessing(resize_short=256, crop=(224, 224)), names)
+    for key, value in metadata.to_properties().items():
+        model.metadata_props.add(key=key, value=value)
+    onnx.save(model, path)
+
+
+def _write_images(folder: Path, count: int, size: tuple[int, int]) -> None:
+    """JPEG files of smooth noise, each of 64 images many times."""
+    from PIL import Image
+
+    random, contents = np.random.default_rng(0), []
+    for index in range(64):
+        coarse = Image.fromarray(random.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+        coarse.resize(size, Image.Resampling.BICUBIC).save(folder.parent / f"{index}.jpg", quality=90)
+        contents.append((folder.parent / f"{index}.jpg").read_bytes())
+    for index in range(count):
+        place = folder / f"{index // 1000:04d}"
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{index:07d}.jpg").write_bytes(contents[index % 64])
+
+
+def report(args: argparse.Namespace, folder: Path) -> None:
+    """What an evaluation keeps of its answers for the report, and the report, without the network."""
+    from ppcls_ext.report.evaluation_report import write_evaluation_report
+    from ppcls_ext.report.predictions import Predictions, ranked
+
+    random, batch = np.random.default_rng(0), 128
+    logits = random.normal(size=(batch, args.classes)).astype(np.float32)
+    labels = random.integers(0, args.classes, args.count)
+    right = random.random(args.count) < 0.7
+    kept = []
+    with measured(f"answers, {args.count:,} × {args.classes:,}", args.count):
+        for start in range(0, args.count, batch):
+            true = labels[start : start + batch]
+            given = logits[: len(true)].copy()
+            given[np.arange(len(true)), true] += 12 * right[start : start + batch]
+            kept.append(ranked(given, true, are_logits=True))
+    with measured("report", args.count):
+        names = [f"class number {index}" for index in range(args.classes)]
+        found = Predictions.of_batches(
+            [f"{index}.jpg" for index in range(args.count)], labels, kept, args.classes, names
+        )
+        write_evaluation_report(found.check(), folder / "report", "scale", "")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ppcls_ext.predict.classifier import Classifier
     from ppcls_ext.reparam.unfuse import Batches
     from ppcls_ext.run import Run
+    from ppcls_ext.training.engine import Loss
+    from ppcls_ext.training.observers import Observer
     from ppcls_ext.weights.loading import LoadReport, Source
 
 __version__ = "0.1.0"
@@ -130,30 +132,53 @@ def train(
     labels: str | os.PathLike | None = None,
     val_share: float = 0.2,
     split_seed: int = 0,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
     size: int | None = None,
+    seed: int | None = None,
+    workers: int | None = None,
+    device: str | None = None,
     patience: int | None = None,
+    weights: str | None = None,
+    class_weights: str | None = None,
+    sampler: str | None = None,
     resume: str | os.PathLike | bool = False,
     report: bool = False,
     overwrite: bool = False,
+    loss: Loss | None = None,
+    observers: Sequence[Observer] = (),
     profiler_options: str | None = None,
     verbose: bool = False,
 ) -> Run:
     """Trains a model, shows its progress, and writes its settings, log and weights to `output_dir/ARCH`.
 
     Args:
-        source: a PaddleClas YAML file, or the name of a shipped configuration such as "MobileOne_S0"; with `resume` it
-            may be left out.
+        source: a PaddleClas YAML file, or the name of a shipped configuration such as "MobileOne_S0", which is taken
+            where there is `data` alone; with the path of a run to `resume`, that run's is.
         overrides: `A.B.1.C=value` texts, as behind -o.
         data: a folder of images, one folder per class, instead of the configuration's lists.
         labels: a CSV file, for several classes an image in `data` without such folders: in the first column the path
             of each image below `data`, then a 0 or 1 for each class, whose names stand in the first line.
         val_share: share of each class to evaluate on, where `data` has no val/.
         split_seed: RNG seed of that split.
-        size: side of the images, px, set in every place.
-        patience: ends the training after so many epochs without a better evaluation.
+        epochs: how many times each image is trained on (`Global.epochs`).
+        batch_size: images a step (`DataLoader.Train.sampler.batch_size` and that of `Eval`).
+        lr: the highest learning rate (`Optimizer.lr.learning_rate`).
+        size: side of the images, px, set in every place (`Global.image_size`).
+        seed: RNG seed of the whole training (`Global.seed`).
+        workers: processes that load images (`DataLoader.Train.loader.num_workers` and that of `Eval`).
+        device: "cpu", "gpu" or "auto" (`Global.device`).
+        patience: ends the training after so many epochs without a better evaluation (`Global.patience`).
+        weights: to start from: a file, "published" or "none" (`Global.pretrained_model`).
+        class_weights: in the loss, "balanced", "sqrt" or a file (`Recipe.class_weights`).
+        sampler: "balanced" draws each class equally often (`DataLoader.Train.sampler.name`).
         resume: True goes on with the run of this configuration, a path with the run in that folder.
         report: whether to write a report of the best evaluation.
         overwrite: whether to train anew where an earlier training's checkpoints are.
+        loss: in the place of the configuration's, makes a scalar tensor of the network's outputs, mostly logits
+            (N, classes), and the labels: (N, 1), or (N, classes) where images are mixed or show several classes.
+        observers: follow the training; see `ppcls_ext.training.observers.Observer`, which is also the way to end it.
         profiler_options: for PaddleClas's profiler, such as "batch_range=[10, 20]".
         verbose: whether to show PaddleClas's own output.
 
@@ -166,7 +191,20 @@ def train(
     _require_paddle()
     from ppcls_ext.run import open_training
 
-    run = open_training(source, overrides, size=size, patience=patience, resume=resume)
+    options = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "lr": lr,
+        "size": size,
+        "seed": seed,
+        "workers": workers,
+        "device": device,
+        "patience": patience,
+        "weights": None if weights is None else str(weights),
+        "class_weights": class_weights,
+        "sampler": sampler,
+    }
+    run = open_training(source, overrides, data=data, resume=resume, **options)
     return run.train(
         data,
         labels=labels,
@@ -174,6 +212,8 @@ def train(
         split_seed=split_seed,
         report=report,
         overwrite=overwrite,
+        loss=loss,
+        observers=observers,
         profiler_options=profiler_options,
         verbose=verbose,
     )

@@ -13,13 +13,15 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ppcls_ext import cpu
 from ppcls_ext.config.settings import RunSettings
+from ppcls_ext.data.lists import SINGLE_LABEL, ImageList
 from ppcls_ext.errors import PpclsExtError, one_line
 from ppcls_ext.hosts.paddleclas.locate import HOW_TO_GET_ONE, find
 from ppcls_ext.hosts.quiet import captured_output
@@ -29,6 +31,7 @@ from ppcls_ext.packages import EXTRAS, import_extra, missing
 LEAST_MEMORY = 2.0  # GiB; a training of the smallest nets takes about one
 #: Versions of Paddle that this project is made for: from, and below.
 PADDLE_VERSIONS = ((3, 0), (4, 0))
+UNEQUAL = 10  # times as many images of one class as of another, from which on that is said
 STEPS = 4  # training steps of a trial; the first one builds what the others use
 
 
@@ -278,7 +281,20 @@ def _check_data(settings: RunSettings, folder: str) -> Finding:
     except PpclsExtError as error:
         return Finding("data", "the configuration cannot be trained", str(error))
     counts = [f"{loader} {len(images)} images of {len(images.labels)} classes" for loader, images in lists.items()]
-    return Finding("data", ", ".join(counts) or "found (it has no plain image lists to count)")
+    said = ", ".join(counts) or "found (it has no plain image lists to count)"
+    if "Train" in lists:
+        said += _imbalance(lists["Train"], settings.class_names)
+    return Finding("data", said)
+
+
+def _imbalance(images: ImageList, names: Sequence[str] | None) -> str:
+    """Says where one class has far fewer images than another, and what can be done."""
+    counts = Counter(label for entry in images for label in entry.classes).most_common()
+    if len(counts) < 2 or images.task != SINGLE_LABEL or counts[0][1] < UNEQUAL * counts[-1][1]:
+        return ""
+    named = [f"{names[label] if names else f'class {label}'} has {count}" for label, count in counts]
+    most, least = named[0], named[-1]
+    return f"; {most} images and {least}: train with --class-weights balanced or --sampler balanced"
 
 
 def _check_model(settings: RunSettings, folder: str, trials: list[_Trial]) -> Finding:

@@ -52,7 +52,7 @@ def download(url: str, path: Path, md5: str | None = None, *, instead: str) -> N
     if path.is_file() and (md5 is None or file_md5(path) == md5):
         return
     part = path.with_name(f"{path.name}.part")
-    with _alone(part):
+    with _alone(part, instead):
         if path.is_file() and (md5 is None or file_md5(path) == md5):
             return  # by another process, while this one waited
         if md5 is None or not (part.is_file() and file_md5(part) == md5):
@@ -103,7 +103,7 @@ class _Origin:
 
 
 @contextlib.contextmanager
-def _alone(part: Path) -> Iterator[None]:
+def _alone(part: Path, instead: str) -> Iterator[None]:
     """Keeps other processes, such as those of one launch, from downloading the same file at the same time."""
     lock = import_extra("filelock").FileLock(part.with_name(f"{part.name}.lock"))
     is_new = not part.parent.exists()
@@ -115,7 +115,7 @@ def _alone(part: Path) -> Iterator[None]:
             lock.acquire()
     except OSError as error:
         raise PpclsExtError(
-            f"cannot write {part.parent}: {error.strerror or error}; choose a folder that can be written"
+            f"cannot write {part.parent}: {error.strerror or error}; choose a folder that can be written, or {instead}"
         ) from None
     try:
         yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 
 class PpclsExtError(Exception):
@@ -60,12 +61,49 @@ def one_line(error: object) -> str:
     return " ".join(str(error).split())
 
 
-def printable(text: str) -> str:
+#: Characters of a name (of a class, a file) that a message or a table shows, and of a whole message.
+LONGEST_NAME, LONGEST_MESSAGE = 200, 4000
+#: Joiners of Persian, Indic and other scripts, which terminals show, though `isprintable` says otherwise.
+_JOINERS = "\u200c\u200d"
+
+
+def printable(text: str, longest: int | None = None) -> str:
     """Returns `text` with every character that a terminal would obey or not show replaced by its Python escape.
 
     File names and class names come from others, and may contain control characters and marks that reverse text.
+
+    Args:
+        text: of any length; the time is linear in it.
+        longest: the most characters to keep of it; "…" stands for the rest. None keeps all.
     """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    if longest is not None and len(text) > longest:
+        text = f"{text[:longest]}…"
+    if text.isprintable():
+        return text
+    odd = {c for c in set(text) if not (c.isprintable() or c in _JOINERS or unicodedata.category(c) == "Zs")}
+    return text.translate({ord(c): c.encode("unicode_escape").decode() for c in odd})
+
+
+def printable_name(text: object) -> str:
+    """Returns a name from others fit for a message or a table: printable, at most `LONGEST_NAME` characters."""
+    return printable(str(text), LONGEST_NAME)
+
+
+def printable_lines(text: object) -> str:
+    """Returns a text of several lines, each of them printable."""
+    return "\n".join(printable(line, LONGEST_MESSAGE) for line in str(text).split("\n"))
+
+
+def message_line(error: object) -> str:
+    """Returns an error's text fit for a terminal: on one line, printable, at most `LONGEST_MESSAGE` characters.
+
+    What is too long loses its middle: the beginning says what happened, the end often what to do.
+    """
+    text = str(error)
+    if len(text) > LONGEST_MESSAGE:
+        end = LONGEST_MESSAGE // 4
+        text = f"{text[: LONGEST_MESSAGE - end]} … {text[-end:]}"
+    return printable(one_line(text))
 
 
 def shown(text: str) -> str:

@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import errno
 import hashlib
-import itertools
 import os
 import re
 import shutil
@@ -22,6 +21,9 @@ from ppcls_ext.errors import NotRegularFileError, PpclsExtError
 
 LONGEST_PART = 48
 """Characters of a file's name in that of its temporary file: of up to 4 bytes, where systems allow 255."""
+
+LONGEST_STEM = 220
+"""Bytes of a source's name in that of a file that is made of it, where systems allow 255 with all that follows."""
 
 KINDS = {
     stat.S_IFIFO: "a FIFO",
@@ -169,10 +171,53 @@ def _exchange(one: Path, other: Path) -> bool:
     return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
 
 
-def unused(path: Path, is_taken: Callable[[Path], bool]) -> Path:
-    """Returns the first of NAME.png, NAME-2.png, NAME-3.png, … that is not taken: two files may have one name."""
-    numbered = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(2))
-    return next(name for name in itertools.chain([path], numbered) if not is_taken(name))
+class FreeNames:
+    """Names for the .png files that are made of other files, each given once, as two of these may have one name.
+
+    Args:
+        folder: the folder that they are for.
+        sources: the files that they are made of; one in that folder is not written over.
+        taken: further names that are given to none.
+    """
+
+    def __init__(self, folder: Path, sources: Iterable[str | os.PathLike], taken: Iterable[str] = ()) -> None:
+        self._taken, self._next = set(taken), dict[str, int]()
+        here, within = os.path.realpath(folder), dict[str, bool]()
+        for source in sources:
+            parent, name = os.path.split(source)
+            if parent not in within:
+                within[parent] = os.path.realpath(parent or ".") == here
+            if within[parent]:
+                self._taken.add(name)
+
+    def take(self, stem: str, ending: str = "") -> str:
+        """Returns the first of STEM.png, STEM-2.png, STEM-3.png, … that is free, and takes it.
+
+        The time does not grow with the number of names. A stem that is too long for the system loses its end.
+
+        Args:
+            stem: of the source's name.
+            ending: further characters of the new stem.
+        """
+        while len(os.fsencode(stem)) > LONGEST_STEM:
+            stem = stem[:-1]
+        stem += ending
+        number = self._next.get(stem, 1)
+        while (name := f"{stem}.png" if number == 1 else f"{stem}-{number}.png") in self._taken:
+            number += 1
+        self._next[stem] = number + 1
+        self._taken.add(name)
+        return name
+
+
+def require_within(path: Path, folder: Path) -> None:
+    """Raises PpclsExtError if `path`, a name below `folder`, leads out of it by a symbolic link."""
+    real = Path(os.path.realpath(path))
+    if not real.is_relative_to(os.path.realpath(folder)):
+        raise PpclsExtError(
+            f"cannot write {path}: it leads to {real}, out of {folder}, by a symbolic link; remove the link, or name "
+            "another place"
+        )
 
 
 def require_plain(path: Path) -> None:
@@ -196,8 +241,12 @@ def read_regular(path: str | os.PathLike, limit: int) -> bytes:
         PpclsExtError: it is larger than `limit`.
     """
     with open(open_regular(path), "rb") as stream:
-        data = stream.read(limit + 1)
-    if len(data) > limit:
+        size = os.fstat(stream.fileno()).st_size
+        # of the size that it has, because a read allocates what it asks for; it may grow, and Linux tells 0 of some
+        data = stream.read(size + 1) if size <= limit else b""
+        if len(data) > size:
+            data += stream.read(max(0, limit + 1 - len(data)))
+    if max(size, len(data)) > limit:
         raise PpclsExtError(f"{path} is larger than the {limit:,} bytes that are read of such a file")
     return data
 

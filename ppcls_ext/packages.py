@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from types import ModuleType
 
@@ -29,8 +30,14 @@ def require(*names: str) -> None:
     """Imports the named packages, so that a missing one is noticed before any work is done.
 
     Raises:
-        PpclsExtError: a package is missing or does not load.
+        PpclsExtError: packages are missing, all of which the message names, or one does not load.
     """
+    absent = [name for name in names if sys.modules.get(name) is None and importlib.util.find_spec(name) is None]
+    if len(absent) > 1 and not any(_has_no_wheel(name) for name in absent):
+        extras = sorted({EXTRAS.get(name, "") for name in absent} - {""})
+        others = [name for name in absent if name not in EXTRAS]
+        command = " ".join(["pip install", *([f'"ppcls-ext[{",".join(extras)}]"'] if extras else []), *others])
+        raise PpclsExtError(f"the packages {', '.join(absent[:-1])} and {absent[-1]} are missing: {command}")
     for name in names:
         import_extra(name)
 
@@ -45,6 +52,8 @@ def import_extra(module: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise PpclsExtError(missing(str(error.name).split(".")[0])) from error
+    except OSError:
+        raise  # which tells a path: that of a cache, say, and nothing is wrong with the package
     except Exception as error:
         package = module.split(".")[0]
         raise PpclsExtError(
@@ -54,9 +63,8 @@ def import_extra(module: str) -> ModuleType:
 
 def missing(package: str) -> str:
     """Returns the message for a package that is not installed, and how to get it."""
-    newest = NEWEST_PYTHON.get(package)
-    if newest is not None and sys.version_info[:2] > newest:
-        python, last = (".".join(map(str, version)) for version in (sys.version_info[:2], newest))
+    if _has_no_wheel(package):
+        python, last = (".".join(map(str, version)) for version in (sys.version_info[:2], NEWEST_PYTHON[package]))
         return (
             f"the package {package} is missing, and it has no wheel for Python {python}: export to ONNX with Python "
             f"3.9 to {last} (make install PYTHON=python{last}); all else works with Python {python}"
@@ -65,6 +73,11 @@ def missing(package: str) -> str:
     if package == "paddle":
         text += " (for CPUs; for a GPU install paddlepaddle-gpu as Paddle's installation page says)"
     return text
+
+
+def _has_no_wheel(package: str) -> bool:
+    """Returns whether this Python is newer than all that a package has wheels for."""
+    return sys.version_info[:2] > NEWEST_PYTHON.get(package, sys.version_info[:2])
 
 
 def _command(package: str) -> str:

@@ -12,30 +12,31 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ppcls_ext.config.first_epoch import settle
-from ppcls_ext.config.folder import CONFIG, LISTS, find_run
+from ppcls_ext.config.folder import CONFIG, LISTS, find_run, read_config
 from ppcls_ext.config.lists import evaluate_on, folder_for_lists, images_in, use_lists
-from ppcls_ext.config.load import load_config, override, read_yaml
+from ppcls_ext.config.load import load_config, override
 from ppcls_ext.config.settings import RunSettings, open_config, open_run
 from ppcls_ext.config.thresholds import own_thresholds
+from ppcls_ext.config.train_options import DEFAULT, set_options
 from ppcls_ext.config.weights import require_no_earlier_training
 from ppcls_ext.data.class_folders import LABEL_LIST, TRAIN_LIST, VAL_LIST, kept_lists, make_lists
 from ppcls_ext.data.image_files import find_images
-from ppcls_ext.data.image_input import network_input
+from ppcls_ext.data.image_input import PreparedImages, network_input
 from ppcls_ext.data.image_rule import Preprocessing
 from ppcls_ext.data.label_table import make_label_lists
 from ppcls_ext.data.lists import MULTI_LABEL, SINGLE_LABEL, ListEntry
-from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.errors import PpclsExtError, printable
 from ppcls_ext.export.opset import DEFAULT_OPSET, INT8_OPSET
-from ppcls_ext.files import atomic_write
+from ppcls_ext.files import atomic_write, require_within
 from ppcls_ext.packages import require
 from ppcls_ext.predict.classifier import Classifier
 from ppcls_ext.predict.metadata import Metadata
-from ppcls_ext.progress import progress
+from ppcls_ext.progress import progress, ticks
 
 if TYPE_CHECKING:
     from ppcls_ext.data.image_input import ImageLike
@@ -43,8 +44,9 @@ if TYPE_CHECKING:
     from ppcls_ext.models.backbone import Backbone
     from ppcls_ext.predict.answers import Threshold
     from ppcls_ext.predict.evidence import Halves
-    from ppcls_ext.training.engine import Engine
+    from ppcls_ext.training.engine import Engine, Loss
     from ppcls_ext.training.evaluation import Evaluation
+    from ppcls_ext.training.observers import Observer
 
 logger = logging.getLogger("ppcls_ext")
 
@@ -187,7 +189,7 @@ class Run:
         if report:
             from ppcls_ext.training.reports import EvaluationReport
 
-            collected = EvaluationReport(engine, report, data)
+            collected = EvaluationReport(engine, self._own("report-eval") if report is True else report, data)
         engine.eval()
         return Evaluated(engine.evaluations, None if collected is None else collected.write())
 
@@ -213,6 +215,9 @@ class Run:
         """
         given = {"infer_imgs": list(images), "save_dir": out, "save_image": save_image}
         changes = {field: value for field, value in given.items() if value}
+        for field, option in (("save_dir", "--out FILE"), ("save_image", "--save-image PNG|FOLDER")):
+            if field not in changes:
+                self.settings.require_own_place("Infer", field, option)
         _build_engine(self.settings.changed("Infer", **changes), "infer", verbose).infer(threshold)
 
     def export_model(self, *, verbose: bool = False) -> Path:
@@ -221,6 +226,8 @@ class Run:
         Returns:
             The folder, `Global.save_inference_dir`.
         """
+        if self.settings.section("Global").get("save_inference_dir") == str(self.folder / "inference"):
+            self._own("inference")
         engine = _build_engine(self.settings, "export", verbose)
         folder = Path(engine.config["Global"]["save_inference_dir"])
         engine.export(describe=self._write_inference_yml if self.settings.arch.is_ours else None)
@@ -279,7 +286,7 @@ class Run:
 
         metadata = self.metadata
         rule = metadata.preprocessing
-        images = np.stack([network_input(path, rule) for path in find_images(samples)]) if samples else None
+        images = PreparedImages(find_images(samples), rule) if samples else None
         require("paddle", "paddle2onnx", "onnx", "onnxslim", "onnxruntime")
         reduce: Reduce | None = None
         if fp16:
@@ -287,8 +294,9 @@ class Run:
 
             reduce = reduce_to_float16
         elif int8:
-            from ppcls_ext.export.int8 import quantize
+            from ppcls_ext.export.int8 import quantize, require_count
 
+            require_count(calibration_images)
             calibrating = self.calibration_images(calibration, calibration_images)
             reduce = partial(quantize, images=calibrating, allow=allow)
         use_all_cores()
@@ -317,7 +325,12 @@ class Run:
         configuration.
         """
         name = f"{self.settings.arch.name}{'_int8' if int8 else '_fp16' if fp16 else ''}.onnx"
-        return Path(name) if self.settings.given_folder is None else self.folder / name
+        return Path(name) if self.settings.given_folder is None else self._own(name)
+
+    def _own(self, name: str) -> Path:
+        """The path of a file or folder in the run's folder; a link out of it is refused."""
+        require_within(self.folder / name, self.folder)
+        return self.folder / name
 
     def calibration_images(
         self, place: str | os.PathLike | None, count: int, rule: Preprocessing | None = None, seed: int = 0
@@ -340,7 +353,12 @@ class Run:
         files = sorted(dict.fromkeys(images_in(place, self.settings)))
         chosen = np.sort(np.random.default_rng(seed).permutation(len(files))[:count])
         rule = self.metadata.preprocessing if rule is None else rule
-        return np.stack([network_input(files[index], rule) for index in chosen])
+        with progress("reading images") as report:
+            tick, prepared = ticks(report, len(chosen)), []
+            for index in chosen:
+                prepared.append(network_input(files[index], rule))
+                tick()
+        return np.stack(prepared)
 
     def check_images(
         self,
@@ -399,6 +417,8 @@ class Run:
         split_seed: int = 0,
         report: bool = False,
         overwrite: bool = False,
+        loss: Loss | None = None,
+        observers: Sequence[Observer] = (),
         profiler_options: str | None = None,
         verbose: bool = False,
     ) -> Run:
@@ -411,6 +431,9 @@ class Run:
             set_up()
         settings = _with_lists(settings, data, labels, val_share, split_seed)
         engine = _build_engine(settings, "train", verbose)
+        if loss is not None:
+            engine.use_loss(loss)
+        engine.observers.extend(observers)
         if verbose:
             engine.train()
         else:
@@ -425,23 +448,37 @@ def open_training(
     source: str | os.PathLike | None,
     overrides: Sequence[str] = (),
     *,
-    size: int | None = None,
-    patience: int | None = None,
+    data: str | os.PathLike | None = None,
     resume: str | os.PathLike | bool = False,
+    **options: Any,
 ) -> Run:
-    """Opens the configuration of a training; see `ppcls_ext.train`."""
+    """Opens the configuration of a training; see `ppcls_ext.train`.
+
+    Args:
+        source: see `Run`.
+        overrides: see `Run`.
+        data: the folder of images that will be trained on; with it, the source may be left out.
+        resume: whether to go on, or the folder of the run to go on with.
+        **options: short options; see `ppcls_ext.config.train_options`.
+
+    Raises:
+        PpclsExtError: there is no such configuration or run, or an option is wrong.
+    """
     folder = None
+    if source is None and data is not None and not isinstance(resume, (str, os.PathLike)):
+        source = DEFAULT
+        logger.info("no architecture is named: %s is trained; ppcls-ext models lists the others", DEFAULT)
     if isinstance(resume, (str, os.PathLike)):
         run = find_run(resume)
         folder = run.folder
-        config = read_yaml(folder / CONFIG) if source is None else load_config(source)
+        config = read_config(folder) if source is None else load_config(source)
         run.adopt(config)
     elif source is None:
-        raise PpclsExtError("expected a configuration to train, or resume with the folder of a run")
+        raise PpclsExtError("expected a configuration to train, data (--data), or resume with the folder of a run")
     else:
         config = load_config(source)
-    fields = {"image_size": size, "patience": patience}
-    override(config, [*(f"Global.{field}={value}" for field, value in fields.items() if value is not None), *overrides])
+    set_options(config, options, overrides)
+    override(config, overrides)
     if resume:
         config["Global"]["checkpoints"] = "latest"
     return Run(RunSettings(config, folder, tuple(overrides)))
@@ -495,7 +532,7 @@ def new_lists(
                 else:
                     made = make_label_lists(data, labels, place, val_share, split_seed, report)
             for line in made._replace(folder=folder / LISTS).lines():
-                print(line)
+                print(printable(line))
         use_lists(config, made)
         override(config, settings.overrides)  # the user's own settings win
     except BaseException:
@@ -544,4 +581,4 @@ def _build_engine(settings: RunSettings, mode: str, verbose: bool) -> Engine:
 
     if not verbose:
         quiet_host()
-    return Engine(settings, mode)
+    return Engine(settings, mode, is_shown=not verbose)

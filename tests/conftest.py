@@ -19,13 +19,22 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(autouse=True)
 def nothing_of_a_command():
-    """A command that a test runs in this process sets up the log and SIGTERM: the next test finds them as before."""
-    on_sigterm, logger = signal.getsignal(signal.SIGTERM), logging.getLogger("ppcls_ext")
+    """A command that a test runs in this process sets up the log and signals: the next test finds them as before."""
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGQUIT", "SIGCHLD") if hasattr(signal, name)]
+    before, logger = [signal.getsignal(number) for number in numbers], logging.getLogger("ppcls_ext")
     handlers, propagate, level = logger.handlers[:], logger.propagate, logger.level
     yield
-    signal.signal(signal.SIGTERM, on_sigterm)
+    for number, handler in zip(numbers, before):
+        if handler is not None:  # one of C's stays
+            signal.signal(number, handler)
     logger.handlers[:], logger.propagate = handlers, propagate
     logger.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def no_progress(monkeypatch):
+    """On a slow machine anything may take longer than two seconds: what a test sees must not depend on it."""
+    monkeypatch.setattr("ppcls_ext.progress.FIRST", 3600.0)
 
 
 @pytest.fixture(scope="session")

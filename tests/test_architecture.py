@@ -17,30 +17,33 @@ PACKAGE = ROOT / "ppcls_ext"
 ARROWS = {
     "errors": "",
     "files": "errors",
+    "csv_table": "errors",
     "cpu": "",
     "bounded_yaml": "errors",
     "packages": "errors",
     "download": "errors packages",
     "progress": "packages",
+    "processes": "",
     "data": "errors files packages download",
     "hosts": "errors cpu",
-    "predict": "errors files cpu bounded_yaml packages data",
-    "report": "errors files packages data predict",
+    "predict": "errors files csv_table cpu bounded_yaml packages data",
+    "report": "errors files csv_table packages progress data predict",
     "onednn": "errors",
     "reparam": "errors onednn",
     "layers": "errors onednn reparam",
     "weights": "errors files packages download",
-    "hosts/paddleclas": "errors bounded_yaml packages data weights hosts",
+    "hosts/paddleclas": "errors bounded_yaml packages processes data weights hosts",
     "models": "errors hosts/paddleclas onednn layers reparam weights",
     "config": "errors files bounded_yaml progress hosts hosts/paddleclas data models weights",
-    "export": "errors files packages cpu hosts hosts/paddleclas data predict reparam weights models config",
+    "export": "errors files packages progress processes cpu hosts hosts/paddleclas data predict reparam weights models "
+    "config",
     "training": "errors files packages progress hosts hosts/paddleclas report data predict reparam weights models "
     "config export",
     "hosts/dense": "errors hosts models export",
     "hosts/paddledet": "errors hosts models export hosts/dense",
     "hosts/paddleseg": "errors hosts models hosts/dense",
     "hosts/paddlex": "errors packages data predict models",
-    "doctor": "errors packages cpu hosts hosts/paddleclas onednn weights config training",
+    "doctor": "errors packages cpu hosts hosts/paddleclas onednn data weights config training",
 }
 #: These call all the others: the public face, a run with all that can be done with it, and the command lines.
 ON_TOP = {"__init__", "__main__", "run", "commands"}
@@ -57,6 +60,7 @@ ONLY_IN = {
 SET_FROM_OUTSIDE = {
     # fields that are there to be set: an argument parser's, tqdm's, sys's, a logger's, ctypes', a session's options
     "commands/host_script.py": "sys",
+    "commands/main.py": "sys",
     "progress.py": "bar",
     "commands/outcome.py": "logger",
     "commands/predict.py": "parser args",

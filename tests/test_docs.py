@@ -146,7 +146,7 @@ def test_several_labels_an_image(photos, env):
     run_page("multi_label", photos, env)
 
 
-@pytest.mark.parametrize("page", ["fine_tune", "distributed"])
+@pytest.mark.parametrize("page", ["fine_tune", "distributed", "python"])
 def test_other_trainings(page, flowers, env):
     run_page(page, flowers, env)
 

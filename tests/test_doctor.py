@@ -13,6 +13,7 @@ import yaml
 from ppcls_ext import cpu, doctor
 from ppcls_ext.commands.doctor import main
 from ppcls_ext.commands.outcome import run
+from ppcls_ext.data.lists import read_list
 from ppcls_ext.doctor import CHECKS, Finding, run_check
 from tests.helpers import needs_converter
 
@@ -178,3 +179,12 @@ def test_a_configuration_with_a_problem(config, dataset, tmp_path, monkeypatch, 
     assert found[name][0] == "problem", found
     assert text in found[name][1]
     assert list(found)[-1] == name, "the rest needs it"
+
+
+@pytest.mark.parametrize(("few", "said"), [(1, True), (2, False)])
+def test_unequal_classes_are_said(tmp_path, few, said):
+    (tmp_path / "a.jpg").touch()
+    (tmp_path / "list.txt").write_text("a.jpg 0\n" * 10 + "a.jpg 2\n" * few)
+    found = doctor._imbalance(read_list(tmp_path / "list.txt", tmp_path, 3), ("rose", "none", "iris"))
+    text = "; rose has 10 images and iris has 1: train with --class-weights balanced or --sampler balanced"
+    assert found == (text if said else "")

@@ -6,6 +6,7 @@ import ast
 import os
 import socket
 import stat
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 
 from ppcls_ext import files
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.files import atomic_write, read_regular
+from ppcls_ext.files import FreeNames, atomic_write, read_regular
 from tests.helpers import die_at
 
 
@@ -210,6 +211,8 @@ READERS = {
     "hosts/paddleclas/versions.py": "PaddleClas's own source",
     "report/page.py": "pictures of the report's own",
     "commands/datasets.py": "written before",
+    "commands/main.py": "the null device",
+    "predict/results.py": "open_regular",
     "predict/program_set.py": "is_file before; files of an export that was just written",
 }
 
@@ -235,6 +238,7 @@ WRITERS = {
     "download.py": "a part of another name, and the lock",
     "export/program.py": "in a temporary folder",
     "predict/runtimes.py": "in a temporary folder",
+    "predict/results.py": "under a name of its own, until all results are there",
     "training/inference_program.py": "in a folder aside, which is put in place as one",
 }
 
@@ -258,3 +262,33 @@ def test_files_are_written_as_a_whole():
         if any(writes(node) for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
     }
     assert found == set(WRITERS), "use atomic_write, or say here why nobody sees half of it"
+
+
+def test_names_of_many_equal_stems_take_linear_time(tmp_path):
+    names, start = FreeNames(tmp_path, []), time.process_time()
+    taken = [names.take("cat", "-class-1") for _ in range(50_000)]
+    assert time.process_time() - start < 2
+    assert taken[:3] == ["cat-class-1.png", "cat-class-1-2.png", "cat-class-1-3.png"]
+    assert len(set(taken)) == len(taken)
+
+
+def test_names_that_collide_with_numbered_ones(tmp_path):
+    names = FreeNames(tmp_path, [])
+    stems = ["a", "a-2", "a", "a", "a-2", "a-3", "a-2-2", "a"]
+    taken = [names.take(stem) for stem in stems]
+    assert taken == ["a.png", "a-2.png", "a-3.png", "a-4.png", "a-2-2.png", "a-3-2.png", "a-2-2-2.png", "a-5.png"]
+
+
+def test_a_source_is_not_written_over(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path)
+    for folder in (Path(), tmp_path, Path("link")):
+        names = FreeNames(folder, ["a.png", "other/b.png"])
+        assert [names.take("a"), names.take("b")] == ["a-2.png", "b.png"]
+
+
+def test_a_stem_as_long_as_the_system_allows(tmp_path):
+    names = FreeNames(tmp_path, [])
+    for stem in ("n" * 255, "\u00fc" * 127, os.fsdecode(b"\xff" * 255)):
+        for _ in range(2):
+            (tmp_path / names.take(stem, "-class-12345")).touch(exist_ok=False)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.packages import EXTRAS, import_extra, missing
+from ppcls_ext.packages import EXTRAS, import_extra, missing, require
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Packages that are installed under another name than they are imported by.
@@ -64,6 +64,18 @@ def test_messages(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(PpclsExtError, match=r'onnxruntime is missing: pip install "ppcls-ext\[predict\]"'):
         import_extra("onnxruntime")
+
+
+def test_all_missing_packages_are_named_at_once(monkeypatch):
+    for name in ("onnx", "onnxruntime", "something"):
+        monkeypatch.setitem(sys.modules, name, None)
+    text = (
+        r'^the packages onnx, onnxruntime and something are missing: pip install "ppcls-ext\[onnx,pre.*\]" something$'
+    )
+    with pytest.raises(PpclsExtError, match=text):
+        require("numpy", "onnx", "onnxruntime", "something")
+    with pytest.raises(PpclsExtError, match=r"^the package onnx is missing"):
+        require("numpy", "onnx")
 
 
 def test_a_broken_package_is_to_be_installed_again(monkeypatch, tmp_path):

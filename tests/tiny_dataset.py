@@ -125,8 +125,9 @@ def run_tool():
 def registered() -> None:
     """PaddleClas with our models, in this process."""
     import ppcls_ext
-    from ppcls_ext.hosts.paddleclas import adaptations
+    from ppcls_ext.hosts.paddleclas import adaptations, samplers
 
+    samplers.publish()
     adaptations.apply()
     ppcls_ext.register()
 

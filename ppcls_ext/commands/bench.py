@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from ppcls_ext.commands.options import command_parser, positive
-from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.errors import PpclsExtError, printable
+from ppcls_ext.files import folder_at_once
 from ppcls_ext.models.table import MODELS
 from ppcls_ext.packages import require
 from ppcls_ext.predict.latency import measure_files
 from ppcls_ext.report.latency import write_latencies
 
+#: What --output gets.
+FILES = r"bench\.(json|csv|md|png)"
 FORMS = ("unfused", "fused", "int8", "fp16")
 ROW = "{:<16} {:<8} {:<14} {:>7} {:>5} {:>9} {:>15} {:>7}"
 
@@ -32,11 +35,14 @@ def main(argv: Sequence[str] | None = None) -> None:
                 for row in measure_files(Path(item).name, files, args.runtimes, threads, args.turns):
                     rows.append(row)
                     spread = f"{row['low']:.2f} … {row['high']:.2f}"
-                    print(ROW.format(*list(row.values())[:5], f"{row['median']:.2f}", spread, f"{row['ratio']:.3f}"))
+                    cells = *list(row.values())[:5], f"{row['median']:.2f}", spread, f"{row['ratio']:.3f}"
+                    print(printable(ROW.format(*cells)))
     if args.output:
         published = {name: model.published_top1 for name, model in MODELS.items() if model.published_top1 is not None}
-        for path in write_latencies(Path(args.output), rows, args.turns, published):
-            print(path)
+        with folder_at_once(Path(args.output), FILES) as place:
+            names = [path.name for path in write_latencies(place, rows, args.turns, published)]
+        for name in names:
+            print(printable(str(Path(args.output) / name)))
 
 
 def _files(item: str, forms: Sequence[str], px: int, folder: Path) -> dict[str, Path]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ppcls_ext.commands.options import command_parser
+from ppcls_ext.errors import printable
 from ppcls_ext.weights.loading import FORMATS, save_weights
 
 
@@ -37,4 +38,4 @@ def main(argv: list[str] | None = None) -> None:
         model = reparameterize(model)
     save_weights(model, args.destination)
     form = "fused" if next(layer.is_repped for layer in model.sublayers() if hasattr(layer, "is_repped")) else "unfused"
-    print(f"{args.destination}: {args.arch}, {form}, {len(model.state_dict())} tensors")
+    print(f"{printable(args.destination)}: {args.arch}, {form}, {len(model.state_dict())} tensors")

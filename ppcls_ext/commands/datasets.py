@@ -11,7 +11,7 @@ from ppcls_ext.data.class_folders import LABEL_LIST, TEST_LIST, TRAIN_LIST, VAL_
 from ppcls_ext.data.label_table import make_label_lists
 from ppcls_ext.data.lists import read_list
 from ppcls_ext.data.packing import pack_folder
-from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.errors import PpclsExtError, printable
 from ppcls_ext.progress import progress
 
 
@@ -40,10 +40,10 @@ def lists(argv: Sequence[str] | None = None) -> None:
         else:
             made = make_lists(args.folder, args.output, args.val_share, args.split_seed, report, names)
     for line in made.lines():
-        print(line)
+        print(printable(line))
     for name in (TRAIN_LIST, VAL_LIST, *([TEST_LIST] if any(made.test) else []), LABEL_LIST):
-        print(made.folder / name)
-    print(f"in the YAML: class_num: {len(made.classes)}, image_root: {made.root}")
+        print(printable(str(made.folder / name)))
+    print(printable(f"in the YAML: class_num: {len(made.classes)}, image_root: {made.root}"))
 
 
 def pack(argv: Sequence[str] | None = None) -> None:
@@ -61,10 +61,11 @@ def pack(argv: Sequence[str] | None = None) -> None:
     with progress("packing images") as report:
         made = pack_folder(args.folder, args.output, args.shards, args.val_share, args.split_seed, report)
     for line in made.lines():
-        print(line)
+        print(printable(line))
     lists = ", ".join(f"DataLoader.{loader}.dataset" for loader in ("Train", "Eval"))
-    print(f"in the YAML: class_num: {len(made.classes)}; {lists}: image_root: {args.output}, and cls_label_path:")
-    print(f"{Path(args.output, TRAIN_LIST)}, {Path(args.output, VAL_LIST)}")
+    where = f"{lists}: image_root: {args.output}, and cls_label_path:"
+    print(printable(f"in the YAML: class_num: {len(made.classes)}; {where}"))
+    print(printable(f"{Path(args.output, TRAIN_LIST)}, {Path(args.output, VAL_LIST)}"))
 
 
 def _class_names(run: str) -> tuple[str, ...]:
@@ -93,9 +94,9 @@ def make_flowers102(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     if not flowers102.prepare(args.output, args.source):
-        print(f"{args.output} is complete already: nothing to do")
+        print(printable(f"{args.output} is complete already: nothing to do"))
     else:
-        print(f"{args.output}: {len(flowers102.IMAGES)} images of {len(flowers102.NAMES)} classes")
+        print(printable(f"{args.output}: {len(flowers102.IMAGES)} images of {len(flowers102.NAMES)} classes"))
         for name in flowers102.LISTS:
             lines = (args.output / name).read_text(encoding="utf-8").count("\n")
             print(f"  {name:<22}{lines:>5} images")
@@ -106,9 +107,9 @@ def make_flowers102(argv: Sequence[str] | None = None) -> None:
             f"note: {args.source / archive} is not the official archive: its accuracies compare with no published ones"
         )
     if args.download:
-        print(f"{args.output / 'download'} is no longer needed")
+        print(printable(f"{args.output / 'download'} is no longer needed"))
     if args.output != output:
-        print(f"in the YAML, image_root and cls_label_path must name {args.output}")
+        print(printable(f"in the YAML, image_root and cls_label_path must name {args.output}"))
     print("next: ppcls-ext train -c MobileOne_S0")
 
 
@@ -129,13 +130,13 @@ def make_digits(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     if digits.make(args.output, args.size, args.limit, args.seed, args.force):
-        print(f"{args.output}: {args.limit} images of {digits.CLASSES} classes, {args.size} px")
+        print(printable(f"{args.output}: {args.limit} images of {digits.CLASSES} classes, {args.size} px"))
     else:
-        print(f"{args.output} is complete already: nothing to do")
+        print(printable(f"{args.output} is complete already: nothing to do"))
     for name in digits.LISTS:
-        print(f"  {name:<16}{len(read_list(args.output / name, args.output, digits.CLASSES)):>5} images")
+        print(printable(f"  {name:<16}{len(read_list(args.output / name, args.output, digits.CLASSES)):>5} images"))
     first = args.output / digits.LISTS[0]
-    print(f"in the YAML: class_num: {digits.CLASSES}, image_root: {args.output}, cls_label_path: {first}")
+    print(printable(f"in the YAML: class_num: {digits.CLASSES}, image_root: {args.output}, cls_label_path: {first}"))
 
 
 def make_shapes(argv: Sequence[str] | None = None) -> None:
@@ -156,8 +157,10 @@ def make_shapes(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     if shapes.make(args.output, args.size, args.train, args.val, args.seed, args.any_colour, args.force):
-        print(f"{args.output}: {args.train} + {args.val} images of {args.size} px: {', '.join(shapes.NAMES)}")
+        print(
+            printable(f"{args.output}: {args.train} + {args.val} images of {args.size} px: {', '.join(shapes.NAMES)}")
+        )
     else:
-        print(f"{args.output} is complete already: nothing to do")
+        print(printable(f"{args.output} is complete already: nothing to do"))
     print("detection     annotations/{train,val}.json, images/ (configs/detection)")
     print("segmentation  train.txt, val.txt, images/, labels/ with 0 for the background (configs/segmentation)")

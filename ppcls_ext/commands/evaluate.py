@@ -12,6 +12,7 @@ from ppcls_ext.commands.options import (
     load_host,
     open_source,
 )
+from ppcls_ext.errors import printable, printable_lines
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -37,6 +38,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     evaluated = run.evaluate(args.data, report=args.report or False, verbose=args.verbose)
     if not args.verbose:
-        print(evaluated)
+        print(printable_lines(evaluated))
     if evaluated.page is not None:
-        print(f"report: {evaluated.page}")
+        print(f"report: {printable(str(evaluated.page))}")

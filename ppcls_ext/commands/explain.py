@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ppcls_ext.commands.options import command_parser, open_run_with_weights
 from ppcls_ext.data.image_files import find_images
-from ppcls_ext.errors import NoSuchRunError, PpclsExtError, one_line, printable
+from ppcls_ext.errors import NoSuchRunError, PpclsExtError, message_line, printable, printable_name
 from ppcls_ext.packages import require
 from ppcls_ext.predict.classifier import Classifier
 from ppcls_ext.predict.evidence import split_file
@@ -22,32 +22,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
     require("matplotlib")  # before the work, not behind it
     files = find_images(args.images)
-    maps, failed = _open(args.model, args.output, args.class_), 0
+    maps, failed = _open(args.model, args.output, files, args.class_), 0
     for file in files:
         try:
             drawn = maps.draw(file)
         except PpclsExtError as error:
             failed += 1
-            print(f"error: {printable(one_line(error))}", file=sys.stderr)
+            print(f"error: {message_line(error)}", file=sys.stderr)
             continue
         for one in drawn:
-            print(f"{printable(str(one.path))}  {printable(one.name)} {one.score:.1%}", flush=True)
+            print(f"{printable(str(one.path))}  {printable_name(one.name)} {one.score:.1%}", flush=True)
         if not drawn:
             print(f"{printable(str(file))}  {NO_CLASS}; --class draws the evidence for one", flush=True)
     return 1 if failed else 0
 
 
-def _open(model: str, output: str, wanted: str | None) -> EvidenceMaps:
+def _open(model: str, output: str, files: Sequence[Path], wanted: str | None) -> EvidenceMaps:
     path = Path(model)
     if path.suffix.lower() == ".onnx" or (path.is_file() and path.suffix != ".pdparams"):  # a file, no run
-        return EvidenceMaps(split_file(model), Classifier(model).metadata, output, wanted)
+        return EvidenceMaps(split_file(model), Classifier(model).metadata, output, files, wanted)
     try:
         run = open_run_with_weights(model)
     except NoSuchRunError as error:
         raise PpclsExtError(f"{error}; or an ONNX file") from error
     metadata = run.metadata
-    print(f"{model}: loading Paddle", file=sys.stderr, flush=True)  # which takes some seconds
-    return EvidenceMaps(run.halves(), metadata, output, wanted)
+    print(f"{printable(model)}: loading Paddle", file=sys.stderr, flush=True)  # which takes some seconds
+    return EvidenceMaps(run.halves(), metadata, output, files, wanted)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

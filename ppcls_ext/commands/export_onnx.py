@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from ppcls_ext.commands.options import add_source_arguments, command_parser, load_paddle, open_source, positive
+from ppcls_ext.errors import printable, printable_lines
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -29,8 +30,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         calibration_images=args.calibration_pictures,
         allow=args.allow,
     )
-    print(report)
-    print(f"next:\n  ppcls-ext predict {output} IMAGE…")
+    print(printable_lines(report))
+    print(f"next:\n  ppcls-ext predict {printable(str(output))} IMAGE…")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import ppcls_ext
-from ppcls_ext.commands.outcome import interrupt_on_sigterm
+from ppcls_ext.commands.outcome import interrupt_on_signals
 from ppcls_ext.config.load import read_yaml
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.hosts import checkouts
@@ -78,7 +78,7 @@ def prepare_paddleclas(script: Path, arguments: list[str]) -> list[str]:
     if (script.parents[1] / "ppcls").is_dir():
         os.environ[HOME] = str(script.parents[1])
     set_up()
-    interrupt_on_sigterm()
+    interrupt_on_signals()
     if script.stem not in WITH_CONFIG:
         return arguments
     arguments = one_value_each(arguments)

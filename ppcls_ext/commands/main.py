@@ -23,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 done, 1 failed, 2 bad usage.
     """
+    _replace_closed_streams()
     if hasattr(sys.stdout, "reconfigure"):  # names that the terminal cannot show must not end the run
         sys.stdout.reconfigure(errors="backslashreplace")
     name, *arguments = (sys.argv[1:] if argv is None else argv) or [""]
@@ -42,6 +43,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     hint = f"did you mean {' or '.join(near)}?" if near else "ppcls-ext --help lists the commands"
     print(f"ppcls-ext: error: there is no command {name!r}: {hint}", file=sys.stderr)
     return 2
+
+
+def _replace_closed_streams() -> None:
+    """Puts the null device in the place of standard streams that are closed (`>&-`).
+
+    Else the next files that are opened would have their numbers, and get what C++ libraries print.
+    """
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(number)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  as long as the process
 
 
 def _load(module: str, function: str, arguments: list[str]) -> int | None:

@@ -8,9 +8,9 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ppcls_ext.commands.outcome import interrupt_on_sigterm
+from ppcls_ext.commands.outcome import interrupt_on_signals
 from ppcls_ext.commands.table import COMMANDS
-from ppcls_ext.errors import PpclsExtError, one_line, printable
+from ppcls_ext.errors import PpclsExtError, message_line, printable
 from ppcls_ext.predict.results import SUFFIXES
 
 if TYPE_CHECKING:
@@ -150,11 +150,11 @@ def load_host(what: Any) -> None:
     Args:
         what: the configuration or run for which.
     """
-    print(f"{what}: loading Paddle and PaddleClas", flush=True)
+    print(f"{printable(str(what))}: loading Paddle and PaddleClas", flush=True)
     from ppcls_ext.training.start import set_up
 
     set_up()
-    interrupt_on_sigterm()  # Paddle has taken the signal
+    interrupt_on_signals()  # Paddle has taken the signal
 
 
 def load_paddle() -> None:
@@ -166,7 +166,7 @@ def load_paddle() -> None:
     use_all_cores()
     import paddle  # noqa: F401
 
-    interrupt_on_sigterm()  # Paddle has taken the signal
+    interrupt_on_signals()  # Paddle has taken the signal
 
 
 def add_check_images_argument(parser: argparse.ArgumentParser) -> None:
@@ -199,8 +199,9 @@ def check_images(run: Run, mode: str, **options: Any) -> None:
     for checked in run.check_images(mode, report, **options):
         bars.pop().close()
         for entry, reason in checked.unreadable:
-            print(printable(one_line(f"{checked.path}:{entry.line}: {entry.path}: {reason}")), file=sys.stderr)
-        print(f"{checked.path}: {checked.images - len(checked.unreadable)} of {checked.images} images can be read")
+            print(message_line(f"{checked.path}:{entry.line}: {entry.path}: {reason}"), file=sys.stderr)
+        readable = checked.images - len(checked.unreadable)
+        print(printable(f"{checked.path}: {readable} of {checked.images} images can be read"))
         unreadable += len(checked.unreadable)
     if unreadable:
         raise PpclsExtError(f"{unreadable} images cannot be read; they are named above: replace them or take them out")

@@ -1,18 +1,25 @@
-"""The frame of every command: errors of one line, exit codes, and cleaning up on SIGTERM."""
+"""The frame of every command: errors of one line, exit codes, and cleaning up on signals."""
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import select
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 
-from ppcls_ext.errors import PpclsExtError, one_line, printable, unwrapped
+from ppcls_ext.errors import PpclsExtError, message_line, unwrapped
 from ppcls_ext.packages import EXTRAS, missing
+
+#: Signals that end a command in good order, and what is said of them.
+ENDING = {"SIGTERM": "terminated", "SIGHUP": "hangup", "SIGQUIT": "quit"}
+GRACE = 10.0
+"""Seconds in which a further one of these signals changes nothing."""
 
 
 def run(main: Callable[[], int | None]) -> int:
@@ -30,19 +37,57 @@ def run(main: Callable[[], int | None]) -> int:
         handler.setFormatter(_Printable())
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
-    interrupt_on_sigterm()
+    _interrupts.clear()
+    interrupt_on_signals()
+    _interrupt_on_sigint()
     try:
         code = main() or 0
         sys.stdout.flush()
         return code
     except BrokenPipeError as error:
         if not _reader_is_gone():
-            print(f"error: {printable(one_line(_message(error)))}", file=sys.stderr)
+            print(f"error: {message_line(_message(error))}", file=sys.stderr)
     except (Exception, KeyboardInterrupt) as error:
         if os.environ.get("PPCLS_EXT_DEBUG") == "1":
             traceback.print_exc()
-        print(f"error: {printable(one_line(_message(error)))}", file=sys.stderr)
+        _drop_unwritten_output()
+        message = _swallowed_interrupt(error) or _message(error)
+        print(f"error: {message_line(message)}", file=sys.stderr)
     return 1
+
+
+def _drop_unwritten_output() -> None:
+    try:
+        sys.stdout.flush()
+    except OSError:  # as on a full disk
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
+
+
+#: What says that there is no room. Paths are missing where stdout, or a temporary file that is open, is written.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+#: What has interrupted this process. C++ code that imports a module makes some other error of a KeyboardInterrupt.
+_interrupts: list[str] = []
+
+
+def _swallowed_interrupt(error: BaseException) -> str | None:
+    if not _interrupts or isinstance(unwrapped(error), KeyboardInterrupt):
+        return None
+    is_told = isinstance(error, PpclsExtError) and not isinstance(error.__cause__, ImportError)
+    return None if is_told else _interrupts[0]
+
+
+def _interrupt_on_sigint() -> None:
+    """Keeps in mind that an interrupt has come, and raises KeyboardInterrupt as Python does."""
+
+    def interrupt(number: int, _: object) -> None:
+        _interrupts.append("interrupted")
+        raise KeyboardInterrupt
+
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
 
 
 def _reader_is_gone() -> bool:
@@ -61,7 +106,7 @@ class _Printable(logging.Formatter):
     """Messages on one line, with nothing that the terminal would obey."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return printable(one_line(super().format(record)))
+        return message_line(super().format(record))
 
 
 def _message(error: BaseException) -> str:
@@ -73,20 +118,48 @@ def _message(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
         return missing(error.name)
     if isinstance(error, OSError):
-        return f"{error.filename or 'system'}: {error.strerror or error}"
+        advice = "; packages keep files there: set HOME to a folder that can be written" if _is_cache(error) else ""
+        nameless = "stdout, or a temporary file" if error.errno in FULL else "system"
+        return f"{error.filename or nameless}: {error.strerror or error}{advice}"
     return f"{type(error).__name__}: {error} (PPCLS_EXT_DEBUG=1 shows where)"
 
 
-def interrupt_on_sigterm() -> None:
-    """Makes SIGTERM raise KeyboardInterrupt; to be called once more when Paddle is loaded, which takes the signal."""
-    process = os.getpid()
+def _is_cache(error: OSError) -> bool:
+    """Whether it is about a place that a package, such as Paddle while it is imported, makes in the home folder."""
+    hidden = os.path.join(os.path.expanduser("~"), ".")
+    return isinstance(error.filename, str) and error.filename.startswith(hidden)
+
+
+def interrupt_on_signals() -> None:
+    """Makes the signals of `ENDING` raise KeyboardInterrupt; to be called once more when Paddle is loaded.
+
+    Paddle takes SIGTERM. What the caller ignores stays ignored, as `nohup` wants it.
+
+    Raises:
+        KeyboardInterrupt: a signal came while Paddle was loaded, which has swallowed it.
+    """
+    process, answered = os.getpid(), float("-inf")
+    if _interrupts:
+        raise KeyboardInterrupt(_interrupts[0])
 
     def interrupt(number: int, _: object) -> None:
-        if os.getpid() == process:
-            raise KeyboardInterrupt("terminated")
-        # a process that loads images inherits this handler
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
+        nonlocal answered
+        if os.getpid() != process:
+            # a process that loads images inherits this handler
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        if time.monotonic() < answered + GRACE:
+            return  # a terminal that closes sends several, and what the first one ends is cleaning up
+        answered = time.monotonic()
+        if hasattr(signal, "SIGCHLD"):
+            # processes that load images may have got the same signal, of which Paddle would make an error in between
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        _interrupts.append(ENDING[signal.Signals(number).name])
+        raise KeyboardInterrupt(_interrupts[-1])
 
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, interrupt)
+        for name in ENDING:
+            number = getattr(signal, name, None)  # Windows has SIGTERM alone
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, interrupt)

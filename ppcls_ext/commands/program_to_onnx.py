@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ppcls_ext.commands.options import command_parser
 from ppcls_ext.data.image_files import decode, find_images, read_image
+from ppcls_ext.errors import printable_lines
 from ppcls_ext.export.opset import DEFAULT_OPSET
 
 SAMPLES = 8  # images to compare on
@@ -29,4 +30,4 @@ def main(argv: list[str] | None = None) -> None:
     output = args.output or prefix.with_suffix(".onnx")
     files = find_images([str(args.samples)])[:SAMPLES] if args.samples else []
     images = [decode(read_image(file)) for file in files]
-    print(program_to_onnx(prefix, output, opset=args.opset, images=images))
+    print(printable_lines(program_to_onnx(prefix, output, opset=args.opset, images=images)))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from ppcls_ext.commands.options import (
     add_check_images_argument,
@@ -13,21 +16,30 @@ from ppcls_ext.commands.options import (
     check_images,
     command_parser,
     load_host,
-    positive,
 )
+from ppcls_ext.config.load import load_config, parsed
+from ppcls_ext.config.train_options import DEFAULT, TRAIN_OPTIONS, TrainOption
+from ppcls_ext.models.table import MODELS
 from ppcls_ext.run import open_training
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """`ppcls-ext train`."""
-    parser = _parser()
+    wants_help = not {"-h", "--help"}.isdisjoint(sys.argv[1:] if argv is None else argv)
+    parser = _parser(load_config(DEFAULT) if wants_help else {})
     args = parser.parse_args(argv)
-    if args.config is None and not args.resume:
-        parser.error("expected -c FILE, or --resume RUN")
+    if args.source is not None and args.config is not None:
+        parser.error(f"got both {args.source} and -c {args.config}: expected one of them")
+    source = args.config or args.source
+    if source is None and args.data is None and not isinstance(args.resume, str):
+        parser.error(f"expected NAME or -c FILE, --data FOLDER, or --resume RUN; NAME is one of {', '.join(MODELS)}")
+    if source is not None and os.path.isdir(source):
+        parser.error(f"{source} is a folder: expected a configuration; write --data {source} for your own images")
     if args.labels and not args.data:
         parser.error("expected --data FOLDER with --labels, in which the images are")
-    run = open_training(args.config, args.override, size=args.size, patience=args.patience, resume=args.resume)
-    load_host(args.config or args.resume)
+    short = {option.name: getattr(args, option.name) for option in TRAIN_OPTIONS}
+    run = open_training(source, args.override, data=args.data, resume=args.resume, **short)
+    load_host(source or (args.resume if isinstance(args.resume, str) else run.settings.arch.name))
     options = {"val_share": args.val_share, "split_seed": args.split_seed}
     if args.check_images:
         check_images(run, "train", data=args.data, labels=args.labels, verbose=args.verbose, **options)
@@ -43,24 +55,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(defaults: dict) -> argparse.ArgumentParser:
     parser = command_parser(
         "train",
-        "train -c MobileOne_S0 --data flowers/ --size 128",
-        "train -c MobileOne_S0 --data photos/ --labels photos/labels.csv",
-        "train -c MobileOne_S0 -o Global.epochs=20",
+        "train --data flowers/ --epochs 20",
+        "train RepVGG_A0 --data flowers/ --size 128",
+        "train MobileOne_S0 --data photos/ --labels photos/labels.csv",
+        "train -c my.yml -o Global.epochs=20",
         "train --resume output/MobileOne_S0",
         description="It writes its settings, its log and its weights to output/ARCH.",
     )
+    source = f"a model, a shipped configuration or a YAML file (default with --data: {DEFAULT})"
+    parser.add_argument("source", nargs="?", metavar="NAME", help=source)
     add_config_arguments(parser)
     parser.add_argument("--data", metavar="FOLDER", help="your own images, one folder a class, instead of the lists")
     add_labels_argument(parser)
     add_split_arguments(parser)
-    parser.add_argument("--size", type=positive, metavar="PX", help="side of the images, set in every place")
     resume = "go on with the run of this command, or with the one in the folder RUN"
     parser.add_argument("--resume", nargs="?", const=True, metavar="RUN", help=resume)
-    patience = "end the training after N epochs without a better evaluation"
-    parser.add_argument("--patience", type=positive, metavar="N", help=patience)
     parser.add_argument("--report", action="store_true", help="at the end, a report of the best evaluation (HTML)")
     overwrite = "train anew where an earlier training's checkpoints are"
     parser.add_argument("--overwrite", action="store_true", help=overwrite)
@@ -68,4 +80,21 @@ def _parser() -> argparse.ArgumentParser:
     profiler = 'PaddleClas\'s profiler, e.g. "batch_range=[10, 20]"'
     parser.add_argument("-p", "--profiler_options", metavar="KEY=VALUE;…", help=profiler)
     parser.add_argument("-v", "--verbose", action="store_true", help="show PaddleClas's own output")
+    short = parser.add_argument_group(f"fields of the configuration (-o sets all others; here with {DEFAULT}'s values)")
+    for option in TRAIN_OPTIONS:
+        value = option.value_in(defaults)
+        help_text = f"{option.help} ({option.fields[0]}{'' if value is None else f': {value}'})"
+        short.add_argument(option.flag, type=_type_of(option), metavar=option.metavar, help=help_text)
     return parser
+
+
+def _type_of(option: TrainOption) -> Callable[[str], Any]:
+    """A type for argparse."""
+
+    def convert(text: str) -> Any:
+        value = parsed(f"{option.name}={text}")[1] if option.is_number else text
+        if not option.accepts(value):
+            raise argparse.ArgumentTypeError(f"got {text!r}, expected {option.expected}")
+        return value
+
+    return convert

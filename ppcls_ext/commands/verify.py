@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ppcls_ext.commands.options import command_parser
 from ppcls_ext.data.lists import MULTI_LABEL
-from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.errors import PpclsExtError, message_line, printable
 from ppcls_ext.export.agreement import compare_runtimes
 from ppcls_ext.predict.runtimes import with_version
 
@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """`ppcls-ext verify`."""
     args = _parse(argv)
     images, task, comparisons = compare_runtimes(args.file, args.images, args.program)
-    print(f"{args.file}: {images} images, compared with {with_version('onnxruntime')}")
+    print(f"{printable(args.file)}: {images} images, compared with {with_version('onnxruntime')}")
     several = task == MULTI_LABEL
     print(
         COLUMNS.format("runtime", "difference", "same label" if several else "same class")
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         failed |= not comparison.agrees
         found = comparison.agreement
         if found is None:
-            print(f"{comparison.name:<28} {comparison.error}")
+            print(f"{comparison.name:<28} {message_line(comparison.error)}")
             continue
         name = with_version(comparison.runtime, comparison.name)
         line = COLUMNS.format(name, f"{found.change:.1e}", f"{found.same:.1%}")

@@ -55,7 +55,8 @@ PAIRWISE = ("retrieval",)
 
 
 def require_fields(config: dict, mode: str) -> None:
-    """Raises PpclsExtError for the first field that `mode` needs and the configuration lacks."""
+    """Raises PpclsExtError for the first field that `mode` needs and the configuration lacks, or that is no section."""
+    _require_sections(config)
     evaluates = mode == "train" and _get(config, "Global.eval_during_train")
     for path in (*REQUIRED[mode], *(("DataLoader.Eval", "Metric.Eval") if evaluates else ())):
         if _get(config, path) is None:
@@ -71,6 +72,18 @@ def require_fields(config: dict, mode: str) -> None:
                     f"Global.eval_mode is {_get(config, 'Global.eval_mode')}, and DataLoader.Eval has no {part}: give "
                     "it Gallery and Query, or leave eval_mode out to classify"
                 )
+
+
+def _require_sections(config: dict) -> None:
+    """What is read before the classes of PaddleClas check their own arguments."""
+    for name in ("Global", "Arch", "AMP", "DataLoader", "Infer", "Loss", "Metric"):
+        if config.get(name) is not None and not isinstance(config[name], dict):
+            raise PpclsExtError(f"the configuration's {name} is {config[name]!r}: expected a section with fields")
+    for when, losses in (config.get("Loss") or {}).items():
+        if losses is not None and not (
+            isinstance(losses, list) and all(isinstance(loss, dict) and loss for loss in losses)
+        ):
+            raise PpclsExtError(f"Loss.{when} is {losses!r}: expected a list of losses, each with its fields")
 
 
 def _require_loader(config: dict, path: str) -> None:

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from ppcls_ext.data.class_folders import LABEL_LIST, LEFT_OUT_LIST, TEST_LIST, TRAIN_LIST, VAL_LIST
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.files import require_within
 from ppcls_ext.weights.checkpoint_sets import FIRST_EPOCH, flush_folder
 from ppcls_ext.weights.folder_lock import hold, is_held, release
 
@@ -67,6 +68,14 @@ def files_of(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
         for path in found
         if (path.is_symlink() or not path.is_dir()) and wanted.fullmatch(path.relative_to(folder).as_posix())
     ]
+
+
+def require_own_places(folder: Path) -> None:
+    """Raises PpclsExtError where a file or folder that a training writes in `folder` is a link that leads out of it."""
+    others = rf"train\.log|{FIRST_EPOCH}|{re.escape(REPLACING)}|{re.escape(REPLACED)}|({_FOLDERS})(/.*)?"
+    for path in files_of(folder, (*EARLIER, others)):
+        if path.is_symlink():
+            require_within(path, folder)
 
 
 def begin_aside(folder: Path) -> Path:
@@ -132,13 +141,18 @@ def settle(folder: Path) -> None:
 
 
 def _is_between(folder: Path) -> bool:
-    return any((folder / name).is_dir() for name in (REPLACING, REPLACED))
+    return any(_is_folder(folder / name) for name in (REPLACING, REPLACED))
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether it is a folder of a training's own; a link is somebody else's."""
+    return path.is_dir() and not path.is_symlink()
 
 
 def _replace(folder: Path) -> None:
     """Does what is left of the steps 2 to 4, in a folder that this process holds."""
     replacing, replaced = folder / REPLACING, folder / REPLACED
-    if replacing.is_dir():
+    if _is_folder(replacing):
         earlier = files_of(folder, EARLIER)
         newest = max((path for path in earlier if path.parent.name == "vdl"), default=None)  # the new training's own
         for path in sorted(earlier, key=lambda path: path.name != CONFIG):
@@ -151,10 +165,11 @@ def _replace(folder: Path) -> None:
         flush_folder(folder)
         os.rename(replacing, replaced)
         flush_folder(folder)
-    if replaced.is_dir():
+    if _is_folder(replaced):
         files = [path for path in replaced.rglob("*") if not path.is_dir()]
         for path in sorted(files, key=lambda path: path.name == CONFIG):
             target = folder / path.relative_to(replaced)
+            require_within(target.parent, folder)
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(path, target)
             flush_folder(target.parent)

@@ -25,7 +25,7 @@ from ppcls_ext.config.checks import is_ours
 from ppcls_ext.config.first_epoch import CONFIG, LISTS, RECORD, settle
 from ppcls_ext.config.load import read_yaml
 from ppcls_ext.config.shipped import Dumper
-from ppcls_ext.errors import NoSuchRunError, PpclsExtError, one_line
+from ppcls_ext.errors import NoSuchRunError, PpclsExtError, one_line, shown
 from ppcls_ext.files import atomic_write, read_regular
 from ppcls_ext.weights.checkpoint_sets import FIRST_EPOCH, is_saved
 from ppcls_ext.weights.manifest import manifest_path, read_manifest
@@ -142,7 +142,8 @@ def move_paths(config: dict, old: Path, new: Path) -> None:
 
 
 def _exists(path: Path) -> bool:
-    return path.exists() or path.with_name(f"{path.name}.pdparams").exists() if path.name else False
+    # not Path.exists, which fails for a name that is too long
+    return bool(path.name) and any(map(os.path.exists, (path, f"{path}.pdparams")))
 
 
 def _paths(node: Any) -> Iterator[tuple[dict, str]]:
@@ -250,10 +251,53 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RecursionError) as error:
-        raise PpclsExtError(f"cannot read {path}: {error}; remove it, and a new one is written") from error
+        raise PpclsExtError(f"cannot read {path}: {one_line(error)}; remove it, and a new one is written") from error
     if not isinstance(facts, dict):
         raise PpclsExtError(f"{path} holds no record of a run: remove it, and a new one is written")
+    _require_types(path, facts, RECORD_TYPES)
+    for loader, entry in (facts.get("lists") or {}).items():
+        is_list = isinstance(entry, dict) and all(type(entry.get(name)) is kind for name, kind in LIST_TYPES.items())
+        if not is_list or "\0" in entry["path"]:
+            raise PpclsExtError(
+                f"{path} is damaged: lists.{shown(loader)} is no path, number of lines and SHA-256; remove it, and a "
+                "new one is written"
+            )
     return facts
+
+
+#: The fields of run.json that are read again, the fields of one of its lists, and the facts kept beside weights.
+RECORD_TYPES = {"lists": dict, "resumed_with": list, "stopped": str, "trained_with": dict}
+LIST_TYPES = {"path": str, "pictures": int, "sha256": str}
+FACTS_TYPES = {
+    **{"architecture": str, "task": str, "class_num": int, "class_names": list, "pictures": dict},
+    **{"pictures.crop": list, "pictures.resize": list},
+}
+
+
+def _require_types(path: Path, facts: Mapping[str, Any], types: Mapping[str, type]) -> None:
+    """Raises PpclsExtError where a field is of another type; null, or none, is of each."""
+    for field, kind in types.items():
+        value: Any = facts
+        for part in field.split("."):
+            value = (value or {}).get(part)
+        if value is not None and type(value) is not kind:
+            raise PpclsExtError(f"{path} is damaged: {field} is {shown(repr(value))}: expected a {kind.__name__}")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration of the run in `folder`, which names its architecture and where it was.
+
+    Raises:
+        PpclsExtError: there is none, or it is damaged.
+    """
+    path = folder / CONFIG
+    config = read_yaml(path)
+    for name, field in (("Global", "output_dir"), ("Arch", "name")):
+        section = config.get(name)
+        value = section.get(field) if isinstance(section, dict) else None
+        if not isinstance(value, str) or not value or "\0" in value:
+            raise PpclsExtError(f"{path} is damaged: {name}.{field} is {shown(repr(value))}: expected a text")
+    return config
 
 
 def versions() -> dict[str, str]:
@@ -270,7 +314,8 @@ def versions() -> dict[str, str]:
 def digests(config: dict) -> dict[str, dict[str, Any]]:
     """Path, number of lines and SHA-256 of each image list."""
     found = {}
-    for loader, section in (config.get("DataLoader") or {}).items():
+    loaders = config.get("DataLoader")
+    for loader, section in (loaders if isinstance(loaders, dict) else {}).items():
         dataset = section.get("dataset") if isinstance(section, dict) else None
         path = dataset.get("cls_label_path") if isinstance(dataset, dict) else None
         if isinstance(path, str) and Path(path).is_file():
@@ -289,16 +334,14 @@ def trained_lists(folder: Path) -> dict[str, dict[str, Any]]:
     The paths are those of today, where the folder was moved.
     """
     facts = (read_record(folder) or {}).get("lists")
-    path = folder / CONFIG
-    if not isinstance(facts, dict) or not path.is_file():
+    if not facts or not (folder / CONFIG).is_file():
         return {}
-    old, found = folder_of(read_yaml(path)), {}
+    old, found = folder_of(read_config(folder)), {}
     for loader, entry in facts.items():
-        if isinstance(entry, dict) and {"path", "sha256", "pictures"} <= set(entry):
-            listed = Path(entry["path"])
-            if listed.is_relative_to(old):
-                listed = folder.absolute() / listed.relative_to(old)
-            found[loader] = {**entry, "path": str(listed)}
+        listed = Path(entry["path"])
+        if listed.is_relative_to(old):
+            listed = folder.absolute() / listed.relative_to(old)
+        found[loader] = {**entry, "path": str(listed)}
     return found
 
 
@@ -339,16 +382,25 @@ class Difference(NamedTuple):
 
 
 def read_trained_with(weights: Path) -> Facts | None:
-    """Reads the facts beside a file of weights; returns None where there are none."""
+    """Reads the facts beside a file of weights; returns None where there are none.
+
+    Raises:
+        PpclsExtError: they are of other types.
+    """
     prefix = weights.with_name(weights.name.split(".")[0])
-    found = None
+    found, path = None, manifest_path(prefix)
     with contextlib.suppress(PpclsExtError):  # whoever loads the weights says what is wrong with the manifest
-        if manifest_path(prefix).is_file():
+        if path.is_file():
             found = read_manifest(prefix).state.get(KEY)
     if found is None and re.fullmatch(r"best_model|latest|epoch_\d+", prefix.name):
         with contextlib.suppress(PpclsExtError):
-            found = (read_record(weights.parent) or {}).get(KEY)
-    return found if isinstance(found, dict) else None
+            found, path = (read_record(weights.parent) or {}).get(KEY), weights.parent / RECORD
+    if found is not None:
+        _require_types(path, {KEY: found}, {KEY: dict})
+        _require_types(path, found, FACTS_TYPES)
+        if not all(isinstance(name, str) for name in found.get("class_names") or ()):
+            raise PpclsExtError(f"{path} is damaged: its class_names are no texts")
+    return found
 
 
 def compare(weights: Path, trained: Mapping[str, Any], now: Facts, mode: str, image_shape: Any) -> None:
@@ -365,6 +417,8 @@ def compare(weights: Path, trained: Mapping[str, Any], now: Facts, mode: str, im
         PpclsExtError: the task, or the number or the order of the classes, differs.
     """
     if mode == "export":
+        if not isinstance(image_shape, (list, tuple)) or len(image_shape) != 3:
+            raise PpclsExtError(f"Global.image_shape is {image_shape!r}: expected [3, height, width]")
         now = {**now, "pictures": {"image size": _size(image_shape[-1:-3:-1])}}
     found = differences(trained, now)
     if mode == "train":
@@ -473,7 +527,7 @@ def report_changes(resolved: dict, folder: Path) -> None:
     path = folder / CONFIG
     if not path.is_file():
         return
-    found = changes(read_yaml(path), resolved)
+    found = changes(read_config(folder), resolved)
     if found:
         logger.warning("warning: resuming with changed settings: %s", in_words(found))
 

@@ -109,6 +109,29 @@ def apply_override(config: dict, text: str) -> None:
         raise PpclsExtError(f"override {text!r}: it is more than {MAX_DEPTH} levels deep, as no configuration is")
     if not equals or not all(parts):
         raise PpclsExtError(f"override {text!r}: expected A.B.C=value, such as Global.epochs=3")
+    node, key = _place(config, parts, text)
+    old = node[key] if isinstance(node, list) else node.get(key)
+    node[key] = _parse_value(value.strip(), old, text)
+
+
+def set_field(config: dict, path: str, value: Any) -> None:
+    """Sets a field of `config` by its path, such as "Global.epochs"; missing sections are made.
+
+    Raises:
+        PpclsExtError: there is no such place in the configuration.
+    """
+    node, key = _place(config, path.split("."), path)
+    node[key] = value
+
+
+def parsed(text: str) -> tuple[str, Any]:
+    """Returns the path and the value of an override, as where no value stood before; see `load_config`."""
+    path, _, value = text.partition("=")
+    return path.strip(), _parse_value(value.strip(), None, _short(text))
+
+
+def _place(config: dict, parts: list[str], text: str) -> tuple[Any, Any]:
+    """Returns the section or list that holds the field at a path, and its key there; makes missing sections."""
     node: Any = config
     for depth, part in enumerate(parts[:-1], 1):
         key = _key(node, part, parts[: depth - 1], text)
@@ -116,9 +139,7 @@ def apply_override(config: dict, text: str) -> None:
         if child is None:
             child = node[key] = {}
         node = child
-    key = _key(node, parts[-1], parts[:-1], text)
-    old = node[key] if isinstance(node, list) else node.get(key)
-    node[key] = _parse_value(value.strip(), old, text)
+    return node, _key(node, parts[-1], parts[:-1], text)
 
 
 def _short(text: str) -> str:

@@ -47,6 +47,7 @@ from ppcls_ext.config.weights import (
     place_checkpoints,
     place_class_names,
     place_weights,
+    require_path,
     require_writable,
     say_what_to_expect,
     unfuse_where_needed,
@@ -136,8 +137,10 @@ def _prepare(run: RunSettings, mode: str) -> PreparedRun:
     best_by = prepare_metrics(config, mode, run.task) if mode in ("train", "eval") else None
     check_task(config, run.task, SECTIONS[mode])
     check_options(config, mode)
-    for field in ("output_dir", *(("save_inference_dir",) if mode == "export" else ())):
-        require_writable(f"Global.{field}", config["Global"][field])
+    require_path("Global.output_dir", config["Global"]["output_dir"])
+    written = {"train": "output_dir", "export": "save_inference_dir"}.get(mode)  # elsewhere nothing but the log is
+    if written is not None:
+        require_writable(f"Global.{written}", config["Global"][written])
     resumed = False
     if mode == "train":
         resumed = _prepare_training(run, resolved)

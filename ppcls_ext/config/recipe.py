@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from ppcls_ext.errors import PpclsExtError
 
+#: Ways to weigh the classes in the loss; see `ppcls_ext.training.class_weights`.
+BALANCED, SQRT = "balanced", "sqrt"
 #: Number of images that unfused weights are calibrated on where the configuration gives none.
 CALIBRATION_IMAGES = 512
 
@@ -51,6 +53,7 @@ class Settings(NamedTuple):
     head_learning_rate: float | None = None
     clip_global_norm: float | None = None
     unfuse: Unfuse | None = None
+    class_weights: str | None = None
 
 
 def read_settings(config: dict) -> Settings:
@@ -71,6 +74,7 @@ def read_settings(config: dict) -> Settings:
         "head_learning_rate": lambda path, value: _number(path, value, 0),
         "clip_global_norm": _read_clip,
         "unfuse": _read_unfuse,
+        "class_weights": _read_class_weights,
     }
     return Settings(
         **{name: readers[name](f"Recipe.{name}", value) for name, value in fields.items() if value is not None}
@@ -124,6 +128,14 @@ def _read_stages(path: str, value: Any) -> tuple[Stage, ...]:
 def _read_unfuse(path: str, value: Any) -> Unfuse:
     pictures = _mapping(path, value, Unfuse._fields).get("pictures")
     return Unfuse(None if pictures is None else _whole(f"{path}.pictures", pictures))
+
+
+def _read_class_weights(path: str, value: Any) -> str:
+    if value in (BALANCED, SQRT) or (isinstance(value, str) and Path(value).is_file()):
+        return value
+    raise PpclsExtError(
+        f"{path} is {value!r}: expected {BALANCED}, {SQRT}, or a file with one line a class, its name and its weight"
+    )
 
 
 def _mapping(path: str, value: Any, known: tuple[str, ...], required: tuple[str, ...] = ()) -> dict:
@@ -299,6 +311,14 @@ def _check_unfuse(_: Settings, config: dict) -> None:
         raise PpclsExtError("Recipe.unfuse trains the unfused form, and Arch.fused is true: remove Arch.fused")
 
 
+def _check_class_weights(_: Settings, config: dict) -> None:
+    names = [name for loss in (config.get("Loss") or {}).get("Train") or () for name in loss]
+    if "CELoss" not in names:
+        raise PpclsExtError(
+            f"Recipe.class_weights weighs the classes in CELoss, and Loss.Train has {', '.join(names) or 'no loss'}"
+        )
+
+
 #: What is checked where any of these fields is given, in this order.
 _CHECKS: dict[tuple[str, ...], Callable[[Settings, dict], None]] = {
     ("ema",): _check_ema,
@@ -307,4 +327,5 @@ _CHECKS: dict[tuple[str, ...], Callable[[Settings, dict], None]] = {
     ("progressive",): _check_progressive,
     ("custom_l2",): _check_custom_l2,
     ("unfuse",): _check_unfuse,
+    ("class_weights",): _check_class_weights,
 }

@@ -13,6 +13,7 @@ import functools
 import json
 import logging
 import math
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,18 +21,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ppcls_ext.config.folder import (
-    CONFIG,
     Facts,
     compare,
     digests,
     find_run,
     folder_of,
     name_lists,
+    read_config,
     read_trained_with,
     require_unchanged,
     trained_lists,
 )
-from ppcls_ext.config.load import load_config, override, read_yaml
+from ppcls_ext.config.load import load_config, override
 from ppcls_ext.config.recipe import Settings as RecipeSettings
 from ppcls_ext.config.recipe import read_settings
 from ppcls_ext.data.image_rule import Preprocessing, rule_from_transforms
@@ -44,8 +45,6 @@ from ppcls_ext.weights.checkpoint_sets import intact, is_saved
 from ppcls_ext.weights.published import fetch, is_remote
 
 if TYPE_CHECKING:
-    import os
-
     from ppcls_ext.models.backbone import Backbone
 
 logger = logging.getLogger("ppcls_ext")
@@ -129,6 +128,29 @@ class RunSettings:
         if self.made_lists is not None:
             now = name_lists(now, self.made_lists, self.folder)
         require_unchanged(loader, now, self.trained_lists[loader])
+
+    def require_own_place(self, section: str, field: str, option: str) -> None:
+        """Checks that a run writes nowhere else than in its folder, unless the user has said where (-o).
+
+        Args:
+            section: holds the field.
+            field: names a file or folder that is to be written.
+            option: that of the command line which names another one.
+
+        Raises:
+            PpclsExtError: the run's own settings name a place elsewhere.
+        """
+        path, value = f"{section}.{field}", self.section(section).get(field)
+        named = any(text.startswith(f"{path}=") for text in self.overrides)
+        if self.given_folder is None or named or not value:
+            return
+        if not isinstance(value, str) or "\0" in value:
+            raise PpclsExtError(f"{path} of {self.folder} is {value!r}: expected a path")
+        if not Path(os.path.realpath(value)).is_relative_to(os.path.realpath(self.folder)):
+            raise PpclsExtError(
+                f"{path} of {self.folder} is {value}, which is not in the run's folder: say where to write with "
+                f"{option}, or -o {path}=null to write none"
+            )
 
     @property
     def folder(self) -> Path:
@@ -268,11 +290,11 @@ class RunSettings:
         Raises:
             PpclsExtError: there are no transforms, or some that a rule cannot describe.
         """
-        dataset = self.dataset("Eval")
+        evaluated = self.dataset("Eval").get("transform_ops") or []
         transforms = {
             # PaddleClas's data sets put the channels first themselves
-            "Eval": [*(dataset.get("transform_ops") or ()), "ToCHWImage"],
-            "Infer": self.section("Infer").get("transforms") or (),
+            "Eval": [*evaluated, "ToCHWImage"] if isinstance(evaluated, list) else None,
+            "Infer": self.section("Infer").get("transforms"),
         }
         for name in ("Eval", "Infer") if mode in ("train", "eval") else ("Infer", "Eval"):
             found = transforms[name]
@@ -292,12 +314,16 @@ class RunSettings:
         file = self._post_process.get("class_id_map_file")
         if not file:
             return None
-        path = Path(file)
-        return path if path.exists() else activate().path / path
+        if not isinstance(file, str) or "\0" in file:
+            raise PpclsExtError(f"Infer.PostProcess.class_id_map_file is {file!r}: expected a path")
+        return Path(file) if os.path.exists(file) else activate().path / file
 
     @property
     def _post_process(self) -> dict[str, Any]:
-        return self.section("Infer").get("PostProcess") or {}
+        found = self.section("Infer").get("PostProcess") or {}
+        if not isinstance(found, dict):
+            raise PpclsExtError(f"Infer.PostProcess is {found!r}: expected a section with fields")
+        return found
 
     @functools.cached_property
     def class_names(self) -> tuple[str, ...] | None:
@@ -309,7 +335,7 @@ class RunSettings:
         path = self.class_names_file
         if path is None:
             return None
-        if path.exists():
+        if os.path.exists(path):  # not Path.exists, which fails for a name that is too long
             names = read_class_names(path, self._post_process.get("delimiter") or " ")
             if self.class_num is not None:
                 require_class_names(names, self.class_num, f"{path} (Infer.PostProcess.class_id_map_file)")
@@ -450,7 +476,7 @@ def open_run(name: str | os.PathLike, overrides: Iterable[str] = ()) -> RunSetti
         PpclsExtError: there is no such run, its configuration is damaged, or an override fits nothing.
     """
     run = find_run(name)
-    config = read_yaml(run.folder / CONFIG)
+    config = read_config(run.folder)
     run.adopt(config)
     return RunSettings(override(config, overrides), run.folder, tuple(overrides), trained_lists(run.folder))
 

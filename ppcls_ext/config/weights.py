@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ppcls_ext.config.first_epoch import VALUABLE, discard, files_of, settle
+from ppcls_ext.config.first_epoch import VALUABLE, discard, files_of, require_own_places, settle
 from ppcls_ext.config.lists import copy_class_names, copy_weights, host_reads_class_names
 from ppcls_ext.config.recipe import CALIBRATION_IMAGES
 from ppcls_ext.config.settings import RunSettings, Weights, existing_file
@@ -22,10 +22,15 @@ from ppcls_ext.weights.published import URLS, address
 logger = logging.getLogger("ppcls_ext")
 
 
+def require_path(field: str, value: Any) -> None:
+    """Raises PpclsExtError where the value of a field is no path."""
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise PpclsExtError(f"{field} is {value!r}: expected the path of a folder")
+
+
 def require_writable(field: str, value: Any) -> None:
     """Where the folder is not there yet, the nearest one above it counts."""
-    if not isinstance(value, str) or not value:
-        raise PpclsExtError(f"{field} is {value!r}: expected the path of a folder")
+    require_path(field, value)
     path = Path(value).absolute()
     nearest = next(folder for folder in (path, *path.parents) if folder.exists())
     if not nearest.is_dir():
@@ -56,6 +61,7 @@ def place_checkpoints(config: dict, folder: Path) -> bool:
     if get_rank() == 0:
         hold(folder)
         settle(folder)
+        require_own_places(folder)
         discard(folder)
     given, overwrite = settings["checkpoints"] or None, settings.pop("overwrite", False)
     settings["checkpoints"] = found = _find_checkpoint(given, folder)

@@ -22,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, features
 
+from ppcls_ext.data.image_bounds import max_bytes, require_bounded, require_bounded_tags, require_quick, require_size
 from ppcls_ext.data.lists import ListEntry
 from ppcls_ext.errors import NotImageError, PpclsExtError
 from ppcls_ext.files import read_regular
@@ -33,8 +34,8 @@ FORMATS: tuple[str, ...] = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "JPEG20
 FORMATS += ("AVIF",) if "avif" in features.modules and features.check("avif") else ()
 MAGIC = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"GIF8": "GIF", b"BM": "BMP"}
 ORIENTATION = 0x112  # EXIF's tag
-LARGEST = 1 << 30
-"""Bytes of an image file."""
+BAND = 1 << 21
+"""Pixels whose colours are converted at once, which takes up to 50 bytes each."""
 #: Pillow's modes of 8 or 16 bits per sample whose colours `convert` understands.
 MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "I", "I;16", "I;16B", "I;16L")
 
@@ -46,7 +47,7 @@ def read_image(path: str | os.PathLike) -> bytes:
         OSError: the file cannot be opened or read.
         PpclsExtError: it is not a regular file, or far too large.
     """
-    return read_regular(path, LARGEST)
+    return read_regular(path, max_bytes())
 
 
 def decode(data: bytes, library: str = "cv2") -> np.ndarray:
@@ -66,20 +67,26 @@ def decode(data: bytes, library: str = "cv2") -> np.ndarray:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
+            frame = require_bounded(data)
             image = Image.open(io.BytesIO(data), formats=FORMATS)
+            require_size(*image.size)
+            require_quick(image, data)
             if image.format == "PNG":
                 image.verify()  # the checksums, which reading the pixels passes over
                 image = Image.open(io.BytesIO(data), formats=("PNG",))
+            _require_known_samples(image)
+            image.load()
+            if frame is not None and frame.lacks(data, image):
+                raise PpclsExtError("the image is truncated: libjpeg would fill it up with grey")
             return pixels(image, library)
         except Image.UnidentifiedImageError as error:
             for magic, name in MAGIC.items():
                 if data.startswith(magic):
                     raise PpclsExtError(f"damaged {name} image, or of a kind that Pillow does not read") from error
             raise NotImageError(f"not an image of a known format: expected {', '.join(FORMATS)}") from error
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise PpclsExtError(f"the image is too large: expected at most {Image.MAX_IMAGE_PIXELS} px") from error
+        except Image.DecompressionBombError as error:  # a process may have lowered Pillow's limit
+            raise PpclsExtError(f"the image is too large for Pillow: {error}") from error
         except PpclsExtError:
             raise
         except Exception as error:  # Pillow's readers raise many kinds of errors on damaged files
@@ -88,9 +95,21 @@ def decode(data: bytes, library: str = "cv2") -> np.ndarray:
 
 def pixels(image: Image.Image, library: str = "cv2") -> np.ndarray:
     """Returns the pixels of a Pillow image as uint8 (H, W, 3), RGB; `library` and errors as of `decode`."""
-    image.load()
     _require_known_samples(image)
-    return np.array(_as_rgb(image) if library == "pil" else _as_opencv(image))
+    image.load()
+    file_format, convert = image.format, _as_opencv
+    if library == "pil":
+        convert = _as_rgb
+    else:
+        image = _upright(image)
+    rows = max(1, BAND // image.width)
+    if rows >= image.height:
+        return np.array(convert(image, file_format))
+    result = np.empty((image.height, image.width, 3), np.uint8)
+    for top in range(0, image.height, rows):
+        band = image.crop((0, top, image.width, min(top + rows, image.height)))
+        result[top : top + rows] = convert(band, file_format)
+    return result
 
 
 def _require_known_samples(image: Image.Image) -> None:
@@ -100,11 +119,26 @@ def _require_known_samples(image: Image.Image) -> None:
         raise PpclsExtError(f"the image's colours are {image.mode}: save it as RGB")
 
 
-def _as_opencv(image: Image.Image) -> np.ndarray | Image.Image:
-    file_format, info = image.format, image.info
-    with contextlib.suppress(Exception):  # an unreadable orientation counts as none
+def _upright(image: Image.Image) -> Image.Image:
+    """Turns an image by its EXIF orientation; one that cannot be read counts as none."""
+    require_bounded_tags(_exif(image))
+    with contextlib.suppress(Exception):
         if image.getexif().get(ORIENTATION, 1) != 1:  # otherwise exif_transpose would copy the image
-            image = ImageOps.exif_transpose(image)
+            return ImageOps.exif_transpose(image)
+    return image
+
+
+def _exif(image: Image.Image) -> bytes:
+    exif = image.info.get("exif", b"")
+    with contextlib.suppress(Exception):
+        if not exif and "Raw profile type exif" in image.info:  # ImageMagick's way to put it into a PNG
+            exif = bytes.fromhex("".join(image.info["Raw profile type exif"].split("\n")[3:]))
+    return exif.split(b"Exif\0\0")[-1] if isinstance(exif, bytes) else b""
+
+
+def _as_opencv(image: Image.Image, file_format: str | None) -> np.ndarray | Image.Image:
+    """The colours of an image, or of a band of it, as OpenCV makes them."""
+    info = image.info
     if image.mode.startswith("I"):
         return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
     if image.mode == "CMYK" and file_format != "TIFF":
@@ -121,7 +155,7 @@ def _as_opencv(image: Image.Image) -> np.ndarray | Image.Image:
     return _as_rgb(image)
 
 
-def _as_rgb(image: Image.Image) -> Image.Image:
+def _as_rgb(image: Image.Image, file_format: str | None = None) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")  # convert would copy it
 
 

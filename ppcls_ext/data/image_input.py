@@ -7,19 +7,23 @@ with: they differ by whole grey levels (Pillow averages when it shrinks an image
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Union
 
 import numpy as np
 from PIL import Image
 
-from ppcls_ext.data.image_files import LARGEST, decode, pixels, read_image
+from ppcls_ext.data.image_bounds import max_bytes, max_pixels
+from ppcls_ext.data.image_files import decode, pixels, read_image
 from ppcls_ext.data.image_rule import Pair, Preprocessing
 from ppcls_ext.errors import PpclsExtError
 
 #: An image as Python callers may give it: a path, the bytes of a file, a file open for reading bytes, a Pillow image,
 #: or the pixels as uint8 (H, W, 3), RGB.
 ImageLike = Union[str, os.PathLike, bytes, bytearray, memoryview, IO[bytes], Image.Image, np.ndarray]
+CHUNK = 1 << 20
+"""Bytes of an open file that are read at once."""
 EXPECTED = "expected a path, bytes, an open file, a Pillow image or an array uint8 (H, W, 3)"
 
 
@@ -57,15 +61,52 @@ def network_input(image: ImageLike, rule: Preprocessing) -> np.ndarray:
     return _to_input(image, rule)
 
 
+class PreparedImages:
+    """Images as a network's inputs, each read when it is asked for: many take no more memory than one.
+
+    Args:
+        images: in any form that `network_input` takes; open files are read at once, as they can be read only once.
+        rule: the preprocessing that the network expects.
+
+    Attributes:
+        shape: (N, 3, H, W).
+    """
+
+    def __init__(self, images: Sequence[ImageLike], rule: Preprocessing) -> None:
+        self._images = [
+            _read_open(image) if hasattr(image, "read") and not isinstance(image, Image.Image) else image
+            for image in images
+        ]
+        self._rule = rule
+        width, height = rule.image_size
+        self.shape = (len(self._images), 3, height, width)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int | slice) -> np.ndarray:
+        """Returns one input (3, H, W), or several (n, 3, H, W)."""
+        if isinstance(index, slice):
+            return np.stack([network_input(image, self._rule) for image in self._images[index]])
+        return network_input(self._images[index], self._rule)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (network_input(image, self._rule) for image in self._images)
+
+
 def _read_open(file: Any) -> bytes:
     if not hasattr(file, "read"):
         raise PpclsExtError(f"got a {type(file).__name__}: {EXPECTED}")
-    data = file.read(LARGEST + 1)
-    if not isinstance(data, bytes):
-        raise PpclsExtError("got a file that is open for reading text: open it with 'rb'")
-    if len(data) > LARGEST:
-        raise PpclsExtError(f"got a file of more than the {LARGEST:,} bytes that are read of an image")
-    return data
+    most, parts, size = max_bytes(), [], 0
+    while size <= most:
+        part = file.read(CHUNK)  # all at once would be allocated before a byte is read
+        if not isinstance(part, bytes):
+            raise PpclsExtError("got a file that is open for reading text: open it with 'rb'")
+        if not part:
+            return b"".join(parts)
+        parts.append(part)
+        size += len(part)
+    raise PpclsExtError(f"got a file of more than the {most:,} bytes that are read of an image")
 
 
 def _read(path: Path, library: str) -> np.ndarray:
@@ -113,7 +154,7 @@ def resize_and_crop(image: np.ndarray, rule: Preprocessing) -> np.ndarray:
     if rule.backend == "cv2":
         columns, rows = range(left, left + crop[0]), range(top, top + crop[1])
         return resize_as_opencv(image, size, rule.interpolation, columns, rows)
-    if size[0] * size[1] > (Image.MAX_IMAGE_PIXELS or np.inf):
+    if size[0] * size[1] > max_pixels():
         raise PpclsExtError(f"a {width} × {height} px image would become {size[0]} × {size[1]} px: too large")
     resized = Image.fromarray(image).resize(size, getattr(Image.Resampling, rule.interpolation.upper()))
     return np.asarray(resized)[top : top + crop[1], left : left + crop[0]]

@@ -7,12 +7,14 @@ needs Paddle; `fusion_proof` compares layers inside Paddle.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Union
 
 import numpy as np
 
+from ppcls_ext.data.image_input import PreparedImages
 from ppcls_ext.data.image_rule import Preprocessing
 from ppcls_ext.data.lists import SINGLE_LABEL
 from ppcls_ext.errors import PpclsExtError, one_line
@@ -47,13 +49,19 @@ SATURATED = 1e-6
 TINY = float(np.finfo(np.float32).tiny)
 NO_SCORES: Mapping[int, int] = MappingProxyType({})
 
-#: Images (N, C, H, W) or outputs (N, classes), float32, by kind of input.
+#: Outputs (N, classes), float32, by kind of input.
 ByKind = Mapping[str, np.ndarray]
+#: Images (N, C, H, W), float32, by kind of input.
+Inputs = Mapping[str, Union[np.ndarray, PreparedImages]]
+
+
+def _no_tick() -> None:
+    pass
 
 
 def classifier_inputs(
-    image_shape: tuple[int, int, int], rule: Preprocessing, samples: np.ndarray | None
-) -> dict[str, np.ndarray]:
+    image_shape: tuple[int, int, int], rule: Preprocessing, samples: np.ndarray | PreparedImages | None
+) -> dict[str, np.ndarray | PreparedImages]:
     """Returns the inputs that classifiers are compared on: noise, random grey levels prepared by `rule`, real samples.
 
     Args:
@@ -64,12 +72,13 @@ def classifier_inputs(
     random = np.random.default_rng(0)
     levels = random.integers(0, 256, (1, *image_shape)).astype(np.float32)
     mean, std = (np.asarray(values, np.float32).reshape(3, 1, 1) for values in (rule.mean, rule.std))
-    inputs = {
+    inputs: dict[str, np.ndarray | PreparedImages] = {
         "noise": random.standard_normal((2, *image_shape), dtype=np.float32),
         "grey levels": (levels * np.float32(rule.scale) - mean) / std,
     }
     if samples is not None:
-        inputs["samples"] = np.ascontiguousarray(samples, dtype=np.float32)
+        is_array = isinstance(samples, np.ndarray)
+        inputs["samples"] = np.ascontiguousarray(samples, dtype=np.float32) if is_array else samples
     return inputs
 
 
@@ -246,23 +255,27 @@ class OnnxSession:
                 f"onnxruntime cannot run the graph at batch {batch} ({one_line(error)}); nothing was written"
             ) from error
 
-    def outputs(self, inputs: ByKind, batch: int) -> list[dict[str, np.ndarray]]:
+    def outputs(self, inputs: Inputs, batch: int, tick: Callable[[], None] = _no_tick) -> list[dict[str, np.ndarray]]:
         """Returns each output of a graph with one input, by kind of input.
 
         Args:
-            inputs: images; different kinds share a batch, and the last one is filled up from the first ones.
+            inputs: images; different kinds share a batch, and the last one is filled up from its first ones.
             batch: images per run.
+            tick: called after each image.
 
         Raises:
             PpclsExtError: onnxruntime fails on them, or an output has not one row an image.
         """
-        images = np.concatenate(list(inputs.values()))
-        count = -(-len(images) // batch) * batch
-        filled = np.resize(images, (count, *images.shape[1:]))
         (name,) = self._names
-        runs = [self.run({name: filled[start : start + batch]}) for start in range(0, count, batch)]
-        for rows in (rows for outputs in runs for rows in outputs if len(rows) != batch):
-            raise PpclsExtError(f"the graph gives {len(rows)} rows for a batch of {batch}; nothing was written")
+        images = itertools.chain.from_iterable(inputs.values())
+        runs = []
+        while some := list(itertools.islice(images, batch)):
+            runs.append(self.run({name: np.resize(np.stack(some), (batch, *some[0].shape))}))
+            for rows in runs[-1]:
+                if len(rows) != batch:
+                    raise PpclsExtError(f"the graph gives {len(rows)} rows for a batch of {batch}; nothing was written")
+            for _ in some:
+                tick()
         ends = np.cumsum([len(kind) for kind in inputs.values()])
         return [dict(zip(inputs, np.split(np.concatenate(rows), ends))) for rows in zip(*runs)]
 
@@ -315,22 +328,53 @@ class Agreement(NamedTuple):
         )
 
 
-def agreement(got: np.ndarray, expected: np.ndarray, metadata: Metadata) -> Agreement:
-    """Compares the scores (N, classes) of two forms of a classifier.
+class AgreementCounts:
+    """Counts how far the scores of two forms of a classifier agree, batch by batch.
 
-    Raises:
-        PpclsExtError: one has more classes, or there are thresholds for another number of classes.
+    Args:
+        metadata: of the classifier.
     """
-    if got.shape != expected.shape:
-        raise PpclsExtError(f"one has {got.shape[1]} classes, the other {expected.shape[1]}: expected the same network")
-    change = float(np.abs(got - expected).max())
-    if metadata.task == SINGLE_LABEL:
-        return Agreement(len(got), None, float((got.argmax(axis=1) == expected.argmax(axis=1)).mean()), 1.0, change)
-    thresholds = thresholds_of(metadata, expected.shape[1])
-    ours, theirs = got >= thresholds, expected >= thresholds
-    count = ours.sum() + theirs.sum()
-    found = float(2 * (ours & theirs).sum() / count) if count else 1.0
-    return Agreement(len(got), got.shape[1], float((ours == theirs).mean()), found, change)
+
+    def __init__(self, metadata: Metadata) -> None:
+        self._metadata = metadata
+        self._images = self._decisions = self._same = self._both = self._each = 0
+        self._change, self._labels = 0.0, 0
+
+    def add(self, got: np.ndarray, expected: np.ndarray) -> None:
+        """Adds the scores (N, classes) of both forms for the same images.
+
+        Raises:
+            PpclsExtError: one has more classes, or there are thresholds for another number of classes.
+        """
+        if got.shape != expected.shape:
+            raise PpclsExtError(
+                f"one has {got.shape[1]} classes, the other {expected.shape[1]}: expected the same network"
+            )
+        self._images += len(got)
+        self._change = max(self._change, float(np.abs(got - expected).max()))
+        if self._metadata.task == SINGLE_LABEL:
+            self._decisions += len(got)
+            self._same += int((got.argmax(axis=1) == expected.argmax(axis=1)).sum())
+            return
+        self._labels = got.shape[1]
+        thresholds = thresholds_of(self._metadata, self._labels)
+        ours, theirs = got >= thresholds, expected >= thresholds
+        self._decisions += ours.size
+        self._same += int((ours == theirs).sum())
+        self._both += int(2 * (ours & theirs).sum())
+        self._each += int(ours.sum() + theirs.sum())
+
+    def result(self) -> Agreement:
+        """Returns what was counted, of at least one image."""
+        found = self._both / self._each if self._each else 1.0
+        return Agreement(self._images, self._labels or None, self._same / self._decisions, found, self._change)
+
+
+def agreement(got: np.ndarray, expected: np.ndarray, metadata: Metadata) -> Agreement:
+    """Compares the scores (N, classes) of two forms of a classifier; errors as of `AgreementCounts.add`."""
+    counts = AgreementCounts(metadata)
+    counts.add(got, expected)
+    return counts.result()
 
 
 def scores_of(model: onnx.ModelProto, images: np.ndarray, metadata: Metadata) -> Iterator[np.ndarray]:

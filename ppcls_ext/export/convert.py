@@ -22,6 +22,7 @@ from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.export.opset import opset_of
 from ppcls_ext.hosts.quiet import captured_output
 from ppcls_ext.predict.metadata import PROBABILITIES, SCORES
+from ppcls_ext.processes import END_WITH_PARENT
 
 if TYPE_CHECKING:
     import onnx
@@ -122,7 +123,7 @@ def run_apart(code: str, folder: str | Path, *arguments: str | Path) -> subproce
     # it finds the packages of this process; polygraphy, should anything load it, must install none
     search_path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path if entry)
     return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
+        [sys.executable, "-c", END_WITH_PARENT + code, *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": search_path, "POLYGRAPHY_AUTOINSTALL_DEPS": "0"},
         stdin=subprocess.DEVNULL,

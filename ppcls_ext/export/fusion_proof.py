@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 import numpy as np
 import paddle
@@ -16,6 +18,7 @@ from ppcls_ext.export.comparison import (
     TINY,
     TOLERANCE,
     ByKind,
+    Inputs,
     largest_difference,
     nudged,
     output_difference,
@@ -30,43 +33,48 @@ logger = logging.getLogger("ppcls_ext")
 
 
 @paddle.no_grad()
-def paddle_logits(model: nn.Layer, inputs: ByKind) -> dict[str, np.ndarray]:
+def paddle_logits(
+    model: nn.Layer, inputs: Mapping[str, Iterable[np.ndarray]], tick: Callable[[], None]
+) -> dict[str, np.ndarray]:
     """Returns the logits of a model in Paddle, run image by image, so that many samples need no more memory than one.
 
     Args:
         model: in eval mode.
         inputs: images.
+        tick: called after each image.
 
     Raises:
         PpclsExtError: the model does not return (N, classes), or the numbers are not finite.
     """
-    logits = {kind: np.concatenate([_run(model, image) for image in images]) for kind, images in inputs.items()}
+    logits = {kind: np.concatenate([_run(model, image, tick) for image in images]) for kind, images in inputs.items()}
     if not all(np.isfinite(values).all() for values in logits.values()):
         raise PpclsExtError("the model's logits are not finite: the weights are damaged, or training diverged")
     return logits
 
 
-def _run(model: nn.Layer, image: np.ndarray) -> np.ndarray:
+def _run(model: nn.Layer, image: np.ndarray, tick: Callable[[], None]) -> np.ndarray:
     logits = model(paddle.to_tensor(image[None]))
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         got = f"a tensor {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
         raise PpclsExtError(
             f"the model returns {got}, expected logits (N, classes): build it without return_stages and return_patterns"
         )
+    tick()
     return logits.numpy()
 
 
-def rounding_noise(model: nn.Layer, inputs: ByKind, logits: ByKind) -> float:
+def rounding_noise(model: nn.Layer, inputs: Inputs, logits: ByKind, tick: Callable[[], None]) -> float:
     """Returns how far the logits move when the input moves by `NUDGE`: about 1e-6 in healthy networks.
 
     Args:
         model: in eval mode.
         inputs: images.
         logits: of the model, for these images.
+        tick: called after each image.
     """
     random = np.random.default_rng(1)
-    moved = {kind: nudged(images, random) for kind, images in inputs.items()}
-    return largest_difference(paddle_logits(model, moved), logits)
+    moved = {kind: map(partial(nudged, random=random), images) for kind, images in inputs.items()}
+    return largest_difference(paddle_logits(model, moved, tick), logits)
 
 
 def branch_outputs(layer: Reparameterizable, x: Tensor) -> list[Tensor]:

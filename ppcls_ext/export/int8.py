@@ -8,6 +8,7 @@ errors that remain (`qdq`).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
 from collections import Counter
@@ -16,11 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from tqdm import tqdm
 
 from ppcls_ext import cpu
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.export.calibration import Histogram, Moments, measure_histograms, measure_limits
+from ppcls_ext.export.calibration import Histogram, Moments, Progress, measure_histograms, measure_limits
 from ppcls_ext.export.comparison import AGREEMENT, Agreement, agreement, scores_of
 from ppcls_ext.export.equalization import equalize
 from ppcls_ext.export.graph import WEIGHTED, Graph
@@ -28,6 +28,7 @@ from ppcls_ext.export.opset import CHANNEL_SCALES_OPSET, GELU_OPSET, opset_of
 from ppcls_ext.export.qdq import QuantizedGraph, correct_biases, quantized_values, range_sources
 from ppcls_ext.predict.metadata import Metadata
 from ppcls_ext.predict.onnx_file import open_session
+from ppcls_ext.progress import progress, ticks
 
 #: Number of images that `quantize` takes.
 FEWEST, MOST = 32, 500
@@ -87,7 +88,7 @@ def quantize(
             the others check.
         seed: of the random split into the two halves.
         allow: return the form even if it agrees too little; see `comparison.AGREEMENT`.
-        quiet: show no progress bar.
+        quiet: show no progress.
 
     Returns:
         The model, whose metadata have the key "quantization", and the report.
@@ -101,14 +102,15 @@ def quantize(
     order = np.random.default_rng(seed).permutation(len(images))
     count = int(len(images) * CALIBRATING)
     calibrating, checking = images[np.sort(order[:count])], images[np.sort(order[count:])]
-    steps = 2 * len(calibrating) + sum(node.op_type in WEIGHTED for node in model.graph.node)
-    with tqdm(total=steps + 2 * len(checking), desc="int8", unit="step", disable=True if quiet else None) as bar:
-        quantized = _quantize(model, calibrating, bar)
+    weighted = sum(node.op_type in WEIGHTED for node in model.graph.node)
+    with progress("int8", "steps") if not quiet else contextlib.nullcontext(_no_report) as report:
+        tick = ticks(report, 2 * len(calibrating) + 2 * weighted + 2 * len(checking))
+        quantized = _quantize(model, calibrating, tick)
         ours, theirs = [], []
         for row, other in zip(scores_of(quantized, checking, metadata), scores_of(model, checking, metadata)):
             ours.append(row)
             theirs.append(other)
-            bar.update(2)
+            tick(2)
     found = agreement(np.stack(ours), np.stack(theirs), metadata)
     report = Int8Report(
         calibrated=len(calibrating),
@@ -132,13 +134,17 @@ def running_operators(model: onnx.ModelProto) -> Counter[str]:
         return Counter(node.op_type for node in onnx.load(path).graph.node)
 
 
-def _quantize(model: onnx.ModelProto, images: np.ndarray, bar: tqdm) -> onnx.ModelProto:
+def _no_report(done: int, total: int) -> None:
+    pass
+
+
+def _quantize(model: onnx.ModelProto, images: np.ndarray, tick: Progress) -> onnx.ModelProto:
     graph = Graph(model)
     graph.unshare_constants()
     values = quantized_values(graph)
     sources = range_sources(graph, values)
     ranged = list(dict.fromkeys(sources.values()))
-    limits = measure_limits(graph, images, ranged, bar.update)
+    limits = measure_limits(graph, images, ranged, tick)
     factors = equalize(graph, {name: limits[name].reach() for name in ranged})
     histograms = {
         name: Histogram((limits[name].low / factors[name]).min(), (limits[name].high / factors[name]).max())
@@ -146,19 +152,22 @@ def _quantize(model: onnx.ModelProto, images: np.ndarray, bar: tqdm) -> onnx.Mod
     }
     moments = [Moments(node, graph.constants[node.input[1]], len(images)) for node in graph.weighted]
     outputs = [node.output[0] for node in graph.weighted]
-    means = measure_histograms(graph, images, histograms, moments, outputs, bar.update)
+    means = measure_histograms(graph, images, histograms, moments, outputs, tick)
     ranges = {name: histogram.range() for name, histogram in histograms.items()}
     covariances = {moment.node.name: moment.covariance() for moment in moments}
-    quantized = QuantizedGraph(graph, {name: ranges[sources[name]] for name in values}, covariances)
-    correct_biases(quantized, images, means, bar.update)
+    quantized = QuantizedGraph(graph, {name: ranges[sources[name]] for name in values}, covariances, tick)
+    correct_biases(quantized, images, means, tick)
     return quantized.to_model()
 
 
+def require_count(images: int) -> None:
+    """Raises PpclsExtError where an int8 form cannot be made with so many images."""
+    if not FEWEST <= images <= MOST:
+        raise PpclsExtError(f"int8 got {images} calibration images: expected {FEWEST} to {MOST} like those it will see")
+
+
 def _check_arguments(model: onnx.ModelProto, images: np.ndarray) -> None:
-    if not FEWEST <= len(images) <= MOST:
-        raise PpclsExtError(
-            f"int8 got {len(images)} calibration images: expected {FEWEST} to {MOST} like those it will see"
-        )
+    require_count(len(images))
     opset = opset_of(model)
     if opset < CHANNEL_SCALES_OPSET:
         raise PpclsExtError(f"int8 needs opset {CHANNEL_SCALES_OPSET} or later, got {opset}: leave out --opset")

@@ -19,18 +19,19 @@ import paddle
 from paddle import nn
 
 import ppcls_ext
-from ppcls_ext.data.image_input import ImageLike, network_input
+from ppcls_ext.data.image_input import ImageLike, PreparedImages
 from ppcls_ext.data.image_rule import Preprocessing
 from ppcls_ext.data.lists import MULTI_LABEL, SINGLE_LABEL, TASKS, require_class_names
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.export import comparison, convert, fusion_proof
-from ppcls_ext.export.comparison import ByKind, OnnxSession, largest_difference, require_small
+from ppcls_ext.export.comparison import ByKind, Inputs, OnnxSession, largest_difference, require_small
 from ppcls_ext.export.opset import DEFAULT_OPSET, OPSETS, opset_of
 from ppcls_ext.export.written_file import WrittenFile, write_file
 from ppcls_ext.packages import require
 from ppcls_ext.predict.answers import check_threshold, sigmoid, thresholds_of
 from ppcls_ext.predict.answers import softmax as softmax_of
 from ppcls_ext.predict.metadata import LOGITS, OUTPUTS, PROBABILITIES, SCORES, Metadata
+from ppcls_ext.progress import progress, ticks
 from ppcls_ext.reparam.fuse import reparameterize
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def export_onnx(
     batch: int | None = None,
     softmax: bool = True,
     metadata: Mapping[str, str],
-    samples: np.ndarray | None = None,
+    samples: np.ndarray | PreparedImages | None = None,
     reduce: Reduce | None = None,
 ) -> ExportReport:
     """Writes the fused form of a classifier as an ONNX file that has been proved equal to the model.
@@ -106,7 +107,8 @@ def export_onnx(
         batch: fixed batch size N; None leaves it free, under the name "batch".
         softmax: whether the output is "probabilities", or "scores" of a multi-label model, instead of "logits".
         metadata: `Metadata(…).to_properties()`; versions and opset are added.
-        samples: real images, prepared, (N, C, H, W) float32, to compare on in addition to random ones.
+        samples: real images, prepared, (N, C, H, W) float32, to compare on in addition to random ones; as
+            `PreparedImages` they are read one by one.
         reduce: makes int8 or fp16 of the proved fp32 graph (`int8.quantize`, `float16.reduce_to_float16`), which is
             then written instead.
 
@@ -120,36 +122,39 @@ def export_onnx(
 
     fused = reparameterize(model)
     inputs = comparison.classifier_inputs(image_shape, described.preprocessing, samples)
-    logits = fusion_proof.paddle_logits(fused, inputs)
-    classes = logits["noise"].shape[1]
-    if described.class_names is not None:
-        require_class_names(described.class_names, classes, "the metadata")
-    thresholds_of(described, classes)  # raises where there are not as many
-    ending = OUTPUTS[described.task] if softmax else LOGITS
-    noise = fusion_proof.rounding_noise(fused, inputs, logits)
-    allowed = max(comparison.TOLERANCE, comparison.NOISE_FACTOR * noise)
-    reference, comparisons = fusion_proof.branch_form(model, fused)
-    fused_difference = largest_difference(logits, fusion_proof.paddle_logits(reference, inputs))
-    require_small("the fused and the unfused model's logits", fused_difference, allowed)
-
-    parameters = fused.state_dict()
-    raw = convert.convert(convert.InferenceModel(fused, ending), (batch, *image_shape), opset)
-    names = {parameter.name: name for name, parameter in parameters.items()}
-    onnx_model = simplify.simplify(raw, described.architecture, names, ending)
-    versions = {
-        "ppcls_ext_version": ppcls_ext.__version__,
-        "paddle_version": paddle.__version__,
-        "paddle2onnx_version": version("paddle2onnx"),
-        "opset": str(opset_of(onnx_model)),
-    }
-    simplify.set_properties(onnx_model, {**metadata, **versions})
-
-    simplify.check(onnx_model)
-    comparison.require_same_parameters(onnx_model, {name: value.numpy() for name, value in parameters.items()})
     batches = [batch] if batch else [1, 3]
-    content, reduced = onnx_model.SerializeToString(deterministic=True), None
-    session = OnnxSession(simplify.with_logits(onnx_model, content))
-    onnx_differences = {n: _compare_with_paddle(session, inputs, logits, n, ending, allowed) for n in batches}
+    images = sum(map(len, inputs.values()))
+    with progress("comparing the forms") as report:
+        tick = ticks(report, images * (3 + len(batches)))
+        logits = fusion_proof.paddle_logits(fused, inputs, tick)
+        classes = logits["noise"].shape[1]
+        if described.class_names is not None:
+            require_class_names(described.class_names, classes, "the metadata")
+        thresholds_of(described, classes)  # raises where there are not as many
+        ending = OUTPUTS[described.task] if softmax else LOGITS
+        noise = fusion_proof.rounding_noise(fused, inputs, logits, tick)
+        allowed = max(comparison.TOLERANCE, comparison.NOISE_FACTOR * noise)
+        reference, comparisons = fusion_proof.branch_form(model, fused)
+        fused_difference = largest_difference(logits, fusion_proof.paddle_logits(reference, inputs, tick))
+        require_small("the fused and the unfused model's logits", fused_difference, allowed)
+
+        parameters = fused.state_dict()
+        raw = convert.convert(convert.InferenceModel(fused, ending), (batch, *image_shape), opset)
+        names = {parameter.name: name for name, parameter in parameters.items()}
+        onnx_model = simplify.simplify(raw, described.architecture, names, ending)
+        versions = {
+            "ppcls_ext_version": ppcls_ext.__version__,
+            "paddle_version": paddle.__version__,
+            "paddle2onnx_version": version("paddle2onnx"),
+            "opset": str(opset_of(onnx_model)),
+        }
+        simplify.set_properties(onnx_model, {**metadata, **versions})
+
+        simplify.check(onnx_model)
+        comparison.require_same_parameters(onnx_model, {name: value.numpy() for name, value in parameters.items()})
+        content, reduced = onnx_model.SerializeToString(deterministic=True), None
+        session = OnnxSession(simplify.with_logits(onnx_model, content))
+        onnx_differences = {n: _compare_with_paddle(session, inputs, logits, n, ending, allowed, tick) for n in batches}
     del session
     if reduce:
         onnx_model, reduced = reduce(onnx_model)
@@ -197,7 +202,7 @@ def export_with_rule(
         batch=batch,
         softmax=softmax,
         metadata=metadata.to_properties(),
-        samples=np.stack([network_input(image, rule) for image in samples]) if len(samples) else None,
+        samples=PreparedImages(samples, rule) if len(samples) else None,
     )
 
 
@@ -234,13 +239,19 @@ def _image_rule(size: int | None, preprocessing: Preprocessing | Mapping[str, An
 
 
 def _compare_with_paddle(
-    session: OnnxSession, inputs: ByKind, logits: ByKind, batch: int, output: str, allowed: float
+    session: OnnxSession,
+    inputs: Inputs,
+    logits: ByKind,
+    batch: int,
+    output: str,
+    allowed: float,
+    tick: Callable[[], None],
 ) -> float:
     """Returns the logits' largest relative difference; raises where they or the scores differ too much.
 
     The session's first output is the file's, the last one the logits.
     """
-    answers = session.outputs(inputs, batch)
+    answers = session.outputs(inputs, batch, tick)
     difference = largest_difference(answers[-1], logits)
     require_small(f"onnxruntime's and Paddle's logits at batch {batch}", difference, allowed)
     if output != LOGITS:
@@ -253,7 +264,7 @@ def _compare_with_paddle(
     return difference
 
 
-def _require_same_at_every_batch(content: bytes, inputs: ByKind, batches: Sequence[int], output: str) -> None:
+def _require_same_at_every_batch(content: bytes, inputs: Inputs, batches: Sequence[int], output: str) -> None:
     """Raises where the answers of int8 or fp16 change with the batch, or probabilities do not sum up to 1."""
     session = OnnxSession(content)
     few = {kind: images[:2] for kind, images in inputs.items()}
@@ -273,7 +284,7 @@ def _check_arguments(
     opset: int,
     batch: int | None,
     metadata: Mapping[str, str],
-    samples: np.ndarray | None,
+    samples: np.ndarray | PreparedImages | None,
 ) -> Metadata:
     if Path(output).is_dir():
         raise PpclsExtError(f"{output} is a folder: expected the name of the file to write")
@@ -288,6 +299,6 @@ def _check_arguments(
             f"image_shape is {image_shape}, but the transforms make images of shape {(3, height, width)}: "
             "change Global.image_shape or the sizes in Infer.transforms"
         )
-    if samples is not None and (samples.ndim != 4 or samples.shape[1:] != tuple(image_shape) or not len(samples)):
+    if samples is not None and (len(samples.shape) != 4 or samples.shape[1:] != tuple(image_shape) or not len(samples)):
         raise PpclsExtError(f"samples have shape {samples.shape}: expected (N, {', '.join(map(str, image_shape))})")
     return described

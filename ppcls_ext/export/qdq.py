@@ -72,9 +72,16 @@ class QuantizedGraph(Graph):
         graph: fp32, equalized, without shared constants; it is left unchanged.
         ranges: (low, high) that the eight bits of each value cover.
         covariances: of each weighted node's inputs, by its name (`calibration.Moments`).
+        progress: called with 1 after each weighted node, whose weights are rounded.
     """
 
-    def __init__(self, graph: Graph, ranges: Mapping[str, Range], covariances: Mapping[str, np.ndarray]) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        ranges: Mapping[str, Range],
+        covariances: Mapping[str, np.ndarray],
+        progress: Progress,
+    ) -> None:
         super().__init__(graph.to_model())
         self.covariances = covariances
         self.scales: dict[str, np.float32] = {}
@@ -90,6 +97,7 @@ class QuantizedGraph(Graph):
             node.input[:] = inputs
             if node.op_type in WEIGHTED and node.input[0].endswith(".dequantized"):
                 nodes += self._weights(node, node.input[0][: -len(".dequantized")])
+                progress(1)
             nodes.append(node)
             for value in node.output:
                 if value in ranges:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, Union
 
 import numpy as np
@@ -82,10 +83,8 @@ def thresholds_of(network: Labelled, classes: int, given: Threshold | None = Non
     if isinstance(given, Mapping):
         if None in given:
             found[:] = check_threshold(given[None])
-        for name, value in given.items():
-            if name is None:
-                continue
-            index = class_index(name, network.class_names or ())
+        named = {name: value for name, value in given.items() if name is not None}
+        for index, value in zip(class_indices(named, network.class_names or ()), named.values()):
             if index >= classes:
                 raise PpclsExtError(f"there is no class {index}: the network has the classes 0 to {classes - 1}")
             found[index] = check_threshold(value)
@@ -104,26 +103,39 @@ def check_threshold(value: Any) -> float:
 
 
 def class_index(wanted: str | int, names: Sequence[str], said: str = "threshold is for") -> int:
-    """Returns the index of a class that is named or numbered.
+    """Returns the index of a class that is named or numbered; see `class_indices`."""
+    return class_indices([wanted], names, said)[0]
+
+
+def class_indices(wanted: Iterable[str | int], names: Sequence[str], said: str = "threshold is for") -> list[int]:
+    """Returns the indices of classes that are named or numbered.
 
     Args:
-        wanted: the name; where no class has it, or for a number, the index.
+        wanted: the names; where no class has it, or for a number, the index.
         names: the names by index; may be empty.
         said: what the error begins with.
 
     Raises:
         PpclsExtError: there is no class of that name, or there are several.
     """
+    counts = Counter(names)
+    places = {name: index for index, name in enumerate(names)}
+    return [_class_index(one, counts, places, said) for one in wanted]
+
+
+def _class_index(wanted: str | int, counts: Mapping[str, int], places: Mapping[str, int], said: str) -> int:
     if isinstance(wanted, str):
-        if (count := names.count(wanted) if wanted else 0) > 1:
-            raise PpclsExtError(f"{said} {wanted!r}, the name of {count} classes: expected a class's number")
-        if count:
-            return names.index(wanted)
+        if wanted and wanted in places:
+            if counts[wanted] > 1:
+                raise PpclsExtError(
+                    f"{said} {wanted!r}, the name of {counts[wanted]} classes: expected a class's number"
+                )
+            return places[wanted]
         if wanted.isdecimal() and len(wanted) < 8:
             return int(wanted)
     elif isinstance(wanted, numbers.Integral) and not isinstance(wanted, bool) and wanted >= 0:
         return int(wanted)
-    raise PpclsExtError(f"{said} {wanted!r}: expected a class's number" + (" or name" if names else ""))
+    raise PpclsExtError(f"{said} {wanted!r}: expected a class's number" + (" or name" if places else ""))
 
 
 @dataclass(frozen=True)
@@ -142,14 +154,13 @@ class Choice:
     network: Labelled
     topk: int | None = None
     threshold: Threshold | None = None
+    _known: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.topk is not None and (type(self.topk) is not int or self.topk < 1):
             raise PpclsExtError(f"topk is {self.topk!r}: expected a whole number from 1")
-        names = self.threshold if isinstance(self.threshold, Mapping) else ()
-        for name in names:
-            if name is not None:
-                class_index(name, self.network.class_names or ())
+        if isinstance(self.threshold, Mapping):
+            class_indices([name for name in self.threshold if name is not None], self.network.class_names or ())
         for value in _values(self.threshold):
             check_threshold(value)
 
@@ -166,19 +177,30 @@ class Choice:
         Raises:
             PpclsExtError: there are thresholds for another number of classes.
         """
-        order = scores.argsort(kind="stable")[::-1]
         if self.threshold is None and self.network.task != MULTI_LABEL:
-            chosen = order[: self.topk or DEFAULT_TOPK]
+            indices = _best(scores, np.arange(len(scores)), self.topk or DEFAULT_TOPK)
         else:
-            thresholds = thresholds_of(self.network, len(scores), self.threshold)
-            chosen = order[scores[order] >= thresholds[order]][: self.topk]
-        indices = chosen.tolist()
+            indices = _best(scores, np.flatnonzero(scores >= self._thresholds(len(scores))), self.topk)
         names = self.network.class_names
         return {
             "class_ids": indices,
             "scores": [round(float(scores[index]), 5) for index in indices],
             "label_names": [] if names is None else [names[i] if i < len(names) else "" for i in indices],
         }
+
+    def _thresholds(self, classes: int) -> np.ndarray:
+        """Returns `thresholds_of` so many classes, which for 21,000 takes longer than an image's result."""
+        if classes not in self._known:
+            self._known[classes] = thresholds_of(self.network, classes, self.threshold)
+        return self._known[classes]
+
+
+def _best(scores: np.ndarray, among: np.ndarray, most: int | None) -> list[int]:
+    """Returns the classes with the largest scores among some, best first, of equal ones the later first."""
+    if most is not None and most < len(among):
+        # sorting all of 21,000 classes would take longer than the rest of an image's result
+        among = among[scores[among] >= np.partition(scores[among], -most)[-most]]
+    return among[scores[among].argsort(kind="stable")[::-1]][:most].tolist()
 
 
 def _values(given: Threshold | None) -> list[Any]:

@@ -5,14 +5,20 @@ The preprocessing and the class names are read from the file.
 
 from __future__ import annotations
 
+import collections
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Optional, Union
 
 import numpy as np
+from PIL import Image
 
+from ppcls_ext import cpu
 from ppcls_ext.data.image_files import decode, read_image
 from ppcls_ext.data.image_input import EXPECTED, ImageLike, is_image_like, network_input
 from ppcls_ext.data.lists import MULTI_LABEL, require_class_names
@@ -24,6 +30,10 @@ from ppcls_ext.predict.runtimes import ExportedModel, load
 LARGEST_BATCH = 4096
 #: Images per run where the file accepts any number.
 BATCH = 8
+#: Batches whose images are decoded ahead of the network.
+AHEAD = 2
+#: A file, the network's input or why there is none, and what is kept of its image.
+_Prepared = tuple[Path, Union[np.ndarray, PpclsExtError], Optional[np.ndarray]]
 
 
 class Classifier:
@@ -168,12 +178,12 @@ class Classified(NamedTuple):
 
 def classify(
     classifier: Classifier,
-    files: Sequence[Path],
+    files: Iterable[Path],
     batch_size: int,
     choose: Choice,
     keep: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Iterator[Classified]:
-    """Classifies image files, each of which is read and decoded once.
+    """Classifies image files, each of which is read and decoded once, ahead of the network and in several threads.
 
     Args:
         classifier: the network.
@@ -186,8 +196,8 @@ def classify(
     Yields:
         Each file, in order.
     """
-    for start in range(0, len(files), batch_size):
-        chunk = [(file, *_prepared(classifier, file, keep)) for file in files[start : start + batch_size]]
+    prepared = _ahead(partial(_prepared, classifier, keep=keep), files, AHEAD * batch_size)
+    while chunk := list(itertools.islice(prepared, batch_size)):
         inputs = [image for _, image, _ in chunk if isinstance(image, np.ndarray)]
         rows = iter(classifier.scores(np.stack(inputs)) if inputs else ())
         for file, image, kept in chunk:
@@ -195,15 +205,32 @@ def classify(
             yield Classified(file, result, kept)
 
 
-def _prepared(
-    classifier: Classifier, file: Path, keep: Callable[[np.ndarray], np.ndarray] | None
-) -> tuple[np.ndarray | PpclsExtError, np.ndarray | None]:
-    """Returns the network's input, or the error that names the file, and what `keep` keeps."""
+def _ahead(prepare: Callable[[Path], _Prepared], files: Iterable[Path], count: int) -> Iterator[_Prepared]:
+    """Yields `prepare` of each file, in order, computed in threads for up to `count` files ahead."""
+    waiting: collections.deque[Future[_Prepared]] = collections.deque()
+    # Pillow decodes outside the interpreter lock. The filters of warnings are those of all threads, and `decode` sets
+    # them while it runs: where they are the same before and behind, threads that overlap leave no others.
+    with warnings.catch_warnings(), ThreadPoolExecutor(cpu.usable_cores()) as pool:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            for file in files:
+                waiting.append(pool.submit(prepare, file))
+                if len(waiting) > count:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _prepared(classifier: Classifier, file: Path, keep: Callable[[np.ndarray], np.ndarray] | None) -> _Prepared:
+    """Returns the file, the network's input or the error that names the file, and what `keep` keeps."""
     rule = classifier.metadata.preprocessing
     try:
         image = decode(read_image(file), rule.decode)
-        return network_input(image, rule), None if keep is None else keep(image)
+        return file, network_input(image, rule), None if keep is None else keep(image)
     except OSError as error:
-        return PpclsExtError(f"{file}: {error.strerror or error}"), None
+        return file, PpclsExtError(f"{file}: {error.strerror or error}"), None
     except PpclsExtError as error:
-        return PpclsExtError(f"{file}: {error}"), None
+        return file, PpclsExtError(f"{file}: {error}"), None

@@ -21,6 +21,8 @@ from ppcls_ext.errors import PpclsExtError, printable
 SCHEMA_VERSIONS = {SINGLE_LABEL: "1", MULTI_LABEL: "2"}
 #: Names of an exported network's output: before and behind the function that makes scores of logits, by task.
 LOGITS, PROBABILITIES, SCORES = "logits", "probabilities", "scores"
+#: Characters of a class name, of which each result holds several.
+LONGEST_CLASS_NAME = 10_000
 OUTPUTS = {SINGLE_LABEL: PROBABILITIES, MULTI_LABEL: SCORES}
 
 
@@ -99,6 +101,8 @@ class Metadata:
             names = json.loads(properties["class_names"]) if "class_names" in properties else None
             if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
                 raise TypeError("class_names is not a list of strings")
+            if names and max(map(len, names)) > LONGEST_CLASS_NAME:
+                raise ValueError(f"a class name has {max(map(len, names)):,} characters")
             # files of schema 1 that say nothing were written before there were others
             task = properties.get("task", SINGLE_LABEL) if version == "1" else properties["task"]
             if task not in TASKS or SCHEMA_VERSIONS[task] != version:

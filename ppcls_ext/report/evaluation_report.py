@@ -6,12 +6,14 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ppcls_ext.data.image_files import decode, read_image
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.files import folder_at_once, require_own_folder
+from ppcls_ext.progress import progress, ticks
 from ppcls_ext.report.figures import BLUE, GREY, ORANGE, class_labels, figure
 from ppcls_ext.report.image_figures import draw_sheet, shrunk
 from ppcls_ext.report.page import Page
@@ -19,11 +21,16 @@ from ppcls_ext.report.predictions import (
     Predictions,
     confused_pairs,
     confusion_matrix,
+    confusions,
     per_class,
     reliability,
     worst_mistakes,
 )
 from ppcls_ext.report.tables import write_table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 #: The names of a report's files, of one label an image or several.
 FILES = (
@@ -31,8 +38,11 @@ FILES = (
 )
 #: Up to this number of classes, a confusion matrix names the classes; up to the second, its cells hold their counts.
 NAMED, COUNTED = 60, 20
+#: Confused pairs that are drawn as dots; more of them would take minutes, and cover each other.
+DOTS = 50_000
 #: Mistakes on their sheet.
 MISTAKES = 40
+PARTS = 5  # of a report, as its progress counts them
 MISTAKE_SIDE = 200  # px, longer side of an image on that sheet
 
 
@@ -102,61 +112,78 @@ def _write(
         "expected calibration error": f"{curve.error:.4f}",
         **(facts or {}),
     }
-    draw_confusion(predictions, folder / "confusion.png")
-    draw_reliability(predictions, folder / "reliability.png")
-    write_table(folder / "per_class.csv", list(classes[0]), classes)
-    write_table(folder / "confused_pairs.csv", ("true", "predicted", "pictures", "share"), pairs)
     page = Page(title, summary)
     for heading, path in figures.items():
         if path.is_file():
             page.add_image(heading, path)
-    page.add_image("Confusion matrix", folder / "confusion.png")
-    page.add_table("Most confused pairs", pairs)
-    if _draw_mistakes(predictions, folder / "mistakes.png"):
-        page.add_image("Most confident mistakes", folder / "mistakes.png")
-    page.add_image("Calibration (expected calibration error)", folder / "reliability.png")
-    page.add_table("Classes", classes)
-    page.add_text("Settings", settings)
-    page.write(folder / "report.html")
+    with progress("writing the report", "parts") as report:
+        tick = ticks(report, PARTS)
+        draw_confusion(predictions, folder / "confusion.png")
+        tick()
+        draw_reliability(predictions, folder / "reliability.png")
+        tick()
+        write_table(folder / "per_class.csv", list(classes[0]), classes)
+        write_table(folder / "confused_pairs.csv", ("true", "predicted", "pictures", "share"), pairs)
+        tick()
+        page.add_image("Confusion matrix", folder / "confusion.png")
+        page.add_table("Most confused pairs", pairs)
+        if _draw_mistakes(predictions, folder / "mistakes.png"):
+            page.add_image("Most confident mistakes", folder / "mistakes.png")
+        tick()
+        page.add_image("Calibration (expected calibration error)", folder / "reliability.png")
+        page.add_table("Classes", classes)
+        page.add_text("Settings", settings)
+        page.write(folder / "report.html")
+        tick()
 
 
 def draw_confusion(predictions: Predictions, path: str | os.PathLike) -> None:
-    """Draws the confusion matrix, each row as shares of its class; from 2 to 1000 classes.
+    """Draws the confusion matrix, each row as shares of its class.
 
     A cell of a large matrix is less than a pixel: with more than `NAMED` classes the mistakes are drawn as dots whose
     size follows the share.
     """
-    matrix, classes = confusion_matrix(predictions), predictions.classes
-    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    classes = predictions.classes
     side = 420 + (22 if classes <= COUNTED else 13) * min(classes, NAMED) if classes <= NAMED else 900
     with figure(path, side, side) as drawn:
         axes = drawn.subplots()
-        if classes <= NAMED:
-            image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-            labels = class_labels(predictions.names, classes, length=18)
-            axes.set_xticks(range(classes), labels, rotation=90)
-            axes.set_yticks(range(classes), labels)
-            axes.tick_params(labelsize=8 if classes <= COUNTED else 6)
-            drawn.colorbar(image, ax=axes, shrink=0.6, label="share of the true class")
-            for row, column in np.argwhere(matrix) if classes <= COUNTED else ():
-                dark = shares[row, column] > 0.5
-                text = str(matrix[row, column])
-                axes.text(column, row, text, ha="center", va="center", fontsize=7, color="white" if dark else "black")
-        else:
-            right, wrong = np.diag(shares), shares - np.diag(np.diag(shares))
-            rows, columns = np.nonzero(wrong)
-            sizes = 2 + 40 * wrong[rows, columns]
-            axes.scatter(
-                np.arange(classes), np.arange(classes), s=2 + 6 * right, color=BLUE, linewidths=0, label="right"
-            )
-            axes.scatter(columns, rows, s=sizes, color=ORANGE, linewidths=0, alpha=0.7, label="wrong (area: share)")
-            axes.set_xlim(-1, classes)
-            axes.set_ylim(classes, -1)
-            axes.set_aspect("equal")
-            axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=2)
+        (_draw_cells if classes <= NAMED else _draw_dots)(predictions, drawn, axes)
         axes.set_xlabel("predicted class")
         axes.set_ylabel("true class")
         axes.set_title(f"{len(predictions.labels)} images, top-1 {predictions.accuracy():.4f}")
+
+
+def _draw_cells(predictions: Predictions, drawn: Figure, axes: Axes) -> None:
+    matrix, classes = confusion_matrix(predictions), predictions.classes
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    labels = class_labels(predictions.names, classes, length=18)
+    axes.set_xticks(range(classes), labels, rotation=90)
+    axes.set_yticks(range(classes), labels)
+    axes.tick_params(labelsize=8 if classes <= COUNTED else 6)
+    drawn.colorbar(image, ax=axes, shrink=0.6, label="share of the true class")
+    for row, column in np.argwhere(matrix) if classes <= COUNTED else ():
+        dark = shares[row, column] > 0.5
+        text = str(matrix[row, column])
+        axes.text(column, row, text, ha="center", va="center", fontsize=7, color="white" if dark else "black")
+
+
+def _draw_dots(predictions: Predictions, drawn: Figure, axes: Axes) -> None:
+    classes, found = predictions.classes, confusions(predictions)
+    images = np.maximum(np.bincount(predictions.labels, minlength=classes), 1)
+    wrong = np.bincount(found.true, found.counts, classes)
+    right = np.where(np.bincount(predictions.labels, minlength=classes) > 0, 1 - wrong / images, 0)
+    most = np.argsort(-found.counts, kind="stable")[:DOTS]
+    rest = f", the {DOTS:,} most frequent pairs" if len(found.counts) > DOTS else ""
+    rows, columns, shares = found.true[most], found.predicted[most], found.counts[most] / images[found.true[most]]
+    places = np.arange(classes)
+    axes.scatter(places, places, s=2 + 6 * right, color=BLUE, linewidths=0, label="right")
+    label = f"wrong (area: share{rest})"
+    axes.scatter(columns, rows, s=2 + 40 * shares, color=ORANGE, linewidths=0, alpha=0.7, label=label)
+    axes.set_xlim(-1, classes)
+    axes.set_ylim(classes, -1)
+    axes.set_aspect("equal")
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=2)
 
 
 def draw_reliability(predictions: Predictions, path: str | os.PathLike) -> None:

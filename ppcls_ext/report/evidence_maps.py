@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ import numpy as np
 from ppcls_ext.data.image_input import network_input
 from ppcls_ext.data.image_rule import Preprocessing
 from ppcls_ext.data.lists import MULTI_LABEL
-from ppcls_ext.files import unused
+from ppcls_ext.files import FreeNames
 from ppcls_ext.predict.answers import Choice, class_index, scores_from
 from ppcls_ext.predict.evidence import Evidence, Halves, read_each
 from ppcls_ext.predict.metadata import Metadata
@@ -39,6 +40,7 @@ class EvidenceMaps:
         halves: the network, cut before its head.
         metadata: how it takes images, and the names of its classes.
         folder: to write to.
+        files: the image files that will come.
         wanted: name or number of the class; where None, the most probable one of each image, and of a multi-label
             network every class that the image shows.
 
@@ -47,14 +49,19 @@ class EvidenceMaps:
     """
 
     def __init__(
-        self, halves: Halves, metadata: Metadata, folder: str | os.PathLike, wanted: str | None = None
+        self,
+        halves: Halves,
+        metadata: Metadata,
+        folder: str | os.PathLike,
+        files: Sequence[Path],
+        wanted: str | None = None,
     ) -> None:
         self._halves, self._rule, self._task = halves, metadata.preprocessing, metadata.task
         self._names = metadata.class_names or ()
         self._folder = Path(folder)
         self._index = None if wanted is None else class_index(wanted, self._names, "--class is")
         self._shown = Choice(metadata, topk=None if metadata.task == MULTI_LABEL else 1)
-        self._written: list[Path] = []
+        self._names_of_files = FreeNames(self._folder, files)
 
     def draw(self, file: Path) -> list[DrawnMap]:
         """Draws the maps of one image file; none where a multi-label network finds no class in it.
@@ -73,7 +80,7 @@ class EvidenceMaps:
         known = index < len(self._names) and self._names[index]
         name = self._names[index] if known else f"class {index}"
         score = float(scores_from(evidence.logits, self._task)[index])
-        path = unused(self._folder / f"{file.stem}-class-{index}.png", self._written.__contains__)
+        path = self._folder / self._names_of_files.take(file.stem, f"-class-{index}")
         draw_activation_map(
             _pixels(image, self._rule),
             activation_map(evidence.features, evidence.derivative),
@@ -82,7 +89,6 @@ class EvidenceMaps:
             EXACT if evidence.is_exact else FIRST_ORDER,
             path,
         )
-        self._written.append(path)
         return DrawnMap(path, name, score)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ppcls_ext.errors import LONGEST_NAME
 from ppcls_ext.files import atomic_write
 from ppcls_ext.packages import require
 
@@ -103,6 +104,7 @@ def drawable(text: str, otherwise: str) -> str:
 
     Dollar signs are escaped: matplotlib would take the text between two of them for a formula.
     """
+    text = text[:LONGEST_NAME]  # no figure has room for more
     shown = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     if not shown:
         shown = otherwise

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from PIL import Image
 
 from ppcls_ext.data.lists import SINGLE_LABEL
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.files import unused
+from ppcls_ext.files import FreeNames
 from ppcls_ext.packages import require
 from ppcls_ext.predict.results import NO_CLASS
 from ppcls_ext.report.figures import BLUE, RED, drawable, figure, shortened
@@ -26,7 +25,6 @@ CELL, LINE = 150, 14  # px: the side of a sheet's cell, and the height of a line
 LARGEST_PREDICTION = 100
 #: Longer side of an image in the figure of a prediction, px.
 PREDICTION_SIDE = 400
-_SHEET = re.compile(r"sheet-\d+\.png")
 
 EXACT = "class activation map (exact)"
 FIRST_ORDER = "class activation map (first order: the head is not linear)"
@@ -151,25 +149,31 @@ class SavedImages:
 
     Args:
         target: a PNG file for one image, a folder for several.
-        count: number of images that will come.
+        files: the image files that will come.
         task: of the network, "single-label" or "multi-label".
 
     Attributes:
         written: the files written, in order.
 
     Raises:
-        PpclsExtError: the target is a file for several images, or a file that is not PNG; or matplotlib is missing.
+        PpclsExtError: the target is a file for several images, one of these, or a file that is not PNG; or matplotlib
+            is missing.
     """
 
-    def __init__(self, target: str | os.PathLike, count: int, task: str = SINGLE_LABEL) -> None:
+    def __init__(self, target: str | os.PathLike, files: Sequence[str | os.PathLike], task: str = SINGLE_LABEL) -> None:
         require("matplotlib")  # before the work, not after it
         self._unit = "probability" if task == SINGLE_LABEL else "score"
         self._target = Path(target)
         self._is_file = self._target.suffix.lower() == ".png" and not self._target.is_dir()
         if self._target.suffix and not self._is_file and not self._target.is_dir():
             raise PpclsExtError(f"--save-image is {target}: expected a .png file or a folder")
-        if self._is_file and count > 1:
-            raise PpclsExtError(f"--save-image is the file {target}, and there are {count} images: give a folder")
+        if self._is_file and len(files) > 1:
+            raise PpclsExtError(f"--save-image is the file {target}, and there are {len(files)} images: give a folder")
+        if self._is_file and any(os.path.realpath(file) == os.path.realpath(target) for file in files):
+            raise PpclsExtError(f"--save-image is {target}, the image itself: give another name")
+        self._names = FreeNames(self._target, files)
+        sheets = range(1, 1 + math.ceil(len(files) / LARGEST_SHEET))
+        self._sheet_names = iter([self._names.take(f"sheet-{number:02d}") for number in sheets])
         self._sheet: list[tuple[np.ndarray, str]] = []
         self.written: list[Path] = []
 
@@ -184,7 +188,7 @@ class SavedImages:
         image, title, scores = shrunk(image), Path(path).name, result["scores"]
         names = result.get("label_names") or [""] * len(scores)
         names = [name or f"class {index}" for name, index in zip(names, result["class_ids"])]
-        file = self._target if self._is_file else unused(self._target / f"{Path(path).stem}.png", self._is_taken)
+        file = self._target if self._is_file else self._target / self._names.take(Path(path).stem)
         most = slice(LARGEST_PREDICTION)
         more = f" (the best {LARGEST_PREDICTION} of {len(names)} classes)" if len(names) > LARGEST_PREDICTION else ""
         draw_prediction(image, names[most], scores[most], title + more, file, self._unit)
@@ -200,15 +204,11 @@ class SavedImages:
         return f"{len(self.written)} images written, the last {self.written[-1]}" if self.written else ""
 
     def _draw_sheet(self) -> None:
-        number = 1 + sum(bool(_SHEET.fullmatch(path.name)) for path in self.written)
-        file = self._target / f"sheet-{number:02d}.png"
+        file = self._target / next(self._sheet_names)
         images, captions = zip(*self._sheet)
         draw_sheet(images, captions, "predictions", file)
         self.written.append(file)
         self._sheet = []
-
-    def _is_taken(self, path: Path) -> bool:
-        return path in self.written or bool(_SHEET.fullmatch(path.name))
 
 
 def activation_map(features: np.ndarray, derivative: np.ndarray) -> np.ndarray:

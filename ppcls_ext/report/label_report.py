@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from ppcls_ext.progress import progress, ticks
 from ppcls_ext.report.evaluation_report import MISTAKES, new_report, read_small
 from ppcls_ext.report.figures import BLUE, ORANGE, class_labels, figure
 from ppcls_ext.report.image_figures import draw_sheet
@@ -17,6 +18,7 @@ from ppcls_ext.report.tables import write_table
 
 #: Up to this number of classes, each has a bar with its name.
 NAMED = 100
+PARTS = 3  # of a report, as its progress counts them
 
 
 def write_label_report(
@@ -58,18 +60,34 @@ def _write(
     figures: Mapping[str, Path],
     facts: Mapping[str, object],
 ) -> None:
+    with progress("writing the report", "parts") as report:
+        _write_parts(found, folder, title, settings, figures, facts, ticks(report, PARTS))
+
+
+def _write_parts(
+    found: LabelScores,
+    folder: Path,
+    title: str,
+    settings: str,
+    figures: Mapping[str, Path],
+    facts: Mapping[str, object],
+    tick: Callable[[], None],
+) -> None:
     rows, values = per_class(found), measures(found)
+    tick()
     summary = {**facts, "images": len(found.labels), "classes": found.classes}
     page = Page(title, {**summary, **{name.replace("_", " "): f"{value:.4f}" for name, value in values.items()}})
     for heading, path in figures.items():
         if path.is_file():
             page.add_image(heading, path)
     draw_average_precision(found, rows, values["mAP"], folder / "average_precision.png")
+    tick()
     page.add_image("Average precision", folder / "average_precision.png")
     write_table(folder / "per_class.csv", list(rows[0]), rows)
     page.add_table("Classes, at their thresholds", rows)
     if _draw_mistakes(found, folder / "mistakes.png"):
         page.add_image("Most confidently wrong", folder / "mistakes.png")
+    tick()
     page.add_text("Settings", settings)
     page.write(folder / "report.html")
 

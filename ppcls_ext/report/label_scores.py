@@ -190,6 +190,9 @@ def worst_labels(found: LabelScores, count: int) -> list[tuple[int, int]]:
     over = np.where(scores >= thresholds, (scores - thresholds) / np.maximum(1 - thresholds, 1e-12), 0)
     confidence = np.where(scores >= thresholds, over, (thresholds - scores) / np.maximum(thresholds, 1e-12))
     confidence = np.where(found.predicted != found.labels.astype(bool), confidence, -1)
-    order = np.argsort(-confidence, axis=None, kind="stable")[:count]
+    flat = confidence.ravel()
+    # only these can be among the first, and sorting all would take longer than all else
+    some = np.flatnonzero(flat >= max(np.partition(flat, -count)[-count] if count < len(flat) else 0, 0))
+    order = some[np.argsort(-flat[some], kind="stable")][:count]
     places = (np.unravel_index(place, confidence.shape) for place in order if confidence.flat[place] >= 0)
     return [(int(image), int(label)) for image, label in places]

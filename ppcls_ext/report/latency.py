@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import datetime
 import io
 import json
@@ -10,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ppcls_ext.csv_table import CsvWriter
 from ppcls_ext.files import atomic_write
 from ppcls_ext.predict.latency import machine
 from ppcls_ext.predict.runtimes import with_version
@@ -31,9 +31,10 @@ def write_latencies(
         The path of each file, once it is written.
     """
     table = io.StringIO()
-    writer = csv.DictWriter(table, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = CsvWriter(table, newline="\n")
+    writer.write(rows[0])
+    for row in rows:
+        writer.write(row[name] for name in rows[0])
     versions = ", ".join(map(with_version, dict.fromkeys(row["runtime"].partition("-")[0] for row in rows)))
     about: dict[str, Any] = {
         "date": datetime.date.today().isoformat(),

@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ppcls_ext.errors import printable_name
 from ppcls_ext.files import atomic_write
 
 _STYLE = """
@@ -78,4 +79,4 @@ def _cell(value: object) -> str:
         return (
             f'<td class="number">{value:.4f}</td>' if isinstance(value, float) else f'<td class="number">{value}</td>'
         )
-    return f"<td>{_text(value)}</td>"
+    return f"<td>{_text(printable_name(value))}</td>"

@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ppcls_ext.csv_table import CsvWriter
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.files import atomic_write, read_regular
 
@@ -53,10 +54,10 @@ def add_metrics(path: str | os.PathLike, row: Mapping[str, float | None]) -> lis
 def write_table(path: str | os.PathLike, columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> None:
     """Writes rows as CSV, atomically; numbers with six digits, None as an empty cell."""
     with atomic_write(path, "w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(columns)
+        writer = CsvWriter(stream)
+        writer.write(columns)
         for row in rows:
-            writer.writerow([_cell(row.get(name)) for name in columns])
+            writer.write(_cell(row.get(name)) for name in columns)
 
 
 def _cell(value: object) -> str:

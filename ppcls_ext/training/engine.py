@@ -18,9 +18,11 @@ from ppcls_ext.config.folder import KEY
 from ppcls_ext.config.prepare import prepare
 from ppcls_ext.config.recipe import Settings as RecipeSettings
 from ppcls_ext.config.settings import RunSettings
-from ppcls_ext.errors import Interrupted, PpclsExtError, unwrapped
+from ppcls_ext.errors import Interrupted, PpclsExtError, printable, unwrapped
+from ppcls_ext.files import require_plain
 from ppcls_ext.hosts.paddleclas.errors import naming_sections
 from ppcls_ext.hosts.paddleclas.image_lists import ListedDataset, note_failures
+from ppcls_ext.hosts.paddleclas.loader_processes import fit_shared_memory
 from ppcls_ext.hosts.paddleclas.locate import engine_class
 from ppcls_ext.hosts.paddleclas.log_file import log_in
 from ppcls_ext.predict.answers import Threshold
@@ -44,6 +46,25 @@ from ppcls_ext.weights.loading import load_weights, require_finite
 
 logger = logging.getLogger("ppcls_ext")
 _HostEngine: Any = engine_class()
+#: Makes a scalar of the network's outputs, mostly logits (N, classes), and the labels.
+Loss = Callable[[Any, paddle.Tensor], paddle.Tensor]
+
+
+class _OwnLoss(paddle.nn.Layer):
+    """A user's loss in the form of PaddleClas's."""
+
+    def __init__(self, loss: Loss) -> None:
+        super().__init__()
+        self._loss = loss
+        if any(not parameter.stop_gradient for parameter in self.parameters()):
+            raise PpclsExtError("the loss that is given has parameters, which no optimizer would train")
+
+    def forward(self, outputs: Any, labels: paddle.Tensor) -> dict[str, paddle.Tensor]:
+        value = self._loss(outputs, labels)
+        if not isinstance(value, paddle.Tensor) or value.size != 1:
+            got = f"a tensor {list(value.shape)}" if isinstance(value, paddle.Tensor) else f"a {type(value).__name__}"
+            raise PpclsExtError(f"the loss that is given returns {got}: expected a tensor of one number")
+        return {"loss": value}
 
 
 class Engine(_HostEngine):
@@ -54,6 +75,7 @@ class Engine(_HostEngine):
     Args:
         settings: the opened configuration.
         mode: "train", "eval", "infer" or "export".
+        is_shown: whether evaluations show a bar; not where PaddleClas's own lines are shown.
 
     Attributes:
         answers: collects the network's answers, where a report is wanted.
@@ -61,6 +83,7 @@ class Engine(_HostEngine):
         task: "single-label" or "multi-label".
         evaluations: of the last `eval`.
         folder: of the run.
+        is_shown: whether evaluations show a bar.
         opened: the configuration as it was opened.
         place: what a training writes to: its folder, or that of its first epoch while it has no checkpoint.
         observers: follow a training, behind the run's record and the metrics file, before early stopping.
@@ -72,12 +95,13 @@ class Engine(_HostEngine):
 
     model: Any  # which PaddleClas builds
 
-    def __init__(self, settings: RunSettings, mode: str) -> None:
+    def __init__(self, settings: RunSettings, mode: str, is_shown: bool = False) -> None:
         run = prepare(for_host(settings) if mode == "infer" else settings, mode)
         self.opened = settings
         self.folder, self.place, self.settings = run.folder, run.folder, run.settings
         self.best_by, self.resumed, self.task = run.best_by, run.resumed, run.settings.task
         self._said: set[str] = set()
+        self.is_shown = is_shown
         try:
             self._build(run.config, mode, run.recipe)
         except BaseException:
@@ -95,6 +119,7 @@ class Engine(_HostEngine):
         if strict:
             del config["Arch"]["pretrained"]
         recipe = self._start_recipe(config, section) if section is not None else None
+        require_plain(self.folder / f"{mode}.log")
         with log_in(self.folder), naming_sections():
             super().__init__(config, mode)
         if strict:
@@ -104,6 +129,7 @@ class Engine(_HostEngine):
         self.evaluations: list[Evaluation] = []
         self.precision = Precision(self)
         self._guard_images()
+        self._fit_shared_memory()
         if recipe is not None:
             self._set_up_training(recipe)
         else:
@@ -126,6 +152,13 @@ class Engine(_HostEngine):
                 note_failures(loader)
         if self.mode == "train":
             self.unreadable_images = UnreadableImages(getattr(loaders["Train"], "dataset", None))
+
+    def _fit_shared_memory(self) -> None:
+        names = {"Train": "train_dataloader", "UnLabelTrain": "unlabel_train_dataloader", "Eval": "eval_dataloader"}
+        names.update(Gallery="gallery_dataloader", Query="query_dataloader")
+        loaders = {name: getattr(self, attribute, None) for name, attribute in names.items()}
+        if line := fit_shared_memory(loaders, dist.get_world_size()):
+            logger.warning(line)
 
     def _set_up_training(self, recipe: Recipe) -> None:
         require_fusible(self.network)  # later than now, at the export, would be too late
@@ -175,7 +208,7 @@ class Engine(_HostEngine):
         checkpoints = Checkpoints(self, {KEY: self.settings.trained_with()})
         record = RunRecord(self, checkpoints)
         if finished := record.finished():
-            print(finished)
+            print(printable(finished))
             self._name_weights({"best_model", "latest"})
             return
         self._begin_aside()
@@ -188,7 +221,7 @@ class Engine(_HostEngine):
                 train(self, checkpoints, observers)
         except TrainingEnds as end:
             stopped = str(end)
-            print(end)
+            print(printable(str(end)))
         except (KeyboardInterrupt, OSError) as error:
             if not isinstance(said := unwrapped(error), KeyboardInterrupt):
                 raise
@@ -201,7 +234,7 @@ class Engine(_HostEngine):
         for observer in observers:
             observer.end()
         if tied := checkpoints.tied():
-            print(tied)
+            print(printable(tied))
         self._name_weights(checkpoints.present(self.folder))
 
     def _name_weights(self, sets: set[str]) -> None:
@@ -209,7 +242,7 @@ class Engine(_HostEngine):
         for name, what in (("best_model", "best"), ("latest", "latest")):
             path = self.folder / f"{name}.pdparams"
             if name in sets and path.is_file():
-                print(f"{what} weights: {path}")
+                print(f"{what} weights: {printable(str(path))}")
                 return
 
     def eval(self, epoch_id: int = 0) -> float:
@@ -284,6 +317,21 @@ class Engine(_HostEngine):
     def log_of_epoch(self, number: int) -> EpochLog:
         """The log of an epoch that begins."""
         return EpochLog(self, number)
+
+    def use_loss(self, loss: Loss) -> None:
+        """Trains with another loss than the configuration's; see `ppcls_ext.train`.
+
+        Raises:
+            PpclsExtError: the configuration weighs classes in its own loss, or PaddleClas's own function trains.
+        """
+        if self.settings.recipe.class_weights is not None:
+            raise PpclsExtError(
+                "Recipe.class_weights weighs CELoss, and a loss of one's own is given: drop one of them"
+            )
+        if self.trains_by_host:
+            raise PpclsExtError("Global.train_mode trains with PaddleClas's own losses: drop it, or the loss")
+
+        self.train_loss_func = _OwnLoss(loss)
 
     @property
     def batches_per_epoch(self) -> int:

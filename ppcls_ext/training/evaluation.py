@@ -14,10 +14,13 @@ from ppcls_ext.config.best import METRICS, BestBy
 from ppcls_ext.config.checks import is_ours
 from ppcls_ext.data.lists import MULTI_LABEL
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.progress import progress
 from ppcls_ext.report.label_scores import LabelScores, choose_thresholds, measures, per_class, sigmoid
 from ppcls_ext.training.host_log import EvaluationLog, as_number
 from ppcls_ext.training.loaders import require_read
 
+#: Of PaddleClas's metrics of several labels, which know no thresholds.
+AT_ONE_HALF = "PaddleClas's, which takes 0.5 as every threshold"
 #: Logits and labels of each batch.
 _Answers = list[tuple[np.ndarray, np.ndarray]]
 
@@ -32,6 +35,7 @@ class Evaluation(NamedTuple):
         images: how many were evaluated; 0 where PaddleClas does not count them.
         thresholds: for several labels an image, the score of each class from which on an image was said to show it.
         classes: and a row for each class; see `ppcls_ext.report.label_scores.per_class`.
+        note: what a reader of the figures should know.
     """
 
     metric: str
@@ -40,12 +44,14 @@ class Evaluation(NamedTuple):
     images: int
     thresholds: tuple[float, ...] | None = None
     classes: Sequence[Mapping[str, Any]] = ()
+    note: str = ""
 
     def __str__(self) -> str:
         values = {self.metric: self.value, **self.metrics}
         loss = values.pop("loss", None)
         over = f" over {self.images} images" if self.images else ""
         text = ", ".join(f"{name} {value:.4f}" for name, value in values.items()) + over
+        text += f" ({self.note})" if self.note else ""
         return text if loss is None else f"{text}, loss {loss:.4f}"
 
 
@@ -78,7 +84,8 @@ def evaluate(engine: Any, epoch: int) -> list[Evaluation]:
                 if several is None:
                     found = _read(metrics, first, loss)
                 else:
-                    found = [_of_several_labels(engine, several, loss), *_read(metrics, first, None)]
+                    hosts = (evaluation._replace(note=AT_ONE_HALF) for evaluation in _read(metrics, first, None))
+                    found = [_of_several_labels(engine, several, loss), *hosts]
             else:  # retrieval and adaface compare images with each other: PaddleClas's own function does
                 found = _compare(engine, epoch, metrics)
     finally:
@@ -164,7 +171,7 @@ def _classify(engine: Any, epoch: int, several: _Answers | None) -> tuple[float 
     if hasattr(compute_metric, "reset"):
         compute_metric.reset()
     log = EvaluationLog(engine, epoch)
-    for step, images, labels, outputs in _outputs(engine, log):
+    for step, images, labels, outputs in _shown(engine, _outputs(engine, log)):
         require_classifier(engine.config, outputs)
         require_finite_outputs(outputs)
         if compute_loss is not None:
@@ -179,6 +186,20 @@ def _classify(engine: Any, epoch: int, several: _Answers | None) -> tuple[float 
             engine.answers.add(outputs, labels)
         log.step(step, images)
     return log.end(), log.average("loss")
+
+
+def _shown(engine: Any, outputs: Iterator[tuple[int, int, Any, Any]]) -> Iterator[tuple[int, int, Any, Any]]:
+    """The same, with a bar where it takes longer than two seconds, on the first process."""
+    if not engine.is_shown or dist.get_rank() > 0 or engine.use_dali:
+        yield from outputs
+        return
+    done, total = 0, len(engine.eval_dataloader.dataset)
+    with progress("evaluating") as report:
+        for batch in outputs:
+            yield batch
+            done += len(batch[2])
+            if done < total:
+                report(done, total)
 
 
 def _outputs(engine: Any, log: EvaluationLog) -> Iterator[tuple[int, int, paddle.Tensor, Any]]:

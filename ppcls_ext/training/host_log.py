@@ -45,12 +45,14 @@ class Times:
         self.meters = {name: AverageMeter(name, ".5f", postfix=" s,") for name in ("batch_cost", "reader_cost")}
         self._start = time.time()
 
-    def read(self, step: int) -> None:
-        """A batch is read; the first five do not count."""
+    def read(self, step: int) -> float:
+        """A batch is read, in so many seconds; the first five do not count."""
         if step == 5:
             for meter in self.meters.values():
                 meter.reset()
-        self.meters["reader_cost"].update(time.time() - self._start)
+        seconds = time.time() - self._start
+        self.meters["reader_cost"].update(seconds)
+        return seconds
 
     def computed(self) -> None:
         """It is computed, too."""
@@ -75,6 +77,7 @@ class EpochLog:
     def __init__(self, engine: Any, number: int) -> None:
         self._engine, self._number, self._step = engine, number, 0
         self._averages, self._times = Averages({}), Times()
+        self.waiting = 0.0  # seconds until the batches were read
         # where PaddleClas's functions look for them
         engine.output_info, engine.time_info = self._averages.meters, self._times.meters
 
@@ -88,7 +91,7 @@ class EpochLog:
         from ppcls.utils import profiler
 
         profiler.add_profiler_step(self._engine.config["profiler_options"])
-        self._times.read(self._step)
+        self.waiting += self._times.read(self._step)
         self._engine.global_step += 1
 
     def trained(self, step: int, images: int, metrics: Mapping[str, Any], losses: Mapping[str, Any]) -> None:

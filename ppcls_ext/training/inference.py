@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -16,10 +17,10 @@ from ppcls_ext.config.settings import RunSettings
 from ppcls_ext.config.thresholds import own_thresholds
 from ppcls_ext.data.image_files import decode, find_images, read_image
 from ppcls_ext.data.lists import MULTI_LABEL, read_lines
-from ppcls_ext.errors import PpclsExtError, one_line, printable
+from ppcls_ext.errors import PpclsExtError, message_line, printable
 from ppcls_ext.hosts.paddleclas.image_lists import require_input, require_transforms
 from ppcls_ext.predict.answers import Choice, Classes, Threshold, scores_from
-from ppcls_ext.predict.results import write_results
+from ppcls_ext.predict.results import open_results
 from ppcls_ext.report.image_figures import SavedImages
 from ppcls_ext.training.evaluation import require_finite_outputs
 
@@ -113,20 +114,20 @@ def infer(engine: Any, threshold: Threshold | None = None) -> None:
     target, results_file = settings.get("save_image"), settings.get("save_dir")
     if (target or results_file) and dist.get_world_size() > 1:
         raise PpclsExtError("--out and --save-image need one process: several would write over each other's files")
-    saved = SavedImages(target, len(paths), engine.opened.task) if target else None
+    saved = SavedImages(target, paths, engine.opened.task) if target else None
     engine.model.eval()
-    results, read = [], 0
-    for names, images in _batches(engine, paths, settings["batch_size"]):
-        answers = post_process(_logits(engine, images), names)
-        print(answers)
-        results += answers
-        read += len(names)
+    read = 0
+    with open_results(results_file) if results_file else contextlib.nullcontext() as writer:
+        for names, images in _batches(engine, paths, settings["batch_size"]):
+            answers = post_process(_logits(engine, images), names)
+            print(answers)
+            read += len(names)
+            for answer in answers if writer is not None else ():
+                writer.add(answer)
+            if saved is not None:
+                _draw(saved, names, answers)
         if saved is not None:
-            _draw(saved, names, answers)
-    if saved is not None:
-        print(printable(saved.finish()), file=sys.stderr)
-    if results_file:
-        write_results(results_file, results)
+            print(printable(saved.finish()), file=sys.stderr)
     if read < len(paths):
         raise PpclsExtError(f"{len(paths) - read} of {len(paths)} images cannot be read; the others are above")
 
@@ -143,7 +144,7 @@ def _batches(engine: Any, paths: Sequence[str], size: int) -> Iterator[tuple[lis
             if not isinstance(error, (OSError, PpclsExtError)):
                 raise
             reason = getattr(error, "strerror", None) or error
-            print(f"error: {printable(one_line(f'{path}: {reason}'))}", file=sys.stderr)
+            print(f"error: {message_line(f'{path}: {reason}')}", file=sys.stderr)
         else:
             require_input(image, "Infer.transforms")
             images.append(image)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import paddle
 
 from ppcls_ext.data.lists import MULTI_LABEL
-from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.errors import PpclsExtError, one_line, printable
 from ppcls_ext.export.comparison import relative_difference
 from ppcls_ext.files import folder_at_once
 from ppcls_ext.hosts.quiet import logging_from
@@ -76,13 +77,13 @@ def _export(engine: Any, host_export: Callable[[], None], describe: Callable[[Pa
             host_export()
         settings["save_inference_dir"] = str(target)
         if (place / "inference.pdiparams").is_file():  # a quantised model has another name and other results
-            _compare(expected, paddle.jit.load(str(place / "inference")), image)
+            _compare(expected, _read_back(place, target), image)
         if describe is not None:
             describe(place)
         written = sorted(path.name for path in place.iterdir())
         (place / DIGESTS).write_text(digests_of(place), encoding="utf-8")
     for name in written:
-        print(target / name)
+        print(printable(str(target / name)))
 
 
 @paddle.no_grad()
@@ -98,6 +99,18 @@ def _expected_outputs(engine: Any, image: np.ndarray) -> list[np.ndarray]:
     if several:  # the sigmoid is ours: were PaddleClas to append something else, it would show
         outputs = paddle.nn.functional.sigmoid(outputs["logits"] if isinstance(outputs, dict) else outputs)
     return [tensor.numpy() for tensor in paddle.utils.flatten(outputs)]
+
+
+def _read_back(place: Path, target: Path) -> Any:
+    """The program in `place`; Paddle's C++ writes no more than a full disk takes, and does not say so."""
+    try:
+        return paddle.jit.load(str(place / "inference"))
+    except Exception as error:
+        free = shutil.disk_usage(place).free
+        raise PpclsExtError(
+            f"cannot write {target}: what was written there cannot be read again ({one_line(error)[:200]}), and "
+            f"{free / 2**20:.1f} MiB are free on that disk; choose a folder that is writable and has room"
+        ) from error
 
 
 def _compare(expected: list[np.ndarray], exported: paddle.nn.Layer, image: np.ndarray) -> None:

@@ -23,6 +23,7 @@ import paddle.distributed as dist
 
 from ppcls_ext.config.folder import KEY
 from ppcls_ext.errors import PpclsExtError, unwrapped
+from ppcls_ext.hosts.paddleclas.loader_processes import end_loading
 from ppcls_ext.training.checkpoints import Checkpoints, seed_epoch
 from ppcls_ext.training.evaluation import Evaluation, NotFiniteError, require_classifier
 from ppcls_ext.training.first_batch import explained, short, try_parts
@@ -147,7 +148,7 @@ def train_epoch(engine: Any, number: int, observers: Sequence[Observer]) -> Trai
         seconds = time.monotonic() - start
         speed = images_done * dist.get_world_size() / max(seconds, 1e-9)
         for observer in observers:
-            observer.batch(Batch(number, engine.epochs, step, steps, log.average("loss"), speed, seconds))
+            observer.batch(Batch(number, engine.epochs, step, steps, log.average("loss"), speed, seconds, log.waiting))
     step_schedules(engine.lr_sch, by_epoch=True)
     unreadable.report(number)
     return Trained(time.monotonic() - start, images_done * dist.get_world_size(), log.end())
@@ -159,7 +160,7 @@ def host_epoch(engine: Any, number: int) -> Trained:
     Raises:
         PpclsExtError: a loss was not finite.
     """
-    vars(engine).pop("train_dataloader_iter", None)  # of the epoch before, with the rest of its data
+    end_loading(vars(engine).pop("train_dataloader_iter", None))  # of the epoch before, with the rest of its data
     engine.unreadable_images.begin()
     log, start = engine.log_of_epoch(number), time.monotonic()
     engine.train_epoch_func(engine, number, engine.config["Global"]["print_batch_step"])
@@ -217,17 +218,20 @@ def saved_first(engine: Any, checkpoints: Checkpoints, number: int) -> Iterator[
 def batches(loader: Iterable[Any], count: int) -> Iterator[Any]:
     """Gives `count` batches, beginning anew where the loader ends before."""
     iterator = iter(loader)
-    for _ in range(count):
-        try:
-            yield next(iterator)
-        except StopIteration:
-            if hasattr(loader, "reset"):
-                loader.reset()  # DALI's
-            iterator = iter(loader)
-            batch = next(iterator, None)
-            if batch is None:
-                raise no_batch() from None
-            yield batch
+    try:
+        for _ in range(count):
+            try:
+                yield next(iterator)
+            except StopIteration:
+                if hasattr(loader, "reset"):
+                    loader.reset()  # DALI's
+                iterator = iter(loader)
+                batch = next(iterator, None)
+                if batch is None:
+                    raise no_batch() from None
+                yield batch
+    finally:
+        end_loading(iterator)
 
 
 def no_batch() -> PpclsExtError:

@@ -7,9 +7,11 @@ disk. An observer that raises `TrainingEnds` ends the training.
 from __future__ import annotations
 
 import copy
+import functools
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +39,7 @@ class Batch(NamedTuple):
         loss: the average of this epoch so far.
         images_per_second: the average of this epoch so far, over all processes.
         seconds: since the epoch began.
+        waiting: of these, how many went by until the images were read.
     """
 
     epoch: int
@@ -46,6 +49,7 @@ class Batch(NamedTuple):
     loss: float
     images_per_second: float
     seconds: float
+    waiting: float = 0.0
 
 
 class Epoch(NamedTuple):
@@ -129,6 +133,7 @@ class RunRecord(Observer):
         self._engine, self._checkpoints = engine, checkpoints
         self._settings = engine.config["Global"]
         self._record = Record(engine.folder)
+        self._write_beginning: Callable[[], None] | None = None
 
     def finished(self) -> str | None:
         """A text that says so and how to go on, where `Global.checkpoints` needs no more epochs."""
@@ -154,31 +159,44 @@ class RunRecord(Observer):
         return EarlyStopping(patience, self._checkpoints) if patience else None
 
     def begin(self) -> None:
-        """Writes the beginning of the record."""
-        if dist.get_rank() == 0:
-            resumed = self._settings["checkpoints"] is not None
-            facts = copy.deepcopy(self._checkpoints.facts)
-            best = (self._record.facts.get(KEY) or {}).get("thresholds") if resumed else None
-            if best is not None and self._engine.settings.given_thresholds is None:
-                facts[KEY]["thresholds"] = best
-            self._record.begin(
-                self._engine.settings.config,
-                typed_command(),
-                self._engine.place,
-                self._engine.settings.made_lists,
-                resumed=self._engine.resumed,
-                seed=self._checkpoints.seed,
-                device=paddle.device.get_device(),
-                processes=dist.get_world_size(),
-                threads=os.environ.get("OMP_NUM_THREADS"),
-                epochs=self._settings["epochs"],
-                **facts,
-            )
+        """Writes the beginning of the record; where a training is resumed, not before its first checkpoint is there.
+
+        Until then the folder holds the weights of other settings, and what it says of these stays.
+        """
+        if dist.get_rank() != 0:
+            return
+        resumed = self._settings["checkpoints"] is not None
+        facts = copy.deepcopy(self._checkpoints.facts)
+        best = (self._record.facts.get(KEY) or {}).get("thresholds") if resumed else None
+        if best is not None and self._engine.settings.given_thresholds is None:
+            facts[KEY]["thresholds"] = best
+        self._write_beginning = functools.partial(
+            self._record.begin,
+            self._engine.settings.config,
+            typed_command(),
+            self._engine.place,
+            self._engine.settings.made_lists,
+            resumed=self._engine.resumed,
+            seed=self._checkpoints.seed,
+            device=paddle.device.get_device(),
+            processes=dist.get_world_size(),
+            threads=os.environ.get("OMP_NUM_THREADS"),
+            epochs=self._settings["epochs"],
+            **facts,
+        )
+        if not self._engine.resumed:
+            self._begin()
+
+    def _begin(self) -> None:
+        if self._write_beginning is not None:
+            self._write_beginning()
+            self._write_beginning = None
 
     def epoch(self, epoch: Epoch) -> None:
         """Notes the epoch, and its evaluation where it is the best."""
         if dist.get_rank() != 0:
             return
+        self._begin()
         facts: dict[str, Any] = {"epoch": epoch.number}
         if epoch.is_best and epoch.evaluation is not None:
             facts["best"] = {
@@ -194,7 +212,7 @@ class RunRecord(Observer):
 
     def finish(self, stopped: str | None = None) -> None:
         """Writes that the training is finished, and why where it has stopped early."""
-        if dist.get_rank() == 0:
+        if dist.get_rank() == 0 and self._write_beginning is None:
             self._record.write(finished=True, stopped=stopped)
 
 

@@ -21,6 +21,13 @@ class Precision:
         scaler = getattr(engine, "scaler", None)  # PaddleClas has a stand-in of its own where there is no AMP
         self._scaler = scaler if isinstance(scaler, paddle.amp.GradScaler) else None
 
+    def __str__(self) -> str:
+        """What most is computed in, such as "float32"."""
+        engine = self._engine
+        if not engine.amp or not engine.on_gpu:  # Paddle has mixed precision on GPUs alone
+            return "float32"
+        return f"mixed precision {(getattr(engine, 'amp_level', None) or 'O1').upper()}"
+
     def cast(self, evaluating: bool = False) -> contextlib.AbstractContextManager[Any]:
         """A context in which the network and the loss are computed."""
         engine = self._engine

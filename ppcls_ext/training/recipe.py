@@ -14,6 +14,7 @@ import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import paddle
 import paddle.distributed as dist
 from paddle import Tensor, nn
@@ -23,11 +24,14 @@ from paddle.utils import unique_name
 from ppcls_ext.config.recipe import CALIBRATION_IMAGES, POLICIES, Ema, Settings, Stage
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.hosts.paddleclas.image_operators import set_crop_size
+from ppcls_ext.hosts.paddleclas.loader_processes import end_loading
+from ppcls_ext.hosts.paddleclas.losses import weigh_classes
 from ppcls_ext.hosts.paddleclas.optimizers import WeightDecay, clip_global_norm
 from ppcls_ext.models.factories import FACTORIES
 from ppcls_ext.models.repvgg import RepVGGBlock, custom_l2
 from ppcls_ext.progress import Report, progress
 from ppcls_ext.reparam.unfuse import unfuse
+from ppcls_ext.training.class_weights import class_weights
 from ppcls_ext.weights.files import read_names, read_weight_file
 from ppcls_ext.weights.naming import are_fused
 
@@ -72,12 +76,24 @@ class Recipe:
             multiply_head_learning_rate(network, settings.head_learning_rate)
         if settings.clip_global_norm is not None:
             clip_global_norm(engine.optimizer, settings.clip_global_norm)
+        if settings.class_weights is not None:
+            self._weigh_classes(engine, settings.class_weights)
         if self._fused is not None and settings.unfuse is not None:
             self._unfuse(engine, settings.unfuse.pictures)
         if settings.weight_decay is not None:
             by_loss = set() if settings.custom_l2 is None else {kernel.name for kernel in _custom_l2_kernels(network)}
             kernels = [weight for weight in network.parameters() if weight.ndim > 1 and weight.name not in by_loss]
             self._decay = WeightDecay(kernels, engine.optimizer)
+
+    def _weigh_classes(self, engine: Any, kind: str) -> None:
+        from ppcls.utils import logger
+
+        dataset = engine.train_dataloader.dataset
+        classes, names = engine.config["Arch"].get("class_num") or dataset.class_num, engine.settings.class_names
+        weights = class_weights(kind, np.asarray(dataset.labels), classes, names)
+        weigh_classes(engine.train_loss_func, weights)
+        said = [f"{weights[index]:.2f} ({names[index] if names else index})" for index in np.argsort(weights)[[0, -1]]]
+        logger.info(f"[Recipe] weights of the classes from {said[0]} to {said[1]}")
 
     def _unfuse(self, engine: Any, asked: int | None) -> None:
         from ppcls.utils import logger
@@ -333,12 +349,14 @@ def start_unfused(network: nn.Layer, fused: nn.Layer, loader: Iterable[list[Tens
 
     def batches(report: Report) -> Iterator[Tensor]:
         nonlocal used
-        for batch in loader:
+        iterator = iter(loader)
+        for batch in iterator:
             used += batch[0].shape[0]
             yield batch[0]
             report(min(used, pictures), pictures)
             if used >= pictures:
-                return
+                break
+        end_loading(iterator)
 
     with unique_name.guard(), progress("giving the fused weights their branches") as report:
         calibrated = unfuse(fused, batches(report)).state_dict()

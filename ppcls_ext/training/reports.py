@@ -16,16 +16,15 @@ from ppcls_ext.config.best import BestBy
 from ppcls_ext.config.folder import KEY, config_text
 from ppcls_ext.data.image_rule import parse_scale
 from ppcls_ext.data.lists import MULTI_LABEL
-from ppcls_ext.errors import PpclsExtError, one_line
+from ppcls_ext.errors import PpclsExtError, one_line, printable
 from ppcls_ext.hosts.paddleclas.image_lists import is_image_list
 from ppcls_ext.packages import require
-from ppcls_ext.predict.classifier import softmax
 from ppcls_ext.report.charts import draw_class_counts, draw_curves
 from ppcls_ext.report.evaluation_report import require_own_report, write_evaluation_report
 from ppcls_ext.report.image_figures import LARGEST_SHEET, draw_sheet, to_pixels
 from ppcls_ext.report.label_report import write_label_report
 from ppcls_ext.report.label_scores import LabelScores, sigmoid
-from ppcls_ext.report.predictions import Predictions
+from ppcls_ext.report.predictions import Predictions, Ranked, ranked
 from ppcls_ext.report.tables import add_metrics
 from ppcls_ext.training.evaluation import logits_and_labels
 from ppcls_ext.training.observers import Epoch, Observer
@@ -70,7 +69,9 @@ class Answers:
     def clear(self) -> None:
         """Forgets all answers, before another evaluation."""
         self._logits: list[np.ndarray] = []
+        self._ranked: list[Ranked] = []
         self._labels: list[np.ndarray] = []
+        self._classes = 0
 
     def add(self, outputs: Any, labels: Any) -> None:
         """Takes in the network's outputs (N, classes) and the labels of a batch."""
@@ -79,8 +80,11 @@ class Answers:
             self._logits.append(logits)
             self._labels.append(several)
         else:
-            self._logits.append(outputs.numpy().astype(np.float32))
-            self._labels.append(labels.numpy().reshape(-1))
+            # all probabilities of 100,000 images and 21,000 classes would take 8 GB
+            logits, true = outputs.numpy().astype(np.float32), labels.numpy().reshape(-1)
+            self._classes = logits.shape[1]
+            self._ranked.append(ranked(logits, true, are_logits=True))
+            self._labels.append(true)
 
     def evaluation(self, names: list[str] | None) -> Predictions | LabelScores:
         """All answers since `clear`.
@@ -98,7 +102,7 @@ class Answers:
         if self._engine.task == MULTI_LABEL:
             scores, thresholds = sigmoid(np.concatenate(self._logits)), self._engine.evaluations[0].thresholds
             return LabelScores(paths, labels, scores, thresholds, names).check()
-        return Predictions(paths, labels, softmax(np.concatenate(self._logits)), names).check()
+        return Predictions.of_batches(paths, labels, self._ranked, self._classes, names).check()
 
 
 class EvaluationReport:
@@ -277,7 +281,7 @@ class TrainingReport(Observer):
             title = f"{self._engine.config['Arch']['name']}: best evaluation"
             settings = config_text(self._engine.settings.config)
             page = _write_report(self._best, folder / "report", title, settings, figures, self._chosen)
-            print(f"report: {page}")
+            print(f"report: {printable(str(page))}")
 
 
 def _write_report(

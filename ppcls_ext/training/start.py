@@ -22,9 +22,10 @@ def set_up() -> None:
     from ppcls_ext.hosts.paddleclas.late_imports import late_imports
 
     with late_imports():
-        from ppcls_ext.hosts.paddleclas import adaptations
+        from ppcls_ext.hosts.paddleclas import adaptations, samplers
         from ppcls_ext.hosts.paddleclas.registry import register
         from ppcls_ext.models.factories import FACTORIES
 
+        samplers.publish()
         adaptations.apply()
         register(FACTORIES)

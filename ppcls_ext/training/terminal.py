@@ -13,13 +13,14 @@ import paddle
 import paddle.distributed as dist
 from tqdm import tqdm
 
-from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.errors import PpclsExtError, printable
 from ppcls_ext.training.observers import Batch, Epoch, Observer
 from ppcls_ext.weights.manifest import read_manifest
 
 #: Lines of PaddleClas's that only concern the training of its own models.
 UNASKED = ("The training strategy provided by PaddleClas is based on",)
 EVERY = 60.0  # seconds between two lines of a long epoch, where there is no terminal for a bar
+MUCH = 0.2  # of an epoch's time; where more of it goes by in waiting for images, the user hears of it
 
 
 def quiet_host() -> None:
@@ -80,14 +81,14 @@ class TrainingOnTerminal(Observer):
         processes = f" × {dist.get_world_size()} processes" if dist.get_world_size() > 1 else ""
         optimizer = config["Optimizer"]
         names = [optimizer["name"]] if isinstance(optimizer, dict) else [key for item in optimizer for key in item]
-        threads = os.environ.get("OMP_NUM_THREADS")
+        threads = os.environ.get("OMP_NUM_THREADS", "")
         device = paddle.device.get_device()
-        device += f", {threads} thread{'s' * (threads != '1')}" if threads and device == "cpu" else ""
-        epochs = f"{settings['epochs']} epochs of {len(train)} batches of {batch}{processes}"
+        device += f", {count_of(int(threads), 'thread')}" if threads.isdecimal() and device == "cpu" else ""
+        batches = f"{count_of(len(train), 'batch', 'batches')} of {batch}{processes}, {', '.join(names)}"
         return [
             f"model      {config['Arch']['name']}, {count / 1e6:.1f} million parameters{classes}",
             f"images     {images}{size}",
-            f"training   {epochs}, {', '.join(names)}, on {device}",
+            f"training   {count_of(settings['epochs'], 'epoch')} of {batches}, on {device}, {engine.precision}",
             f"folder     {engine.folder}, PaddleClas's output is in train.log",
         ]
 
@@ -96,6 +97,8 @@ class TrainingOnTerminal(Observer):
         left = batch.total * (batch.of - batch.epoch + 1) - batch.done
         left_seconds = left * batch.seconds / batch.done
         text = f"loss {batch.loss:.4f}, {batch.images_per_second:.0f} images/s, {duration(left_seconds)} left"
+        if batch.waiting > MUCH * batch.seconds and batch.done > 5:  # the first one waits for the loader's start
+            text += f", {batch.waiting / batch.seconds:.0%} of it waiting for images"
         if sys.stderr.isatty():
             if self._bar is None:
                 form = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
@@ -103,6 +106,8 @@ class TrainingOnTerminal(Observer):
                 self._bar.set_description_str(f"epoch {batch.epoch}/{batch.of}")
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(batch.done - self._bar.n)
+            if batch.done == batch.total:
+                self._close()  # an evaluation may show one of its own
         elif batch.seconds - self._last_line >= EVERY:
             self._last_line = batch.seconds
             print(f"epoch {batch.epoch}/{batch.of}, batch {batch.done}/{batch.total}: {text}", flush=True)
@@ -118,7 +123,7 @@ class TrainingOnTerminal(Observer):
         line += f", {duration(left)} left" if left else ""
         if epoch.evaluation is not None:
             line += f" | evaluation: {epoch.evaluation}{', best so far' if epoch.is_best else ''}"
-        print(line, flush=True)
+        print(printable(line), flush=True)
 
     def _close(self) -> None:
         if self._bar is not None:
@@ -145,12 +150,17 @@ class TrainingOnTerminal(Observer):
 
 def _show(lines: list[str]) -> None:
     for line in lines:
-        print(line, flush=True)
+        print(printable(line), flush=True)
 
 
 def shown_averages(values: dict[str, float]) -> dict[str, float]:
     """The averages of a training without those that repeat the loss under another name."""
     return {name: value for name, value in values.items() if name == "loss" or value != values.get("loss")}
+
+
+def count_of(number: int, one: str, several: str = "") -> str:
+    """A number of things in words: 1 epoch, 2 epochs; `several` where it is not `one` with an s."""
+    return f"{number} {one if number == 1 else several or f'{one}s'}"
 
 
 def duration(seconds: float) -> str:

@@ -65,7 +65,10 @@ def hold(folder: Path) -> None:
         require_plain(folder / NAME)
         end = _lock(folder) if fcntl else _lock_without_fcntl(folder)
     except OSError as error:
-        raise PpclsExtError(f"cannot train in {folder}: {error.strerror or error}; choose another folder") from error
+        reason = error.strerror or error
+        if error.filename and os.path.islink(error.filename) and not os.path.exists(error.filename):
+            reason = f"{error.filename} is a symbolic link to {os.readlink(error.filename)}, where there is no folder"
+        raise PpclsExtError(f"cannot train in {folder}: {reason}; choose another folder") from error
     _held[key] = _Held(end, os.getpid(), new)
 
 

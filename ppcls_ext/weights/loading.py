@@ -31,6 +31,7 @@ class LoadReport(NamedTuple):
     Attributes:
         loaded: the names of the tensors that were set.
         naming: the source's naming: "official", "timm" or "PaddleClas".
+        prefix: what stood before the source's names, such as "module."; see `ppcls_ext.weights.naming.PREFIXES`.
         fresh: the names of the tensors that kept their initial values: the classifier if the number of classes differs,
             and those that the published classification network does not have (FasterNet's `fork_feat` normalisations).
         unused: the names in the source that the model does not need (the head, for a headless model).
@@ -40,9 +41,10 @@ class LoadReport(NamedTuple):
     naming: str
     fresh: list[str]
     unused: list[str]
+    prefix: str = ""
 
     def __str__(self) -> str:
-        text = f"loaded {len(self.loaded)} tensors ({self.naming} names)"
+        text = f"loaded {len(self.loaded)} tensors ({self.naming} names{f' behind {self.prefix}' * bool(self.prefix)})"
         if self.fresh:
             text += f"; starting afresh, since the weights have none that fit: {', '.join(self.fresh)}"
         if self.unused:
@@ -61,7 +63,8 @@ def load_weights(model: nn.Layer, source: Source, *, allow_other_classes: bool =
         source: a path (.pdparams, .pth, .pth.tar, .pt, .safetensors, .npz; PaddleClas's path without a suffix means
             .pdparams), the `WeightFile` that was read from one, or a mapping of names to arrays. Mappings, .npz and
             .safetensors in official naming have PyTorch's layouts.
-        allow_other_classes: whether the classifier may keep its initial values if its number of classes differs.
+        allow_other_classes: whether the classifier may keep its initial values if its number of classes differs, or if
+            the weights have none.
 
     Raises:
         PpclsExtError: the file cannot be read, its tensors are not exactly the model's (the message names the first
@@ -77,14 +80,14 @@ def load_weights(model: nn.Layer, source: Source, *, allow_other_classes: bool =
         file = source if isinstance(source, WeightFile) else read_weight_file(source)
         origin = os.fspath(source.path if isinstance(source, WeightFile) else source)
         arrays, paddle_layout = file.tensors, file.format == "paddle"
-    tensors, naming = to_model_names(arrays, expected, getattr(model, "timm_names", ()), paddle_layout)
+    tensors, naming, prefix = to_model_names(arrays, expected, getattr(model, "timm_names", ()), paddle_layout)
 
     wanted, fresh, unused, unexpected = _assign(model, tensors, expected, allow_other_classes)
     _check(model, origin, tensors, {name: expected[name] for name in wanted}, unexpected)
     require_finite({name: tensors[name] for name in wanted}, f"{origin}: its weights are", "use another file")
     for name in wanted:
         state[name].set_value(paddle.to_tensor(tensors[name]).astype(state[name].dtype))
-    report = LoadReport(wanted, naming, fresh, unused)
+    report = LoadReport(wanted, naming, fresh, unused, prefix)
     logger.info("%s: %s", origin, report)
     return report
 
@@ -115,7 +118,9 @@ def _assign(
     fresh = [name for name in expected if name.startswith(may_lack) and name not in tensors]
     if allow_other_classes:
         prefix = getattr(model, "classifier", "linear") + "."
-        fresh += [name for name in expected if name.startswith(prefix) and _classes_differ(tensors, name, expected)]
+        head = [name for name in expected if name.startswith(prefix)]
+        is_headless = not any(name in tensors for name in head)
+        fresh += [name for name in head if is_headless or _classes_differ(tensors, name, expected)]
     beyond = [name for name in tensors if name not in expected]
     return _Assignment(
         wanted=[name for name in expected if name not in fresh],

@@ -58,7 +58,8 @@ def belongs(prefix: Path, name: str) -> bool:
     stem = re.escape(prefix.name)
     if not re.fullmatch(rf"{stem}(_student)?\.\w[\w.]*|{stem}/model\.\w[\w.]*", name) or name.endswith(NEW):
         return False
-    return name != manifest_path(prefix).name and not (prefix.parent / name).parent.is_symlink()
+    within = "/" in name and (prefix.parent / name).parent.is_symlink()  # the run's folder itself may be a link
+    return name != manifest_path(prefix).name and not within
 
 
 def dump_manifest(state: Mapping[str, Any], files: Mapping[str, Any], written: int) -> bytes:

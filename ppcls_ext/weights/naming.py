@@ -7,7 +7,9 @@ timm's needs the table that each family keeps as `timm_names`.
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -22,6 +24,10 @@ TORCH_SUFFIXES = {".running_mean": "._mean", ".running_var": "._variance"}
 TORCH_ONLY = ".num_batches_tracked"
 
 
+#: What other programs put before the names of a net that they wrap: several processes, a detector, a compiled model.
+PREFIXES = frozenset(("module", "model", "net", "network", "backbone", "encoder", "_layers", "_orig_mod"))
+
+
 def are_fused(names: Iterable[str]) -> bool:
     """Returns whether tensors of these names (in any naming) belong to a fused model: it has no running statistics."""
     return not any(name.endswith(("._variance", ".running_var")) for name in names)
@@ -33,10 +39,12 @@ class Named(NamedTuple):
     Attributes:
         tensors: the arrays under a model's state-dict names.
         naming: the naming that they had: "official", "timm" or "PaddleClas".
+        prefix: what stood before the names, such as "module."; "" where nothing did.
     """
 
     tensors: dict[str, np.ndarray]
     naming: str
+    prefix: str = ""
 
 
 def to_model_names(
@@ -54,16 +62,30 @@ def to_model_names(
         paddle_layout: whether the file's format suggests Paddle's layout of linear weights, (in, out); names (`_mean`
             is Paddle's, `running_mean` PyTorch's) and shapes take precedence.
     """
-    candidates = {"official": arrays, "timm": _substitute(arrays, timm_names)}
-    renamed = {naming: _without_torch_names(tensors) for naming, tensors in candidates.items()}
-    naming = max(renamed, key=lambda key: sum(name in expected for name in renamed[key]))
-    chosen = renamed[naming]
+    candidates = {}
+    for prefix in dict.fromkeys(("", _most_common_wrapper(arrays))):
+        bare = {name[len(prefix) :] if name.startswith(prefix) else name: array for name, array in arrays.items()}
+        if len(bare) < len(arrays):
+            continue  # two tensors would have one name
+        for naming, tensors in (("official", bare), ("timm", _substitute(bare, timm_names))):
+            candidates[naming, prefix] = _without_torch_names(tensors)
+    naming, prefix = max(candidates, key=lambda key: sum(name in expected for name in candidates[key]))
+    chosen = candidates[naming, prefix]
     if any(name.endswith(tuple(TORCH_SUFFIXES)) for name in arrays):
         paddle_layout = False
     elif any(name.endswith(tuple(TORCH_SUFFIXES.values())) for name in arrays):
         paddle_layout, naming = True, "PaddleClas"
     tensors = {name: _to_layout(array, expected.get(name), paddle_layout) for name, array in chosen.items()}
-    return Named(tensors, naming)
+    return Named(tensors, naming, prefix)
+
+
+def _most_common_wrapper(names: Iterable[str]) -> str:
+    """Returns the words of `PREFIXES` that most names begin with, with their dots: "", "module.", "model.backbone."."""
+    counts: Counter[str] = Counter()
+    for name in names:
+        words = list(itertools.takewhile(PREFIXES.__contains__, name.split(".")[:-1]))
+        counts["".join(f"{word}." for word in words)] += 1
+    return max(counts, key=lambda prefix: counts[prefix], default="")
 
 
 def to_torch_names(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

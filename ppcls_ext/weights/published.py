@@ -80,5 +80,6 @@ def fetch(weights: Any, name: str) -> Any:
     if not file or file.startswith("."):
         raise PpclsExtError(f"{url} names no file: expected an address that ends in a file's name")
     path = cache_folder() / file
-    download(url, path, instead=f"get {file} by other means and give its path, or put it into {path.parent}")
+    place = f"{path.parent} (XDG_CACHE_HOME names another)"
+    download(url, path, instead=f"get {file} by other means and give its path, or put it into {place}")
     return str(path)

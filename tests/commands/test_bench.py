@@ -70,3 +70,22 @@ def test_calls_take_turns_and_warm_up_does_not_count():
 def test_what_is_neither_a_model_nor_a_file_is_refused(capsys):
     assert run(lambda: bench.main(["MobileOne_S9"])) == 1
     assert "MobileOne_S9: neither a model (ppcls-ext models lists them) nor a file" in capsys.readouterr().err
+
+
+def test_files_are_one_set(exported, tmp_path, monkeypatch):
+    """Written among files of the user's, or not at all."""
+    _, path, _ = exported
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "bench.png").write_text("of an earlier measurement")
+
+    def write_half(folder, rows, turns, published):
+        (folder / "bench.json").write_text("{}")
+        raise OSError(28, "No space left on device")
+
+    options = ["--turns", "2", "--output", str(tmp_path)]
+    with monkeypatch.context() as patch:
+        patch.setattr(bench, "write_latencies", write_half)
+        assert run(lambda: bench.main([str(path), *options])) == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"notes.txt", "bench.png"}
+    assert run(lambda: bench.main([str(path), *options])) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"notes.txt", "bench.json", "bench.csv", "bench.md"}

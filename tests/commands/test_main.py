@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -91,3 +92,24 @@ def test_commands_are_thin(name):
     """Arguments and printing; the work is done by `Run` and the rooms, which a notebook calls as well."""
     function = getattr(importlib.import_module(f"ppcls_ext.commands.{COMMANDS[name].module}"), COMMANDS[name].function)
     assert len(inspect.getsource(function).splitlines()) <= 60
+
+
+@pytest.mark.parametrize("closed", [">&-", "<&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_the_null_device(tmp_path, closed):
+    """Nobody reads, and nothing fails; no file that is opened gets the number of stdout, and what C++ prints there."""
+    code = f"""
+import os, sys
+from ppcls_ext.commands import main
+def command():
+    handle = os.open({str(tmp_path / "file")!r}, os.O_RDWR | os.O_CREAT)
+    os.system("echo printed; echo printed >&2")
+    print("text", flush=True)
+    print("text", file=sys.stderr, flush=True)
+    return 0 if handle > 2 else 3
+main._load = lambda *_: command()
+sys.exit(main.main(["predict"]))
+"""
+    command = f"{sys.executable} -c {shlex.quote(code)} {closed}"
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "file").read_text() == ""

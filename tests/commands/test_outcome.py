@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from ppcls_ext.commands.outcome import run
-from ppcls_ext.errors import NotImageError, PpclsExtError, printable, unwrapped
+from ppcls_ext.commands.outcome import interrupt_on_signals, run
+from ppcls_ext.errors import Interrupted, NotImageError, PpclsExtError, printable, unwrapped
+from ppcls_ext.packages import import_extra
+
+FULL = "stdout, or a temporary file: No space left on device"
+ROOT = Path(__file__).resolve().parents[2]
 
 HOSTILE = "a\x1b[2Jb\x07\x9bc\u202egnp.exe\u2028\ud800\x7f"
 SHOWN = r"a\x1b[2Jb\x07\x9bc\u202egnp.exe\u2028\ud800\x7f"
@@ -100,3 +110,152 @@ def test_an_error_inside_a_gradient_as_paddle_to_3_2_tells_it(file, kind, said):
     found = unwrapped(error)
     assert type(found) is kind
     assert str(found).startswith(said)
+
+
+@pytest.fixture
+def on_sigint():
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "error", [ImportError("initialization failed"), SystemError("error return"), PpclsExtError("reinstall it")]
+)
+def test_an_interrupt_that_became_another_error(capsys, on_sigint, number, error):
+    """As while Paddle is imported, by C++ code."""
+
+    def main():
+        try:
+            signal.raise_signal(number)
+        except KeyboardInterrupt:
+            raise error from ImportError()
+
+    assert run(main) == 1
+    said = "interrupted" if number == signal.SIGINT else "terminated"
+    assert capsys.readouterr().err == f"error: {said}\n"
+    assert run(failing(error)) == 1
+    assert str(error) in capsys.readouterr().err, "the next command was not interrupted"
+
+
+def test_an_interrupt_that_was_swallowed_counts_once_paddle_is_loaded(capsys, on_sigint):
+    def main():
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        interrupt_on_signals()
+        pytest.fail("it goes on")
+
+    assert run(main) == 1
+    assert capsys.readouterr().err == "error: interrupted\n"
+
+
+def test_what_an_interrupted_command_says_itself_stays(capsys, on_sigint):
+    def main():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt as error:
+            raise Interrupted("interrupted; resume with …") from error
+
+    assert run(main) == 1
+    assert capsys.readouterr().err == "error: interrupted; resume with …\n"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("print('text')", FULL),
+        ("print('text', flush=True)", FULL),
+        ("print('text'); raise ValueError('a value')", "ValueError: a value"),
+    ],
+)
+def test_stdout_on_a_full_disk(code, said):
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    code = f"import sys; from ppcls_ext.commands.outcome import run; sys.exit(run(lambda: exec({code!r})))"
+    for options in ((), ("-u",)):
+        command = [sys.executable, *options, "-c", code]
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
+        assert done.returncode == 1
+        (line,) = done.stderr.splitlines()
+        assert line.startswith(f"error: {said if not options else FULL}")
+
+
+def test_a_home_that_cannot_be_written(capsys, monkeypatch):
+    """Packages make folders there while they are imported, as Paddle does."""
+    monkeypatch.setenv("HOME", "/proc")
+
+    def main():
+        import_extra("no_writable_home")
+
+    def makes_folders(name):
+        os.makedirs("/proc/.cache/paddle")
+
+    monkeypatch.setattr("importlib.import_module", makes_folders)
+    assert run(main) == 1
+    said = "error: /proc/.cache: No such file or directory; packages keep files there: set HOME to a folder"
+    assert capsys.readouterr().err.startswith(said)
+
+
+ENDED = """
+import signal, sys, time
+from ppcls_ext.commands.outcome import run
+
+def main():
+    try:
+        print("begun", flush=True)
+        time.sleep(60)
+    finally:
+        print("cleaning up", flush=True)
+        time.sleep(0.5)
+        print("clean", flush=True)
+
+sys.exit(run(main))
+"""
+
+
+def ended_by(numbers: list[int], ignored: int = 0) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command that gets signals: one at its work, the others while it cleans up."""
+    before = [signal.signal(number, signal.SIG_DFL) for number in numbers]
+    if ignored:
+        signal.signal(ignored, signal.SIG_IGN)
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-c", ENDED], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+    finally:
+        for number, handler in zip(numbers, before):
+            signal.signal(number, handler or signal.SIG_DFL)
+    said = process.stdout.readline()
+    for number in numbers:
+        process.send_signal(number)
+        if number != ignored:
+            said += process.stdout.readline()
+    out, errors = process.communicate(timeout=60)
+    return process.returncode, said + out, errors
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has SIGTERM alone")
+@pytest.mark.parametrize(
+    ("name", "word"), [("SIGTERM", "terminated"), ("SIGHUP", "hangup"), ("SIGQUIT", "quit"), ("SIGINT", "interrupted")]
+)
+def test_signals_that_end_a_command(name, word):
+    number = getattr(signal, name)
+    assert ended_by([number]) == (1, "begun\ncleaning up\nclean\n", f"error: {word}\n")
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has SIGTERM alone")
+def test_several_signals_do_not_end_the_cleaning_up():
+    """A terminal that closes sends SIGHUP twice, and a service manager SIGTERM and SIGHUP."""
+    for first, second in ((signal.SIGHUP, signal.SIGHUP), (signal.SIGTERM, signal.SIGHUP)):
+        code, out, errors = ended_by([first, second])
+        assert (code, out) == (1, "begun\ncleaning up\nclean\n")
+        assert errors in ("error: hangup\n", "error: terminated\n")
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has SIGTERM alone")
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGQUIT"])
+def test_what_nohup_ignores_stays_ignored(name):
+    number = getattr(signal, name)
+    assert ended_by([number, signal.SIGTERM], ignored=number)[2] == "error: terminated\n"

@@ -67,7 +67,7 @@ def test_the_terminal_is_quiet(trained):
     ]
     assert re.fullmatch(r"model +FasterNet_T0, 2\.\d million parameters, 3 classes", lines[2])
     assert lines[3] == "images     24 to train on, 6 to evaluate on, 32×32 px"
-    assert re.fullmatch(r"training +2 epochs of 3 batches of 8, AdamW, on cpu, \d+ threads?", lines[4])
+    assert re.fullmatch(r"training +2 epochs of 3 batches of 8, AdamW, on cpu, \d+ threads?, float32", lines[4])
     epoch = r"epoch %d/2: loss [\d.]+, \d+ images/s%s \| evaluation: top1 [\d.]+ over 6 images, loss [\d.]+"
     assert re.match(epoch % (1, r", \d+ s left"), lines[6])
     assert re.match(epoch % (2, ""), lines[7])

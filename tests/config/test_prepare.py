@@ -52,9 +52,18 @@ def test_export_and_infer_need_no_data(config):
     prepared(config, "export")
 
 
-@pytest.mark.parametrize(
-    ("mode", "field"), [("train", "output_dir"), ("eval", "output_dir"), ("export", "save_inference_dir")]
-)
+@pytest.mark.parametrize("mode", ["eval", "infer", "export"])
+def test_elsewhere_than_in_a_training_nothing_but_the_log_needs_the_output_folder(config, tmp_path, mode):
+    """So a run on a disk that is read-only can be evaluated."""
+    (tmp_path / "file").write_text("")
+    config["Global"].update(output_dir=str(tmp_path / "file" / "x"), save_inference_dir=str(tmp_path / "inference"))
+    prepared(config, mode)
+    config["Global"]["output_dir"] = 3
+    with pytest.raises(PpclsExtError, match=r"Global\.output_dir is 3: expected the path"):
+        prepared(config, mode)
+
+
+@pytest.mark.parametrize(("mode", "field"), [("train", "output_dir"), ("export", "save_inference_dir")])
 def test_places_that_cannot_be_written(config, tmp_path, monkeypatch, mode, field):
     (tmp_path / "file").write_text("")
     config["Global"][field] = str(tmp_path / "file" / "x")

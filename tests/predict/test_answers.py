@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 
 import numpy as np
 import pytest
@@ -108,3 +109,22 @@ def test_as_many_thresholds_as_classes():
 def test_wrong_topk(topk):
     with pytest.raises(PpclsExtError, match="topk is"):
         Choice(MULTI, topk)
+
+
+@pytest.mark.parametrize("topk", [1, 5, 49, 50, 99])
+@pytest.mark.parametrize("levels", [2, 7, 10_000])
+def test_the_best_are_those_of_sorting_everything(topk, levels):
+    scores = (np.random.default_rng(levels).integers(0, levels, 50) / levels).astype(np.float32)
+    order = scores.argsort(kind="stable")[::-1]
+    assert Choice(SINGLE, topk)(scores)["class_ids"] == order[:topk].tolist()
+    assert Choice(SINGLE, topk, 0.5)(scores)["class_ids"] == order[scores[order] >= 0.5][:topk].tolist()
+
+
+def test_many_classes_with_a_threshold_each_take_linear_time():
+    names = tuple(f"class number {index}" for index in range(21_000))
+    many = dataclasses.replace(MULTI, class_names=names)
+    start = time.process_time()
+    choose = Choice(many, threshold=dict.fromkeys(names, 0.25))
+    for _ in range(20):
+        choose(np.zeros(21_000, np.float32))
+    assert time.process_time() - start < 1

@@ -6,6 +6,9 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +24,10 @@ from ppcls_ext.data.image_files import find_images
 from ppcls_ext.data.image_input import network_input
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.export.pipeline import export_onnx
-from ppcls_ext.predict.classifier import Classifier, softmax
+from ppcls_ext.predict.answers import Choice
+from ppcls_ext.predict.classifier import AHEAD, Classifier, classify, softmax
 from ppcls_ext.predict.metadata import Metadata
+from ppcls_ext.predict.results import ResultsWriter
 from tests.tiny_net import CLASSES, METADATA, PIXELS, make_net
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -276,3 +281,107 @@ def test_it_runs_without_paddle_onnx_and_opencv(exported, pictures, tmp_path):
     shown = subprocess.run([*tool, "--help"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert shown.returncode == 0
     assert "example" in shown.stdout
+
+
+def test_images_are_decoded_ahead_but_not_all_of_them(exported, pictures, monkeypatch):
+    """The order stays whatever takes long, and no more inputs are in memory than a few batches."""
+    prepared, network = [], Classifier(exported[1])
+
+    def prepare(image, rule):
+        time.sleep(0.02 * (len(prepared) % 3))
+        prepared.append(image)
+        return network_input(image, rule)
+
+    monkeypatch.setattr("ppcls_ext.predict.classifier.network_input", prepare)
+    files = [pictures / name for name in ("a.png", "missing.png", "b.jpg", "notes.txt", "c.JPEG")] * 20
+    seen = []
+    for file, result, _ in classify(network, files, 2, Choice(network.metadata)):
+        seen.append(file)
+        assert isinstance(result, PpclsExtError) == (file.name in ("missing.png", "notes.txt"))
+        assert len(prepared) <= len(seen) + (AHEAD + 1) * 2
+    assert seen == files
+
+
+def test_a_bomb_is_refused_in_every_thread(exported, pictures, tmp_path, monkeypatch):
+    """The filters of warnings belong to all threads: each sees them as an error, and they are as before at the end."""
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 24 * 30 - 1)
+    network, filters = Classifier(exported[1]), warnings.filters[:]
+    results = list(classify(network, [pictures / "b.jpg", pictures / "a.png"] * 50, 4, Choice(network.metadata)))
+    assert all("the image is too large" in str(result) for _, result, _ in results)
+    assert warnings.filters == filters
+
+
+def test_an_interruption_ends_the_threads(exported, pictures):
+    before = threading.active_count()
+    found = classify(Classifier(exported[1]), [pictures / "a.png"] * 100, 2, Choice(METADATA))
+    next(found)
+    found.close()
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("name", ["r.csv", "r.json"])
+def test_an_interrupted_prediction_is_taken_up(exported, pictures, capsys, tmp_path, monkeypatch, name):
+    arguments = ["--model", exported[1], "--batch-size", 1, pictures]
+    assert infer(capsys, *arguments, "--out", tmp_path / f"whole-{name}")[0] == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("ppcls_ext.predict.results.ResultsWriter.add", interrupted_at(3))
+        code, _, err = infer(capsys, *arguments, "--out", tmp_path / name, "--resume")
+    assert code == 1
+    (part,) = tmp_path.glob(f"{name}.*.part")
+    assert f"error: interrupted: the results so far are in {part}; the same command goes on from there" in err
+    code, out, err = infer(capsys, *arguments, "--out", tmp_path / name, "--resume", "--json")
+    assert (code, f"{part} holds the results of 2 images: they are taken up" in err) == (0, True)
+    assert [Path(result["file_name"]).name for result in json.loads(out)] == ["c.JPEG", "d.bmp", "e.webp"]
+    assert (tmp_path / name).read_bytes() == (tmp_path / f"whole-{name}").read_bytes()
+    code, out, err = infer(capsys, *arguments, "--out", tmp_path / name, "--resume")
+    assert (code, out) == (0, "")
+    with monkeypatch.context() as patch:
+        patch.setattr("ppcls_ext.predict.results.ResultsWriter.add", interrupted_at(1))
+        assert infer(capsys, *arguments, "--out", tmp_path / name)[0] == 1
+    assert (tmp_path / name).read_bytes() == (tmp_path / f"whole-{name}").read_bytes(), "it is as before"
+
+
+def interrupted_at(number: int):
+    """`ResultsWriter.add`, interrupted behind so many results."""
+    add, calls = ResultsWriter.add, []
+
+    def interrupt(writer, result):
+        if len(calls) == number:
+            raise KeyboardInterrupt
+        calls.append(result)
+        add(writer, result)
+
+    return interrupt
+
+
+def test_resume_belongs_to_out(exported, pictures, capsys, tmp_path):
+    for more in ([], ["--out", tmp_path / "r.csv", "--save-image", tmp_path]):
+        with pytest.raises(SystemExit, match="2"):
+            infer(capsys, exported[1], pictures, "--resume", *more)
+
+
+def test_a_results_file_that_cannot_be_written_is_said_before_the_work(exported, pictures, capsys, tmp_path):
+    (tmp_path / "r.csv").mkdir()
+    code, out, err = infer(capsys, exported[1], pictures, "--out", tmp_path / "r.csv")
+    assert (code, out) == (1, "")
+    assert "r.csv: it is a folder" in err
+
+
+@pytest.mark.parametrize("length", [1249, 6_000_000])
+def test_long_names_that_a_terminal_and_a_spreadsheet_would_obey(pictures, capsys, tmp_path, exported, length):
+    """Of a name within reason the beginning is printed and all is written; any other is none."""
+    model = onnx.load(exported[1])
+    (entry,) = (entry for entry in model.metadata_props if entry.key == "class_names")
+    entry.value = json.dumps(["=cmd\x1b[2J" * length, *CLASSES[1:]])
+    onnx.save(model, tmp_path / "long.onnx")
+    code, out, err = infer(capsys, tmp_path / "long.onnx", pictures / "a.png", "--out", tmp_path / "r.csv")
+    if length > 10_000:
+        assert (code, out) == (1, "")
+        assert "damaged (a class name has 48,000,000 characters): export it again" in err
+        return
+    assert code == 0
+    assert len(out) < 2000
+    assert "  =cmd\\x1b[2J=cmd\\x1b[2J" in out
+    table = (tmp_path / "r.csv").read_text()
+    assert "\x1b" not in out + table
+    assert ",'" + "=cmd\\x1b[2J" * length + "," in table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.report import image_figures
 from ppcls_ext.report.charts import _mark_best, draw_class_counts, draw_curves
 from ppcls_ext.report.evaluation_report import draw_confusion, draw_reliability
 from ppcls_ext.report.figures import class_labels, drawable, figure, font_families
@@ -180,7 +182,7 @@ PICTURE = np.random.default_rng(0).integers(0, 255, (900, 30, 3), np.uint8)
 
 
 def test_one_image(tmp_path):
-    saved = SavedImages(tmp_path / "one.png", 1)
+    saved = SavedImages(tmp_path / "one.png", ["a/flower.jpg"])
     saved.add("a/flower.jpg", PICTURE, RESULT)
     saved.finish()
     assert saved.written == [tmp_path / "one.png"]
@@ -189,8 +191,9 @@ def test_one_image(tmp_path):
 
 
 def test_many_images_and_a_sheet(tmp_path):
-    saved = SavedImages(tmp_path / "out", 3)
-    for name in ("a/flower.jpg", "b/flower.png", "sheet-01.jpg"):
+    sources = ["a/flower.jpg", "b/flower.png", "sheet-01.jpg"]
+    saved = SavedImages(tmp_path / "out", sources)
+    for name in sources:
         saved.add(name, PICTURE, {**RESULT, "label_names": []})
     saved.finish()
     names = [path.name for path in saved.written]
@@ -201,4 +204,49 @@ def test_many_images_and_a_sheet(tmp_path):
 @pytest.mark.parametrize(("target", "count"), [("x.png", 2), ("x.jpg", 1)])
 def test_targets_that_cannot_be(target, count, tmp_path):
     with pytest.raises(PpclsExtError, match="--save-image is"):
-        SavedImages(tmp_path / target, count)
+        SavedImages(tmp_path / target, ["a.png"] * count)
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Names alone matter: nothing is drawn."""
+    monkeypatch.setattr(image_figures, "draw_prediction", lambda *_: None)
+    monkeypatch.setattr(image_figures, "draw_sheet", lambda *_: None)
+
+
+def test_many_images_of_one_name_take_linear_time(tmp_path, undrawn):
+    sources = [f"{index}/cat.png" for index in range(20_000)]
+    start = time.process_time()
+    saved = SavedImages(tmp_path, sources)
+    for source in sources:
+        saved.add(source, PICTURE[:4, :4], RESULT)
+    saved.finish()
+    assert time.process_time() - start < 5
+    assert len({path.name for path in saved.written}) == 20_000 + 313
+    assert saved.written[-1].name == "sheet-313.png"
+
+
+def test_images_that_are_called_as_sheets_are(tmp_path, undrawn):
+    sources = ["a/sheet.png", "b/sheet.png", "c/sheet-01.png", "d/sheet-2.png"]
+    saved = SavedImages(tmp_path, sources)
+    for source in sources:
+        saved.add(source, PICTURE[:4, :4], RESULT)
+    saved.finish()
+    names = [path.name for path in saved.written]
+    assert names == ["sheet.png", "sheet-2.png", "sheet-01-2.png", "sheet-2-2.png", "sheet-01.png"]
+
+
+def test_no_image_is_drawn_over_a_source(tmp_path, undrawn):
+    """`--save-image` into the folder of the images, or to the image itself."""
+    saved = SavedImages(tmp_path, [tmp_path / "a.png", tmp_path / "b.jpg"])
+    saved.add(tmp_path / "a.png", PICTURE, RESULT)
+    saved.add(tmp_path / "b.jpg", PICTURE, RESULT)
+    assert [path.name for path in saved.written] == ["a-2.png", "b.png"]
+    with pytest.raises(PpclsExtError, match=r"--save-image is .*a\.png, the image itself"):
+        SavedImages(tmp_path / "a.png", [tmp_path / "a.png"])
+
+
+def test_a_long_name_is_not_looked_through(tmp_path):
+    start = time.process_time()
+    assert drawable("r" * 50_000_000, "class 3") == "r" * 200
+    assert time.process_time() - start < 0.2

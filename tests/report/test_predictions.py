@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.predict.answers import softmax
+from ppcls_ext.report.evaluation_report import draw_confusion
 from ppcls_ext.report.predictions import (
     Predictions,
+    Ranked,
     confused_pairs,
     confusion_matrix,
     per_class,
+    ranked,
     reliability,
     worst_mistakes,
 )
@@ -63,4 +69,69 @@ def test_what_is_no_evaluation():
     with pytest.raises(PpclsExtError, match="0 images"):
         Predictions([], np.zeros(0, int), np.zeros((0, 3))).check()
     with pytest.raises(PpclsExtError, match="not finite"):
-        SMALL._replace(probabilities=np.full((4, 3), np.nan)).check()
+        Predictions(SMALL.paths, SMALL.labels, np.full((4, 3), np.nan)).check()
+
+
+@pytest.mark.parametrize("classes", [1, 2, 7, 300])
+@pytest.mark.parametrize("levels", [2, 1000])
+def test_the_figures_are_those_of_sorting_everything(classes, levels):
+    """Probabilities of few levels are often the same."""
+    random = np.random.default_rng(classes)
+    probabilities = (random.integers(0, levels, (600, classes)) / levels).astype(np.float32)
+    labels = random.integers(0, classes, 600)
+    found = Predictions([""] * 600, labels, probabilities)
+    order = np.argsort(-probabilities, axis=1, kind="stable")
+    for k in (1, 2, 5, 400):
+        assert found.accuracy(k) == (order[:, :k] == labels[:, None]).any(axis=1).mean()
+    assert (found.predicted == order[:, 0]).all()
+    assert (found.confidence == probabilities.max(axis=1)).all()
+    matrix = np.zeros((classes, classes), np.int64)
+    np.add.at(matrix, (labels, order[:, 0]), 1)
+    assert (confusion_matrix(found) == matrix).all()
+    wrong = matrix - np.diag(np.diag(matrix))
+    for index, row in enumerate(per_class(found)):
+        images, taken = matrix[index].sum(), matrix[:, index].sum()
+        assert row["pictures"] == images
+        assert row["accuracy"] == (matrix[index, index] / images if images else None)
+        assert row["precision"] == (matrix[index, index] / taken if taken else None)
+        most = f"class {wrong[index].argmax()}" if wrong[index].any() else None
+        assert row["most_often_taken_for"] == most
+    pairs = np.argsort(-wrong, axis=None, kind="stable")[:20]
+    expected = [(f"class {p // classes}", f"class {p % classes}", wrong.flat[p]) for p in pairs if wrong.flat[p]]
+    assert [(pair["true"], pair["predicted"], pair["pictures"]) for pair in confused_pairs(found)] == expected
+
+
+def test_many_classes_take_no_memory_of_their_square(tmp_path):
+    classes, images = 21_000, 5_000
+    random = np.random.default_rng(0)
+    labels = random.integers(0, classes, images)
+    predicted = np.where(random.random(images) < 0.5, labels, random.integers(0, classes, images))
+    batch = Ranked(predicted, random.random(images), np.where(predicted == labels, 0, 3))
+    tracemalloc.start()
+    try:
+        found = Predictions.of_batches([""] * images, labels, [batch], classes).check()
+        rows, pairs = per_class(found), confused_pairs(found)
+        draw_confusion(found, tmp_path / "confusion.png")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 200e6
+    assert len(rows) == classes
+    assert len(pairs) == 20
+    assert found.accuracy(5) == 1
+
+
+@pytest.mark.parametrize("classes", [1, 3, 2000])
+def test_logits_give_what_their_probabilities_give(classes):
+    random = np.random.default_rng(0)
+    logits, labels = random.normal(0, 4, (300, classes)).astype(np.float32), random.integers(0, classes, 300)
+    for got, expected in zip(ranked(logits, labels, are_logits=True), ranked(softmax(logits), labels)):
+        assert (got == expected).all()
+
+
+def test_a_batch_is_let_go(tmp_path):
+    """Of a batch of 1000 images and 2000 classes, 8 MB, less than a hundredth is kept."""
+    probabilities = np.random.default_rng(0).random((1000, 2000), np.float32)
+    kept = ranked(probabilities, np.zeros(1000, np.int64))
+    assert all(part.base is None for part in kept)
+    assert sum(part.nbytes for part in kept) < probabilities.nbytes / 100

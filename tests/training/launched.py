@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # launched as a script: only its own folder is there
-from tests.helpers import build_engine  # noqa: E402
+from tests.helpers import build_engine
 
 written: list[str] = []
 

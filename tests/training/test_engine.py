@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 from pathlib import Path
 
@@ -107,6 +108,19 @@ def test_wrong_export_is_not_kept(engine, config, tmp_path, monkeypatch):
         engine("export").export()
     assert [path.name for path in (tmp_path / "inference").iterdir()] == ["inference.pdiparams"]
     assert (tmp_path / "inference" / "inference.pdiparams").read_text() == "of an earlier export"
+
+
+def test_an_export_on_a_full_disk_says_so(engine, tmp_path):
+    """Paddle's C++ writes what there is room for, and reports nothing."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    exporting = engine("export")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(PpclsExtError, match=r"cannot write .*inference: .*choose a folder that is writable"):
+            exporting.export()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not (tmp_path / "inference").exists()
 
 
 def test_an_export_is_one_set(engine, config, tmp_path, monkeypatch):

@@ -46,6 +46,21 @@ def test_the_second_one_says_who_holds_it(tmp_path, holder):
     release(tmp_path / "output")
 
 
+@pytest.mark.parametrize("below", ["", "Net"])
+def test_a_link_that_leads_nowhere(tmp_path, below):
+    (tmp_path / "output").symlink_to("disk")
+    with pytest.raises(PpclsExtError, match=r"output is a symbolic link to disk, where there is no folder; choose ano"):
+        hold(tmp_path / "output" / below)
+    (tmp_path / "disk").symlink_to("output")  # in a circle
+    with pytest.raises(PpclsExtError, match="cannot train in"):
+        hold(tmp_path / "output" / below)
+    (tmp_path / "disk").unlink()
+    (tmp_path / "disk").mkdir()
+    hold(tmp_path / "output" / below)
+    assert (tmp_path / "disk" / below / NAME).is_file()
+    release(tmp_path / "output" / below)
+
+
 def test_a_dead_process_holds_nothing(tmp_path, holder):
     holder.kill()
     holder.wait()

@@ -276,3 +276,68 @@ def test_a_training_that_starts_from_anothers_checkpoint_is_a_new_run(folder, tr
     run = train(f"Global.checkpoints={other / 'latest'}", "Global.epochs=2", data="photos", overwrite=True)
     assert "resumed_with" not in (run.folder / "run.json").read_text()
     assert read_set(run.folder / "latest").state["epoch"] == 2
+
+
+@pytest.mark.slow
+def test_a_run_may_be_a_link(train, photos, tmp_path):
+    """As where the output is on another disk: each command goes through it, and it stays."""
+    folder, elsewhere = tmp_path / "output" / ARCH, tmp_path / "disk" / "run"
+    elsewhere.mkdir(parents=True)
+    folder.parent.mkdir()
+    folder.symlink_to(elsewhere)
+    train()
+    train("Global.epochs=2", resume=True)
+    assert read_set(folder / "latest").state["epoch"] == 2
+    run = ppcls_ext.Run(folder)
+    run.evaluate(report=True)
+    run.export_model()
+    run.infer([str(photos / "photos" / "red" / "0.png")], out="answers.json")
+    assert {path.name for path in elsewhere.iterdir()} >= {"inference", "report-eval", "eval.log", "lists"}
+    train("Global.epochs=1", data="others", overwrite=True)
+    assert read_set(folder / "latest").state["epoch"] == 1
+    assert not (folder / "inference").exists()
+    assert folder.is_symlink()
+    assert len(ppcls_ext.Run(elsewhere.rename(tmp_path / "moved")).evaluate().evaluations) == 1
+
+
+def test_a_link_out_of_the_folder_is_not_followed(folder, train, tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    shutil.move(folder / "lists", mine / "lists")
+    (folder / "lists").symlink_to(mine / "lists")
+    before = content(mine)
+    with pytest.raises(PpclsExtError, match=r"lists: it leads to .*mine/lists, out of .*, by a symbolic link"):
+        train(data="others", overwrite=True)
+    with pytest.raises(PpclsExtError, match=r"lists: it leads to .*mine/lists"):
+        train("Global.epochs=2", resume=True)
+    assert content(mine) == before
+    ppcls_ext.Run(folder).evaluate()  # which reads
+
+
+def test_a_resumed_training_that_comes_to_no_checkpoint_changes_nothing(folder, train, monkeypatch):
+    """Else the run's settings and lists would be others than those that its weights were trained with."""
+    names = ("config.yml", "run.json")
+    before = {name: (folder / name).read_bytes() for name in names}
+    copy = folder / "few.txt"
+    copy.write_text("".join((folder / "lists" / "val_list.txt").read_text().splitlines(keepends=True)[:2]))
+    changes = ["Global.epochs=2", f"DataLoader.Eval.dataset.cls_label_path={copy}"]
+    for method in ("is_best", "save"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Checkpoints, method, fail)
+            with pytest.raises(PpclsExtError, match="it fails"):
+                train(*changes, source=None, data=None, resume=folder)
+        assert {name: (folder / name).read_bytes() for name in names} == before
+    train(*changes, source=None, data=None, resume=folder)
+    assert str(copy) in (folder / "config.yml").read_text()
+    assert "resumed_with" in (folder / "run.json").read_text()
+    (evaluation,) = ppcls_ext.Run(folder).evaluate().evaluations
+    assert evaluation.images == 2
+
+
+def test_a_run_that_was_replaced_since_it_was_opened(folder, train):
+    """As by a training that ends its first epoch beside an export: weights and settings of two runs do not mix."""
+    run = ppcls_ext.Run(folder)
+    train(data="others", overwrite=True)
+    for use in (run.evaluate, run.export_model, lambda: run.model):
+        with pytest.raises(PpclsExtError, match="was trained with 3 classes, and the configuration says 2"):
+            use()

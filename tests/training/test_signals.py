@@ -123,7 +123,7 @@ def interrupted(method, line: int):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "workers"), [("SIGINT", 0), ("SIGTERM", 2)])
+@pytest.mark.parametrize(("name", "workers"), [("SIGINT", 0), ("SIGTERM", 2), ("SIGHUP", 2)])
 def test_a_stopped_training_says_how_to_go_on(tmp_path, config_file, name, workers):
     """The real tool, interrupted while it trains: one line that says how to go on."""
     command = [sys.executable, str(ROOT / "tools" / "train.py"), "-c", str(config_file), "-o", "Global.epochs=500"]
@@ -133,11 +133,13 @@ def test_a_stopped_training_says_how_to_go_on(tmp_path, config_file, name, worke
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        start_new_session=True,
+        preexec_fn=lambda: [signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGHUP)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     wait_for("[Epoch 2/500]", tmp_path / "output" / "FasterNet_T0" / "train.log", process)
-    process.send_signal(getattr(signal, name))
+    # a terminal tells all of its processes: none that loads images may die first, and be what is told
+    (os.killpg if name == "SIGHUP" else os.kill)(process.pid, getattr(signal, name))
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "resume with the same command and --resume" in errors.splitlines()[-1]

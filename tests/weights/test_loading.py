@@ -130,6 +130,49 @@ def test_other_classes_are_no_other_network(name, shape):
     assert same(model, before)
 
 
+@pytest.mark.parametrize("name", SMALL)
+def test_what_other_programs_put_before_the_names(name):
+    source, model = build(name, class_num=3), build(name, class_num=3)
+    for seed, prefix in enumerate(("model.", "module.", "backbone.", "net.", "encoder.", "module.model.backbone.")):
+        randomise_norms(source, seed)
+        report = load_weights(model, {f"{prefix}{key}": value for key, value in state(source).items()})
+        assert report.prefix == prefix
+        assert f"(PaddleClas names behind {prefix})" in str(report)
+        assert same(model, state(source))
+    with pytest.raises(PpclsExtError, match="does not fit"):
+        load_weights(model, {f"student.{key}": value for key, value in state(source).items()})
+
+
+def test_a_prefix_of_most_names_alone_counts():
+    """A detector's other parts are not the net's: they are named as what does not fit."""
+    source, model = build("RepVGG_A0", class_num=3), build("RepVGG_A0", class_num=3)
+    arrays = {f"backbone.{key}": value for key, value in state(source).items()}
+    with pytest.raises(PpclsExtError, match=r"1 not in the model \(neck\.conv\.weight\)"):
+        load_weights(model, {**arrays, "neck.conv.weight": np.zeros(3, "float32")})
+    # the classifier stands outside the backbone
+    outside = {key.replace("backbone.linear", "linear"): value for key, value in arrays.items()}
+    load_weights(model, outside)
+    assert same(model, state(source))
+    with pytest.raises(PpclsExtError, match="does not fit"):  # two tensors would have one name
+        load_weights(model, {**arrays, "linear.bias": np.zeros(3, "float32")})
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_weights_without_a_classifier(name):
+    source, model = build(name, class_num=3), build(name, class_num=5)
+    randomise_norms(source, 0)
+    arrays = {key: value for key, value in state(source).items() if not key.startswith(f"{source.classifier}.")}
+    before = state(model)
+    with pytest.raises(PpclsExtError, match=rf"missing \({source.classifier}\."):
+        load_weights(model, arrays)
+    report = load_weights(model, arrays, allow_other_classes=True)
+    assert report.fresh == [key for key in before if key.startswith(f"{model.classifier}.")]
+    assert same(model, {**before, **arrays})
+    some = {key: value for key, value in state(source).items() if key != f"{source.classifier}.bias"}
+    with pytest.raises(PpclsExtError, match=rf"1 missing \({source.classifier}\.bias\)"):
+        load_weights(build(name, class_num=3), some, allow_other_classes=True)
+
+
 def test_pretrained_argument(tmp_path):
     source = build("FasterNet_T0", class_num=4)
     save_weights(source, tmp_path / "w.pdparams")

@@ -210,3 +210,15 @@ def test_a_huge_manifest_is_refused(tmp_path):
         stream.truncate(1 << 32)
     with pytest.raises(PpclsExtError, match="larger than"):
         read_set(tmp_path / "latest")
+
+
+def test_the_folder_of_a_run_may_be_a_link(tmp_path):
+    """As where output/ is on another disk; links inside it are another matter."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "run").symlink_to("disk")
+    write(tmp_path / "run" / "latest", ".pdparams", ".pdopt", ".pdstates")
+    write(tmp_path / "run" / "best_model", ".pdparams")
+    assert set(read_set(tmp_path / "run" / "latest").files) == {"latest.pdparams", "latest.pdopt", "latest.pdstates"}
+    found, faults = find_newest(tmp_path / "run")
+    assert found is not None
+    assert not faults

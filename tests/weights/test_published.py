@@ -59,11 +59,18 @@ def test_offline_says_the_address_and_what_to_do(mirror):
     _, url, _ = mirror
     message = (
         rf"^{url}/mobileone_s4_unfused.pth.tar: the download did not begin \(HTTP Error 404.*\); check the network, or "
-        rf"get mobileone_s4_unfused.pth.tar by other means and give its path, or put it into {cache_folder()}$"
+        rf"get mobileone_s4_unfused.pth.tar by other means and give its path, or put it into {cache_folder()} \(XDG"
     )
     with pytest.raises(PpclsExtError, match=message):
         ppcls_ext.build("MobileOne_S4", pretrained="published")
     assert not cache_folder().exists(), "nothing half-done"
+
+
+def test_a_cache_that_cannot_be_written_is_named(mirror, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(PpclsExtError, match=r"cannot write .*file/ppcls_ext: .*or put it into .*XDG_CACHE_HOME names"):
+        ppcls_ext.build("MobileOne_S4", pretrained="published")
 
 
 def test_a_file_put_into_the_folder_is_found(mirror):

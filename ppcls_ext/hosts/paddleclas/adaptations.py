@@ -18,7 +18,7 @@ gets none:
   images, which newer Pillows refuse (13 does), so that a good image would count as unreadable.
 - PaddleClas develop asks each of several processes for its GPU, which Paddle refuses on a CPU.
 
-The other groups are about safety, and about reading images as prediction does.
+The other groups are about safety, about processes that end, and about reading images as prediction does.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from ppcls_ext.hosts.adaptation import Adaptation, Extended, apply_needed, patch, raises
-from ppcls_ext.hosts.paddleclas import image_operators, safe_eval, safe_pickle
+from ppcls_ext.hosts.paddleclas import image_operators, loader_processes, safe_eval, safe_pickle
 from ppcls_ext.hosts.paddleclas.locate import engine_class
 from ppcls_ext.hosts.paddleclas.versions import asks_for_device_id
 
@@ -322,6 +322,13 @@ ADAPTATIONS = (
         f"{_OPERATORS}, UnifiedResize",
         image_operators.resizes_without_bound,
         image_operators.bound_resizing,
+    ),
+    # processes that would wait for ever
+    Adaptation(
+        "loading processes",
+        "paddle/io/dataloader/worker.py, _worker_loop",
+        loader_processes.outlive_their_parent,
+        loader_processes.end_with_their_parent,
     ),
     # the pixels that prediction sees
     Adaptation(

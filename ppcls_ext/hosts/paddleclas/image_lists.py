@@ -22,7 +22,8 @@ from typing import Any, overload
 import numpy as np
 from paddle.io.dataloader.collate import default_collate_fn
 
-from ppcls_ext.data.image_files import LARGEST, decode, read_image
+from ppcls_ext.data.image_bounds import max_bytes
+from ppcls_ext.data.image_files import decode, read_image
 from ppcls_ext.data.lists import MULTI_LABEL, SINGLE_LABEL, ImageList
 from ppcls_ext.data.shards import find_member, read_member
 from ppcls_ext.errors import PpclsExtError, one_line
@@ -213,7 +214,7 @@ class ListedDataset:
 def read_listed(path: str) -> bytes:
     """Reads the bytes of an image that a list names, in a shard or in a file of its own."""
     member = find_member(path)
-    return read_image(path) if member is None else read_member(member, LARGEST)
+    return read_image(path) if member is None else read_member(member, max_bytes())
 
 
 @functools.cache

@@ -1,0 +1,141 @@
+"""The short options of `train`: for what everyone sets, each a spelling of one or two fields of the configuration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from ppcls_ext.config.load import parsed, set_field
+from ppcls_ext.errors import PpclsExtError
+
+#: What is trained where only images are given.
+DEFAULT = "MobileOne_S0"
+
+
+class TrainOption(NamedTuple):
+    """One short option.
+
+    Attributes:
+        name: as an argument of `ppcls_ext.train`; on the command line with two dashes, and - for _.
+        fields: the paths of the fields that it sets.
+        metavar: what its value is called in --help.
+        help: what it is.
+        accepts: whether a value is one of it.
+        expected: what a value must be, for the message.
+    """
+
+    name: str
+    fields: tuple[str, ...]
+    metavar: str
+    help: str
+    accepts: Callable[[Any], bool]
+    expected: str
+
+    @property
+    def flag(self) -> str:
+        """The option on the command line."""
+        return f"--{self.name.replace('_', '-')}"
+
+    @property
+    def is_number(self) -> bool:
+        """Whether its values are numbers, else texts."""
+        return self.accepts is not _is_text
+
+    def value_in(self, config: dict) -> Any:
+        """Its value in a configuration, that of its first field; None where there is none."""
+        node: Any = config
+        for key in self.fields[0].split("."):
+            node = node.get(key) if isinstance(node, dict) else None
+        return node
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 1
+
+
+def _is_natural(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_rate(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value) and value > 0
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _both(path: str) -> tuple[str, str]:
+    return f"DataLoader.Train.{path}", f"DataLoader.Eval.{path}"
+
+
+_COUNT, _NATURAL = "a whole number from 1", "a whole number from 0"
+TRAIN_OPTIONS = (
+    TrainOption("epochs", ("Global.epochs",), "N", "times that each image is trained on", _is_count, _COUNT),
+    TrainOption("batch_size", _both("sampler.batch_size"), "N", "images a step", _is_count, _COUNT),
+    TrainOption(
+        "lr", ("Optimizer.lr.learning_rate",), "RATE", "highest learning rate", _is_rate, "a number greater than 0"
+    ),
+    TrainOption("size", ("Global.image_size",), "PX", "side of the images, set in every place", _is_count, _COUNT),
+    TrainOption("seed", ("Global.seed",), "N", "of all random numbers", _is_natural, _NATURAL),
+    TrainOption("workers", _both("loader.num_workers"), "N", "processes that load images", _is_natural, _NATURAL),
+    TrainOption("device", ("Global.device",), "NAME", "cpu, gpu, or auto, which takes a GPU", _is_text, "a name"),
+    TrainOption(
+        "patience", ("Global.patience",), "N", "end after N epochs without a better evaluation", _is_count, _COUNT
+    ),
+    TrainOption(
+        "weights",
+        ("Global.pretrained_model",),
+        "FILE",
+        "to start from: a file, `published`, which is downloaded, or `none`",
+        _is_text,
+        "a file, published or none",
+    ),
+    TrainOption(
+        "class_weights",
+        ("Recipe.class_weights",),
+        "KIND",
+        "in the loss: balanced, sqrt, or a file",
+        _is_text,
+        "balanced, sqrt, or a file",
+    ),
+    TrainOption(
+        "sampler",
+        ("DataLoader.Train.sampler.name",),
+        "NAME",
+        "balanced: each class equally often",
+        _is_text,
+        "balanced, or the name of a sampler",
+    ),
+)
+#: Short values of options, and what they stand for.
+VALUES: dict[tuple[str, Any], Any] = {("weights", "none"): None, ("sampler", "balanced"): "BalancedBatchSampler"}
+BY_NAME = {option.name: option for option in TRAIN_OPTIONS}
+
+
+def set_options(config: dict, given: Mapping[str, Any], overrides: Iterable[str]) -> None:
+    """Sets the fields that short options stand for, in place, before the overrides are applied.
+
+    Args:
+        config: the dict from `load_config`.
+        given: values by the names of options; None where an option is not given.
+        overrides: the texts behind -o, which win where they name something below or above an option's field.
+
+    Raises:
+        PpclsExtError: a value is of another kind, or a text of `overrides` sets the same field to another value.
+    """
+    said = dict(parsed(text) for text in overrides if "=" in text)
+    for name, value in given.items():
+        if value is None:
+            continue
+        option = BY_NAME[name]
+        if not option.accepts(value):
+            raise PpclsExtError(f"{name} ({option.flag}) is {value!r}: expected {option.expected}")
+        value = VALUES.get((name, value), value)
+        for field in option.fields:
+            if said.get(field, value) != value:
+                raise PpclsExtError(
+                    f"{option.flag} {value} and -o {field}={said[field]} contradict each other: give one of them"
+                )
+            set_field(config, field, value)

@@ -1,0 +1,50 @@
+"""A sampler for PaddleClas that draws each class equally often."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from paddle.io import DistributedBatchSampler
+
+from ppcls_ext.hosts.adaptation import patch
+
+
+class BalancedBatchSampler(DistributedBatchSampler):
+    """Draws as many images of each class, whatever their numbers; an epoch has as many images as the list.
+
+    The images of a class take turns: each is drawn once before any is drawn again. Like Paddle's own, it draws by the
+    number of the epoch, so that a resumed training draws the same, and each process gets another part.
+
+    Args:
+        dataset: one class an image, in its attribute `labels`.
+        batch_size: images a step, of each process.
+        shuffle: there only because every sampler has it; the order is always random.
+        drop_last: whether to leave out a last batch that is smaller.
+    """
+
+    def __iter__(self) -> Iterator[list[int]]:
+        random = np.random.RandomState(self.epoch)
+        self.epoch += 1
+        labels = np.asarray(self.dataset.labels)
+        classes = np.unique(labels)
+        each = math.ceil(self.total_size / len(classes))
+        drawn = []
+        for label in classes:
+            images = np.flatnonzero(labels == label)
+            rounds = [random.permutation(images) for _ in range(math.ceil(each / len(images)))]
+            drawn.append(np.concatenate(rounds)[:each])
+        order = random.permutation(np.concatenate(drawn))[: self.total_size]
+        own = order[self.local_rank :: self.nranks]
+        for start in range(0, len(own), self.batch_size):
+            batch = own[start : start + self.batch_size]
+            if len(batch) == self.batch_size or not self.drop_last:
+                yield batch.tolist()
+
+
+def publish() -> None:
+    """Makes the sampler known to PaddleClas, which looks up the names of samplers in `ppcls.data`."""
+    import ppcls.data
+
+    patch(ppcls.data, BalancedBatchSampler.__name__, BalancedBatchSampler)

@@ -1,0 +1,59 @@
+"""PaddleClas's log: where it cannot be written, a command does without and says so once."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from ppcls_ext.hosts.paddleclas.log_file import log_in
+
+
+@pytest.fixture
+def host_log(registered):
+    """PaddleClas's logger, with the handlers that it had before when the test is over."""
+    from ppcls.utils import logger
+
+    logger.init_logger()
+    before = logger._logger.handlers[:]
+    yield logger
+    logger._logger.handlers[:] = before
+
+
+def open_log(folder: Path) -> None:
+    import ppcls.engine.engine as host
+
+    with log_in(folder):
+        host.init_logger(log_file="output/Net/eval.log")
+
+
+def test_lines_go_to_the_runs_own_file_once(host_log, tmp_path):
+    open_log(tmp_path / "Net")
+    open_log(tmp_path / "Net")
+    host_log.info("some – line")
+    (line,) = (tmp_path / "Net" / "eval.log").read_text(encoding="utf-8").splitlines()
+    assert line.endswith("ppcls INFO: some – line")
+
+
+@pytest.mark.parametrize("place", ["file/Net", "\udcff" * 300])
+def test_where_no_file_can_be_opened(host_log, tmp_path, caplog, place):
+    """As on a disk that is read-only."""
+    (tmp_path / "file").touch()
+    open_log(tmp_path / place)
+    host_log.info("line")
+    (message,) = [record.getMessage() for record in caplog.records if record.name == "ppcls_ext"]
+    assert message.startswith("warning: no log ")
+
+
+def test_a_disk_that_is_full(host_log, tmp_path, caplog, capsys):
+    open_log(tmp_path)
+    handler = host_log._logger.handlers[-1]
+    handler.close()
+    handler.baseFilename = "/dev/full"
+    handler.stream = open("/dev/full", "a")  # noqa: SIM115
+    for _ in range(3):
+        host_log.info("line")
+    messages = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert messages == ["warning: /dev/full ends here: [Errno 28] No space left on device"]
+    assert "Traceback" not in capsys.readouterr().err
