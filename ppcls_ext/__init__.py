@@ -6,11 +6,11 @@ imports neither Paddle nor PaddleClas; each function does so when it is called.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Mapping, Sequence
 
     from paddle import nn
@@ -133,6 +133,8 @@ def train(
     val_share: float = 0.2,
     split_seed: int = 0,
     epochs: int | None = None,
+    out: str | os.PathLike | None = None,
+    name: str | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
     size: int | None = None,
@@ -163,6 +165,8 @@ def train(
         val_share: share of each class to evaluate on, where `data` has no val/.
         split_seed: RNG seed of that split.
         epochs: how many times each image is trained on (`Global.epochs`).
+        out: the folder above the run's (`Global.output_dir`).
+        name: of the run's folder; the model's where it is not given (`Global.run_name`).
         batch_size: images a step (`DataLoader.Train.sampler.batch_size` and that of `Eval`).
         lr: the highest learning rate (`Optimizer.lr.learning_rate`).
         size: side of the images, px, set in every place (`Global.image_size`).
@@ -193,6 +197,8 @@ def train(
 
     options = {
         "epochs": epochs,
+        "out": None if out is None else os.fspath(out),
+        "name": name,
         "batch_size": batch_size,
         "lr": lr,
         "size": size,

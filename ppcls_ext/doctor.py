@@ -289,8 +289,8 @@ def _check_data(settings: RunSettings, folder: str) -> Finding:
 
 def _imbalance(images: ImageList, names: Sequence[str] | None) -> str:
     """Says where one class has far fewer images than another, and what can be done."""
-    counts = Counter(label for entry in images for label in entry.classes).most_common()
-    if len(counts) < 2 or images.task != SINGLE_LABEL or counts[0][1] < UNEQUAL * counts[-1][1]:
+    counts = Counter(images.targets.tolist()).most_common() if images.task == SINGLE_LABEL else []
+    if len(counts) < 2 or counts[0][1] < UNEQUAL * counts[-1][1]:
         return ""
     named = [f"{names[label] if names else f'class {label}'} has {count}" for label, count in counts]
     most, least = named[0], named[-1]

@@ -24,6 +24,7 @@ from pathlib import Path
 from ppcls_ext.data.class_folders import LABEL_LIST, LEFT_OUT_LIST, TEST_LIST, TRAIN_LIST, VAL_LIST
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.files import require_within
+from ppcls_ext.models.table import MODELS
 from ppcls_ext.weights.checkpoint_sets import FIRST_EPOCH, flush_folder
 from ppcls_ext.weights.folder_lock import hold, is_held, release
 
@@ -35,7 +36,8 @@ LONGEST = 10.0
 _SETS = r"(best_model|latest|epoch_\d+)"
 _SET_FILES = r"(_student)?\.(json|info\.json|pdparams|ema\.pdparams|pdema|pdopt|pdstates)(\.new)?"
 _LISTS = "|".join(map(re.escape, (TRAIN_LIST, VAL_LIST, TEST_LIST, LABEL_LIST, LEFT_OUT_LIST)))
-#: The checkpoints of a training and what was exported from them, relative to the folder of a run; ARCH is its name.
+#: The checkpoints of a training and what was exported from them, relative to the folder of a run; ARCH is the name of a
+#: model or of the run.
 VALUABLE = (
     rf"({_SETS}/)?{_SETS}{_SET_FILES}",
     rf"({_SETS}/){{1,2}}model{_SET_FILES}",
@@ -59,7 +61,8 @@ _FOLDERS = rf"\.(report|report-eval|inference)\.[^/]*\.(new|old)|lists|report(-e
 
 def files_of(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
     """The files in a run's folder that match one of the patterns, which are those above."""
-    wanted = re.compile("|".join(f"({pattern})" for pattern in patterns).replace("ARCH", re.escape(folder.name)))
+    names = "|".join(map(re.escape, (folder.name, *MODELS)))
+    wanted = re.compile("|".join(f"({pattern})" for pattern in patterns).replace("ARCH", f"({names})"))
     entries = sorted(folder.iterdir()) if folder.is_dir() else []
     below = [entry for entry in entries if re.fullmatch(_FOLDERS, entry.name) and not entry.is_symlink()]
     found = [*(entry for entry in entries if entry not in below), *(path for top in below for path in top.rglob("*"))]

@@ -60,8 +60,19 @@ class RunFolder(NamedTuple):
 
 
 def folder_of(config: dict) -> Path:
-    """Where a training with this configuration writes."""
-    return Path(str(config["Global"]["output_dir"])) / str(config["Arch"]["name"])
+    """Where a training with this configuration writes: `Global.output_dir`/`Global.run_name`, by default `Arch.name`.
+
+    Raises:
+        PpclsExtError: the name is no name of a folder.
+    """
+    settings = config["Global"]
+    name = settings.get("run_name") or config["Arch"]["name"]
+    if not isinstance(name, str) or Path(name).name != name or name.startswith("."):
+        raise PpclsExtError(
+            f"Global.run_name (--name) is {name!r}: expected the name of a folder, without a dot before it or folders "
+            "above it (Global.output_dir, --out)"
+        )
+    return Path(str(settings["output_dir"])) / name
 
 
 def find_run(name: str | os.PathLike) -> RunFolder:

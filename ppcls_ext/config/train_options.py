@@ -77,6 +77,8 @@ TRAIN_OPTIONS = (
     TrainOption(
         "lr", ("Optimizer.lr.learning_rate",), "RATE", "highest learning rate", _is_rate, "a number greater than 0"
     ),
+    TrainOption("out", ("Global.output_dir",), "FOLDER", "the run is OUT/NAME", _is_text, "a folder"),
+    TrainOption("name", ("Global.run_name",), "NAME", "the model's where it is not given", _is_text, "a name"),
     TrainOption("size", ("Global.image_size",), "PX", "side of the images, set in every place", _is_count, _COUNT),
     TrainOption("seed", ("Global.seed",), "N", "of all random numbers", _is_natural, _NATURAL),
     TrainOption("workers", _both("loader.num_workers"), "N", "processes that load images", _is_natural, _NATURAL),

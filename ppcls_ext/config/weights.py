@@ -129,7 +129,7 @@ def require_no_earlier_training(folder: Path) -> None:
             raise PpclsExtError(
                 f"{there[0]} is of an earlier training, {what} of which this one would overwrite: resume it with "
                 "--resume, overwrite it with --overwrite (or -o Global.overwrite=true), or choose another "
-                "Global.output_dir"
+                "--name (Global.run_name) or --out (Global.output_dir)"
             )
 
 

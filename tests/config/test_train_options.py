@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from ppcls_ext.commands.train import main
@@ -10,12 +12,8 @@ from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.run import open_training
 
 VALUES = {
-    "device": "cpu",
-    "lr": 0.01,
-    "weights": "some file.pdparams",
-    "size": 64,
-    "class_weights": "sqrt",
-    "sampler": "A",
+    **{"device": "cpu", "lr": 0.01, "weights": "a.pdparams", "size": 64, "class_weights": "sqrt", "sampler": "A"},
+    **{"out": "runs", "name": "third"},
 }
 
 
@@ -96,3 +94,15 @@ def test_help_says_fields_and_values(capsys):
     for option in TRAIN_OPTIONS:
         assert f"({option.fields[0]}" in said
     assert "(Global.epochs: 40)" in said
+
+
+def test_the_folder_of_a_run():
+    assert open_training("RepVGG_A0").folder == Path("output/RepVGG_A0")
+    assert open_training("RepVGG_A0", out="runs", name="third").folder == Path("runs/third")
+    assert open_training("RepVGG_A0", ["Global.run_name=third"]).folder == Path("output/third")
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", ".hidden", "..", "/", "5"])
+def test_names_that_are_no_folder(name):
+    with pytest.raises(PpclsExtError, match=r"Global\.run_name \(--name\) is .*: expected the name of a folder"):
+        _ = open_training("RepVGG_A0", [f"Global.run_name={name}"]).folder

@@ -20,7 +20,6 @@ PATCHES = {
     "hosts/paddleclas/image_operators.py": 3,
     "hosts/paddleclas/loader_processes.py": 4,
     "hosts/paddleclas/log_file.py": 1,
-    "hosts/paddleclas/losses.py": 1,
     "hosts/paddleclas/optimizers.py": 4,
     "hosts/paddleclas/registry.py": 1,
     "hosts/paddleclas/safe_eval.py": 1,

@@ -9,8 +9,6 @@ import paddle
 from paddle import Tensor
 from paddle.nn import functional
 
-from ppcls_ext.hosts.adaptation import patch
-
 
 def weigh_classes(losses: Any, weights: np.ndarray) -> None:
     """Gives each class a weight in every `CELoss` of PaddleClas's `CombinedLoss`.
@@ -39,6 +37,6 @@ def weigh_classes(losses: Any, weights: np.ndarray) -> None:
                 label = functional.one_hot(label.flatten(), classes)
             return {"CELoss": -(values * label * functional.log_softmax(logits, axis=-1)).sum(axis=-1).mean()}
 
-    for loss in losses.loss_func:
+    for index, loss in enumerate(losses.loss_func):
         if isinstance(loss, CELoss):
-            patch(loss, "__class__", WeighedCELoss)
+            losses.loss_func[index] = WeighedCELoss(epsilon=loss.epsilon)

@@ -48,7 +48,7 @@ def test_each_paddleclas_gets_what_it_needs(fresh):
         "posterize to black": refuses_no_bits(),
         "device of a CPU": has("engine/evaluation/classification.py", r"\.device_id")
         and not paddle.is_compiled_with_cuda(),
-        **dict.fromkeys(("pickle", "eval", "bounded resizing", "image reader"), True),
+        **dict.fromkeys(("pickle", "eval", "bounded resizing", "loading processes", "image reader"), True),
     }
     assert list(needed) == [adaptation.name for adaptation in adaptations.ADAPTATIONS]
     assert fresh.says["adaptations"] == [[name for name in needed if needed[name]], []], "a second call does nothing"
