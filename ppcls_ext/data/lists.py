@@ -255,17 +255,14 @@ class _Parser:
         self._at, self._end, self._line = begin, end, 0
         self._class_num, self._delimiter, self._several = class_num, delimiter, several
         count = data.count(b"\n", begin, end) + 1
-        self.starts, self.ends = np.empty(count, np.int32), np.empty(count, np.int32)
-        if not several:
-            self.targets = np.empty(count, np.int64)
-            return
-        lines = _split(data, begin, end)
-        if class_num is None:
-            self._class_num = class_num = len(_parse_several(next(lines), f"{path}:1", None)[1])
-        if count * (2 * class_num - 1) > end - begin:  # one of them is too short: an array for all could be huge
+        if several and class_num is None:
+            self._class_num = len(_parse_several(next(_split(data, begin, end)), f"{path}:1", None)[1])
+        least = 2 * (self._class_num or 1) if several else 2  # bytes of a line: labels, and the mark before them
+        if count * (least + 1) - 1 > end - begin:  # one line is too short: arrays for all could be huge
             for number, line in enumerate(_split(data, begin, end), 1):
-                _parse_several(line, f"{path}:{number}", class_num)
-        self.targets = np.empty((count, class_num), np.uint8)
+                self._parse_line(line, number)
+        self.starts, self.ends = np.empty(count, np.int32), np.empty(count, np.int32)
+        self.targets = np.empty((count, self._class_num or 0), np.uint8) if several else np.empty(count, np.int64)
 
     def parse_piece(self) -> int:
         """Parses some lines more, and returns how many are done."""
@@ -325,13 +322,16 @@ class _Parser:
         return labels, simple
 
     def _parse_alone(self, index: int, start: int, end: int) -> None:
-        line, where = self._data[start:end].decode(), f"{self._path}:{index + 1}"
-        if self._several:
-            image, self.targets[index] = _parse_several(line, where, self._class_num)
-        else:
-            image, self.targets[index] = _parse(line, where, self._class_num, self._delimiter)
+        line = self._data[start:end].decode()
+        image, self.targets[index] = self._parse_line(line, index + 1)
         self.starts[index] = start + len(line[: len(line) - len(line.lstrip())].encode())
         self.ends[index] = self.starts[index] + len(image.encode())
+
+    def _parse_line(self, line: str, number: int) -> tuple[str, Label]:
+        where = f"{self._path}:{number}"
+        if self._several:
+            return _parse_several(line, where, self._class_num)
+        return _parse(line, where, self._class_num, self._delimiter)
 
 
 #: From so many images in one folder on, listing it costs less than a look at each file; over a network, far less.

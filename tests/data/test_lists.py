@@ -374,6 +374,12 @@ def test_one_line_of_many_labels_takes_no_memory_for_all(root):
         read_several(root, line + "jpg/a.jpg\t1\n" * 2_000_000, None)
 
 
+def test_a_gigabyte_of_blank_lines_takes_no_memory_for_all(root, monkeypatch):
+    monkeypatch.setattr(lists.np, "empty", lambda *args: pytest.fail("an array for all lines"))
+    with pytest.raises(PpclsExtError, match=r":2: no label in ''"):
+        read(root, "jpg/a.jpg 1\n" + "\n" * 10**6 + "jpg/a.jpg 1\n")
+
+
 @pytest.mark.parametrize(
     ("line", "reason"),
     [

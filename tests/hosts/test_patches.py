@@ -16,15 +16,14 @@ PACKAGE = Path(__file__).resolve().parents[2] / "ppcls_ext"
 PATCHES = {
     "hosts/dense.py": 2,
     "hosts/paddleclas/adaptations.py": 14,
-    "hosts/paddleclas/image_lists.py": 2,
+    "hosts/paddleclas/image_lists.py": 1,
     "hosts/paddleclas/image_operators.py": 3,
     "hosts/paddleclas/loader_processes.py": 4,
     "hosts/paddleclas/log_file.py": 1,
     "hosts/paddleclas/optimizers.py": 4,
-    "hosts/paddleclas/registry.py": 1,
+    "hosts/paddleclas/registry.py": 2,
     "hosts/paddleclas/safe_eval.py": 1,
     "hosts/paddleclas/safe_pickle.py": 1,
-    "hosts/paddleclas/samplers.py": 1,
     "hosts/paddledet.py": 4,
 }
 MOST = 38

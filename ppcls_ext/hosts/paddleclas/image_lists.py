@@ -29,6 +29,7 @@ from ppcls_ext.data.lists import MULTI_LABEL, SINGLE_LABEL, ImageList
 from ppcls_ext.data.shards import find_member, read_member
 from ppcls_ext.errors import PpclsExtError, one_line
 from ppcls_ext.hosts.adaptation import patch
+from ppcls_ext.hosts.paddleclas.registry import publish
 
 WHAT_TO_DO = "replace the file or take it off the list"
 MOST_IN_A_ROW = 10
@@ -45,10 +46,8 @@ def hand_over(dataset: dict, images: ImageList, evaluates: bool) -> None:
         images: its list.
         evaluates: whether each image counts, or another one may take its place.
     """
-    import ppcls.data
-
     made = data_sets()[images.task]
-    patch(ppcls.data, made.__name__, made)  # where PaddleClas looks for data sets by name
+    publish(made)
     dataset.update(name=made.__name__, listed=Listed(images, evaluates))
 
 

@@ -1,4 +1,4 @@
-"""Registers our models where PaddleClas looks for architectures."""
+"""Publishes our models, data sets and samplers where PaddleClas looks them up by name."""
 
 from __future__ import annotations
 
@@ -37,6 +37,13 @@ def register(factories: Mapping[str, Callable]) -> None:
             replaced.setdefault(name, original)
         for module in (ppcls.arch, ppcls.arch.backbone):
             patch(module, name, factory)
+
+
+def publish(kind: type) -> None:
+    """Makes a data set or a sampler known to PaddleClas, which looks up their names in `ppcls.data`."""
+    import ppcls.data
+
+    patch(ppcls.data, kind.__name__, kind)
 
 
 def tell_replaced(name: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from paddle.io import DistributedBatchSampler
 
-from ppcls_ext.hosts.adaptation import patch
+from ppcls_ext.hosts.paddleclas import registry
 
 
 class BalancedBatchSampler(DistributedBatchSampler):
@@ -44,7 +44,5 @@ class BalancedBatchSampler(DistributedBatchSampler):
 
 
 def publish() -> None:
-    """Makes the sampler known to PaddleClas, which looks up the names of samplers in `ppcls.data`."""
-    import ppcls.data
-
-    patch(ppcls.data, BalancedBatchSampler.__name__, BalancedBatchSampler)
+    """Makes the sampler known to PaddleClas."""
+    registry.publish(BalancedBatchSampler)
