@@ -330,13 +330,20 @@ def digests(config: dict) -> dict[str, dict[str, Any]]:
         dataset = section.get("dataset") if isinstance(section, dict) else None
         path = dataset.get("cls_label_path") if isinstance(dataset, dict) else None
         if isinstance(path, str) and Path(path).is_file():
-            content = Path(path).read_bytes()
-            found[loader] = {
-                "path": path,
-                "pictures": len(content.splitlines()),
-                "sha256": hashlib.sha256(content).hexdigest(),
-            }
+            found[loader] = {"path": path, **_digest(Path(path))}
     return found
+
+
+def _digest(path: Path) -> dict[str, Any]:
+    """The number of lines and the SHA-256 of a list, which may be large: it is read piece by piece."""
+    lines, last, digest = 0, b"\n", hashlib.sha256()
+    with open(path, "rb") as stream:
+        while piece := stream.read(1 << 20):
+            digest.update(piece)
+            ends = piece.count(b"\n") + piece.count(b"\r") - piece.count(b"\r\n")
+            lines += ends - (last == b"\r" and piece[:1] == b"\n")
+            last = piece[-1:]
+    return {"pictures": lines + (last not in (b"\n", b"\r")), "sha256": digest.hexdigest()}
 
 
 def trained_lists(folder: Path) -> dict[str, dict[str, Any]]:

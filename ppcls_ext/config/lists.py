@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import dataclasses
 import functools
+import itertools
 import logging
 import math
 import os
@@ -41,6 +42,7 @@ from ppcls_ext.data.lists import (
     read_lines,
     write_list,
 )
+from ppcls_ext.data.shards import is_there
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.hosts.paddleclas.versions import multi_label_output
 from ppcls_ext.progress import progress
@@ -378,7 +380,9 @@ def _listed_files(path: Path, roots: list[Path], delimiter: str | None = None) -
         # with a label or without; a path may hold spaces
         parts = (name, name.rsplit(delimiter, 1)[0], *([name.rpartition(TAB)[0]] if delimiter is None else []))
         candidates = [root / part for root in roots for part in parts if part]
-        file = next((candidate for candidate in candidates if candidate.is_file()), None)
+        files = (candidate for candidate in candidates if candidate.is_file())
+        shards = (candidate for candidate in reversed(candidates) if is_there(str(candidate)))
+        file = next(itertools.chain(files, shards), None)
         if file is None:
             raise PpclsExtError(f"{path}:{number}: no image {line!r} below {' or '.join(map(str, roots))}")
         found.append(file)

@@ -15,7 +15,7 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing.pool import ThreadPool
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ from PIL import Image, ImageOps, features
 
 from ppcls_ext.data.image_bounds import max_bytes, require_bounded, require_bounded_tags, require_quick, require_size
 from ppcls_ext.data.lists import ListEntry
+from ppcls_ext.data.shards import find_member, read_member
 from ppcls_ext.errors import NotImageError, PpclsExtError
 from ppcls_ext.files import read_regular
 
@@ -36,18 +37,21 @@ MAGIC = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"II*\0": "TIFF", b"MM\0*":
 ORIENTATION = 0x112  # EXIF's tag
 BAND = 1 << 21
 """Pixels whose colours are converted at once, which takes up to 50 bytes each."""
+AT_ONCE = 1024
+"""Images that wait for a thread."""
 #: Pillow's modes of 8 or 16 bits per sample whose colours `convert` understands.
 MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "I", "I;16", "I;16B", "I;16L")
 
 
 def read_image(path: str | os.PathLike) -> bytes:
-    """Reads the bytes of an image file.
+    """Reads the bytes of an image, in a file of its own or in a shard (`ppcls_ext.data.shards`).
 
     Raises:
         OSError: the file cannot be opened or read.
-        PpclsExtError: it is not a regular file, or far too large.
+        PpclsExtError: it is not a regular file, or far too large, or the shard has no such image.
     """
-    return read_regular(path, max_bytes())
+    member = find_member(os.fspath(path))
+    return read_regular(path, max_bytes()) if member is None else read_member(member, max_bytes())
 
 
 def decode(data: bytes, library: str = "cv2") -> np.ndarray:
@@ -289,11 +293,13 @@ def find_faults(
         For each file the error that reading it raises, or None.
     """
     found: list[OSError | PpclsExtError | None] = []
-    with ThreadPool() as pool:  # Pillow decodes outside the interpreter lock
-        for fault in pool.imap(_find_fault, paths, chunksize=16):
-            found.append(fault)
-            if report:
-                report(len(found), len(paths))
+    # Pillow decodes outside the interpreter lock; multiprocessing's pool needs room in /dev/shm
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(paths), AT_ONCE):
+            for fault in pool.map(_find_fault, paths[start : start + AT_ONCE]):
+                found.append(fault)
+                if report:
+                    report(len(found), len(paths))
     return found
 
 

@@ -50,6 +50,12 @@ def find_member(path: str) -> Member | None:
     return Member(found[1], int(found[2]), int(found[3])) if found else None
 
 
+def is_there(path: str) -> bool:
+    """Returns whether there is the file of an image, or the shard that holds it."""
+    member = find_member(path)
+    return os.path.isfile(path if member is None else member.shard)
+
+
 def read_member(member: Member, limit: int) -> bytes:
     """Reads the bytes of an image in a shard.
 

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import copy
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from ppcls_ext.config.lists import images_in
+from ppcls_ext.config.settings import RunSettings
+from ppcls_ext.data.image_files import check_images
+from ppcls_ext.data.image_input import network_input
+from ppcls_ext.data.image_rule import Preprocessing
 from ppcls_ext.errors import PpclsExtError
 from tests.helpers import build_engine
 from tests.tiny_dataset import as_packed
@@ -38,3 +44,20 @@ def test_a_shard_vanishes(packed, tmp_path, monkeypatch):
     shutil.rmtree(tmp_path / "packed")
     with pytest.raises(PpclsExtError, match=r"cannot read .*train-00000\d\.tar/\d+\+\d+/png/\d+\.png, nor 9 others"):
         engine.train()
+
+
+def test_other_readers_open_shards_too(packed, tmp_path, monkeypatch):
+    """Calibration, checking images, and predictions in Python."""
+    monkeypatch.chdir(tmp_path)
+    settings = RunSettings(packed)
+    images = images_in(None, settings)
+    assert images == [entry.path for entry in settings.image_list("Train")]
+    assert images == images_in(packed["DataLoader"]["Train"]["dataset"]["cls_label_path"], settings)
+    assert check_images(settings.image_list("Eval")) == []
+    assert network_input(images[0], Preprocessing(resize=(32, 32), crop=None)).shape == (3, 32, 32)
+    shard = Path(str(images[0])).parents[2]
+    assert shard.suffix == ".tar"
+    shard.write_bytes(bytes(shard.stat().st_size))
+    with pytest.raises(PpclsExtError, match="holds no file of"):
+        network_input(images[0], Preprocessing(resize=(32, 32), crop=None))
+    assert len(check_images(settings.image_list("Train"))) > 0

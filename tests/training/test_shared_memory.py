@@ -46,7 +46,7 @@ def train(folder: Path, config_file: Path, size: str) -> tuple[str, str]:
 @pytest.mark.skipif(not own_namespace(), reason="needs the right to mount")
 def test_a_small_shared_memory(tmp_path, config_file):
     results = []
-    for size, done in (("64k", "no processes are started"), ("1m", "batches go through pipes")):
+    for size, done in (("4k", "no processes are started"), ("1m", "batches go through pipes")):
         numbers, line = train(tmp_path / size, config_file, size)
         assert done in line
         results.append(numbers)

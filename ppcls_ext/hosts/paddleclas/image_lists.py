@@ -23,10 +23,8 @@ from typing import Any, overload
 import numpy as np
 from paddle.io.dataloader.collate import default_collate_fn
 
-from ppcls_ext.data.image_bounds import max_bytes
 from ppcls_ext.data.image_files import decode, read_image
 from ppcls_ext.data.lists import MULTI_LABEL, SINGLE_LABEL, ImageList
-from ppcls_ext.data.shards import find_member, read_member
 from ppcls_ext.errors import PpclsExtError, one_line
 from ppcls_ext.hosts.adaptation import patch
 from ppcls_ext.hosts.paddleclas.registry import publish
@@ -150,7 +148,7 @@ class ListedDataset:
         listed, taken, faults = self.listed, index, []
         for _ in range(1 if listed.evaluates else MOST_IN_A_ROW):
             try:
-                image = self._transformed(read_listed(self.images[taken]))
+                image = self._transformed(read_image(self.images[taken]))
             except Exception as error:
                 faults.append(f"{type(error).__name__}: {one_line(error)}")
                 if not listed.failure:  # otherwise all ends soon
@@ -201,7 +199,7 @@ class ListedDataset:
         path, where = self.images[0], f"{loader}.dataset.transform_ops"
         states = random.getstate(), np.random.get_state()
         try:
-            data = read_listed(path)
+            data = read_image(path)
             image = self._transformed(data)
         except Exception as error:
             require_transforms(path, self._operators(), where)
@@ -213,12 +211,6 @@ class ListedDataset:
             np.random.set_state(states[1])
         require_input(image, where)
         self.listed.keep(data)
-
-
-def read_listed(path: str) -> bytes:
-    """Reads the bytes of an image that a list names, in a shard or in a file of its own."""
-    member = find_member(path)
-    return read_image(path) if member is None else read_member(member, max_bytes())
 
 
 @functools.cache
@@ -287,7 +279,7 @@ def require_transforms(path: str, operators: Sequence[Any], where: str) -> None:
         where: the path of their list in the configuration.
     """
     try:
-        value: Any = read_listed(path)
+        value: Any = read_image(path)
         decode(value)
     except (OSError, PpclsExtError):
         return
