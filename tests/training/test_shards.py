@@ -54,10 +54,10 @@ def test_other_readers_open_shards_too(packed, tmp_path, monkeypatch):
     assert images == [entry.path for entry in settings.image_list("Train")]
     assert images == images_in(packed["DataLoader"]["Train"]["dataset"]["cls_label_path"], settings)
     assert check_images(settings.image_list("Eval")) == []
-    assert network_input(images[0], Preprocessing(resize=(32, 32), crop=None)).shape == (3, 32, 32)
+    assert network_input(images[0], Preprocessing(resize_short=32, crop=(32, 32))).shape == (3, 32, 32)
     shard = Path(str(images[0])).parents[2]
     assert shard.suffix == ".tar"
     shard.write_bytes(bytes(shard.stat().st_size))
     with pytest.raises(PpclsExtError, match="holds no file of"):
-        network_input(images[0], Preprocessing(resize=(32, 32), crop=None))
+        network_input(images[0], Preprocessing(resize_short=32, crop=(32, 32)))
     assert len(check_images(settings.image_list("Train"))) > 0
