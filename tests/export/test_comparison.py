@@ -49,6 +49,17 @@ def detections(seed: int = 0) -> np.ndarray:
     return np.stack(columns, axis=1).astype(np.float32)
 
 
+def test_rounding_may_keep_a_box_more():
+    rows = detections()
+    got, expected = [rows[:97], np.int32([97])], [rows, np.int32([100])]
+    assert output_difference(got, expected) == pytest.approx(output_difference(got[:1], expected[:1]))
+    assert output_difference([rows, np.int32([99])], expected) > 0, "a number that is not that of the rows"
+    with pytest.raises(PpclsExtError, match="the outputs' shapes differ"):
+        output_difference([rows[:94]], [rows])
+    with pytest.raises(PpclsExtError, match="the outputs' shapes differ"):
+        output_difference([rows[:97, :5]], [rows[:, :5]])
+
+
 @pytest.mark.parametrize(("rows", "score", "counts"), [(100, 1.0, False), (100, 0.9, True), (20, 1.0, True)])
 def test_rounding_chooses_the_rows_of_a_long_list_that_all_score_1(rows, score, counts):
     got, expected = detections(0)[:rows], detections(1)[:rows]
