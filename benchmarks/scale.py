@@ -54,6 +54,9 @@ def main() -> int:
         section.add_argument("--classes", type=int, default=1000, help="default: %(default)s")
         section.set_defaults(measure=measure)
     sections.choices["predict"].add_argument("--side", type=int, default=0, help="px; 500 × 375 px by default")
+    sections.choices["predict"].add_argument(
+        "--crop", type=int, default=224, help="px of the input (default: %(default)s)"
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         args.measure(args, Path(name))
@@ -177,7 +180,7 @@ def predict(args: argparse.Namespace, folder: Path) -> None:
     from ppcls_ext.predict.classifier import Classifier
 
     model, images = folder / "model.onnx", folder / "images"
-    _write_model(model, args.classes)
+    _write_model(model, args.classes, args.crop)
     _write_images(images, args.count, (args.side, args.side) if args.side else (500, 375))
     with measured("finding the files", args.count):
         files = find_images([str(images)])
@@ -192,7 +195,7 @@ def predict(args: argparse.Namespace, folder: Path) -> None:
         print(f"{'':<44} {(folder / target).stat().st_size / 1e6:8.1f} MB")
 
 
-def _write_model(path: Path, classes: int) -> None:
+def _write_model(path: Path, classes: int, crop: int) -> None:
     """A network that costs next to nothing: the means of the channels, and one matrix."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -209,13 +212,13 @@ def _write_model(path: Path, classes: int) -> None:
     graph = helper.make_graph(
         nodes,
         "scale",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 224, 224])],
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, crop, crop])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", classes])],
         [numpy_helper.from_array(weight, "weight")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     names = tuple(f"class number {index}" for index in range(classes))
-    metadata = Metadata("scale", Preprocessing(resize_short=256, crop=(224, 224)), names)
+    metadata = Metadata("scale", Preprocessing(resize_short=crop * 8 // 7, crop=(crop, crop)), names)
     for key, value in metadata.to_properties().items():
         model.metadata_props.add(key=key, value=value)
     onnx.save(model, path)

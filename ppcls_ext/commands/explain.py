@@ -40,14 +40,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _open(model: str, output: str, files: Sequence[Path], wanted: str | None) -> EvidenceMaps:
     path = Path(model)
     if path.suffix.lower() == ".onnx" or (path.is_file() and path.suffix != ".pdparams"):  # a file, no run
-        return EvidenceMaps(split_file(model), Classifier(model).metadata, output, files, wanted)
+        return EvidenceMaps(split_file(model), Classifier(model).metadata, output, wanted, files)
     try:
         run = open_run_with_weights(model)
     except NoSuchRunError as error:
         raise PpclsExtError(f"{error}; or an ONNX file") from error
     metadata = run.metadata
     print(f"{printable(model)}: loading Paddle", file=sys.stderr, flush=True)  # which takes some seconds
-    return EvidenceMaps(run.halves(), metadata, output, files, wanted)
+    return EvidenceMaps(run.halves(), metadata, output, wanted, files)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -70,11 +70,20 @@ def _outputs(
         takers.append(_print_table if document is None else document.add)
         # on a terminal the table itself shows how far it is
         is_shown = document is None and sys.stdout.isatty()
-        report = (lambda done, total: None) if is_shown else stack.enter_context(progress("predicting"))
-        yield files, lambda result: [take(result) for take in takers], report
+        report: Report = _no_report if is_shown else stack.enter_context(progress("predicting"))
+
+        def write(result: dict[str, Any]) -> None:
+            for take in takers:
+                take(result)
+
+        yield files, write, report
         if document is not None:
             document.end()
             print()
+
+
+def _no_report(done: int, total: int) -> None:
+    pass
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

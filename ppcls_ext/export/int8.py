@@ -103,8 +103,8 @@ def quantize(
     count = int(len(images) * CALIBRATING)
     calibrating, checking = images[np.sort(order[:count])], images[np.sort(order[count:])]
     weighted = sum(node.op_type in WEIGHTED for node in model.graph.node)
-    with progress("int8", "steps") if not quiet else contextlib.nullcontext(_no_report) as report:
-        tick = ticks(report, 2 * len(calibrating) + 2 * weighted + 2 * len(checking))
+    with progress("int8", "steps") if not quiet else contextlib.nullcontext(_no_report) as shown:
+        tick = ticks(shown, 2 * len(calibrating) + 2 * weighted + 2 * len(checking))
         quantized = _quantize(model, calibrating, tick)
         ours, theirs = [], []
         for row, other in zip(scores_of(quantized, checking, metadata), scores_of(model, checking, metadata)):

@@ -85,6 +85,11 @@ class ResultsWriter:
         for row in _rows(result):
             self._table.write(row)
 
+    def add_all(self, results: Iterable[dict[str, Any]]) -> None:
+        """Writes the results of several images."""
+        for result in results:
+            self.add(result)
+
     def end(self) -> None:
         """Writes what a complete file ends with."""
         if not self._is_csv:
@@ -244,8 +249,7 @@ def write_results(path: str | os.PathLike, results: Iterable[dict[str, Any]]) ->
         PpclsExtError: the file cannot be written.
     """
     with open_results(path) as writer:
-        for result in results:
-            writer.add(result)
+        writer.add_all(results)
 
 
 def _escaped(name: str) -> str:

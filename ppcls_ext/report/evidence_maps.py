@@ -40,9 +40,9 @@ class EvidenceMaps:
         halves: the network, cut before its head.
         metadata: how it takes images, and the names of its classes.
         folder: to write to.
-        files: the image files that will come.
         wanted: name or number of the class; where None, the most probable one of each image, and of a multi-label
             network every class that the image shows.
+        files: the image files that will come, over none of which is drawn.
 
     Raises:
         PpclsExtError: there is no class of that name.
@@ -53,8 +53,8 @@ class EvidenceMaps:
         halves: Halves,
         metadata: Metadata,
         folder: str | os.PathLike,
-        files: Sequence[Path],
         wanted: str | None = None,
+        files: Sequence[Path] = (),
     ) -> None:
         self._halves, self._rule, self._task = halves, metadata.preprocessing, metadata.task
         self._names = metadata.class_names or ()

@@ -107,7 +107,8 @@ class Predictions:
     ) -> None:
         self.paths, self.labels, self.classes, self.names = paths, labels, classes, names
         nothing = np.zeros(0, np.int64)
-        self.predicted, self.confidence, self._rank = map(np.concatenate, zip(*batches)) if batches else [nothing] * 3
+        whole = Ranked(*map(np.concatenate, zip(*batches))) if batches else Ranked(nothing, nothing, nothing)
+        self.predicted, self.confidence, self._rank = whole
 
     def accuracy(self, k: int = 1) -> float:
         """Returns the share of images whose true class is among the k most probable."""

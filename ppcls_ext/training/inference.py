@@ -122,8 +122,8 @@ def infer(engine: Any, threshold: Threshold | None = None) -> None:
             answers = post_process(_logits(engine, images), names)
             print(answers)
             read += len(names)
-            for answer in answers if writer is not None else ():
-                writer.add(answer)
+            if writer is not None:
+                writer.add_all(answers)
             if saved is not None:
                 _draw(saved, names, answers)
         if saved is not None:

@@ -9,6 +9,7 @@ import os
 import resource
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +19,15 @@ import paddle
 import pytest
 from onnx import numpy_helper
 from paddle import nn
+from PIL import Image
 
 import ppcls_ext
+from ppcls_ext.data.image_input import network_input
 from ppcls_ext.data.image_rule import Preprocessing
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.export import comparison, convert, fusion_proof, pipeline, simplify
 from ppcls_ext.export.opset import DEFAULT_OPSET, OPSETS, opset_of
-from ppcls_ext.export.pipeline import export_onnx
+from ppcls_ext.export.pipeline import export_onnx, export_with_rule
 from ppcls_ext.predict.metadata import Metadata
 from tests.helpers import needs_converter, randomise_norms
 from tests.tiny_net import CLASSES, METADATA, PIXELS, make_net
@@ -239,7 +242,7 @@ sys.path.insert(0, {root!r})
 import sitecustomize
 assert hasattr(sitecustomize, "watch")
 from tests.tiny_net import METADATA, PIXELS, make_net
-from ppcls_ext.export.pipeline import export_onnx
+from ppcls_ext.export.pipeline import export_onnx, export_with_rule
 export_onnx(make_net(), {output!r}, image_shape=(3, PIXELS, PIXELS), metadata=METADATA.to_properties())
 """
 
@@ -513,3 +516,29 @@ def test_a_full_disk(converted, tmp_path, monkeypatch):
         expect_failure(tmp_path, os.strerror(errno.EFBIG), converted(), METADATA.to_properties())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_samples_are_read_one_by_one(tmp_path, monkeypatch, capsys):
+    """Many samples take no more memory than one; files that are open can be read only once, and are kept."""
+    levels = np.random.default_rng(0).integers(0, 256, (3, 40, 30, 3), dtype=np.uint8)
+    for index, image in enumerate(levels):
+        Image.fromarray(image).save(tmp_path / f"{index}.png")
+    alive, most = [], []
+
+    def read(image, rule):
+        array = network_input(image, rule)
+        alive[:] = [kept for kept in alive if kept() is not None]
+        alive.append(weakref.ref(array))
+        most.append(len(alive))
+        return array
+
+    monkeypatch.setattr("ppcls_ext.data.image_input.network_input", read)
+    monkeypatch.setattr("ppcls_ext.progress.FIRST", 0.0)
+    monkeypatch.setattr("ppcls_ext.progress.EVERY", 0.0)
+    options = {"size": PIXELS, "class_names": METADATA.class_names}
+    with open(tmp_path / "0.png", "rb") as stream:
+        samples = [stream, *(tmp_path / f"{index % 3}.png" for index in range(29))]
+        report = export_with_rule(make_net(), tmp_path / "net.onnx", samples=samples, **options)
+    assert len(most) == 30 * (3 + len(report.onnx_differences))
+    assert max(most) <= 8
+    assert capsys.readouterr().err.splitlines()[-1].startswith("comparing the forms: 165 of 165 images, ")

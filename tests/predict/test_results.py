@@ -83,11 +83,11 @@ def test_results_do_not_gather_in_memory(tmp_path, suffix):
     write_results(tmp_path / f"first{suffix}", [])
     tracemalloc.start()
     try:
-        write_results(tmp_path / f"r{suffix}", ({"file_name": f"{n:09d}", **result} for n in range(10_000)))
+        write_results(tmp_path / f"r{suffix}", ({"file_name": f"{n:09d}", **result} for n in range(4000)))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert (tmp_path / f"r{suffix}").stat().st_size > 5 * peak
+    assert (tmp_path / f"r{suffix}").stat().st_size > 4 * peak
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".json"])

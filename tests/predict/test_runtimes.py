@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ from PIL import Image
 
 from ppcls_ext.commands import export_model, predict, verify
 from ppcls_ext.commands.outcome import run
+from ppcls_ext.data.image_input import network_input
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.predict.classifier import Classifier
+from ppcls_ext.export import agreement
+from ppcls_ext.predict.classifier import BATCH, Classifier
 from ppcls_ext.predict.runtimes import RUNTIMES, installed, load
 from tests.tiny_net import PIXELS
 
@@ -105,3 +108,34 @@ def test_what_cannot_be_loaded_is_said(tmp_path, exported):
         if runtime != "paddle" and installed(runtime):
             with pytest.raises(PpclsExtError, match="there is no such file"):
                 load(runtime, tmp_path / "none.onnx")
+
+
+def test_verify_holds_a_batch_of_images_at_a_time(exported, pictures, monkeypatch, capsys):
+    alive, most = [], []
+
+    def prepare(path, rule):
+        image = network_input(path, rule)
+        alive[:] = [other for other in alive if other() is not None]
+        alive.append(weakref.ref(image))
+        most.append(len(alive))
+        return image
+
+    monkeypatch.setattr(agreement, "network_input", prepare)
+    files = sorted(pictures.iterdir())
+    monkeypatch.setattr(agreement, "find_images", lambda names: files * 10)
+    monkeypatch.setattr("ppcls_ext.progress.FIRST", 0.0)
+    monkeypatch.setattr("ppcls_ext.progress.EVERY", 0.0)
+    assert run(lambda: verify.main([str(exported[1]), str(pictures)])) == 0
+    assert max(most) <= 2 * BATCH < len(most) == 50
+    captured = capsys.readouterr()
+    assert captured.out.startswith(f"{exported[1]}: 50 images, compared with onnxruntime")
+    assert captured.err.splitlines()[-1].startswith("verifying: 50 of 50 images, ")
+
+
+def test_verify_prints_nothing_that_a_terminal_obeys(exported, pictures, tmp_path, capsys):
+    path = tmp_path / "net\x1b[2J.onnx"
+    path.write_bytes(exported[1].read_bytes())
+    assert run(lambda: verify.main([str(path), str(pictures)])) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith(f"{tmp_path}/net\\x1b[2J.onnx: 5 images")
+    assert "\x1b" not in captured.out + captured.err

@@ -9,7 +9,7 @@ import pytest
 
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.predict.answers import softmax
-from ppcls_ext.report.evaluation_report import draw_confusion
+from ppcls_ext.report import evaluation_report
 from ppcls_ext.report.predictions import (
     Predictions,
     Ranked,
@@ -101,8 +101,8 @@ def test_the_figures_are_those_of_sorting_everything(classes, levels):
     assert [(pair["true"], pair["predicted"], pair["pictures"]) for pair in confused_pairs(found)] == expected
 
 
-def test_many_classes_take_no_memory_of_their_square(tmp_path):
-    classes, images = 21_000, 5_000
+def test_many_classes_take_no_memory_of_their_square(tmp_path, monkeypatch):
+    classes, images = 5_000, 2_000
     random = np.random.default_rng(0)
     labels = random.integers(0, classes, images)
     predicted = np.where(random.random(images) < 0.5, labels, random.integers(0, classes, images))
@@ -111,14 +111,15 @@ def test_many_classes_take_no_memory_of_their_square(tmp_path):
     try:
         found = Predictions.of_batches([""] * images, labels, [batch], classes).check()
         rows, pairs = per_class(found), confused_pairs(found)
-        draw_confusion(found, tmp_path / "confusion.png")
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 200e6
+    assert peak < 50e6  # the square would be 200 MB
     assert len(rows) == classes
     assert len(pairs) == 20
     assert found.accuracy(5) == 1
+    monkeypatch.setattr(evaluation_report, "confusion_matrix", None)
+    evaluation_report.draw_confusion(found, tmp_path / "confusion.png")
 
 
 @pytest.mark.parametrize("classes", [1, 3, 2000])
