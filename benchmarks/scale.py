@@ -53,10 +53,9 @@ def main() -> int:
         section.add_argument("--count", type=int, default=count, help="images (default: %(default)s)")
         section.add_argument("--classes", type=int, default=1000, help="default: %(default)s")
         section.set_defaults(measure=measure)
-    sections.choices["predict"].add_argument("--side", type=int, default=0, help="px; 500 × 375 px by default")
-    sections.choices["predict"].add_argument(
-        "--crop", type=int, default=224, help="px of the input (default: %(default)s)"
-    )
+    of_predict = sections.choices["predict"]
+    of_predict.add_argument("--side", type=int, default=0, help="px of a square image; 500 × 375 px by default")
+    of_predict.add_argument("--crop", type=int, default=224, help="px of the network's input (default: %(default)s)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         args.measure(args, Path(name))

@@ -11,6 +11,7 @@ import math
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -307,10 +308,11 @@ def evaluate_on(settings: RunSettings, data: str | os.PathLike) -> RunSettings:
         folder, files, left_out = find_labelled_images(path)
         names = settings.class_names or ()
         require_known(folder, [name for name, below in files.items() if below], names)
-        double = next((name for name, below in files.items() if below and names.count(name) > 1), None)
+        counts, index = Counter(names), {name: number for number, name in enumerate(names)}
+        double = next((name for name, below in files.items() if below and counts[name] > 1), None)
         if double is not None:
             raise PpclsExtError(f"two classes are called {double!r}: give an image list instead of a folder")
-        labels = [(file, names.index(name)) for name, below in files.items() for file in below]
+        labels = [(file, index[name]) for name, below in files.items() for file in below]
         if not labels:
             raise PpclsExtError(f"{folder} holds no image in the folder of a class ({counted(left_out)})")
         images["image_root"] = str(folder)
@@ -326,7 +328,7 @@ def evaluate_on(settings: RunSettings, data: str | os.PathLike) -> RunSettings:
 
 def _say_what_is_evaluated(folder: Path, files: Files, names: Sequence[str], left_out: Sequence[LeftOut]) -> None:
     present = [name for name in names if files.get(name)]
-    absent = [name for name in names if name not in present]
+    absent = [name for name in names if not files.get(name)]
     logger.info("%s: %d images of %d classes", folder, sum(map(len, files.values())), len(present))
     if absent:
         shown = ", ".join(absent[:SHOWN]) + (", …" if len(absent) > SHOWN else "")

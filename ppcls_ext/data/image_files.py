@@ -294,7 +294,8 @@ def find_faults(
     """
     found: list[OSError | PpclsExtError | None] = []
     # Pillow decodes outside the interpreter lock; multiprocessing's pool needs room in /dev/shm
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        warnings.simplefilter("ignore")  # threads share the filters, which `decode` changes and restores
         for start in range(0, len(paths), AT_ONCE):
             for fault in pool.map(_find_fault, paths[start : start + AT_ONCE]):
                 found.append(fault)
