@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import paddle
 from ppcls_ext.data.lists import MULTI_LABEL
 from ppcls_ext.errors import PpclsExtError, one_line
 from ppcls_ext.export.comparison import relative_difference
-from ppcls_ext.files import folder_at_once
+from ppcls_ext.files import folder_at_once, room
 from ppcls_ext.hosts.quiet import logging_from
 from ppcls_ext.predict.program_set import DIGESTS, FILES, digests_of
 from ppcls_ext.weights.files import read_weights
@@ -106,10 +105,9 @@ def _read_back(place: Path, target: Path) -> Any:
     try:
         return paddle.jit.load(str(place / "inference"))
     except Exception as error:
-        free = shutil.disk_usage(place).free
         raise PpclsExtError(
-            f"cannot write {target}: what was written there cannot be read again ({one_line(error)[:200]}), and "
-            f"{free / 2**20:.1f} MiB are free on that disk; choose a folder that is writable and has room"
+            f"cannot write {target}: what was written there cannot be read again ({one_line(error)[:200]}); "
+            f"{room(place)}; choose a folder that is writable and has room"
         ) from error
 
 
