@@ -19,11 +19,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(autouse=True)
 def nothing_of_a_command():
-    """A command that a test runs in this process sets up the log and SIGTERM: the next test finds them as before."""
-    on_sigterm, logger = signal.getsignal(signal.SIGTERM), logging.getLogger("ppcls_ext")
+    """A command that a test runs in this process sets up the log and signals: the next test finds them as before."""
+    signals = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    logger = logging.getLogger("ppcls_ext")
     handlers, propagate, level = logger.handlers[:], logger.propagate, logger.level
     yield
-    signal.signal(signal.SIGTERM, on_sigterm)
+    for number, handler in signals.items():
+        signal.signal(number, handler)
     logger.handlers[:], logger.propagate = handlers, propagate
     logger.setLevel(level)
 

@@ -212,6 +212,7 @@ READERS = {
     "cpu.py": "of the system",
     "config/folder.py": "is_file before",
     "export/convert.py": "written by the conversion",
+    "training/inference_program.py": "written by the export",
     "doctor.py": "of the system",
     "download.py": "the package's own cache",
     "export/program.py": "is_file before",

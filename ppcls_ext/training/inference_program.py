@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -102,7 +103,10 @@ def _expected_outputs(engine: Any, image: np.ndarray) -> list[np.ndarray]:
 
 def _read_back(place: Path, target: Path) -> Any:
     """The program in `place`; Paddle's C++ writes no more than a full disk takes, and does not say so."""
+    program = place / "inference.json"
     try:
+        if program.is_file():
+            json.loads(program.read_bytes())  # Paddle's C++ takes seconds to say the same
         return paddle.jit.load(str(place / "inference"))
     except Exception as error:
         raise PpclsExtError(
