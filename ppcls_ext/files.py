@@ -122,30 +122,49 @@ def folder_at_once(target: Path, pattern: str, first: str = "") -> Iterator[Path
         )
         new.chmod(0o777 & ~_umask())
         yield new
-        for path in (*new.rglob("*"), new):
-            _flush(path)
-        if not is_whole:
-            written = os.listdir(new)
-            for name in sorted(written, key=lambda name: name != first):
-                os.replace(new / name, final / name)
-            for name in set(names).difference(written):
-                if re.fullmatch(pattern, name):
-                    (final / name).unlink()
-        elif not final.exists():
-            os.rename(new, final)
-        elif not _exchange(new, final):
-            away = new.with_suffix(".old")
-            os.rename(final, away)
-            os.rename(new, final)
-            new = away
-        _flush(final.parent if is_whole else final)
+        new = _put_in_place(new, final, None if is_whole else pattern, first)
     except OSError as error:
         raise PpclsExtError(
             f"cannot write {target}: {error.strerror or error}; choose a folder that is writable and has room"
         ) from error
+    except PpclsExtError as error:
+        if new is None or str(new) not in str(error):
+            raise
+        raise PpclsExtError(str(error).replace(str(new), str(target))) from error
     finally:
         if new is not None:
             shutil.rmtree(new, ignore_errors=True)
+
+
+def _put_in_place(new: Path, final: Path, pattern: str | None, first: str) -> Path:
+    """Puts a new folder in the place of `final`, or with a pattern its files; returns the folder that is left over."""
+    for path in (*new.rglob("*"), new):
+        _flush(path)
+    if pattern is not None:
+        written, before = os.listdir(new), [name for name in os.listdir(final) if name != new.name]
+        for name in sorted(written, key=lambda name: name != first):
+            os.replace(new / name, final / name)
+        for name in set(before).difference(written):
+            if re.fullmatch(pattern, name):
+                (final / name).unlink()
+    elif not final.exists():
+        os.rename(new, final)
+    elif not _exchange(new, final):
+        away = new.with_suffix(".old")
+        os.rename(final, away)
+        try:
+            os.rename(new, final)
+        except OSError:
+            os.rename(away, final)
+            raise
+        new = away
+    _flush(final if pattern is not None else final.parent)
+    return new
+
+
+def room(folder: str | os.PathLike) -> str:
+    """Returns a remark: how much more the disk of `folder` takes."""
+    return f"{shutil.disk_usage(folder).free / 2**20:,.1f} MiB are free on the disk of {Path(folder).parent}"
 
 
 def _can_be_renamed(folder: Path) -> bool:

@@ -20,7 +20,9 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture(autouse=True)
 def nothing_of_a_command():
     """A command that a test runs in this process sets up the log and signals: the next test finds them as before."""
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGQUIT", "SIGCHLD") if hasattr(signal, name)]
+    numbers = [
+        getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGCHLD") if hasattr(signal, name)
+    ]
     before, logger = [signal.getsignal(number) for number in numbers], logging.getLogger("ppcls_ext")
     handlers, propagate, level = logger.handlers[:], logger.propagate, logger.level
     yield

@@ -145,6 +145,18 @@ def test_a_folder_where_none_can_be_exchanged(tmp_path, monkeypatch):
     assert {path.read_text() for path in (tmp_path / "report").iterdir()} == {"newer"}
 
 
+def test_messages_name_the_folder_that_is_meant(tmp_path):
+    (tmp_path / "report").mkdir()
+
+    def fail():
+        with files.folder_at_once(tmp_path / "report", "[abc]") as place:
+            (place / "a").mkdir()
+            put(place / "a")
+
+    with pytest.raises(PpclsExtError, match=f"^cannot write {tmp_path}/report/a: it is a folder"):
+        fail()
+
+
 def test_a_folder_with_other_files_is_replaced_file_by_file(tmp_path, monkeypatch):
     target = tmp_path / "report"
     target.mkdir()
@@ -202,6 +214,7 @@ READERS = {
     "cpu.py": "of the system",
     "config/folder.py": "is_file before",
     "export/convert.py": "written by the conversion",
+    "training/inference_program.py": "written by the export",
     "doctor.py": "of the system",
     "download.py": "the package's own cache",
     "export/program.py": "is_file before",

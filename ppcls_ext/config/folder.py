@@ -154,7 +154,7 @@ def move_paths(config: dict, old: Path, new: Path) -> None:
 
 def _exists(path: Path) -> bool:
     # not Path.exists, which fails for a name that is too long
-    return bool(path.name) and any(map(os.path.exists, (path, f"{path}.pdparams")))
+    return bool(path.name) and (os.path.exists(path) or os.path.exists(f"{path}.pdparams"))
 
 
 def _paths(node: Any) -> Iterator[tuple[dict, str]]:

@@ -221,7 +221,7 @@ def _parse_operator(operator: Any) -> tuple[str, dict]:
 
 
 def _options(steps: Mapping[str, dict], name: str, **defaults: Any) -> dict[str, Any]:
-    unknown = sorted(set(steps.get(name, {})) - set(defaults))
+    unknown = sorted(map(str, set(steps.get(name, {})) - set(defaults)))
     if unknown:
         raise PpclsExtError(f"{name} has the options {', '.join(unknown)}, which ONNX metadata cannot describe")
     return {**defaults, **steps.get(name, {})}

@@ -6,6 +6,7 @@ convert. Its command line, and its `export` by default, install packages with pi
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -20,6 +21,7 @@ from paddle import Tensor, nn
 
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.export.opset import opset_of
+from ppcls_ext.files import room
 from ppcls_ext.hosts.quiet import captured_output
 from ppcls_ext.predict.metadata import PROBABILITIES, SCORES
 from ppcls_ext.processes import END_WITH_PARENT
@@ -86,10 +88,23 @@ def convert(model: InferenceModel, input_shape: tuple[int | None, int, int, int]
     """
     with tempfile.TemporaryDirectory(prefix="ppcls_ext_") as folder:
         program, parameters = _save_static(model, input_shape, Path(folder))
+        _require_whole(program)
         try:
             return convert_program(program, parameters, opset)
         except PpclsExtError as error:
             raise PpclsExtError(f"{error}{_unknown_operators(model)}") from error
+
+
+def _require_whole(program: Path) -> None:
+    """Paddle's C++ writes no more than a full disk takes, and does not say so."""
+    try:
+        if program.suffix == ".json":
+            json.loads(program.read_bytes())
+    except ValueError as error:
+        raise PpclsExtError(
+            f"cannot write {program}, a temporary file: {room(program.parent)}; make room there, or set TMPDIR to a "
+            "folder that has"
+        ) from error
 
 
 def convert_program(program: Path, parameters: Path, opset: int) -> onnx.ModelProto:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import paddle
 from ppcls_ext.data.lists import MULTI_LABEL
 from ppcls_ext.errors import PpclsExtError, one_line, printable
 from ppcls_ext.export.comparison import relative_difference
-from ppcls_ext.files import folder_at_once
+from ppcls_ext.files import folder_at_once, room
 from ppcls_ext.hosts.quiet import logging_from
 from ppcls_ext.predict.program_set import DIGESTS, FILES, digests_of
 from ppcls_ext.weights.files import read_weights
@@ -103,13 +103,15 @@ def _expected_outputs(engine: Any, image: np.ndarray) -> list[np.ndarray]:
 
 def _read_back(place: Path, target: Path) -> Any:
     """The program in `place`; Paddle's C++ writes no more than a full disk takes, and does not say so."""
+    program = place / "inference.json"
     try:
+        if program.is_file():
+            json.loads(program.read_bytes())  # Paddle's C++ takes seconds to say the same
         return paddle.jit.load(str(place / "inference"))
     except Exception as error:
-        free = shutil.disk_usage(place).free
         raise PpclsExtError(
-            f"cannot write {target}: what was written there cannot be read again ({one_line(error)[:200]}), and "
-            f"{free / 2**20:.1f} MiB are free on that disk; choose a folder that is writable and has room"
+            f"cannot write {target}: what was written there cannot be read again ({one_line(error)[:200]}); "
+            f"{room(place)}; choose a folder that is writable and has room"
         ) from error
 
 

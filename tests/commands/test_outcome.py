@@ -112,18 +112,11 @@ def test_an_error_inside_a_gradient_as_paddle_to_3_2_tells_it(file, kind, said):
     assert str(found).startswith(said)
 
 
-@pytest.fixture
-def on_sigint():
-    before = signal.getsignal(signal.SIGINT)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(
     "error", [ImportError("initialization failed"), SystemError("error return"), PpclsExtError("reinstall it")]
 )
-def test_an_interrupt_that_became_another_error(capsys, on_sigint, number, error):
+def test_an_interrupt_that_became_another_error(capsys, number, error):
     """As while Paddle is imported, by C++ code."""
 
     def main():
@@ -139,7 +132,7 @@ def test_an_interrupt_that_became_another_error(capsys, on_sigint, number, error
     assert str(error) in capsys.readouterr().err, "the next command was not interrupted"
 
 
-def test_an_interrupt_that_was_swallowed_counts_once_paddle_is_loaded(capsys, on_sigint):
+def test_an_interrupt_that_was_swallowed_counts_once_paddle_is_loaded(capsys):
     def main():
         with contextlib.suppress(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
@@ -150,7 +143,7 @@ def test_an_interrupt_that_was_swallowed_counts_once_paddle_is_loaded(capsys, on
     assert capsys.readouterr().err == "error: interrupted\n"
 
 
-def test_what_an_interrupted_command_says_itself_stays(capsys, on_sigint):
+def test_what_an_interrupted_command_says_itself_stays(capsys):
     def main():
         try:
             signal.raise_signal(signal.SIGINT)

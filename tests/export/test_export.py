@@ -542,3 +542,14 @@ def test_samples_are_read_one_by_one(tmp_path, monkeypatch, capsys):
     assert len(most) == 30 * (3 + len(report.onnx_differences))
     assert max(most) <= 8
     assert capsys.readouterr().err.splitlines()[-1].startswith("comparing the forms: 165 of 165 images, ")
+
+
+def test_a_full_disk_for_temporary_files(tmp_path):
+    """Paddle's C++ writes what there is room for; paddle2onnx would fail on half a program."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        message = r"cannot write .*model\.json, a temporary file: [\d,.]+ MiB are free on the disk of .*TMPDIR"
+        expect_failure(tmp_path, message, make_net(), METADATA.to_properties())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -114,7 +114,7 @@ def test_an_export_on_a_full_disk_says_so(engine, tmp_path):
     """Paddle's C++ writes what there is room for, and reports nothing."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     exporting = engine("export")
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, limits[1]))
     try:
         with pytest.raises(PpclsExtError, match=r"cannot write .*inference: .*choose a folder that is writable"):
             exporting.export()
