@@ -24,9 +24,10 @@ class Precision:
     def __str__(self) -> str:
         """What most is computed in, such as "float32"."""
         engine = self._engine
-        if not engine.amp or not engine.on_gpu:  # Paddle has mixed precision on GPUs alone
+        settings = engine.config.get("AMP")
+        if not settings or settings.get("use_amp") is False or not engine.on_gpu:  # Paddle has it on GPUs alone
             return "float32"
-        return f"mixed precision {(getattr(engine, 'amp_level', None) or 'O1').upper()}"
+        return f"mixed precision {str(settings.get('level') or 'O1').upper()}"
 
     def cast(self, evaluating: bool = False) -> contextlib.AbstractContextManager[Any]:
         """A context in which the network and the loss are computed."""
