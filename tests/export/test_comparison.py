@@ -132,3 +132,14 @@ def test_rounding_is_allowed_for_and_no_more():
         require_same("forms", [inputs["x"] + 5e-4], lambda given: [given["x"]], inputs)
     with pytest.raises(PpclsExtError, match="differ by nan"):
         require_same("forms", [inputs["x"] * np.nan], lambda given: [given["x"]], inputs)
+
+
+@pytest.mark.parametrize(
+    ("length", "others", "counts"), [(100, 5, False), (100, 6, True), (20, 1, False), (19, 1, True)]
+)
+def test_one_row_in_twenty_may_be_another(length, others, counts):
+    rows = detections()[:length]
+    got = rows.copy()
+    got[-others:, 2:] += 50
+    got[-others:, 1] = rows[-others:, 1]
+    assert (output_difference([got], [rows]) > 1e-3) == counts
