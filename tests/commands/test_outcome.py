@@ -112,11 +112,17 @@ def test_an_error_inside_a_gradient_as_paddle_to_3_2_tells_it(file, kind, said):
     assert str(found).startswith(said)
 
 
+@pytest.fixture
+def on_sigint():
+    """SIGINT as a program of its own has it: the processes of pytest-xdist ignore it. conftest.py restores it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(
     "error", [ImportError("initialization failed"), SystemError("error return"), PpclsExtError("reinstall it")]
 )
-def test_an_interrupt_that_became_another_error(capsys, number, error):
+def test_an_interrupt_that_became_another_error(capsys, on_sigint, number, error):
     """As while Paddle is imported, by C++ code."""
 
     def main():
@@ -132,7 +138,7 @@ def test_an_interrupt_that_became_another_error(capsys, number, error):
     assert str(error) in capsys.readouterr().err, "the next command was not interrupted"
 
 
-def test_an_interrupt_that_was_swallowed_counts_once_paddle_is_loaded(capsys):
+def test_an_interrupt_that_was_swallowed_counts_once_paddle_is_loaded(capsys, on_sigint):
     def main():
         with contextlib.suppress(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
@@ -143,7 +149,7 @@ def test_an_interrupt_that_was_swallowed_counts_once_paddle_is_loaded(capsys):
     assert capsys.readouterr().err == "error: interrupted\n"
 
 
-def test_what_an_interrupted_command_says_itself_stays(capsys):
+def test_what_an_interrupted_command_says_itself_stays(capsys, on_sigint):
     def main():
         try:
             signal.raise_signal(signal.SIGINT)

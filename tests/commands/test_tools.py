@@ -116,7 +116,7 @@ def test_export_is_the_trained_model_fused(trained, run_tool, config_file, infer
 def test_help_and_bad_usage(run_tool, tool, tmp_path):
     help_text = run_tool(tool, "--help", cwd=tmp_path)
     assert help_text.returncode == 0
-    assert f"\n  ppcls-ext {tool.replace('_', '-')} -c MobileOne_S0" in help_text.stdout
+    assert f"\n  ppcls-ext {tool.replace('_', '-')} " in help_text.stdout, "an example"
     assert run_tool(tool, cwd=tmp_path).returncode == 2
 
 

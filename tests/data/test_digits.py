@@ -40,9 +40,9 @@ def dataset(tmp_path_factory):
 def test_whole_dataset(dataset):
     train, val = lists(dataset)
     assert (len(train), len(val)) == (1297, 500)
-    assert len({entry.path for entry in train + val}) == 1797 == len(list((dataset / "images").iterdir()))
+    assert len({entry.path for entry in [*train, *val]}) == 1797 == len(list((dataset / "images").iterdir()))
     assert overlap(train, val) == []
-    assert check_images(train + val) == []
+    assert check_images([*train, *val]) == []
     share = Counter(entry.label for entry in val)
     everything = Counter(load_digits().target.tolist())
     assert all(abs(share[digit] - everything[digit] * 500 / 1797) < 1 for digit in range(10))
