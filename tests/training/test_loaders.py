@@ -377,14 +377,18 @@ def test_a_signal_ends_a_training_whose_images_became_fifos(config, dataset, tmp
     config["Global"].update(eval_during_train=False, epochs=500)
     config["Arch"]["name"] = "FasterNet_T0"
     (tmp_path / "tiny.yml").write_text(yaml.safe_dump(config))
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "tools" / "train.py"), "-c", str(tmp_path / "tiny.yml")],
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+    before = signal.signal(ending, signal.SIG_DFL)  # the processes of pytest-xdist ignore SIGINT, and so would this one
+    try:
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "tools" / "train.py"), "-c", str(tmp_path / "tiny.yml")],
+            cwd=tmp_path,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+    finally:
+        signal.signal(ending, before or signal.SIG_DFL)
     log = tmp_path / "output" / "FasterNet_T0" / "train.log"
     wait_for("[Epoch 1/500]", log, process)
     damage(images / "png" / "fifo.png", "FIFO")
