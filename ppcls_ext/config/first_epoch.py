@@ -61,7 +61,8 @@ _FOLDERS = rf"\.(report|report-eval|inference)\.[^/]*\.(new|old)|lists|report(-e
 
 def files_of(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
     """The files in a run's folder that match one of the patterns, which are those above."""
-    names = "|".join(map(re.escape, (folder.name, *MODELS)))
+    # the folder is called as the model, unless the run has a name of its own
+    names = "|".join(map(re.escape, (folder.name, *(() if folder.name in MODELS else MODELS))))
     wanted = re.compile("|".join(f"({pattern})" for pattern in patterns).replace("ARCH", f"({names})"))
     entries = sorted(folder.iterdir()) if folder.is_dir() else []
     below = [entry for entry in entries if re.fullmatch(_FOLDERS, entry.name) and not entry.is_symlink()]

@@ -312,6 +312,8 @@ def _check_unfuse(_: Settings, config: dict) -> None:
 
 
 def _check_class_weights(_: Settings, config: dict) -> None:
+    if config["Global"].get("use_dali"):
+        raise PpclsExtError("Recipe.class_weights does not work with Global.use_dali: turn one of them off")
     names = [name for loss in (config.get("Loss") or {}).get("Train") or () for name in loss]
     if "CELoss" not in names:
         raise PpclsExtError(

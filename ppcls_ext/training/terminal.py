@@ -98,7 +98,7 @@ class TrainingOnTerminal(Observer):
         left_seconds = left * batch.seconds / batch.done
         text = f"loss {batch.loss:.4f}, {batch.images_per_second:.0f} images/s, {duration(left_seconds)} left"
         if batch.waiting > MUCH * batch.seconds and batch.done > 5:  # the first one waits for the loader's start
-            text += f", {batch.waiting / batch.seconds:.0%} of it waiting for images"
+            text += f", {batch.waiting / batch.seconds:.0%} of the time waiting for images"
         if sys.stderr.isatty():
             if self._bar is None:
                 form = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"

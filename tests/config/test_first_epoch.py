@@ -163,3 +163,13 @@ def test_a_first_epoch_is_no_run_yet(tmp_path):
     begin_aside(tmp_path / "Net")
     with pytest.raises(PpclsExtError, match="Net holds no weights: its training has not come to the end of an epoch"):
         find_run(tmp_path / "Net")
+
+
+@pytest.mark.parametrize(("folder", "found"), [("FasterNet_T0", ["FasterNet_T0"]), ("third", ["RepVGG_A0", "third"])])
+def test_exported_files_of_a_run_by_its_name(tmp_path, folder, found):
+    """Where the folder is called as a model, the files of other models in it are the user's own."""
+    place = tmp_path / folder
+    place.mkdir()
+    for name in {"RepVGG_A0", "mine", folder}:
+        (place / f"{name}.onnx").touch()
+    assert sorted(path.stem for path in files_of(place, VALUABLE)) == found

@@ -75,3 +75,10 @@ def test_a_balanced_sampler_trains_and_is_known_by_its_short_name(engine, config
     built = engine()
     assert type(built.train_dataloader.batch_sampler).__name__ == "BalancedBatchSampler"
     built.train()
+
+
+def test_the_file_of_weights_is_found_from_any_folder(engine, config, tmp_path):
+    (tmp_path / "weights.txt").write_text("0 1\n1 2\n")
+    built = engine(class_weights="weights.txt")
+    assert built.settings.config["Recipe"]["class_weights"] == str(tmp_path / "weights.txt")
+    assert engine(class_weights="sqrt").settings.config["Recipe"]["class_weights"] == "sqrt"

@@ -28,7 +28,7 @@ def lines(monkeypatch, capsys):
 def test_waiting_for_images_is_said_where_it_is_much(lines):
     line = "epoch 1/2, batch 8/10: loss 1.5000, 20 images/s, 15 s left"
     assert lines(seconds=10.0, waiting=1.9) == line
-    assert lines(seconds=10.0, waiting=2.1) == f"{line}, 21% of it waiting for images"
+    assert lines(seconds=10.0, waiting=2.1) == f"{line}, 21% of the time waiting for images"
     assert "waiting" not in lines(seconds=10.0, waiting=9.0, done=2), "the loader's processes start"
 
 

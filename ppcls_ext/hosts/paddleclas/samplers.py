@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
-from paddle.io import DistributedBatchSampler
+from paddle.io import Dataset, DistributedBatchSampler
 
+from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.hosts.paddleclas import registry
 
 
@@ -21,8 +22,29 @@ class BalancedBatchSampler(DistributedBatchSampler):
         dataset: one class an image, in its attribute `labels`.
         batch_size: images a step, of each process.
         shuffle: there only because every sampler has it; the order is always random.
+        num_replicas: processes that share an epoch; those of the training where None.
+        rank: number of this one.
         drop_last: whether to leave out a last batch that is smaller.
+
+    Raises:
+        PpclsExtError: the images have several labels each, or none.
     """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        num_replicas: int | None = None,
+        rank: int | None = None,
+        shuffle: bool = True,
+        drop_last: bool = False,
+    ) -> None:
+        if np.ndim(getattr(dataset, "labels", None)) != 1:
+            raise PpclsExtError(
+                "BalancedBatchSampler (--sampler balanced) draws by the one class of each image, and the data set has "
+                "none: expected DistributedBatchSampler"
+            )
+        super().__init__(dataset, batch_size, num_replicas, rank, shuffle, drop_last)
 
     def __iter__(self) -> Iterator[list[int]]:
         random = np.random.RandomState(self.epoch)

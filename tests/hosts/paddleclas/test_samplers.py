@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from paddle.io import Dataset
 
+from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.hosts.paddleclas.samplers import BalancedBatchSampler
 
 
@@ -66,3 +67,11 @@ def test_paddleclas_finds_it(registered):
 
     assert ppcls.data.BalancedBatchSampler is BalancedBatchSampler
     assert np.issubdtype(type(drawn(BalancedBatchSampler(Images(), 4))[0]), np.integer)
+
+
+@pytest.mark.parametrize("labels", [np.eye(3, dtype=np.uint8), None])
+def test_images_without_one_class_each_are_refused(labels):
+    images = Images()
+    images.labels = labels
+    with pytest.raises(PpclsExtError, match="draws by the one class of each image"):
+        BalancedBatchSampler(images, 4)
