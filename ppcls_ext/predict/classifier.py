@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, Optional, Union
 
 import numpy as np
-from PIL import Image
 
 from ppcls_ext import cpu
 from ppcls_ext.data.image_files import decode, read_image
@@ -212,7 +211,6 @@ def _ahead(prepare: Callable[[Path], _Prepared], files: Iterable[Path], count: i
     # them while it runs: where they are the same before and behind, threads that overlap leave no others.
     with warnings.catch_warnings(), ThreadPoolExecutor(cpu.usable_cores()) as pool:
         warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             for file in files:
                 waiting.append(pool.submit(prepare, file))

@@ -39,7 +39,7 @@ class BalancedBatchSampler(DistributedBatchSampler):
         shuffle: bool = True,
         drop_last: bool = False,
     ) -> None:
-        if np.ndim(getattr(dataset, "labels", None)) != 1:
+        if np.ndim(getattr(dataset, "labels", 0)) != 1:
             raise PpclsExtError(
                 "BalancedBatchSampler (--sampler balanced) draws by the one class of each image, and the data set has "
                 "none: expected DistributedBatchSampler"

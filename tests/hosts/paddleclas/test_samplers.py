@@ -69,7 +69,7 @@ def test_paddleclas_finds_it(registered):
     assert np.issubdtype(type(drawn(BalancedBatchSampler(Images(), 4))[0]), np.integer)
 
 
-@pytest.mark.parametrize("labels", [np.eye(3, dtype=np.uint8), None])
+@pytest.mark.parametrize("labels", [np.eye(3, dtype=np.uint8), None, 0])
 def test_images_without_one_class_each_are_refused(labels):
     images = Images()
     images.labels = labels
