@@ -280,6 +280,19 @@ def _is_image(path: Path) -> bool:
     return True
 
 
+@contextlib.contextmanager
+def decoding_threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Yields so many threads to call `decode` in.
+
+    Pillow decodes outside the interpreter lock. Threads share the filters of warnings, which `decode` sets while it
+    runs: as they are the same before and behind, threads that overlap leave no others. (multiprocessing's pool needs
+    room in /dev/shm.)
+    """
+    with warnings.catch_warnings(), ThreadPoolExecutor(count) as pool:
+        warnings.simplefilter("ignore")
+        yield pool
+
+
 def find_faults(
     paths: Sequence[Path], report: Callable[[int, int], None] | None = None
 ) -> list[OSError | PpclsExtError | None]:
@@ -293,9 +306,7 @@ def find_faults(
         For each file the error that reading it raises, or None.
     """
     found: list[OSError | PpclsExtError | None] = []
-    # Pillow decodes outside the interpreter lock; multiprocessing's pool needs room in /dev/shm
-    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        warnings.simplefilter("ignore")  # threads share the filters, which `decode` changes and restores
+    with decoding_threads(os.cpu_count() or 1) as pool:
         for start in range(0, len(paths), AT_ONCE):
             for fault in pool.map(_find_fault, paths[start : start + AT_ONCE]):
                 found.append(fault)

@@ -8,9 +8,8 @@ from __future__ import annotations
 import collections
 import itertools
 import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Optional, Union
@@ -18,7 +17,7 @@ from typing import Any, NamedTuple, Optional, Union
 import numpy as np
 
 from ppcls_ext import cpu
-from ppcls_ext.data.image_files import decode, read_image
+from ppcls_ext.data.image_files import decode, decoding_threads, read_image
 from ppcls_ext.data.image_input import EXPECTED, ImageLike, is_image_like, network_input
 from ppcls_ext.data.lists import MULTI_LABEL, require_class_names
 from ppcls_ext.errors import PpclsExtError
@@ -207,10 +206,7 @@ def classify(
 def _ahead(prepare: Callable[[Path], _Prepared], files: Iterable[Path], count: int) -> Iterator[_Prepared]:
     """Yields `prepare` of each file, in order, computed in threads for up to `count` files ahead."""
     waiting: collections.deque[Future[_Prepared]] = collections.deque()
-    # Pillow decodes outside the interpreter lock. The filters of warnings are those of all threads, and `decode` sets
-    # them while it runs: where they are the same before and behind, threads that overlap leave no others.
-    with warnings.catch_warnings(), ThreadPoolExecutor(cpu.usable_cores()) as pool:
-        warnings.simplefilter("ignore")
+    with decoding_threads(cpu.usable_cores()) as pool:
         try:
             for file in files:
                 waiting.append(pool.submit(prepare, file))
