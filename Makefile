@@ -18,15 +18,18 @@ endif
 endif
 endif
 
-.PHONY: help install demo test lint check matrix configs clean
+.PHONY: help install demo test lint docs check matrix configs notebooks release-check clean
 
 help:
 	@echo "make demo     train, evaluate, fuse, export and verify MobileOne_S0 on sample images (2 minutes on 2 cores)"
 	@echo "make test     the tests but for the slow ones"
-	@echo "make check    what a commit must pass: lint, format, generated files, all tests"
+	@echo "make docs     the documentation in English and Chinese, into build/docs; a dead link or anchor is an error"
+	@echo "make check    what a commit must pass: lint, format, generated files, documentation, all tests"
 	@echo "make install  .venv with everything, PaddleClas included; does nothing when it is up to date"
 	@echo "make matrix   tests with each Python from 3.9 to 3.13 that is found, the oldest and the newest Paddle (hours)"
 	@echo "make configs  write configs/ anew from ppcls_ext/config/shipped.py"
+	@echo "make notebooks       write docs/notebooks/*.ipynb anew from the .py beside them"
+	@echo "make release-check   version, changelog, sdist and wheel, as an index of packages would get them"
 
 install: $(INSTALLED)
 
@@ -56,7 +59,14 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/python tools/make_configs.py --check
 
-check: lint
+# -E: from scratch, so that nothing of an earlier build stays; -n and -W: what leads nowhere is an error.
+SPHINX := $(BIN)/python -m sphinx -E -n -W --keep-going -q -c docs
+docs: $(INSTALLED)
+	$(SPHINX) -d build/doctrees/en docs build/docs
+	$(SPHINX) -d build/doctrees/zh -D language=zh_CN docs/zh build/docs/zh
+	@echo "build/docs/index.html"
+
+check: lint docs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "slow or not slow"
 
 # Each Python that is found: a fresh environment, the fast tests and a chain of tools. Hours; not part of CI.
@@ -67,5 +77,11 @@ matrix:
 configs: $(INSTALLED)
 	$(BIN)/python tools/make_configs.py
 
+notebooks: $(INSTALLED)
+	$(BIN)/jupytext --update --to notebook docs/notebooks/*.py
+
+release-check: $(INSTALLED)
+	$(BIN)/python tools/release_check.py
+
 clean:
-	rm -rf $(VENV) .matrix *.egg-info
+	rm -rf $(VENV) .matrix build *.egg-info

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "ppcls_ext" / "__init__.py").read_text(encoding="utf-8")).group(1)
@@ -40,7 +41,19 @@ EXTRAS = {
     "onnx": ONNX,
     "report": ["matplotlib>=3.9.2", "zhplot>=1.0.0"],  # zhplot for its font: names in Chinese and many other scripts
 }
+DOCS = [
+    "sphinx>=7.2.6",
+    "myst-parser>=3.0.0",
+    "furo>=2024.5.6",
+    "sphinx-copybutton>=0.5.2",
+]
 DEV = [
+    *DOCS,
+    "jupytext>=1.16.2",
+    "nbclient>=0.10.0",
+    "ipykernel>=6.29.0",
+    "twine>=5.1.0",
+    "build>=1.2.0",
     "pytest>=7.0.0",
     "pytest-xdist>=3.0.2",
     "ruff>=0.5.0",
@@ -65,6 +78,20 @@ def read_me() -> str:
     return re.sub(r"!([^\]]+) \(\S+\.(?:png|svg)\)\n?", "", text)
 
 
+class BuildWithPages(build_py):
+    """Also copies the pages of docs/ into the package, where `ppcls-ext docs` reads them."""
+
+    def run(self) -> None:
+        """Called by setuptools."""
+        super().run()
+        if getattr(self, "editable_mode", False):
+            return  # which reads them from docs/
+        for path in sorted((HERE / "docs").rglob("*.md")):
+            target = Path(self.build_lib, "ppcls_ext", "pages", path.relative_to(HERE / "docs"))
+            self.mkpath(str(target.parent))
+            self.copy_file(str(path), str(target))
+
+
 setup(
     name="ppcls-ext",
     version=VERSION,
@@ -73,6 +100,7 @@ setup(
     long_description_content_type="text/markdown",
     license_expression="Apache-2.0",
     license_files=["LICENSE"],
+    cmdclass={"build_py": BuildWithPages},
     packages=find_packages(include=["ppcls_ext", "ppcls_ext.*"]),
     package_data={"ppcls_ext": ["py.typed"]},
     entry_points={"console_scripts": ["ppcls-ext = ppcls_ext.commands.main:main"]},
@@ -82,6 +110,7 @@ setup(
         **EXTRAS,
         "all": ALL,
         "dev": [*ALL, *DEV],
+        "docs": [*ALL, *DOCS],
         "openvino": ["openvino>=2024.4.0", "onnx>=1.16.1"],
         "ncnn": ["ncnn>=1.0.20240820", "pnnx", "onnx>=1.16.1"],  # pnnx brings torch
         "paddlex": ["paddlex[cv]>=3.7.0"],

@@ -2,7 +2,7 @@
 
 timm's side is its own reparameterized model, exported by torch and simplified by the same onnxslim; it needs the extra
 [peers], or `--peer-python` of another environment that has torch and timm. Both sides have random weights.
-Example: python benchmarks/against_peers.py --peer-python ../peers/bin/python --output docs/peers.md
+Example: python benchmarks/against_peers.py --peer-python ../peers/bin/python --output docs/explanation/peers.md
 
 The stock command writes the raw graph (`--optimize_tool None`) and verifies nothing.
 """

@@ -1,4 +1,4 @@
-"""Writes docs/models.md: parameters, MACs, ONNX nodes and the ONNX file's largest difference, for every model.
+"""Writes docs/reference/models.md: parameters, MACs, ONNX nodes, the ONNX file's largest difference, for every model.
 
 Each model gets random weights with random batch-norm statistics, and is exported and verified like a trained one.
 Example: python benchmarks/model_table.py            # all 25, about half an hour on two cores
@@ -86,7 +86,7 @@ def main() -> None:
         f"|{'---|' * len(COLUMNS)}",
         *(f"| {' | '.join(row)} |" for row in rows),
     ]
-    with atomic_write(ROOT / "docs" / "models.md", "w", encoding="utf-8") as stream:
+    with atomic_write(ROOT / "docs" / "reference" / "models.md", "w", encoding="utf-8") as stream:
         stream.write("\n".join(lines) + "\n")
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ppcls_ext.training.observers import Observer
     from ppcls_ext.weights.loading import LoadReport, Source
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "Classifier",
     "Run",

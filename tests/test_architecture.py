@@ -1,4 +1,4 @@
-"""The rooms of the package and the arrows between them: docs/architecture.md stays true."""
+"""The rooms of the package and the arrows between them: docs/explanation/architecture.md stays true."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_only_hosts_change_foreign_objects(path):
 
 
 def test_the_page_shows_the_same_rooms_and_arrows():
-    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `([\w/]+?)/?` \| .+ \| ([\w/, ]*|all) \|$", page, re.MULTILINE)
     assert {name: set(below.replace(",", "").split()) for name, below in rows if below != "all"} == {
         name: set(below.split()) for name, below in ARROWS.items()

@@ -1,4 +1,4 @@
-"""docs/failures.md: the tests that it names as proofs exist."""
+"""docs/reference/errors.md: the tests that it names as proofs exist."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-TEXT = (ROOT / "docs" / "failures.md").read_text(encoding="utf-8")
+TEXT = (ROOT / "docs" / "reference" / "errors.md").read_text(encoding="utf-8")
 
 
 def functions_in(path: str) -> set[str]:

@@ -220,6 +220,7 @@ READERS = {
     "export/program.py": "is_file before",
     "hosts/threads.py": "of the system",
     "files.py": "open_regular itself; identical_files, whose files were found to be regular",
+    "commands/pages.py": "the package's own pages",
     "hosts/paddleclas/locate.py": "PaddleClas's own version",
     "hosts/paddleclas/versions.py": "PaddleClas's own source",
     "report/page.py": "pictures of the report's own",

@@ -74,7 +74,7 @@ def test_contents(built):
         in_sdist = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     for part in ("tests/test_wheel.py", "tests/reference/shapes.json", "configs/MobileOne_S0.yml", "tools/train.py"):
         assert part in in_sdist or not (ROOT / part).exists(), part
-    assert {"Makefile", "README_ch.md", "CHANGELOG.md", "docs/recipe.md", "LICENSE"} <= in_sdist
+    assert {"Makefile", "README_ch.md", "CHANGELOG.md", "docs/reference/configuration.md", "LICENSE"} <= in_sdist
 
 
 def test_metadata(built):

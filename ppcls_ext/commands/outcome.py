@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable
 
+from ppcls_ext.commands.pages import page_for
 from ppcls_ext.errors import PpclsExtError, message_line, unwrapped
 from ppcls_ext.packages import EXTRAS, missing
 
@@ -51,7 +52,9 @@ def run(main: Callable[[], int | None]) -> int:
         if os.environ.get("PPCLS_EXT_DEBUG") == "1":
             traceback.print_exc()
         _drop_unwritten_output()
-        message = _swallowed_interrupt(error) or _message(error)
+        page = page_for(error)
+        more = f" (more: ppcls-ext docs {page})" if page else ""
+        message = _swallowed_interrupt(error) or f"{_message(error)}{more}"
         print(f"error: {message_line(message)}", file=sys.stderr)
     return 1
 

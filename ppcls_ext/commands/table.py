@@ -39,6 +39,7 @@ COMMANDS = {
     "make-sample-dataset": Command("datasets", "make a small data set of handwritten digits, offline", "make_digits"),
     "make-shapes-dataset": Command("datasets", "make a data set of shapes for detectors and segmenters", "make_shapes"),
     "program-to-onnx": Command("program_to_onnx", "make an ONNX file of a program of PaddleDetection or PaddleSeg"),
+    "docs": Command("docs", "list the pages of the documentation, or print one"),
 }
 
 EXAMPLES = """examples:

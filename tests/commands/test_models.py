@@ -40,7 +40,7 @@ def test_every_model_has_figures():
 
 
 def test_the_page_of_models_has_the_same_figures():
-    page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "reference" / "models.md").read_text(encoding="utf-8")
     for name, figures in FIGURES.items():
         row = f"| {name} | {figures.unfused / 1e6:.2f} | {figures.fused / 1e6:.2f} | {figures.macs / 1e9:.2f} |"
         assert row in page

@@ -25,7 +25,7 @@ from tests.tiny_run import ARCH
 
 pytestmark = pytest.mark.slow
 KILLS = 2  # of each command
-#: Files that a killed process may leave; docs/failures.md says so.
+#: Files that a killed process may leave; docs/reference/errors.md says so.
 LEFT = (".tmp", ".new", ".old", ".lock", ".log")
 
 

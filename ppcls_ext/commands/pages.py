@@ -1,0 +1,116 @@
+"""The pages of the documentation that the package carries, and which one helps with an error."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+import ppcls_ext
+from ppcls_ext.errors import PpclsExtError
+
+PACKAGE = Path(ppcls_ext.__file__).parent
+#: In a wheel the pages are in the package, where setup.py copies them to; in a checkout they are in docs/.
+FOLDERS = (PACKAGE / "pages", PACKAGE.parent / "docs")
+#: Folders of pages, in the order in which they are listed.
+GROUPS = {"start": "first steps", "howto": "how to", "reference": "reference", "explanation": "explanation"}
+#: Module → the page that helps with an error that it raises; most errors say all that there is to say.
+HELPS = {
+    "config/best": "configuration",
+    "config/recipe": "configuration",
+    "data/class_folders": "own-images",
+    "data/label_table": "multi-label",
+    "data/lists": "files",
+    "export/int8": "quantize",
+    "hosts/checkouts": "downstream",
+    "hosts/paddleclas/locate": "install",
+    "hosts/paddlex": "deploy",
+    "packages": "install",
+    "predict/runtimes": "deploy",
+    "reparam/fuse": "block-in-another-net",
+    "reparam/unfuse": "fine-tune",
+    "training/checkpoints": "files",
+    "training/class_weights": "imbalance",
+    "weights/checkpoint_sets": "files",
+    "weights/files": "weights",
+    "weights/loading": "weights",
+    "weights/pickles": "weights",
+    "weights/published": "weights",
+}
+
+
+class Page(NamedTuple):
+    """One page of the documentation.
+
+    Attributes:
+        topic: its short address, behind `ppcls-ext docs`.
+        title: its first heading.
+        group: the folder that holds it, one of `GROUPS`.
+        path: of its Markdown file.
+    """
+
+    topic: str
+    title: str
+    group: str
+    path: Path
+
+    def text(self) -> str:
+        """Its text for a terminal: links lead to topics, and nothing of the site is left."""
+        text = self.path.read_text(encoding="utf-8")
+        text = text.replace("<!-- train options -->", "`ppcls-ext train --help` lists them.")
+        text = re.sub(r"<!--.*?-->\n?", "", text, flags=re.DOTALL)
+        text = re.sub(r"^!\[.*\]\(.*\)\n+", "", text, flags=re.MULTILINE)
+        text = re.sub(r"\{py:\w+\}`~?([^`]+)`", r"`\1`", text)
+        return re.sub(
+            r"\[([^\]]+)\]\((?:[\w./]*/)?(\w+)\.md(?:#[\w-]*)?\)",
+            lambda link: f"{link[1]} (`ppcls-ext docs {_topic(link[2])}`)",
+            text,
+        )
+
+
+def _topic(stem: str) -> str:
+    return stem.replace("_", "-")
+
+
+def find_pages(language: str = "") -> dict[str, Page]:
+    """Returns the pages by topic, in the order of the index, but for those that are made from the code.
+
+    Args:
+        language: "zh" for the Chinese pages.
+
+    Raises:
+        PpclsExtError: there are none.
+    """
+    root = next((folder / language for folder in FOLDERS if (folder / language / "index.md").is_file()), None)
+    found = {}
+    index = "" if root is None else (root / "index.md").read_text(encoding="utf-8")
+    for group, stem in re.findall(rf"^({'|'.join(GROUPS)})/(\w+)$", index, re.MULTILINE):
+        path = root / group / f"{stem}.md"
+        text = path.read_text(encoding="utf-8")
+        if "{eval-rst}" not in text and "<!-- commands -->" not in text:
+            found[_topic(stem)] = Page(_topic(stem), text.partition("\n")[0].lstrip("# "), group, path)
+    if not found:
+        raise PpclsExtError(f"there are no pages in {language or 'en'}: install the package again")
+    return found
+
+
+def near(word: str, pages: dict[str, Page]) -> list[str]:
+    """Returns the topics of the pages that name `word` most often, at most five."""
+    counts = Counter({topic: page.text().lower().count(word.lower()) for topic, page in pages.items()})
+    return [topic for topic, count in counts.most_common(5) if count]
+
+
+def page_for(error: BaseException) -> str | None:
+    """Returns the topic that helps with an error, by the module that raised it; None where there is none."""
+    if not isinstance(error, PpclsExtError) or error.__traceback__ is None:
+        return None
+    path = Path(_innermost(error.__traceback__).tb_frame.f_code.co_filename)
+    return HELPS.get(path.relative_to(PACKAGE).with_suffix("").as_posix()) if PACKAGE in path.parents else None
+
+
+def _innermost(traceback: TracebackType) -> TracebackType:
+    while traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return traceback
