@@ -42,7 +42,8 @@ EXTRAS = {
     "report": ["matplotlib>=3.9.2", "zhplot>=1.0.0"],  # zhplot for its font: names in Chinese and many other scripts
 }
 DOCS = [
-    "sphinx>=7.2.6",
+    "sphinx>=7.3.7",
+    "docutils>=0.21.2",  # whose formulas become MathML
     "myst-parser>=3.0.0",
     "furo>=2024.5.6",
     "sphinx-copybutton>=0.5.2",

@@ -2,7 +2,7 @@
 
 For every pair a fresh virtual environment gets the package and what it needs, and runs the fast tests and the chain
 train → eval → infer → export → ONNX → predict. The outcomes of all runs so far are kept in tests/matrix.json, row by
-row as they come; the section "Tested with" of README.md shows them and nothing else.
+row as they come; the section "Tested with" of docs/reference/paddleclas.md shows them and nothing else.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-RECORD, README = ROOT / "tests" / "matrix.json", ROOT / "README.md"
+RECORD, PAGE = ROOT / "tests" / "matrix.json", ROOT / "docs" / "reference" / "paddleclas.md"
 PYTHONS = ("3.9", "3.10", "3.11", "3.12", "3.13")
 #: The lowest versions of all packages have wheels for the oldest Python only.
 ROWS = ("3.9-lowest", *(f"{python}-{paddle}" for python in PYTHONS for paddle in ("3.0.0", "newest")))
@@ -156,11 +156,11 @@ def counts(output: str, earlier: str) -> str:
 
 
 def keep(outcomes: dict[str, Outcome]) -> None:
-    """Writes the outcomes into the record, sorted, and their table into README.md."""
+    """Writes the outcomes into the record, sorted, and their table into the page."""
     ordered = {row: outcomes[row] for row in sorted(outcomes, key=_order)}
     RECORD.write_text(json.dumps(ordered, indent=2) + "\n", encoding="utf-8")
-    before, rest = README.read_text(encoding="utf-8").split(BEGIN)
-    README.write_text(f"{before}{BEGIN}\n{table(ordered)}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+    before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
+    PAGE.write_text(f"{before}{BEGIN}\n{table(ordered)}\n{END}{rest.split(END)[1]}", encoding="utf-8")
 
 
 def _order(row: str) -> tuple[list[int], str]:

@@ -35,7 +35,7 @@ PAGES = (
     ("howto/multi_label",),
     ("howto/fine_tune", "howto/imbalance"),
     ("howto/distributed",),
-    ("howto/python", "howto/block_in_another_net"),
+    ("howto/python", "howto/block_in_another_net", "reference/api"),
     ("howto/add_a_family",),
     ("start/first_steps",),
 )

@@ -1,4 +1,4 @@
-"""`make matrix`'s book-keeping: what README shows is what ran."""
+"""`make matrix`'s book-keeping: what the page shows is what ran."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 from tests import matrix
 
 
-def test_readme_shows_the_record():
+def test_the_page_shows_the_record():
     assert f"{matrix.BEGIN}\n{matrix.table(json.loads(matrix.RECORD.read_text()))}\n{matrix.END}" in (
-        matrix.README.read_text(encoding="utf-8")
+        matrix.PAGE.read_text(encoding="utf-8")
     )
 
 
@@ -51,13 +51,13 @@ def test_a_row_keeps_what_ran_with_the_same_versions(monkeypatch, tmp_path, now,
 
 def test_rows_are_kept_in_the_order_of_the_versions(monkeypatch, tmp_path):
     monkeypatch.setattr(matrix, "RECORD", tmp_path / "matrix.json")
-    monkeypatch.setattr(matrix, "README", tmp_path / "README.md")
-    Path(tmp_path / "README.md").write_text(f"before\n{matrix.BEGIN}\nold\n{matrix.END}\nafter\n")
+    monkeypatch.setattr(matrix, "PAGE", tmp_path / "page.md")
+    Path(tmp_path / "page.md").write_text(f"before\n{matrix.BEGIN}\nold\n{matrix.END}\nafter\n")
     rows = ["3.9-lowest", "3.9-newest", "3.10-3.0.0", "3.10-3.2.2", "3.10-newest"]
     outcome = {"install": "passed", **dict.fromkeys(matrix.SHOWN, "1.0"), "chain": "passed: 10 passed"}
     matrix.keep({**dict.fromkeys(reversed(rows), outcome), "3.13-newest": {"install": "FAILED: no wheel"}})
     assert list(json.loads(matrix.RECORD.read_text())) == [*rows, "3.13-newest"]
-    text = matrix.README.read_text()
+    text = matrix.PAGE.read_text()
     assert text.startswith(f"before\n{matrix.BEGIN}\n| Python ")
     assert text.endswith(f"| 3.13-newest | FAILED: no wheel |{'  |' * 7}\n{matrix.END}\nafter\n")
     assert "| 3.9, lowest versions | 1.0 | 1.0 | 1.0 | 1.0 | 1.0 | 1.0 | 10 passed | not run |" in text

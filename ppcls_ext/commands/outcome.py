@@ -52,9 +52,7 @@ def run(main: Callable[[], int | None]) -> int:
         if os.environ.get("PPCLS_EXT_DEBUG") == "1":
             traceback.print_exc()
         _drop_unwritten_output()
-        page = page_for(error)
-        more = f" (more: ppcls-ext docs {page})" if page else ""
-        message = _swallowed_interrupt(error) or f"{_message(error)}{more}"
+        message = _swallowed_interrupt(error) or _message(error)
         print(f"error: {message_line(message)}", file=sys.stderr)
     return 1
 
@@ -117,7 +115,8 @@ def _message(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
         return str(error) or "interrupted"
     if isinstance(error, PpclsExtError):
-        return str(error)
+        page = page_for(error)
+        return f"{error} (more: ppcls-ext docs {page})" if page else str(error)
     if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
         return missing(error.name)
     if isinstance(error, OSError):
