@@ -13,6 +13,7 @@ from unittest import mock
 
 from sphinx.application import Sphinx
 
+from ppcls_ext.commands.pages import without_proofs
 from ppcls_ext.commands.table import COMMANDS
 from ppcls_ext.config.load import load_config
 from ppcls_ext.config.train_options import DEFAULT, TRAIN_OPTIONS
@@ -89,6 +90,7 @@ def _text(text: str) -> str:
 
 
 def _fill_in(_: Sphinx, __: str, content: list[str]) -> None:
+    content[0] = without_proofs(content[0])
     content[0] = re.sub(
         r"^<!-- (" + "|".join(PARTS) + ") -->$", lambda found: PARTS[found[1]](), content[0], flags=re.MULTILINE
     )

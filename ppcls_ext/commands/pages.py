@@ -16,9 +16,10 @@ PACKAGE = Path(ppcls_ext.__file__).parent
 FOLDERS = (PACKAGE / "pages", PACKAGE.parent / "docs")
 #: Folders of pages, in the order in which they are listed.
 GROUPS = {"start": "first steps", "howto": "how to", "reference": "reference", "explanation": "explanation"}
-#: Module → the page that helps with an error that it raises; most errors say all that there is to say.
+#: Module, or module:function → the page that helps with an error raised there; most errors need none.
 HELPS = {
     "config/best": "configuration",
+    "config/checks:_check_sync_bn": "distributed",
     "config/recipe": "configuration",
     "data/class_folders": "own-images",
     "data/label_table": "multi-label",
@@ -60,7 +61,7 @@ class Page(NamedTuple):
         """Its text for a terminal: links lead to topics, and nothing of the site is left."""
         text = self.path.read_text(encoding="utf-8")
         text = text.replace("<!-- train options -->", "`ppcls-ext train --help` lists them.")
-        text = re.sub(r"<!--.*?-->\n?", "", text, flags=re.DOTALL)
+        text = re.sub(r"<!--.*?-->\n?", "", without_proofs(text), flags=re.DOTALL)
         text = re.sub(r"^!\[.*\]\(.*\)\n+", "", text, flags=re.MULTILINE)
         text = re.sub(r"\{py:\w+\}`~?([^`]+)`", r"`\1`", text)
         return re.sub(
@@ -68,6 +69,11 @@ class Page(NamedTuple):
             lambda link: f"{link[1]} (`ppcls-ext docs {_topic(link[2])}`)",
             text,
         )
+
+
+def without_proofs(text: str) -> str:
+    """Leaves out the last column, of tests, of tables that have one."""
+    return re.sub(r"^(\|.*\|)[^|\n]*\|$", r"\1", text, flags=re.MULTILINE) if "| test |\n" in text else text
 
 
 def _topic(stem: str) -> str:
@@ -92,7 +98,11 @@ def find_pages(language: str = "") -> dict[str, Page]:
         if "{eval-rst}" not in text and "<!-- commands -->" not in text:
             found[_topic(stem)] = Page(_topic(stem), text.partition("\n")[0].lstrip("# "), group, path)
     if not found:
-        raise PpclsExtError(f"there are no pages in {language or 'en'}: install the package again")
+        raise PpclsExtError(
+            "there are no Chinese pages yet: leave --chinese out"
+            if language
+            else "the pages are missing: install again"
+        )
     return found
 
 
@@ -103,11 +113,15 @@ def near(word: str, pages: dict[str, Page]) -> list[str]:
 
 
 def page_for(error: BaseException) -> str | None:
-    """Returns the topic that helps with an error, by the module that raised it; None where there is none."""
+    """Returns the topic that helps with an error, by the place that raised it; None where there is none."""
     if not isinstance(error, PpclsExtError) or error.__traceback__ is None:
         return None
-    path = Path(_innermost(error.__traceback__).tb_frame.f_code.co_filename)
-    return HELPS.get(path.relative_to(PACKAGE).with_suffix("").as_posix()) if PACKAGE in path.parents else None
+    code = _innermost(error.__traceback__).tb_frame.f_code
+    path = Path(code.co_filename)
+    if PACKAGE not in path.parents:
+        return None
+    module = path.relative_to(PACKAGE).with_suffix("").as_posix()
+    return HELPS.get(f"{module}:{code.co_name}") or HELPS.get(module)
 
 
 def _innermost(traceback: TracebackType) -> TracebackType:
