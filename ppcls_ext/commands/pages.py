@@ -34,10 +34,10 @@ HELPS = {
     "reparam/unfuse": "fine-tune",
     "training/checkpoints": "files",
     "training/class_weights": "imbalance",
+    "weights/bounded": "weights",
     "weights/checkpoint_sets": "files",
     "weights/files": "weights",
     "weights/loading": "weights",
-    "weights/pickles": "weights",
     "weights/published": "weights",
 }
 
