@@ -28,7 +28,7 @@ BLOCK = re.compile(
     r"^(<!-- (?:not run: .+|to be run after the merge) -->\n)?```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL
 )
 #: Kinds of blocks that are run.
-RUN = ("console", "python", "diff", "bash", "sh")
+RUN = ("console", "python", "output", "diff", "bash", "sh")
 #: The pages that are run one after the other in one folder.
 PAGES = (
     ("howto/own_images", "howto/deploy", "howto/quantize"),
@@ -74,21 +74,27 @@ def pattern(line: str) -> str:
 
 
 def run_page(page: str, folder: Path, env: dict[str, str]) -> None:
-    """Runs the blocks of a page one after the other in `folder`."""
+    """Runs the blocks of a page one after the other in `folder`; an output is what the block before it prints."""
+    printed = ""
     for block in blocks(page):
         if block.kind == "diff":
             apply(block.text, folder)
         elif block.kind == "python" and block.text.startswith("# ppcls_ext/"):
             (folder / block.text.splitlines()[0][2:]).write_text(block.text.partition("\n")[2], encoding="utf-8")
         elif block.kind == "python":
-            run([sys.executable, "-c", block.text], page, folder, env)
+            printed = run([sys.executable, "-c", block.text], page, folder, env)
+        elif block.kind == "output":
+            require_printed(block.text.splitlines(), printed, page)
         else:
             assert block.kind == "console", f"docs/{page}.md: write a block of commands as console, with $"
             for command, shown in commands(block.text):
-                printed = run(["bash", "-c", command], page, folder, env)
-                for line in shown:
-                    found = re.search(rf"^{pattern(line)}", printed, re.MULTILINE)
-                    assert found, f"docs/{page}.md: {command}\nshows\n{line}\nand printed\n{printed}"
+                require_printed(shown, run(["bash", "-c", command], page, folder, env), page)
+
+
+def require_printed(shown: list[str], printed: str, page: str) -> None:
+    for line in shown:
+        found = re.search(rf"^{pattern(line)}", printed, re.MULTILINE)
+        assert found, f"docs/{page}.md shows\n{line}\nand printed\n{printed}"
 
 
 def run(command: list[str], page: str, folder: Path, env: dict[str, str]) -> str:
