@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import pytest
 import scipy.io
 
@@ -196,4 +197,15 @@ def test_first_steps(flowers, env):
         kept.mkdir(parents=True)
         for path in sorted(folder.iterdir())[:4]:
             path.rename(kept / path.name)
+    write_video(flowers / "flowers.avi", sorted((flowers / "test_flowers").rglob("*.jpg")))
     run_page(*PAGES[6], flowers, env)
+
+
+def write_video(path: Path, images: list[Path]) -> None:
+    """Half a second of each image, 10 frames a second."""
+    video = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 64))
+    assert video.isOpened()
+    for image in images:
+        for _ in range(5):
+            video.write(cv2.resize(cv2.imread(str(image)), (64, 64)))
+    video.release()
