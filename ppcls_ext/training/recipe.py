@@ -72,6 +72,10 @@ class Recipe:
             unreached = [stage.epoch for stage in settings.progressive if stage.epoch > epochs]
             if unreached:
                 logger.warning(f"[Recipe] the stages from epoch {unreached[0]} are not reached in {epochs} epochs")
+        if settings.freeze is not None:
+            kept = sum(parameter.size for parameter in network.parameters() if parameter.stop_gradient)
+            every = sum(parameter.size for parameter in network.parameters())
+            logger.info(f"[Recipe] frozen: {kept / 1e6:.2f} of {every / 1e6:.2f} million parameters")
         if settings.head_learning_rate is not None:
             multiply_head_learning_rate(network, settings.head_learning_rate)
         if settings.clip_global_norm is not None:
@@ -119,6 +123,8 @@ class Recipe:
     def begin_epoch(self, number: int) -> None:
         """Sets the stage of progressive learning, and the number of updates done before the epoch."""
         self._updates = (number - 1) * self._updates_per_epoch
+        if self._settings.freeze is not None:
+            self._network.keep_frozen()  # an evaluation ends in train mode
         stage = self._curriculum.begin(number) if self._curriculum is not None else None
         if stage is not None:
             from ppcls.utils import logger
@@ -156,9 +162,14 @@ class Recipe:
 
     def average_statistics(self) -> None:
         """Gives all processes the same running statistics, after an epoch."""
-        average_statistics(self._network.state_dict())
+        frozen = set()
+        if self._settings.freeze is not None:  # equal already, and a mean might round
+            frozen = {id(value) for layer in self._network.frozen_layers() for value in layer.buffers()}
+        state = self._network.state_dict()
+        names = [name for name, value in state.items() if id(value) not in frozen]
+        average_statistics({name: state[name] for name in names})
         if self.average is not None:
-            average_statistics(self.average.state)
+            average_statistics({name: self.average.state[name] for name in names})
 
     def evaluated(self) -> contextlib.AbstractContextManager[None]:
         """A context in which the model holds the weights that are evaluated: the average where there is one."""
