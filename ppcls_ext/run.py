@@ -490,7 +490,9 @@ def open_training(
         config["Global"].update(output_dir=str(folder.parent), run_name=folder.absolute().name)
     if resume:
         config["Global"]["checkpoints"] = LATEST
-    return Run(RunSettings(config, folder, tuple(overrides)))
+    settings = RunSettings(config, folder, tuple(overrides))
+    _ = settings.recipe  # what is wrong with it is said before anything is loaded
+    return Run(settings)
 
 
 def _with_lists(

@@ -82,7 +82,8 @@ def _first_free(folder: Path) -> str:
             break
         reason = reason or taken
     if reason:
-        logger.info("%s %s: this training goes to %s (--overwrite, --resume)", folder, reason, place)
+        choices = "--overwrite trains anew in its place, --resume goes on with it"
+        logger.info("%s %s: this one goes to %s (%s)", folder, reason, place, choices)
     return place.name
 
 

@@ -35,6 +35,13 @@ from ppcls_ext.training.class_weights import class_weights
 from ppcls_ext.weights.files import read_names, read_weight_file
 from ppcls_ext.weights.naming import are_fused
 
+#: Ends of the names of running statistics, which Paddle counts as parameters.
+STATISTICS = ("._mean", "._variance")
+
+
+def _is_kept(weight: Tensor) -> bool:
+    return weight.stop_gradient
+
 
 class Recipe:
     """The recipe of one training: made before the engine is built, attached to it, then called by the loop.
@@ -73,9 +80,9 @@ class Recipe:
             if unreached:
                 logger.warning(f"[Recipe] the stages from epoch {unreached[0]} are not reached in {epochs} epochs")
         if settings.freeze is not None:
-            kept = sum(parameter.size for parameter in network.parameters() if parameter.stop_gradient)
-            every = sum(parameter.size for parameter in network.parameters())
-            logger.info(f"[Recipe] frozen: {kept / 1e6:.2f} of {every / 1e6:.2f} million parameters")
+            weights = [weight for name, weight in network.named_parameters() if not name.endswith(STATISTICS)]
+            kept, every = (sum(weight.size for weight in some) / 1e6 for some in (filter(_is_kept, weights), weights))
+            logger.info(f"[Recipe] frozen: {kept:.2f} of {every:.2f} million parameters")
         if settings.head_learning_rate is not None:
             multiply_head_learning_rate(network, settings.head_learning_rate)
         if settings.clip_global_norm is not None:
@@ -164,7 +171,8 @@ class Recipe:
         """Gives all processes the same running statistics, after an epoch."""
         frozen = set()
         if self._settings.freeze is not None:  # equal already, and a mean might round
-            frozen = {id(value) for layer in self._network.frozen_layers() for value in layer.buffers()}
+            layers = self._network.frozen_layers()
+            frozen = {id(value) for layer in layers for value in layer.state_dict(include_sublayers=False).values()}
         state = self._network.state_dict()
         names = [name for name, value in state.items() if id(value) not in frozen]
         average_statistics({name: state[name] for name in names})
@@ -294,7 +302,7 @@ def average_statistics(state: Mapping[str, Tensor]) -> None:
     Several processes share gradients, hence weights; each keeps running statistics of its own images. PaddleClas
     evaluates each rank with its own, and saves rank 0's: other weights than those that were evaluated.
     """
-    statistics = [tensor for name, tensor in state.items() if name.endswith(("._mean", "._variance"))]
+    statistics = [tensor for name, tensor in state.items() if name.endswith(STATISTICS)]
     if dist.get_world_size() == 1 or not statistics:
         return
     together = paddle.concat([tensor.flatten() for tensor in statistics])  # one message instead of hundreds
