@@ -57,7 +57,7 @@ def run(main: Callable[[], int | None]) -> int:
         swallowed = _swallowed_interrupt(error)
         print(f"error: {message_line(swallowed or _message(error))}", file=sys.stderr)
         is_interrupt = swallowed is not None or isinstance(unwrapped(error), KeyboardInterrupt)
-        if is_interrupt and set(_interrupts) <= {SIGINT}:
+        if is_interrupt and set(_interrupts) == {SIGINT}:
             return INTERRUPTED
     return 1
 

@@ -233,7 +233,7 @@ def say_what_to_expect(run: RunSettings, images: int) -> None:
     few = FEW * (run.class_num or 0)
     if not run.arch.is_ours or settings["checkpoints"] or arch.get("pretrained") or images >= few:
         return
-    published = "-o Global.pretrained_model=published" if address(arch["name"]) else "-o Global.pretrained_model=FILE"
+    published = f"--weights {'published' if address(arch['name']) else 'FILE'}"
     logger.warning(
         "%s starts from random weights: %d images of %d classes teach it little of photographs, far less than "
         "fine-tuning ImageNet's weights does (%s)",

@@ -111,7 +111,8 @@ class TrainingOnTerminal(Observer):
         if self._show_lr:
             text += f", lr {float(self._engine.lr_sch[0].get_lr()):.3g}"
         if batch.waiting > MUCH * batch.seconds and batch.done > 5:  # the first one waits for the loader's start
-            text += f", {batch.waiting / batch.seconds:.0%} of the time waiting for images"
+            waits = f", {batch.waiting / batch.seconds:.0%} "
+            text += waits + ("waiting" if sys.stderr.isatty() else "of the time waiting for images")  # 80 columns
         if sys.stderr.isatty():
             if self._bar is None:
                 form = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
