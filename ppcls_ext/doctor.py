@@ -318,6 +318,9 @@ def _check_model(settings: RunSettings, folder: str, trials: list[_Trial]) -> Fi
     tried.config["Arch"].pop("pretrained", None)
     if isinstance(tried.config.get("Recipe"), dict):
         tried.config["Recipe"].pop("unfuse", None)
+        if settings.recipe.freeze is not None:  # which random weights would be refused
+            del tried.config["Recipe"]["freeze"]
+            tried.config["Arch"]["freeze"] = settings.recipe.freeze.stages or True
     with captured_output():
         engine = Engine(tried, "train")
     trials.append(_Trial(engine))

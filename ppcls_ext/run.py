@@ -435,11 +435,11 @@ class Run:
             settings = _with_lists(settings, data, labels, val_share, split_seed, quiet)
             try:
                 engine = _build_engine(settings, "train", verbose)
+                if loss is not None:
+                    engine.use_loss(loss)
             except BaseException:
                 release(settings.folder)
                 raise
-            if loss is not None:
-                engine.use_loss(loss)
             engine.observers.extend(observers)
             if verbose:
                 engine.train()

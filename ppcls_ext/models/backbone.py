@@ -126,10 +126,11 @@ class Backbone(_Base):
         for layer in self.frozen_layers():
             layer.training = False
 
-    def train(self) -> None:
-        """Puts all layers but the frozen ones into train mode."""
-        super().train()
+    def train(self) -> Any:
+        """Puts all layers but the frozen ones into train mode; returns what Paddle's `train` does."""
+        returned = super().train()
         self.keep_frozen()
+        return returned
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """`x: (N, 3, H, W)` → what `forward_head` gives, or with `features_only` the list that `features` gives."""
