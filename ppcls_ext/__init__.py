@@ -145,6 +145,8 @@ def train(
     weights: str | None = None,
     class_weights: str | None = None,
     sampler: str | None = None,
+    freeze: str | None = None,
+    best_by: str | None = None,
     resume: str | os.PathLike | bool = False,
     report: bool = False,
     overwrite: bool = False,
@@ -152,8 +154,13 @@ def train(
     observers: Sequence[Observer] = (),
     profiler_options: str | None = None,
     verbose: bool = False,
+    quiet: bool = False,
+    show_lr: bool = False,
 ) -> Run:
-    """Trains a model, shows its progress, and writes its settings, log and weights to `output_dir/ARCH`.
+    """Trains a model, shows its progress, and writes its settings, log and weights to `out/name`.
+
+    Where that folder holds an earlier training, or another one is running there, the new one goes to `name-2`, `name-3`
+    and so on, the first that is free.
 
     Args:
         source: a PaddleClas YAML file, or the name of a shipped configuration such as "MobileOne_S0", which is taken
@@ -177,14 +184,19 @@ def train(
         weights: to start from: a file, "published" or "none" (`Global.pretrained_model`).
         class_weights: in the loss, "balanced", "sqrt" or a file (`Recipe.class_weights`).
         sampler: "balanced" draws each class equally often (`DataLoader.Train.sampler.name`).
-        resume: True goes on with the run of this configuration, a path with the run in that folder.
+        freeze: "backbone" trains the classifier alone, "backbone:2" leaves out the stem and the first two of the four
+            stages (`Recipe.freeze`).
+        best_by: the metric that decides which epoch is the best, such as "f1_macro" (`Global.best_by`).
+        resume: True goes on with the run of this name that was begun last, a path with the run in that folder.
         report: whether to write a report of the best evaluation.
-        overwrite: whether to train anew where an earlier training's checkpoints are.
+        overwrite: whether to train anew in the place of an earlier training.
         loss: in the place of the configuration's, makes a scalar tensor of the network's outputs, mostly logits
             (N, classes), and the labels: (N, 1), or (N, classes) where images are mixed or show several classes.
         observers: follow the training; see `ppcls_ext.training.observers.Observer`, which is also the way to end it.
         profiler_options: for PaddleClas's profiler, such as "batch_range=[10, 20]".
         verbose: whether to show PaddleClas's own output.
+        quiet: whether to show warnings and the result only.
+        show_lr: whether to show the learning rate, too.
 
     Returns:
         The run, ready to be evaluated, exported or used for predictions.
@@ -209,6 +221,8 @@ def train(
         "weights": None if weights is None else str(weights),
         "class_weights": class_weights,
         "sampler": sampler,
+        "freeze": freeze,
+        "best_by": best_by,
     }
     run = open_training(source, overrides, data=data, resume=resume, **options)
     return run.train(
@@ -222,6 +236,8 @@ def train(
         observers=observers,
         profiler_options=profiler_options,
         verbose=verbose,
+        quiet=quiet,
+        show_lr=show_lr,
     )
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ppcls_ext import cpu
+from ppcls_ext.config.lists import with_made_lists
 from ppcls_ext.config.settings import RunSettings
 from ppcls_ext.data.lists import SINGLE_LABEL, ImageList
 from ppcls_ext.errors import PpclsExtError, one_line
@@ -239,16 +240,28 @@ def _read(path: str) -> str:
         return ""
 
 
-def try_configuration(settings: RunSettings) -> Iterator[Finding]:
+def try_configuration(
+    settings: RunSettings, data: str | os.PathLike | None = None, labels: str | os.PathLike | None = None
+) -> Iterator[Finding]:
     """Yields the findings about a training with this configuration, and stops at the first problem.
 
     The files are found and counted, a batch is decoded and some steps are timed; nothing is written.
 
     Args:
         settings: the opened configuration.
+        data: a folder of images in the place of its lists; see `ppcls_ext.train`.
+        labels: a table of several classes an image in `data`.
     """
     from ppcls_ext.weights.folder_lock import release
 
+    if data is not None:
+        try:
+            settings, made = with_made_lists(settings, data, labels)
+        except PpclsExtError as error:
+            yield Finding("images", "they cannot be trained on", str(error))
+            return
+        if said := made.lines(are_kept=False)[1:]:  # the counts are said below
+            yield Finding("images", "; ".join(said))
     trials: list[_Trial] = []
     with tempfile.TemporaryDirectory(prefix="ppcls-ext-doctor-") as folder:
         checks: dict[str, Check] = {
@@ -305,6 +318,9 @@ def _check_model(settings: RunSettings, folder: str, trials: list[_Trial]) -> Fi
     tried.config["Arch"].pop("pretrained", None)
     if isinstance(tried.config.get("Recipe"), dict):
         tried.config["Recipe"].pop("unfuse", None)
+        if settings.recipe.freeze is not None:  # which random weights would be refused
+            del tried.config["Recipe"]["freeze"]
+            tried.config["Arch"]["freeze"] = settings.recipe.freeze.stages or True
     with captured_output():
         engine = Engine(tried, "train")
     trials.append(_Trial(engine))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import unicodedata
+from collections.abc import Iterable
 
 
 class PpclsExtError(Exception):
@@ -104,6 +106,25 @@ def message_line(error: object) -> str:
         end = LONGEST_MESSAGE // 4
         text = f"{text[: LONGEST_MESSAGE - end]} … {text[-end:]}"
     return printable(one_line(text))
+
+
+#: Names that a message lists.
+MOST_NAMES = 40
+
+
+def one_of(wanted: object, names: Iterable[str]) -> str:
+    """Returns what a name could have been, for a message: all names, those that resemble it first.
+
+    Args:
+        wanted: what was given.
+        names: those that there are; of many, the first `MOST_NAMES` are listed.
+    """
+    known = list(dict.fromkeys(names))
+    text = str(wanted)[:LONGEST_NAME].lower()
+    near = difflib.get_close_matches(text, [name.lower() for name in known], n=5, cutoff=0.5)
+    known.sort(key=lambda name: near.index(name.lower()) if name.lower() in near else len(near))
+    more = f" and {len(known) - MOST_NAMES} more" if len(known) > MOST_NAMES else ""
+    return ", ".join(map(printable_name, known[:MOST_NAMES])) + more
 
 
 def shown(text: str) -> str:

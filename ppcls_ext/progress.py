@@ -14,6 +14,20 @@ FIRST, EVERY = 2.0, 20.0
 Report = Callable[[int, int], None]
 
 
+_hidden = False
+
+
+@contextlib.contextmanager
+def hidden() -> Iterator[None]:
+    """A context in which nothing is shown of any progress."""
+    global _hidden
+    before, _hidden = _hidden, True
+    try:
+        yield
+    finally:
+        _hidden = before
+
+
 @contextlib.contextmanager
 def progress(what: str, unit: str = "images") -> Iterator[Report]:
     """Shows on stderr how far its body is, once that takes longer than two seconds.
@@ -32,7 +46,7 @@ def progress(what: str, unit: str = "images") -> Iterator[Report]:
         def report(done: int, total: int) -> None:
             nonlocal last, bar
             now = time.monotonic()
-            if now < start + FIRST:
+            if _hidden or now < start + FIRST:
                 return
             if bar is not None:
                 bar.total = total

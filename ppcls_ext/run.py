@@ -5,8 +5,7 @@ The commands and notebooks call the same functions. Paddle and PaddleClas are lo
 
 from __future__ import annotations
 
-import copy
-import dataclasses
+import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -18,17 +17,17 @@ import numpy as np
 
 from ppcls_ext.config.first_epoch import settle
 from ppcls_ext.config.folder import CONFIG, LISTS, find_run, read_config
-from ppcls_ext.config.lists import evaluate_on, folder_for_lists, images_in, use_lists
+from ppcls_ext.config.lists import evaluate_on, images_in, with_lists, with_made_lists
 from ppcls_ext.config.load import load_config, override
+from ppcls_ext.config.numbered import LATEST, with_own_folder
 from ppcls_ext.config.settings import RunSettings, open_config, open_run
 from ppcls_ext.config.thresholds import own_thresholds
 from ppcls_ext.config.train_options import DEFAULT, set_options
 from ppcls_ext.config.weights import require_no_earlier_training
-from ppcls_ext.data.class_folders import LABEL_LIST, TRAIN_LIST, VAL_LIST, kept_lists, make_lists
+from ppcls_ext.data.class_folders import LABEL_LIST, TRAIN_LIST, VAL_LIST, kept_lists
 from ppcls_ext.data.image_files import find_images
 from ppcls_ext.data.image_input import PreparedImages, network_input
 from ppcls_ext.data.image_rule import Preprocessing
-from ppcls_ext.data.label_table import make_label_lists
 from ppcls_ext.data.lists import MULTI_LABEL, SINGLE_LABEL, ListEntry
 from ppcls_ext.errors import PpclsExtError, printable
 from ppcls_ext.export.opset import DEFAULT_OPSET, INT8_OPSET
@@ -36,7 +35,7 @@ from ppcls_ext.files import atomic_write, require_within
 from ppcls_ext.packages import require
 from ppcls_ext.predict.classifier import Classifier
 from ppcls_ext.predict.metadata import Metadata
-from ppcls_ext.progress import progress, ticks
+from ppcls_ext.progress import hidden, progress, ticks
 
 if TYPE_CHECKING:
     from ppcls_ext.data.image_input import ImageLike
@@ -421,26 +420,34 @@ class Run:
         observers: Sequence[Observer] = (),
         profiler_options: str | None = None,
         verbose: bool = False,
+        quiet: bool = False,
+        show_lr: bool = False,
     ) -> Run:
         """Trains with this configuration; see `ppcls_ext.train`, which opens it, too."""
+        from ppcls_ext.training.start import set_up
+        from ppcls_ext.weights.folder_lock import release
+
         settings = self.settings.changed("Global", **_true(overwrite=overwrite, report=report))
         settings.config["profiler_options"] = profiler_options
-        if data is not None:
-            from ppcls_ext.training.start import set_up
-
+        with hidden() if quiet else contextlib.nullcontext():
             set_up()
-        settings = _with_lists(settings, data, labels, val_share, split_seed)
-        engine = _build_engine(settings, "train", verbose)
-        if loss is not None:
-            engine.use_loss(loss)
-        engine.observers.extend(observers)
-        if verbose:
-            engine.train()
-        else:
-            from ppcls_ext.training.terminal import TrainingOnTerminal
-
-            with TrainingOnTerminal(engine).shown():
+            settings = with_own_folder(settings)
+            settings = _with_lists(settings, data, labels, val_share, split_seed, quiet)
+            try:
+                engine = _build_engine(settings, "train", verbose)
+                if loss is not None:
+                    engine.use_loss(loss)
+            except BaseException:
+                release(settings.folder)
+                raise
+            engine.observers.extend(observers)
+            if verbose:
                 engine.train()
+            else:
+                from ppcls_ext.training.terminal import TrainingOnTerminal
+
+                with TrainingOnTerminal(engine, quiet, show_lr).shown():
+                    engine.train()
         return Run(open_run(engine.folder) if (engine.folder / CONFIG).is_file() else settings)
 
 
@@ -479,9 +486,13 @@ def open_training(
         config = load_config(source)
     set_options(config, options, overrides)
     override(config, overrides)
+    if folder is not None:  # where it is, whatever --out and --name say
+        config["Global"].update(output_dir=str(folder.parent), run_name=folder.absolute().name)
     if resume:
-        config["Global"]["checkpoints"] = "latest"
-    return Run(RunSettings(config, folder, tuple(overrides)))
+        config["Global"]["checkpoints"] = LATEST
+    settings = RunSettings(config, folder, tuple(overrides))
+    _ = settings.recipe  # what is wrong with it is said before anything is loaded
+    return Run(settings)
 
 
 def _with_lists(
@@ -490,10 +501,11 @@ def _with_lists(
     labels: str | os.PathLike | None,
     val_share: float,
     split_seed: int,
+    quiet: bool = False,
 ) -> RunSettings:
     if data is None and labels is not None:
         raise PpclsExtError(f"labels (--labels) is {labels}: expected data (--data) too, the folder of the images")
-    return settings if data is None else new_lists(settings, data, val_share, split_seed, labels)
+    return settings if data is None else new_lists(settings, data, val_share, split_seed, labels, quiet)
 
 
 def new_lists(
@@ -502,6 +514,7 @@ def new_lists(
     val_share: float,
     split_seed: int,
     labels: str | os.PathLike | None = None,
+    quiet: bool = False,
 ) -> RunSettings:
     """A training's settings with the lists of a folder of images; the run's folder is held from here on.
 
@@ -514,31 +527,26 @@ def new_lists(
 
     from ppcls_ext.weights.folder_lock import hold, release
 
-    folder, config = settings.folder, copy.deepcopy(settings.config)
-    resumed, place = config["Global"].get("checkpoints") is not None, None
+    folder, options = settings.folder, settings.section("Global")
+    resumed = options.get("checkpoints") is not None
     try:
         if get_rank() == 0:
             hold(folder)
             settle(folder)
-        if not (resumed or config["Global"].get("overwrite")):
-            require_no_earlier_training(folder)
+            if not (resumed or options.get("overwrite")):
+                require_no_earlier_training(folder)
         if resumed and all((folder / LISTS / name).is_file() for name in (TRAIN_LIST, VAL_LIST, LABEL_LIST)):
-            made = kept_lists(Path(data), folder / LISTS, SINGLE_LABEL if labels is None else MULTI_LABEL)
-        else:
-            place = folder_for_lists()
-            with progress("reading images") as report:
-                if labels is None:
-                    made = make_lists(data, place, val_share, split_seed, report)
-                else:
-                    made = make_label_lists(data, labels, place, val_share, split_seed, report)
-            for line in made._replace(folder=folder / LISTS).lines():
-                print(printable(line))
-        use_lists(config, made)
-        override(config, settings.overrides)  # the user's own settings win
+            return with_lists(
+                settings, kept_lists(Path(data), folder / LISTS, SINGLE_LABEL if labels is None else MULTI_LABEL)
+            )
+        settings, made = with_made_lists(settings, data, labels, val_share, split_seed)
     except BaseException:
         release(folder)
         raise
-    return dataclasses.replace(settings, config=config, made_lists=place)
+    if not quiet:
+        for line in made._replace(folder=folder / LISTS).lines():
+            print(printable(line))
+    return settings
 
 
 def _true(**switches: bool) -> dict[str, bool]:

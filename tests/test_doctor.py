@@ -6,11 +6,13 @@ import importlib.util
 import re
 import shutil
 import sys
+from pathlib import Path
 
+import paddle
 import pytest
 import yaml
 
-from ppcls_ext import cpu, doctor
+from ppcls_ext import build, cpu, doctor
 from ppcls_ext.commands.doctor import main
 from ppcls_ext.commands.outcome import run
 from ppcls_ext.data.lists import read_list
@@ -150,6 +152,48 @@ def test_a_configuration(config, tmp_path, monkeypatch, capfd):
     assert found["one step"][1].split("; ")[1].startswith("3 steps are an epoch, about ")
     assert "ppcls INFO" not in output.out + output.err
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.yml"], "nothing is written"
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch, dataset) -> Path:
+    """A folder of two class folders with 12 images each, and a file that is none."""
+    monkeypatch.chdir(tmp_path)
+    for path in sorted((dataset / "png").iterdir()):
+        place = tmp_path / "photos" / ("red", "green")[int(path.stem) % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, place)
+    (tmp_path / "photos" / "red" / "broken.jpg").write_bytes(b"")
+    return tmp_path
+
+
+SMALL = ("Global.image_size=32", "DataLoader.Train.sampler.batch_size=8", "DataLoader.Train.loader.num_workers=0")
+
+
+def test_ones_own_images(photos, capfd):
+    paddle.save(build("FasterNet_T0", class_num=2).state_dict(), "start.pdparams")
+    frozen = ("Recipe.freeze=backbone", "Global.pretrained_model=start.pdparams")
+    before = sorted(photos.rglob("*"))
+    arguments = ["FasterNet_T0", "--data", "photos", "-o", *SMALL, *frozen]
+    assert run(lambda: main(arguments)) == len(WITHOUT_WHEEL)
+    found = lines(capfd.readouterr().out)
+    assert found["images"] == ("ok", "left out: 1 unreadable")
+    assert found["data"][1].startswith("Train 20 images of 2 classes, Eval 4 images of 2 classes")
+    assert found["model"][1] == "FasterNet_T0, 0.00 M parameters, on the cpu", "the classifier's"
+    assert found["one batch"][1].endswith(" s for 8 images of 32 × 32 px")
+    assert sorted(photos.rglob("*")) == before, "nothing is written"
+
+
+def test_images_that_cannot_be_trained_on(photos, capfd):
+    (photos / "labels.csv").write_text("image,red,green\nred/no.png,1,0\n")
+    for arguments, said in (
+        (["--data", "photos/red"], "at least 2 are needed"),
+        (["--data", "photos", "--labels", "labels.csv"], "no image shows the class 'green'"),
+    ):
+        assert run(lambda: main(["FasterNet_T0", *arguments])) == 1  # noqa: B023
+        found = lines(capfd.readouterr().out)
+        assert list(found)[-1] == "images"
+        assert found["images"][0] == "problem"
+        assert said in found["images"][1]
 
 
 @pytest.mark.parametrize("fault", ["a picture is missing", "a picture is broken", "no batch", "a loss cannot work"])

@@ -104,8 +104,9 @@ def test_training_gives_a_run(tiny_settings, tmp_path):
     run = ppcls_ext.train("tiny.yml", ["Global.epochs=1"], patience=3)
     assert run.folder == tmp_path / "output" / "FasterNet_T0"
     assert run.settings.weights().path.name == "best_model.pdparams"
-    with pytest.raises(PpclsExtError, match="is of an earlier training"):
-        ppcls_ext.train("tiny.yml", overwrite=False)
+    second = ppcls_ext.train("tiny.yml", ["Global.epochs=1"])
+    assert second.folder == tmp_path / "output" / "FasterNet_T0-2"
+    assert second.settings.weights().path.parent == second.folder
     with pytest.raises(PpclsExtError, match="expected a configuration to train"):
         ppcls_ext.train()
     again = ppcls_ext.train(resume=run.folder)  # it is finished

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ppcls_ext.commands.options import command_parser, positive
-from ppcls_ext.errors import PpclsExtError, printable
+from ppcls_ext.errors import PpclsExtError, one_of, printable
 from ppcls_ext.files import folder_at_once
 from ppcls_ext.models.table import MODELS
 from ppcls_ext.packages import require
@@ -76,5 +76,5 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     for item in args.items:
         if item not in MODELS and not Path(item).is_file():
-            raise PpclsExtError(f"{item}: neither a model (ppcls-ext models lists them) nor a file")
+            raise PpclsExtError(f"{item}: no such file, and no model: expected one of {one_of(item, MODELS)}")
     return args

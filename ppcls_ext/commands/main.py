@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the command's name and its arguments; those of the program where None.
 
     Returns:
-        The exit code: 0 done, 1 failed, 2 bad usage.
+        The exit code: 0 done, 1 failed, 2 bad usage, 130 ended by Ctrl-C.
     """
     _replace_closed_streams()
     if hasattr(sys.stdout, "reconfigure"):  # names that the terminal cannot show must not end the run

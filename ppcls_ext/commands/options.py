@@ -32,8 +32,18 @@ def command_parser(name: str, *examples: str, description: str = "") -> argparse
         prog=f"ppcls-ext {name}",
         description=textwrap.fill(f"{line[0].upper()}{line[1:]}. {description}", 79),  # epilogs must keep their lines
         epilog="\n  ".join([f"example{'s' * (len(examples) > 1)}:", *(f"ppcls-ext {text}" for text in examples)]),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Help,
     )
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of descriptions, and names an option's value once, as Python does from 3.13 on."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings or action.nargs == 0:
+            return super()._format_action_invocation(action)
+        value = self._format_args(action, self._get_default_metavar_for_optional(action))
+        return f"{', '.join(action.option_strings)} {value}"
 
 
 def positive(text: str) -> int:
@@ -78,23 +88,23 @@ def add_results_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds PaddleClas's -c and -o."""
-    shipped = "PaddleClas YAML file, or the name of a shipped one: MobileOne_S0, ImageNet/RepVGG_A0, …"
+    shipped = "PaddleClas YAML file, or a shipped one by its name"
     parser.add_argument("-c", "--config", metavar="FILE", help=shipped)
-    change = "change a field of the configuration; list items count from 0; may be given several times"
+    change = "change fields of it; items of lists count from 0"
     parser.add_argument("-o", "--override", action="extend", nargs="+", default=[], metavar="A.B=VALUE", help=change)
 
 
 def add_labels_argument(parser: argparse.ArgumentParser) -> None:
     """Adds --labels."""
-    table = "for several classes an image, a table instead of class folders: path below FOLDER, then 0 or 1 a class"
+    table = "for several classes an image: its path, 0 or 1 a class"
     parser.add_argument("--labels", metavar="CSV", help=table)
 
 
 def add_split_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds how images are divided into those to train and those to evaluate on."""
-    share = "share of each class to evaluate on, where FOLDER has no val/ (default: 0.2)"
+    share = "to evaluate on, of a FOLDER without val/ (0.2)"
     parser.add_argument("--val-share", type=float, default=0.2, metavar="SHARE", help=share)
-    seed = "another seed, another split (default: 0)"
+    seed = "of this split (0)"
     parser.add_argument("--split-seed", type=int, default=0, metavar="N", help=seed)
 
 
@@ -144,13 +154,15 @@ def open_run_with_weights(name: str, overrides: list[str] | None = None) -> Run:
     return run
 
 
-def load_host(what: Any) -> None:
+def load_host(what: Any, quiet: bool = False) -> None:
     """Loads Paddle and PaddleClas, which takes some seconds, and says so.
 
     Args:
         what: the configuration or run for which.
+        quiet: whether to say nothing.
     """
-    print(f"{printable(str(what))}: loading Paddle and PaddleClas", flush=True)
+    if not quiet:
+        print(f"{printable(str(what))}: loading Paddle and PaddleClas", flush=True)
     from ppcls_ext.training.start import set_up
 
     set_up()
@@ -171,7 +183,7 @@ def load_paddle() -> None:
 
 def add_check_images_argument(parser: argparse.ArgumentParser) -> None:
     """Adds --check-images."""
-    check = "only decode every image of the lists, and name unreadable ones"
+    check = "only decode all images, and name unreadable ones"
     parser.add_argument("--check-images", action="store_true", help=check)
 
 

@@ -19,6 +19,8 @@ from ppcls_ext.packages import EXTRAS, missing
 
 #: Signals that end a command in good order, and what is said of them.
 ENDING = {"SIGTERM": "terminated", "SIGHUP": "hangup", "SIGQUIT": "quit"}
+#: What is said of Ctrl-C, and the exit code that shells expect of a command that it ended.
+SIGINT, INTERRUPTED = "interrupted", 130
 GRACE = 10.0
 """Seconds in which a further one of these signals changes nothing."""
 
@@ -27,8 +29,9 @@ def run(main: Callable[[], int | None]) -> int:
     """Runs a tool's `main` and turns its outcome into an exit code.
 
     Returns:
-        0 when `main` is done (or what it returns), 1 when it failed: then stderr holds one line that says what,
-        where and what to do. argparse's own exit code for bad usage, 2, passes through. With PPCLS_EXT_DEBUG=1
+        0 when `main` is done (or what it returns), 1 when it failed, 130 when Ctrl-C ended it: then stderr holds one
+        line that says what, where and what to do. argparse's own exit code for bad usage, 2, passes through. With
+        PPCLS_EXT_DEBUG=1
         the traceback is printed as well.
     """
     logger = logging.getLogger("ppcls_ext")
@@ -52,8 +55,11 @@ def run(main: Callable[[], int | None]) -> int:
         if os.environ.get("PPCLS_EXT_DEBUG") == "1":
             traceback.print_exc()
         _drop_unwritten_output()
-        message = _swallowed_interrupt(error) or _message(error)
-        print(f"error: {message_line(message)}", file=sys.stderr)
+        swallowed = _swallowed_interrupt(error)
+        print(f"error: {message_line(swallowed or _message(error))}", file=sys.stderr)
+        is_interrupt = swallowed is not None or isinstance(unwrapped(error), KeyboardInterrupt)
+        if is_interrupt and set(_interrupts) == {SIGINT}:
+            return INTERRUPTED
     return 1
 
 
@@ -83,7 +89,7 @@ def _interrupt_on_sigint() -> None:
     """Keeps in mind that an interrupt has come, and raises KeyboardInterrupt as Python does."""
 
     def interrupt(number: int, _: object) -> None:
-        _interrupts.append("interrupted")
+        _interrupts.append(SIGINT)
         raise KeyboardInterrupt
 
     is_main = threading.current_thread() is threading.main_thread()

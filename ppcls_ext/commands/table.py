@@ -21,7 +21,7 @@ class Command(NamedTuple):
 
 #: In the order in which they are used. tools/NAME.py (with _ for -) are the same commands.
 COMMANDS = {
-    "doctor": Command("doctor", "say whether everything is there and works; with -c, try a configuration"),
+    "doctor": Command("doctor", "say whether everything is there and works; with NAME or --data, try a training"),
     "models": Command("models", "list the models: parameters, multiply-adds, published accuracy, weights"),
     "train": Command("train", "train a model with PaddleClas's engine"),
     "eval": Command("evaluate", "evaluate trained weights"),

@@ -56,6 +56,8 @@ OF_SEVERAL_LABELS = {
     "hamming_distance": "min",
     "exact_match": "max",
 }
+#: This project's metric of one class an image, which only decides where `Global.best_by` asks for it.
+F1_MACRO = "f1_macro"
 #: What works instead.
 INSTEAD = {
     SINGLE_LABEL: "take TopkAcc, such as TopkAcc: {topk: [1, 5]}",
@@ -255,6 +257,8 @@ def _choices(config: dict, task: str) -> dict[str, BestBy]:
             found.setdefault(output, BestBy(output, METRICS[name].mode))
     if evaluation == "classification" and (config.get("Loss") or {}).get("Eval"):
         found["loss"] = BestBy("loss", "min")
+    if evaluation == "classification" and task == SINGLE_LABEL:
+        found[F1_MACRO] = BestBy(F1_MACRO, "max")
     return found
 
 

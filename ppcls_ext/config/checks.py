@@ -60,7 +60,8 @@ def require_fields(config: dict, mode: str) -> None:
     evaluates = mode == "train" and _get(config, "Global.eval_during_train")
     for path in (*REQUIRED[mode], *(("DataLoader.Eval", "Metric.Eval") if evaluates else ())):
         if _get(config, path) is None:
-            raise PpclsExtError(f"the configuration has no {path}, which {mode} needs: add it, or -o {path}=…")
+            names = f"; one of {', '.join(MODELS)}" if path == "Arch.name" else ""
+            raise PpclsExtError(f"the configuration has no {path}, which {mode} needs: add it, or -o {path}=…{names}")
     for loader in [*(["Train"] if mode == "train" else []), *(["Eval"] if evaluates or mode == "eval" else [])]:
         _require_loader(config, f"DataLoader.{loader}")
     if is_ours(config) and config["Arch"].get("class_num") == 0:

@@ -53,6 +53,8 @@ class RunFolder(NamedTuple):
         old, here = folder_of(config), self.folder.absolute()
         if old != here:
             move_paths(config, old, here)
+        if old.name != here.name:
+            settings["run_name"] = here.name
         settings["output_dir"] = str(self.folder.parent)
         settings["save_inference_dir"] = str(self.folder / "inference")
         if self.weights is not None:
@@ -565,7 +567,8 @@ def check_patience(config: dict) -> None:
 #: Patterns of the paths that may differ without changing what is learnt.
 INDIFFERENT = (
     r"Infer\..*|profiler_options|Metric\..*|Recipe\.unfuse.*|Arch\.pretrained|Arch\.use_ssld",
-    r"Global\.(checkpoints|pretrained_model|output_dir|save_inference_dir|print_batch_step|save_interval|patience|overwrite)",
+    r"Global\.(checkpoints|pretrained_model|output_dir|save_inference_dir|print_batch_step|save_interval)",
+    r"Global\.(run_name|patience|overwrite)",
     r"Global\.thresholds.*",
     r"Global\.(device|use_visualdl|eval_during_train|eval_interval|start_eval_epoch|print_mem_info|image_shape)",
     r"DataLoader\..*\.(num_workers|use_shared_memory|prefetch_factor)",

@@ -17,8 +17,9 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from ppcls_ext.config.load import NEARLY
-from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.errors import PpclsExtError, one_of
 from ppcls_ext.hosts.paddleclas.safe_eval import evaluate, find, offered, read_literal
+from ppcls_ext.models.table import MODELS
 
 #: Paths of values that name a class or model, and the module that evaluates them.
 NAMES = {
@@ -133,6 +134,8 @@ def _check_name(path: str, name: Any, module: str) -> None:
     if find(host, name) is None:
         near = difflib.get_close_matches(name, offered(host), n=5, cutoff=0.4)
         hint = f"near it: {', '.join(near)}" if near else f"see {module}"
+        if module == "ppcls.arch":
+            hint += f"; this project's are {one_of(name, MODELS)}"
         raise PpclsExtError(f"{path} is {name}, which PaddleClas does not have; {hint}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import copy
 import dataclasses
 import functools
 import itertools
@@ -19,6 +20,7 @@ from typing import Any
 from ppcls_ext.config.best import METRICS
 from ppcls_ext.config.checks import LOSSES_OF_SEVERAL, MIXING
 from ppcls_ext.config.folder import CONFIG
+from ppcls_ext.config.load import override
 from ppcls_ext.config.settings import RunSettings, open_run
 from ppcls_ext.data.class_folders import (
     LABEL_LIST,
@@ -28,9 +30,11 @@ from ppcls_ext.data.class_folders import (
     ClassLists,
     Files,
     find_labelled_images,
+    make_lists,
     require_known,
 )
 from ppcls_ext.data.image_files import LeftOut, counted, find_images
+from ppcls_ext.data.label_table import make_label_lists
 from ppcls_ext.data.lists import (
     LARGEST_COMPARED,
     MULTI_LABEL,
@@ -234,6 +238,42 @@ def use_lists(config: dict, made: ClassLists) -> None:
     if isinstance(batch, int) and batch > images and sampler.get("drop_last"):
         sampler["drop_last"] = False
         logger.info("%d images are less than a batch of %d: the one batch is smaller", images, batch)
+
+
+def with_made_lists(
+    settings: RunSettings,
+    data: str | os.PathLike,
+    labels: str | os.PathLike | None = None,
+    val_share: float = 0.2,
+    split_seed: int = 0,
+) -> tuple[RunSettings, ClassLists]:
+    """A training's settings with the lists of a folder of images, which are made aside; and these.
+
+    Args:
+        settings: the opened configuration.
+        data: the folder.
+        labels: a table in the place of class folders; see `data.label_table`.
+        val_share: see `make_lists`.
+        split_seed: see `make_lists`.
+
+    Raises:
+        PpclsExtError: the images do not fit, or the configuration does not train a classifier on an image list.
+    """
+    place = folder_for_lists()
+    with progress("reading images") as report:
+        if labels is None:
+            made = make_lists(data, place, val_share, split_seed, report)
+        else:
+            made = make_label_lists(data, labels, place, val_share, split_seed, report)
+    return dataclasses.replace(with_lists(settings, made), made_lists=place), made
+
+
+def with_lists(settings: RunSettings, made: ClassLists) -> RunSettings:
+    """A copy that names the lists and what follows from them; the user's own settings win."""
+    config = copy.deepcopy(settings.config)
+    use_lists(config, made)
+    override(config, settings.overrides)
+    return dataclasses.replace(settings, config=config)
 
 
 def _for_several_labels(config: dict) -> None:

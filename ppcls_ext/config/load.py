@@ -15,9 +15,10 @@ import yaml
 
 from ppcls_ext.bounded_yaml import LONGEST_TEXT, MAX_DEPTH, BoundedLoader, Refused, load_yaml
 from ppcls_ext.config.shipped import nearest, shipped
-from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.errors import PpclsExtError, one_of
 from ppcls_ext.files import read_regular
 from ppcls_ext.hosts.paddleclas.safe_eval import evaluate, read_literal
+from ppcls_ext.models.table import MODELS
 
 logger = logging.getLogger("ppcls_ext")
 
@@ -35,6 +36,11 @@ def read_yaml(path: Path) -> dict:
     try:
         text = read_regular(path, LARGEST).decode("utf-8")
     except (FileNotFoundError, NotADirectoryError):
+        if path.parent == Path() and not path.suffix:
+            raise PpclsExtError(
+                f"no model and no configuration file is called {path}: expected one of {one_of(path, MODELS)}, or a "
+                "YAML file"
+            ) from None
         raise PpclsExtError(f"no configuration {path}; {_suggest_file(path)}") from None
     except OSError as error:
         raise PpclsExtError(f"cannot read configuration {path}: {error.strerror or error}") from error

@@ -11,6 +11,8 @@ from ppcls_ext.errors import PpclsExtError
 
 #: Ways to weigh the classes in the loss; see `ppcls_ext.training.class_weights`.
 BALANCED, SQRT = "balanced", "sqrt"
+#: What can be frozen, and how many stages all of this project's models have.
+BACKBONE, STAGES = "backbone", 4
 #: Number of images that unfused weights are calibrated on where the configuration gives none.
 CALIBRATION_IMAGES = 512
 
@@ -43,6 +45,12 @@ class Unfuse(NamedTuple):
     pictures: int | None = None
 
 
+class Freeze(NamedTuple):
+    """What is not trained: the stem and the first `stages` stages, or all but the classifier where None."""
+
+    stages: int | None = None
+
+
 class Settings(NamedTuple):
     """The section `Recipe`; what is None (or empty) is off."""
 
@@ -54,6 +62,7 @@ class Settings(NamedTuple):
     clip_global_norm: float | None = None
     unfuse: Unfuse | None = None
     class_weights: str | None = None
+    freeze: Freeze | None = None
 
 
 def read_settings(config: dict) -> Settings:
@@ -75,6 +84,7 @@ def read_settings(config: dict) -> Settings:
         "clip_global_norm": _read_clip,
         "unfuse": _read_unfuse,
         "class_weights": _read_class_weights,
+        "freeze": _read_freeze,
     }
     return Settings(
         **{name: readers[name](f"Recipe.{name}", value) for name, value in fields.items() if value is not None}
@@ -135,6 +145,17 @@ def _read_class_weights(path: str, value: Any) -> str:
         return value
     raise PpclsExtError(
         f"{path} is {value!r}: expected {BALANCED}, {SQRT}, or a file with one line a class, its name and its weight"
+    )
+
+
+def _read_freeze(path: str, value: Any) -> Freeze:
+    name, colon, stages = value.partition(":") if isinstance(value, str) else ("", "", "")
+    if name == BACKBONE and (not colon or stages in map(str, range(1, STAGES + 1))):
+        return Freeze(int(stages) if colon else None)
+    some = ", ".join(f"{BACKBONE}:{number}" for number in range(1, STAGES + 1))
+    raise PpclsExtError(
+        f"{path} (--freeze) is {value!r}: expected {BACKBONE}, all but the classifier, or one of {some}, the stem and "
+        "that many stages"
     )
 
 
@@ -203,7 +224,7 @@ def _check_mode(config: dict) -> None:
 
 
 def _check_architecture(settings: Settings, config: dict, ours: bool) -> None:
-    for name in ("custom_l2", "head_learning_rate", "unfuse"):
+    for name in ("custom_l2", "head_learning_rate", "unfuse", "freeze"):
         if getattr(settings, name) is not None and not ours:
             raise PpclsExtError(
                 f"Recipe.{name} works with this project's models only, and Arch.name is {config['Arch']['name']}"
@@ -321,6 +342,19 @@ def _check_class_weights(_: Settings, config: dict) -> None:
         )
 
 
+def _check_freeze(settings: Settings, config: dict) -> None:
+    options = config["Global"]
+    if not (options.get("pretrained_model") or config["Arch"].get("pretrained") or options.get("checkpoints")):
+        raise PpclsExtError(
+            "Recipe.freeze (--freeze) keeps weights as they are, and these are random: give --weights "
+            "(Global.pretrained_model), or train all"
+        )
+    if config["Arch"].get("freeze_befor"):
+        raise PpclsExtError("Recipe.freeze (--freeze) and Arch.freeze_befor are both given: keep one of them")
+    if settings.custom_l2 is not None:
+        raise PpclsExtError("Recipe.freeze (--freeze) and Recipe.custom_l2, which decays all kernels: drop one of them")
+
+
 #: What is checked where any of these fields is given, in this order.
 _CHECKS: dict[tuple[str, ...], Callable[[Settings, dict], None]] = {
     ("ema",): _check_ema,
@@ -330,4 +364,5 @@ _CHECKS: dict[tuple[str, ...], Callable[[Settings, dict], None]] = {
     ("custom_l2",): _check_custom_l2,
     ("unfuse",): _check_unfuse,
     ("class_weights",): _check_class_weights,
+    ("freeze",): _check_freeze,
 }

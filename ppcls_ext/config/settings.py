@@ -37,7 +37,7 @@ from ppcls_ext.config.recipe import Settings as RecipeSettings
 from ppcls_ext.config.recipe import read_settings
 from ppcls_ext.data.image_rule import Preprocessing, rule_from_transforms
 from ppcls_ext.data.lists import MULTI_LABEL, SINGLE_LABEL, ImageList, read_class_names, read_list, require_class_names
-from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.errors import PpclsExtError, one_of
 from ppcls_ext.hosts.paddleclas.locate import activate
 from ppcls_ext.models.table import MODELS
 from ppcls_ext.progress import progress
@@ -457,7 +457,7 @@ class RunSettings:
     def require_ours(self) -> None:
         """Raises PpclsExtError where the architecture is not one of this project's models."""
         if not self.arch.is_ours:
-            raise PpclsExtError(f"Arch.name is {self.arch.name!r}: expected one of {', '.join(MODELS)}")
+            raise PpclsExtError(f"Arch.name is {self.arch.name!r}: expected one of {one_of(self.arch.name, MODELS)}")
 
 
 def open_config(path: str | os.PathLike, overrides: Iterable[str] = ()) -> RunSettings:

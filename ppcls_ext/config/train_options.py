@@ -71,45 +71,24 @@ def _both(path: str) -> tuple[str, str]:
 
 
 _COUNT, _NATURAL = "a whole number from 1", "a whole number from 0"
+_WEIGHTS, _KINDS = "a file, published or none", "balanced, sqrt, or a file"
+_FREEZE, _SAMPLER = "backbone, or backbone:N", "balanced, or the name of a sampler"
 TRAIN_OPTIONS = (
-    TrainOption("epochs", ("Global.epochs",), "N", "times that each image is trained on", _is_count, _COUNT),
-    TrainOption("batch_size", _both("sampler.batch_size"), "N", "images a step", _is_count, _COUNT),
-    TrainOption(
-        "lr", ("Optimizer.lr.learning_rate",), "RATE", "highest learning rate", _is_rate, "a number greater than 0"
-    ),
-    TrainOption("out", ("Global.output_dir",), "FOLDER", "the run is OUT/NAME", _is_text, "a folder"),
-    TrainOption("name", ("Global.run_name",), "NAME", "the model's where it is not given", _is_text, "a name"),
-    TrainOption("size", ("Global.image_size",), "PX", "side of the images, set in every place", _is_count, _COUNT),
+    TrainOption("epochs", ("Global.epochs",), "N", "passes over the images", _is_count, _COUNT),
+    TrainOption("batch_size", _both("sampler.batch_size"), "N", "images/step", _is_count, _COUNT),
+    TrainOption("lr", ("Optimizer.lr.learning_rate",), "RATE", "highest rate", _is_rate, "a number greater than 0"),
+    TrainOption("size", ("Global.image_size",), "PX", "side of the images, in every place", _is_count, _COUNT),
+    TrainOption("weights", ("Global.pretrained_model",), "W", "published, none or a file", _is_text, _WEIGHTS),
+    TrainOption("freeze", ("Recipe.freeze",), "PART", "backbone, or backbone:N for N stages", _is_text, _FREEZE),
+    TrainOption("class_weights", ("Recipe.class_weights",), "KIND", "balanced, sqrt or a file", _is_text, _KINDS),
+    TrainOption("sampler", ("DataLoader.Train.sampler.name",), "NAME", "balanced, or a class", _is_text, _SAMPLER),
+    TrainOption("best_by", ("Global.best_by",), "METRIC", "which epoch is best: f1_macro, …", _is_text, "a metric"),
+    TrainOption("patience", ("Global.patience",), "N", "end N epochs after the best", _is_count, _COUNT),
     TrainOption("seed", ("Global.seed",), "N", "of all random numbers", _is_natural, _NATURAL),
-    TrainOption("workers", _both("loader.num_workers"), "N", "processes that load images", _is_natural, _NATURAL),
-    TrainOption("device", ("Global.device",), "NAME", "cpu, gpu, or auto, which takes a GPU", _is_text, "a name"),
-    TrainOption(
-        "patience", ("Global.patience",), "N", "end after N epochs without a better evaluation", _is_count, _COUNT
-    ),
-    TrainOption(
-        "weights",
-        ("Global.pretrained_model",),
-        "FILE",
-        "to start from: a file, `published`, which is downloaded, or `none`",
-        _is_text,
-        "a file, published or none",
-    ),
-    TrainOption(
-        "class_weights",
-        ("Recipe.class_weights",),
-        "KIND",
-        "in the loss: balanced, sqrt, or a file",
-        _is_text,
-        "balanced, sqrt, or a file",
-    ),
-    TrainOption(
-        "sampler",
-        ("DataLoader.Train.sampler.name",),
-        "NAME",
-        "balanced: each class equally often",
-        _is_text,
-        "balanced, or the name of a sampler",
-    ),
+    TrainOption("workers", _both("loader.num_workers"), "N", "image loaders", _is_natural, _NATURAL),
+    TrainOption("device", ("Global.device",), "NAME", "cpu, gpu or auto", _is_text, "a name"),
+    TrainOption("out", ("Global.output_dir",), "FOLDER", "the run is OUT/NAME", _is_text, "a folder"),
+    TrainOption("name", ("Global.run_name",), "NAME", "by default the model's", _is_text, "a name"),
 )
 #: Short values of options, and what they stand for.
 VALUES: dict[tuple[str, Any], Any] = {("weights", "none"): None, ("sampler", "balanced"): "BalancedBatchSampler"}

@@ -65,19 +65,19 @@ def place_checkpoints(config: dict, folder: Path) -> bool:
         discard(folder)
     given, overwrite = settings["checkpoints"] or None, settings.pop("overwrite", False)
     settings["checkpoints"] = found = _find_checkpoint(given, folder)
-    is_within = found is not None and _is_within(found, folder)
+    is_own = found is not None and is_within(found, folder)
     if get_rank() != 0:
-        return is_within
-    if found is not None and is_within:
+        return is_own
+    if found is not None and is_own:
         finish(Path(found))
     elif not overwrite:
         require_no_earlier_training(folder)
-    if found is not None and not is_within:
+    if found is not None and not is_own:
         with contextlib.suppress(PpclsExtError):  # of a training that still runs, or where nothing can be written
             hold(Path(found).parent)
             finish(Path(found))
             release(Path(found).parent)
-    return is_within
+    return is_own
 
 
 def _find_checkpoint(given: Any, folder: Path) -> str | None:
@@ -102,7 +102,7 @@ def _find_checkpoint(given: Any, folder: Path) -> str | None:
     return stem
 
 
-def _is_within(prefix: str, folder: Path) -> bool:
+def is_within(prefix: str, folder: Path) -> bool:
     """Whether a checkpoint is one of `folder`, or of a folder in it, where PaddleClas may write them."""
     parent = Path(os.path.realpath(prefix)).parent
     return Path(os.path.realpath(folder)) in (parent, parent.parent)
@@ -113,6 +113,18 @@ def require_no_earlier_training(folder: Path) -> None:
 
     It removes them at the end of its first epoch; see `config.first_epoch`.
     """
+    found = earlier_training(folder)
+    if found is not None:
+        path, what = found
+        raise PpclsExtError(
+            f"{path} is of an earlier training, {what} of which this one would overwrite: resume it with "
+            "--resume, overwrite it with --overwrite (or -o Global.overwrite=true), or choose another "
+            "--name (Global.run_name) or --out (Global.output_dir)"
+        )
+
+
+def earlier_training(folder: Path) -> tuple[Path, str] | None:
+    """A file that a training in `folder` has left and that is worth keeping, and what it belongs to; None without."""
     found = files_of(folder, VALUABLE)
     weights = [path for path in found if path.name.endswith(".pdparams")]
     exported = [path for path in found if path.suffix == ".onnx" or path.parent.name == "inference"]
@@ -120,17 +132,8 @@ def require_no_earlier_training(folder: Path) -> None:
         [path for path in weights if name in (path.name.split(".")[0], path.parent.name)]
         for name in ("best_model", "latest")
     )
-    for there, what in (
-        (best, "the best model"),
-        ([*latest, *weights], "the checkpoints"),
-        (exported, "the exported files"),
-    ):
-        if there:
-            raise PpclsExtError(
-                f"{there[0]} is of an earlier training, {what} of which this one would overwrite: resume it with "
-                "--resume, overwrite it with --overwrite (or -o Global.overwrite=true), or choose another "
-                "--name (Global.run_name) or --out (Global.output_dir)"
-            )
+    kinds = {"the best model": best, "the checkpoints": [*latest, *weights], "the exported files": exported}
+    return next(((paths[0], what) for what, paths in kinds.items() if paths), None)
 
 
 def place_weights(run: RunSettings, weights: Weights | None, mode: str) -> None:
@@ -230,7 +233,7 @@ def say_what_to_expect(run: RunSettings, images: int) -> None:
     few = FEW * (run.class_num or 0)
     if not run.arch.is_ours or settings["checkpoints"] or arch.get("pretrained") or images >= few:
         return
-    published = "-o Global.pretrained_model=published" if address(arch["name"]) else "-o Global.pretrained_model=FILE"
+    published = f"--weights {'published' if address(arch['name']) else 'FILE'}"
     logger.warning(
         "%s starts from random weights: %d images of %d classes teach it little of photographs, far less than "
         "fine-tuning ImageNet's weights does (%s)",

@@ -267,11 +267,16 @@ class ClassLists(NamedTuple):
     test: Sequence[int] = ()
     task: str = SINGLE_LABEL
 
-    def lines(self) -> list[str]:
-        """Returns a summary for the terminal: the counts, what was left out, and classes without images in a part."""
+    def lines(self, are_kept: bool = True) -> list[str]:
+        """Returns a summary for the terminal: the counts, what was left out, and classes without images in a part.
+
+        Args:
+            are_kept: whether the lists stay where they are, so that the user may read what was left out.
+        """
         lines = [f"{len(self.classes)} classes, {self.images[0]} images to train on, {self.images[1]} to evaluate on"]
         if self.left_out:
-            lines.append(f"left out: {counted(self.left_out)}; {self.folder / LEFT_OUT_LIST} names them")
+            where = f"; {self.folder / LEFT_OUT_LIST} names them" if are_kept else ""
+            lines.append(f"left out: {counted(self.left_out)}{where}")
         if any(self.test):
             lines.append(f"{sum(self.test)} images are kept for the end: ppcls-ext eval RUN --data {self.root}")
         lines += self._about_classes("no image of {} to train on", lambda train, val: val > 0 and not train)

@@ -44,6 +44,7 @@ class Backbone(_Base):
     num_features: int
     class_num: int
     features_only = False
+    _frozen_parts = 0  # of `parts`; one more where the head's layers are frozen, too
     #: Name of the layer whose size is the number of classes.
     classifier = "linear"
     #: (pattern, replacement) pairs for `re.sub` that turn timm's names of the tensors into the official ones.
@@ -92,6 +93,44 @@ class Backbone(_Base):
     def forward_head(self, x: Tensor) -> Tensor:
         """The last map → logits (N, class_num), or without a classifier its inputs (N, num_features)."""
         raise NotImplementedError
+
+    def freeze(self, stages: int | None = None) -> None:
+        """Keeps layers from learning: their parameters get no gradient, their batch normalisations stay in eval mode.
+
+        Args:
+            stages: 1 to 4, the stem and that many stages; None for all but the classifier.
+
+        Raises:
+            PpclsExtError: there are not so many stages.
+        """
+        most = len(self.stages_pattern)
+        if stages is not None and (type(stages) is not int or not 1 <= stages <= most):
+            raise PpclsExtError(f"{stages!r} stages are to be frozen: expected 1 to {most}, or None")
+        self._frozen_parts = len(self.parts()) + 1 if stages is None else stages + 1
+        for layer in self.frozen_layers():
+            for parameter in layer.parameters(include_sublayers=False):
+                parameter.stop_gradient = True
+        self.keep_frozen()
+
+    def frozen_layers(self) -> list[nn.Layer]:
+        """All layers that `freeze` has frozen, with those inside."""
+        if not self._frozen_parts:
+            return []
+        parts = self.parts()[: self._frozen_parts]
+        if self._frozen_parts > len(self.parts()):
+            parts.append([self._sub_layers[name] for name in self.head_layers if name in self._sub_layers])
+        return [layer for part in parts for top in part for layer in top.sublayers(include_self=True)]
+
+    def keep_frozen(self) -> None:
+        """Puts the frozen layers into eval mode, out of which `train` brings all layers."""
+        for layer in self.frozen_layers():
+            layer.training = False
+
+    def train(self) -> Any:
+        """Puts all layers but the frozen ones into train mode; returns what Paddle's `train` does."""
+        returned = super().train()
+        self.keep_frozen()
+        return returned
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """`x: (N, 3, H, W)` → what `forward_head` gives, or with `features_only` the list that `features` gives."""

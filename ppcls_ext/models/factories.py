@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 from paddle import nn
 
-from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.errors import PpclsExtError, one_of
 from ppcls_ext.models.backbone import Backbone
 from ppcls_ext.models.factory import Factory
 from ppcls_ext.models.table import MODELS
@@ -28,8 +27,7 @@ FACTORIES: dict[str, Factory] = {
 def build(name: str, **kwargs: Any) -> Backbone:
     """See `ppcls_ext.build`."""
     if name not in FACTORIES:
-        nearest = difflib.get_close_matches(str(name), FACTORIES, n=3, cutoff=0.4) or list(FACTORIES)[:3]
-        raise PpclsExtError(f"no model is called {name!r}: did you mean {', '.join(nearest)}?")
+        raise PpclsExtError(f"no model is called {name!r}: expected one of {one_of(name, FACTORIES)}")
     return FACTORIES[name](**kwargs)
 
 

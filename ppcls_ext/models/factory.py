@@ -31,6 +31,7 @@ def _make_factory(net: type[Backbone], name: str, variant: Any) -> Factory:
         use_ssld: bool = False,
         class_num: int = 1000,
         fused: bool = False,
+        freeze: bool | int = False,
         **kwargs: Any,
     ) -> Backbone:
         if not isinstance(class_num, int) or isinstance(class_num, bool) or class_num < 0:
@@ -45,6 +46,8 @@ def _make_factory(net: type[Backbone], name: str, variant: Any) -> Factory:
             raise PpclsExtError(f"no SSLD weights of {name} are published: leave use_ssld at False")
         if pretrained:
             load_weights(model, fetch(pretrained, name), allow_other_classes=True)
+        if freeze is not False:
+            model.freeze(None if freeze is True else freeze)
         return model
 
     made: Any = factory
@@ -60,6 +63,8 @@ def _make_factory(net: type[Backbone], name: str, variant: Any) -> Factory:
         class_num: classes of the head; with another number than the weights' the head starts afresh; 0 leaves the
             classifier out, and the model returns its inputs.
         fused: build the one-convolution form directly.
+        freeze: a number, 1 to 4, keeps the stem and that many stages from learning; True all but the classifier (see
+            `Backbone.freeze`).
         features_only: leave the head out; the model returns the list of the four stages' maps, whose sizes are in
             `channels` and `strides`.
         **kwargs: `return_stages`, `return_patterns`, `stop_after`, `freeze_befor` (see `Backbone.set_outputs`).

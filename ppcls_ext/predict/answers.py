@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol, Union
 import numpy as np
 
 from ppcls_ext.data.lists import MULTI_LABEL
-from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.errors import PpclsExtError, one_of
 
 #: Number of classes of a single-label result where neither a number nor a threshold is asked for.
 DEFAULT_TOPK = 5
@@ -135,7 +135,8 @@ def _class_index(wanted: str | int, counts: Mapping[str, int], places: Mapping[s
             return int(wanted)
     elif isinstance(wanted, numbers.Integral) and not isinstance(wanted, bool) and wanted >= 0:
         return int(wanted)
-    raise PpclsExtError(f"{said} {wanted!r}: expected a class's number" + (" or name" if places else ""))
+    names = f" or name: {one_of(wanted, places)}" if places else ""
+    raise PpclsExtError(f"{said} {wanted!r}: expected a class's number{names}")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from ppcls_ext.config.recipe import BALANCED, SQRT
 from ppcls_ext.data.lists import read_lines
-from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.errors import PpclsExtError, one_of
 
 
 def class_weights(kind: str, labels: np.ndarray, classes: int, names: Sequence[str] | None = None) -> np.ndarray:
@@ -49,7 +49,10 @@ def _read(path: Path, classes: int, names: Sequence[str]) -> np.ndarray:
             weight = float(text)
         except ValueError:
             weight = math.nan
-        if not 0 <= index < classes or index in found or not (math.isfinite(weight) and weight >= 0):
+        if not 0 <= index < classes:
+            there = one_of(name.strip(), known) if known else f"their numbers, 0 to {classes - 1}"
+            raise PpclsExtError(f"{path}:{number}: got {line[:99]!r}, which begins with no class: expected {there}")
+        if index in found or not (math.isfinite(weight) and weight >= 0):
             raise PpclsExtError(
                 f"{path}:{number}: got {line[:99]!r}, expected a new class, by its number or name, and its weight"
             )

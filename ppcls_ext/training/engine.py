@@ -119,6 +119,8 @@ class Engine(_HostEngine):
         if strict:
             del config["Arch"]["pretrained"]
         recipe = self._start_recipe(config, section) if section is not None else None
+        if section is not None and section.freeze is not None:
+            config["Arch"]["freeze"] = section.freeze.stages or True  # before processes share gradients, as it is built
         require_plain(self.folder / f"{mode}.log")
         with log_in(self.folder), naming_sections():
             super().__init__(config, mode)

@@ -10,13 +10,14 @@ import numpy as np
 import paddle
 import paddle.distributed as dist
 
-from ppcls_ext.config.best import METRICS, BestBy
+from ppcls_ext.config.best import F1_MACRO, METRICS, BestBy
 from ppcls_ext.config.checks import is_ours
 from ppcls_ext.data.lists import MULTI_LABEL
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.hosts.paddleclas.loader_processes import batches_of
 from ppcls_ext.progress import progress
 from ppcls_ext.report.label_scores import LabelScores, choose_thresholds, measures, per_class, sigmoid
+from ppcls_ext.report.predictions import Predictions, Ranked, macro_f1, ranked
 from ppcls_ext.training.host_log import EvaluationLog, as_number
 from ppcls_ext.training.loaders import require_read
 
@@ -24,6 +25,8 @@ from ppcls_ext.training.loaders import require_read
 AT_ONE_HALF = "PaddleClas's, which takes 0.5 as every threshold"
 #: Logits and labels of each batch.
 _Answers = list[tuple[np.ndarray, np.ndarray]]
+#: Labels, what is kept of the answers, and number of classes, of each batch.
+_Ranks = list[tuple[np.ndarray, Ranked, int]]
 
 
 class Evaluation(NamedTuple):
@@ -78,12 +81,16 @@ def evaluate(engine: Any, epoch: int) -> list[Evaluation]:
     metrics = getattr(engine, "eval_metric_func", None)
     engine.model.eval()
     several: _Answers | None = [] if engine.task == MULTI_LABEL and engine.eval_mode == "classification" else None
+    by_f1 = engine.best_by is not None and engine.best_by.name == F1_MACRO and engine.task != MULTI_LABEL
+    single: _Ranks | None = [] if by_f1 else None
     try:
         with paddle.no_grad():
             if engine.eval_mode == "classification":
-                first, loss = _classify(engine, epoch, several)
+                first, loss = _classify(engine, epoch, several, single)
                 if several is None:
                     found = _read(metrics, first, loss)
+                    if single is not None:
+                        found[0].metrics[F1_MACRO] = _macro_f1(single)
                 else:
                     hosts = (evaluation._replace(note=AT_ONE_HALF) for evaluation in _read(metrics, first, None))
                     found = [_of_several_labels(engine, several, loss), *hosts]
@@ -166,8 +173,15 @@ def logits_and_labels(outputs: Any, labels: paddle.Tensor) -> tuple[np.ndarray, 
     return outputs.astype("float32").numpy(), given.numpy().astype(np.int64)
 
 
-def _classify(engine: Any, epoch: int, several: _Answers | None) -> tuple[float | None, float | None]:
-    """The first metric, and the average loss where there is one; adds answers and labels to `several`."""
+def _macro_f1(ranks: _Ranks) -> float:
+    labels, batches, classes = (list(parts) for parts in zip(*ranks))
+    return macro_f1(Predictions.of_batches([], np.concatenate(labels), batches, classes[0]))
+
+
+def _classify(
+    engine: Any, epoch: int, several: _Answers | None, single: _Ranks | None
+) -> tuple[float | None, float | None]:
+    """The first metric, and the average loss where there is one; adds answers and labels to `several` or `single`."""
     compute_loss, compute_metric = engine.eval_loss_func, engine.eval_metric_func
     if hasattr(compute_metric, "reset"):
         compute_metric.reset()
@@ -183,6 +197,9 @@ def _classify(engine: Any, epoch: int, several: _Answers | None) -> tuple[float 
             compute_metric(outputs, labels)
         if several is not None:
             several.append(logits_and_labels(outputs, labels))
+        if single is not None:
+            logits, true = outputs.astype("float32").numpy(), labels.numpy().reshape(-1)
+            single.append((true, ranked(logits, true, are_logits=True), logits.shape[1]))
         if engine.answers is not None:
             engine.answers.add(outputs, labels)
         log.step(step, images)

@@ -21,7 +21,7 @@ import paddle
 from paddle.io.dataloader.collate import default_collate_fn
 from paddle.utils import map_structure, unique_name
 
-from ppcls_ext.config.best import OF_SEVERAL_LABELS, parts
+from ppcls_ext.config.best import F1_MACRO, OF_SEVERAL_LABELS, parts
 from ppcls_ext.data.lists import MULTI_LABEL
 from ppcls_ext.errors import PpclsExtError, one_line
 from ppcls_ext.hosts.quiet import logging_from
@@ -75,6 +75,8 @@ def _try_classification(engine: Any) -> None:
     if engine.task == MULTI_LABEL:
         logits_and_labels(outputs, labels)  # raises where they do not go together
         useful += OF_SEVERAL_LABELS
+    elif isinstance(outputs, paddle.Tensor):
+        useful.append(F1_MACRO)
     best_by = engine.best_by
     if best_by is not None and best_by.name not in [*useful, "loss"]:
         raise PpclsExtError(

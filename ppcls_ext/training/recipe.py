@@ -35,6 +35,13 @@ from ppcls_ext.training.class_weights import class_weights
 from ppcls_ext.weights.files import read_names, read_weight_file
 from ppcls_ext.weights.naming import are_fused
 
+#: Ends of the names of running statistics, which Paddle counts as parameters.
+STATISTICS = ("._mean", "._variance")
+
+
+def _is_kept(weight: Tensor) -> bool:
+    return weight.stop_gradient
+
 
 class Recipe:
     """The recipe of one training: made before the engine is built, attached to it, then called by the loop.
@@ -72,6 +79,10 @@ class Recipe:
             unreached = [stage.epoch for stage in settings.progressive if stage.epoch > epochs]
             if unreached:
                 logger.warning(f"[Recipe] the stages from epoch {unreached[0]} are not reached in {epochs} epochs")
+        if settings.freeze is not None:
+            weights = [weight for name, weight in network.named_parameters() if not name.endswith(STATISTICS)]
+            kept, every = (sum(weight.size for weight in some) / 1e6 for some in (filter(_is_kept, weights), weights))
+            logger.info(f"[Recipe] frozen: {kept:.2f} of {every:.2f} million parameters")
         if settings.head_learning_rate is not None:
             multiply_head_learning_rate(network, settings.head_learning_rate)
         if settings.clip_global_norm is not None:
@@ -119,6 +130,8 @@ class Recipe:
     def begin_epoch(self, number: int) -> None:
         """Sets the stage of progressive learning, and the number of updates done before the epoch."""
         self._updates = (number - 1) * self._updates_per_epoch
+        if self._settings.freeze is not None:
+            self._network.keep_frozen()  # an evaluation ends in train mode
         stage = self._curriculum.begin(number) if self._curriculum is not None else None
         if stage is not None:
             from ppcls.utils import logger
@@ -156,9 +169,15 @@ class Recipe:
 
     def average_statistics(self) -> None:
         """Gives all processes the same running statistics, after an epoch."""
-        average_statistics(self._network.state_dict())
+        frozen = set()
+        if self._settings.freeze is not None:  # equal already, and a mean might round
+            layers = self._network.frozen_layers()
+            frozen = {id(value) for layer in layers for value in layer.state_dict(include_sublayers=False).values()}
+        state = self._network.state_dict()
+        names = [name for name, value in state.items() if id(value) not in frozen]
+        average_statistics({name: state[name] for name in names})
         if self.average is not None:
-            average_statistics(self.average.state)
+            average_statistics({name: self.average.state[name] for name in names})
 
     def evaluated(self) -> contextlib.AbstractContextManager[None]:
         """A context in which the model holds the weights that are evaluated: the average where there is one."""
@@ -283,7 +302,7 @@ def average_statistics(state: Mapping[str, Tensor]) -> None:
     Several processes share gradients, hence weights; each keeps running statistics of its own images. PaddleClas
     evaluates each rank with its own, and saves rank 0's: other weights than those that were evaluated.
     """
-    statistics = [tensor for name, tensor in state.items() if name.endswith(("._mean", "._variance"))]
+    statistics = [tensor for name, tensor in state.items() if name.endswith(STATISTICS)]
     if dist.get_world_size() == 1 or not statistics:
         return
     together = paddle.concat([tensor.flatten() for tensor in statistics])  # one message instead of hundreds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from ppcls_ext.weights.manifest import read_manifest
 #: Lines of PaddleClas's that only concern the training of its own models.
 UNASKED = ("The training strategy provided by PaddleClas is based on",)
 EVERY = 60.0  # seconds between two lines of a long epoch, where there is no terminal for a bar
+ESTIMATED = 10  # steps after which the time of the whole is said
 MUCH = 0.2  # of an epoch's time; where more of it goes by in waiting for images, the user hears of it
 
 
@@ -41,12 +43,17 @@ class TrainingOnTerminal(Observer):
 
     Args:
         engine: ours, built in its mode "train".
+        quiet: whether to show nothing but the result.
+        show_lr: whether to show the learning rate, too.
     """
 
-    def __init__(self, engine: Any) -> None:
-        self._engine = engine
+    def __init__(self, engine: Any, quiet: bool = False, show_lr: bool = False) -> None:
+        self._engine, self._quiet, self._show_lr = engine, quiet, show_lr
         self._bar: tqdm | None = None
         self._last_line = 0.0
+        self._first_step: float | None = None  # seconds
+        self._is_estimated = False
+        self._result = ""
 
     @contextmanager
     def shown(self) -> Iterator[None]:
@@ -60,11 +67,12 @@ class TrainingOnTerminal(Observer):
 
     def begin(self) -> None:
         """Shows what is trained."""
-        _show(self._beginning())
+        if not self._quiet:
+            _show(self._beginning())
 
     def end(self) -> None:
-        """Shows what there is in the folder, and what to do next."""
-        _show(self._end())
+        """Shows what there is in the folder, and what to do next; or the result alone."""
+        _show(([self._result] if self._result else []) if self._quiet else self._end())
 
     def _beginning(self) -> list[str]:
         engine, config = self._engine, self._engine.config
@@ -94,11 +102,17 @@ class TrainingOnTerminal(Observer):
 
     def batch(self, batch: Batch) -> None:
         """Moves the bar; without a terminal, prints a line now and then."""
+        if self._quiet:
+            return
+        self._estimate(batch)
         left = batch.total * (batch.of - batch.epoch + 1) - batch.done
         left_seconds = left * batch.seconds / batch.done
         text = f"loss {batch.loss:.4f}, {batch.images_per_second:.0f} images/s, {duration(left_seconds)} left"
+        if self._show_lr:
+            text += f", lr {float(self._engine.lr_sch[0].get_lr()):.3g}"
         if batch.waiting > MUCH * batch.seconds and batch.done > 5:  # the first one waits for the loader's start
-            text += f", {batch.waiting / batch.seconds:.0%} of the time waiting for images"
+            waits = f", {batch.waiting / batch.seconds:.0%} "
+            text += waits + ("waiting" if sys.stderr.isatty() else "of the time waiting for images")  # 80 columns
         if sys.stderr.isatty():
             if self._bar is None:
                 form = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
@@ -112,13 +126,35 @@ class TrainingOnTerminal(Observer):
             self._last_line = batch.seconds
             print(f"epoch {batch.epoch}/{batch.of}, batch {batch.done}/{batch.total}: {text}", flush=True)
 
+    def _estimate(self, batch: Batch) -> None:
+        """Says after some steps, once, how long the whole will take; the first step builds what the others use."""
+        if self._is_estimated:
+            return
+        if self._first_step is None:
+            self._first_step = batch.seconds
+        elif batch.done == ESTIMATED:
+            self._is_estimated = True
+            step = (batch.seconds - self._first_step) / (ESTIMATED - 1)
+            epochs = batch.of - batch.epoch + 1
+            whole = f"{duration(step * batch.total * epochs)} for {count_of(epochs, 'epoch')}"
+            tqdm.write(f"expected   {whole}, evaluations aside", file=sys.stdout)  # above the bar
+            sys.stdout.flush()
+
     def epoch(self, epoch: Epoch) -> None:
         """Prints the line of the epoch."""
         self._close()
+        self._is_estimated = True
+        if epoch.is_best:
+            self._result = f"epoch {epoch.number}/{epoch.of} is the best: {epoch.evaluation}"
+        elif epoch.best is None:
+            self._result = f"epoch {epoch.number}/{epoch.of}: loss {epoch.train.get('loss', math.nan):.4f}"
+        if self._quiet:
+            return
         self._last_line = 0.0
         speed = epoch.images / max(epoch.seconds, 1e-9)
         values = ", ".join(f"{name} {value:.4f}" for name, value in shown_averages(epoch.train).items())
         line = f"epoch {epoch.number}/{epoch.of}: {values}, {speed:.0f} images/s"
+        line += f", lr {epoch.learning_rate:.3g}" if self._show_lr else ""
         left = (epoch.of - epoch.number) * epoch.seconds
         line += f", {duration(left)} left" if left else ""
         if epoch.evaluation is not None:

@@ -19,6 +19,7 @@ import contextlib
 import glob
 import hashlib
 import os
+import shlex
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -197,7 +198,8 @@ def how_to_resume(folder: Path) -> str:
         return f"begin again: {run} holds no checkpoint to resume from"
     if first is not None:
         return f"begin again: {run} is as it was before this training"
-    return f"resume with the same command and --resume: the checkpoint of epoch {found.state.get('epoch')} is whole"
+    place, epoch = shlex.quote(str(run)), found.state.get("epoch")
+    return f"resume with the same command and --resume {place}: the checkpoint of epoch {epoch} is whole"
 
 
 def finish(prefix: Path) -> None:

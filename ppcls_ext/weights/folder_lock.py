@@ -33,6 +33,10 @@ NAME = ".training.lock"
 logger = logging.getLogger("ppcls_ext")
 
 
+class FolderInUseError(PpclsExtError):
+    """Another process trains in the folder."""
+
+
 class _Held(NamedTuple):
     """The lock of a folder.
 
@@ -54,7 +58,8 @@ def hold(folder: Path) -> None:
     """Makes this process the one that trains in `folder` until `release` or its end; makes the folder; idempotent.
 
     Raises:
-        PpclsExtError: another process trains there (the message says which), or the folder cannot be written.
+        FolderInUseError: another process trains there; the message says which.
+        PpclsExtError: the folder cannot be written.
     """
     key = os.path.realpath(folder)
     if is_held(folder):
@@ -125,8 +130,8 @@ def _lock_without_fcntl(folder: Path) -> Callable[[], None]:
     return lock.release
 
 
-def _in_use(folder: Path, holder: str) -> PpclsExtError:
-    return PpclsExtError(
+def _in_use(folder: Path, holder: str) -> FolderInUseError:
+    return FolderInUseError(
         f"{folder} is in use by another training ({holder}): wait for its end, or choose another Global.output_dir"
     )
 

@@ -131,7 +131,7 @@ def test_an_interrupt_that_became_another_error(capsys, on_sigint, number, error
         except KeyboardInterrupt:
             raise error from ImportError()
 
-    assert run(main) == 1
+    assert run(main) == (130 if number == signal.SIGINT else 1)
     said = "interrupted" if number == signal.SIGINT else "terminated"
     assert capsys.readouterr().err == f"error: {said}\n"
     assert run(failing(error)) == 1
@@ -145,7 +145,7 @@ def test_an_interrupt_that_was_swallowed_counts_once_paddle_is_loaded(capsys, on
         interrupt_on_signals()
         pytest.fail("it goes on")
 
-    assert run(main) == 1
+    assert run(main) == 130
     assert capsys.readouterr().err == "error: interrupted\n"
 
 
@@ -156,7 +156,7 @@ def test_what_an_interrupted_command_says_itself_stays(capsys, on_sigint):
         except KeyboardInterrupt as error:
             raise Interrupted("interrupted; resume with …") from error
 
-    assert run(main) == 1
+    assert run(main) == 130
     assert capsys.readouterr().err == "error: interrupted; resume with …\n"
 
 
@@ -241,7 +241,8 @@ def ended_by(numbers: list[int], ignored: int = 0) -> tuple[int, str, str]:
 )
 def test_signals_that_end_a_command(name, word):
     number = getattr(signal, name)
-    assert ended_by([number]) == (1, "begun\ncleaning up\nclean\n", f"error: {word}\n")
+    code = 130 if name == "SIGINT" else 1
+    assert ended_by([number]) == (code, "begun\ncleaning up\nclean\n", f"error: {word}\n")
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has SIGTERM alone")

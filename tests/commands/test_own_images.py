@@ -91,9 +91,9 @@ def test_what_is_refused_leaves_nothing(trained, ppcls_ext, tmp_path):
     result = ppcls_ext(*command, cwd=tmp_path, code=1)
     assert "FasterNet_T9" in result.stderr
     assert list(tmp_path.iterdir()) == []
-    again = ppcls_ext(*TRAIN, cwd=trained.folder, code=1)
-    assert "is of an earlier training" in again.stderr
-    assert "3 classes" not in again.stdout, "its lists stay as they are"
+    again = ppcls_ext(*TRAIN, "--freeze", "head", cwd=trained.folder, code=1)
+    assert "expected backbone" in again.stderr
+    assert [path.name for path in (trained.folder / "output").iterdir()] == ["FasterNet_T0"]
 
 
 def test_only_the_best_and_the_latest_are_kept(trained):

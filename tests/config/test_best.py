@@ -26,6 +26,15 @@ def test_every_metric_of_paddleclas_is_in_the_table(registered):
     assert there - {"AvgMetrics", "CombinedMetrics"} <= set(METRICS)
 
 
+def test_macro_f1_decides_only_where_it_is_asked_for(config):
+    assert best_by(config) == BestBy("top1", "max")
+    config["Global"]["best_by"] = "f1_macro"
+    assert best_by(config) == BestBy("f1_macro", "max")
+    config["Global"]["best_by"] = "f1"
+    with pytest.raises(PpclsExtError, match=r"expected one of top1 \(max\), .*f1_macro \(max\)"):
+        best_by(config)
+
+
 @pytest.mark.parametrize("name", METRICS)
 def test_the_names_are_those_that_the_metric_gives(registered, name):
     from ppcls import metric
@@ -112,7 +121,8 @@ def test_best_by_needs_what_it_names(config):
     config["Global"]["best_by"] = "loss"
     config["Loss"]["Eval"] = None
     with pytest.raises(
-        PpclsExtError, match=r"Global\.best_by is 'loss': expected one of top1 \(max\), top2 \(max\), opt"
+        PpclsExtError,
+        match=r"Global\.best_by is 'loss': expected one of top1 \(max\), top2 \(max\), f1_macro \(max\), opt",
     ):
         best_by(config)
     config["Global"]["eval_during_train"] = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import functools
 import pathlib
+import re
 import subprocess
 import types
 import urllib.request
@@ -16,7 +17,12 @@ import tqdm
 import yaml
 from PIL import Image
 
+from ppcls_ext.config.checks import require_fields
+from ppcls_ext.config.host_classes import resolve
+from ppcls_ext.config.load import load_config
+from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.hosts.paddleclas.safe_eval import find, is_offered, offered
+from ppcls_ext.models.table import MODELS
 
 LIBRARIES = [subprocess.Popen, pathlib.Path, collections.OrderedDict, functools.partial, urllib.request.Request]
 TOOLS = [np.memmap, Image.Image, tqdm.tqdm, yaml.UnsafeLoader, int, dict]
@@ -52,3 +58,15 @@ def test_what_is_offered(host):
 @pytest.mark.parametrize("name", ["helper", "plugin", "plugin.Loss", "CELoss.Inner", "nn.functional.relu", "nn", ""])
 def test_what_is_not(host, name):
     assert find(host, name) is None
+
+
+@pytest.mark.usefixtures("registered")
+def test_an_unknown_architecture_lists_ours():
+    config = load_config("FasterNet_T0", ["Arch.name=FasterNet_T9"])
+    with pytest.raises(PpclsExtError, match=r"Arch\.name is FasterNet_T9, which PaddleClas does not have") as error:
+        resolve(config, ("Global", "Arch"))
+    assert re.search(r"this project's are FasterNet_T\d, ", str(error.value))
+    assert all(name in str(error.value) for name in MODELS)
+    del config["Arch"]["name"]
+    with pytest.raises(PpclsExtError, match=r"no Arch\.name, which train needs: .*one of MobileOne_S0, "):
+        require_fields(config, "train")

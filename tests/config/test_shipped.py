@@ -10,6 +10,7 @@ import yaml
 from ppcls_ext.config.load import load_config
 from ppcls_ext.config.shipped import RECIPES, SHIPPED, nearest, shipped
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.models.table import MODELS
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -44,12 +45,9 @@ def test_a_file_of_that_name_comes_first(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "suggestion"),
     [
-        ("MobileOne_S9", "-c MobileOne_S"),
-        ("mobileone_s0", "-c MobileOne_S0"),
         ("configs/MobileOne_S0.yml", "-c MobileOne_S0"),
         ("configs/ImageNet/RepVGG/RepVGG_A0.yaml", "-c ImageNet/RepVGG_A0"),
         ("ImageNet/RepVGGA0", "-c ImageNet/RepVGG_A0"),
-        ("nonsense", "-c MobileOne_S0"),
     ],
 )
 def test_an_unknown_name_is_an_error_that_suggests(name, suggestion, tmp_path, monkeypatch):
@@ -57,6 +55,18 @@ def test_an_unknown_name_is_an_error_that_suggests(name, suggestion, tmp_path, m
     assert shipped(name) is None
     with pytest.raises(PpclsExtError, match=f"^no configuration {name}; .*shipped ones go by name: {suggestion}"):
         load_config(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "first"), [("MobileOne_S9", "MobileOne_S"), ("repvgg_b2G4", "RepVGG_B2g4"), ("nonsense", "MobileOne_S0")]
+)
+def test_an_unknown_model_lists_all(name, first, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        PpclsExtError, match=f"no configuration file is called {name}: expected one of {first}"
+    ) as error:
+        load_config(name)
+    assert all(f" {model}," in str(error.value) for model in MODELS)
 
 
 def test_nearest_has_no_fear_of_odd_names():

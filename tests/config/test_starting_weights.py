@@ -105,7 +105,7 @@ def test_training_from_scratch_on_few_images(config, registered, said, change, s
     assert len(said) == said_so
     if said_so:
         assert said[0].startswith(f"MobileOne_S0 starts from random weights: 24 images of {classes} classes teach")
-        assert "-o Global.pretrained_model=published" in said[0]
+        assert "(--weights published)" in said[0]
     del said[:]
     say_what_to_expect(RunSettings(config), 100 * classes)
     assert not said, "enough"

@@ -13,7 +13,7 @@ from ppcls_ext.run import open_training
 
 VALUES = {
     **{"device": "cpu", "lr": 0.01, "weights": "a.pdparams", "size": 64, "class_weights": "sqrt", "sampler": "A"},
-    **{"out": "runs", "name": "third"},
+    **{"out": "runs", "name": "third", "freeze": "backbone:2", "best_by": "f1_macro"},
 }
 
 

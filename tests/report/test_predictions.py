@@ -15,6 +15,7 @@ from ppcls_ext.report.predictions import (
     Ranked,
     confused_pairs,
     confusion_matrix,
+    macro_f1,
     per_class,
     ranked,
     reliability,
@@ -42,6 +43,16 @@ def test_per_class():
     assert [row["precision"] for row in rows] == [1.0, pytest.approx(1 / 3), None]
     assert [row["most_often_taken_for"] for row in rows] == ["tulip", None, "tulip"]
     assert [row["name"] for row in rows] == ["rose", "tulip", "class 2"]
+
+
+@pytest.mark.parametrize("absent", [0, 2])
+def test_macro_f1_is_scikit_learns(absent):
+    f1_score = pytest.importorskip("sklearn.metrics").f1_score
+    rng = np.random.default_rng(absent)
+    labels, scores = rng.integers(absent, 5, 60), rng.random((60, 5))
+    scores[:, :absent] = 0
+    found = Predictions(["image"] * 60, labels, scores)
+    assert macro_f1(found) == pytest.approx(f1_score(labels, scores.argmax(axis=1), average="macro"))
 
 
 def test_confused_pairs():

@@ -99,6 +99,21 @@ def test_another_metric_may_decide(train, several_labels, config):
     assert best(folder)["value"] == pytest.approx(min(values(folder, "eval_HammingDistance")), abs=1e-6)
 
 
+def test_macro_f1_decides(train):
+    folder = train(epochs=3, best_by="f1_macro")
+    found = values(folder, "eval_f1_macro")
+    assert len(set(found)) > 1, "it learns"
+    assert best(folder)["metric"] == "f1_macro"
+    assert best(folder)["value"] == pytest.approx(max(found), abs=1e-6)
+    assert best(folder)["epoch"] == found.index(max(found)) + 1, "a tie keeps the earlier epoch"
+    assert read_set(folder / "best_model").state["best_by"] == "f1_macro max"
+    assert "(f1_macro, the greater the better)" in logged(folder)
+    train(epochs=4, checkpoints="latest")
+    found = values(folder, "eval_f1_macro")
+    assert len(found) == 4
+    assert values(folder, "best_f1_macro") == [max(found[: n + 1]) for n in range(4)]
+
+
 def test_top5_of_five_classes_says_nothing(train, config):
     """It is 1 in every epoch, so the first one would be kept."""
     config["Arch"]["class_num"] = 5

@@ -33,7 +33,7 @@ def test_a_file(tmp_path):
     [
         ("0 1\n1 1\n2 1\n", "gives no weight for class 3 of 4"),
         ("0 1\n0 1\n", ":2: got '0 1', expected a new class"),
-        ("0 1\nrose 1\n", ":2: got 'rose 1', expected a new class"),
+        ("0 1\nrose 1\n", ":2: got 'rose 1', which begins with no class: expected their numbers, 0 to 3"),
         ("0 x\n", ":1: got '0 x'"),
         ("0 -1\n", ":1: got '0 -1'"),
         ("0 nan\n", ":1: got '0 nan'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import paddle
 import pytest
 import yaml
 
+from tests.helpers import ROOT
 from tests.tiny_dataset import as_packed
 
 pytestmark = pytest.mark.slow
@@ -47,6 +49,33 @@ def launch(folder):
     logs = "\n".join(path.read_text() for path in sorted((folder / "logs").glob("workerlog.*")))
     assert done.returncode == 0, done.stdout + logs
     return [np.load(folder / f"rank{rank}.npz") for rank in range(RANKS)], logs
+
+
+CHOICE = """
+import paddle.distributed as dist
+from ppcls_ext.config.numbered import with_own_folder
+from ppcls_ext.config.settings import open_config
+from ppcls_ext.training.start import set_up
+set_up()
+own = with_own_folder(open_config("FasterNet_T0").changed("Global", output_dir="output", device="cpu"))
+open(f"rank{dist.get_rank()}.txt", "w").write(str(own.folder))
+dist.barrier()
+"""
+
+
+def test_ranks_take_one_numbered_folder(tmp_path):
+    for name in ("FasterNet_T0", "FasterNet_T0-2"):
+        (tmp_path / "output" / name).mkdir(parents=True)
+        (tmp_path / "output" / name / "latest.pdparams").write_bytes(b"")
+    (tmp_path / "choice.py").write_text(CHOICE)
+    command = [sys.executable, "-m", "paddle.distributed.launch", f"--nproc_per_node={RANKS}", "--log_dir=logs"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*command, "choice.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    chosen = {(tmp_path / f"rank{rank}.txt").read_text() for rank in range(RANKS)}
+    assert chosen == {"output/FasterNet_T0-3"}
 
 
 def test_ranks_end_with_the_same(launched):

@@ -217,7 +217,7 @@ def test_without_a_best_model_the_latest_counts(train):
 
 @pytest.mark.slow
 def test_two_trainings_with_the_real_tool(config_file, tmp_path, run_tool):
-    """The first goes on unharmed; killed, it is taken over; another training needs --overwrite."""
+    """The first goes on unharmed beside the second; killed, it is resumed, or overwritten where that is asked for."""
     options = ["-c", config_file, "-o", "Arch.name=FasterNet_T0", "Global.epochs=500", "Global.eval_interval=500"]
     first = subprocess.Popen(
         [sys.executable, str(ROOT / "tools" / "train.py"), *map(str, options)],
@@ -227,19 +227,18 @@ def test_two_trainings_with_the_real_tool(config_file, tmp_path, run_tool):
         text=True,
     )
     wait_for("[Epoch 2/500]", tmp_path / "output" / "FasterNet_T0" / "train.log", first)
-    second = run_tool("train", *options, cwd=tmp_path)
-    assert second.returncode == 1
-    assert f"in use by another training (process {first.pid} on " in second.stderr.splitlines()[-1]
-    resumed = run_tool("train", *options, "Global.checkpoints=latest", cwd=tmp_path)
+    second = run_tool("train", *options, "Global.epochs=1", cwd=tmp_path)
+    assert second.returncode == 0, second.stderr
+    said = "output/FasterNet_T0 holds an earlier training: this one goes to output/FasterNet_T0-2 ("
+    assert second.stderr.startswith(said)
+    resumed = run_tool("train", *options, "--resume", "output/FasterNet_T0", cwd=tmp_path)
+    assert resumed.returncode == 1
     assert f"in use by another training (process {first.pid} on " in resumed.stderr.splitlines()[-1]
     first.kill()
     first.wait()
     epoch = read_set(tmp_path / "output" / "FasterNet_T0" / "latest").state["epoch"]
-    third = run_tool("train", *options, "Global.epochs=1", cwd=tmp_path)
-    assert third.returncode == 1
-    assert "--overwrite" in third.stderr.splitlines()[-1]
     options.append(f"Global.epochs={epoch + 1}")
-    fourth = run_tool("train", *options, "Global.checkpoints=latest", cwd=tmp_path)
+    fourth = run_tool("train", *options, "--resume", "output/FasterNet_T0", cwd=tmp_path)
     assert fourth.returncode == 0, fourth.stderr
     fifth = run_tool("train", *options, "Global.epochs=1", "--overwrite", cwd=tmp_path)
     assert fifth.returncode == 0, fifth.stderr

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from ppcls_ext import progress
 from ppcls_ext.training import terminal
-from ppcls_ext.training.observers import Batch, Observer
+from ppcls_ext.training.evaluation import Evaluation
+from ppcls_ext.training.observers import Batch, Epoch, Observer
 from ppcls_ext.training.terminal import TrainingOnTerminal, count_of
 
 
@@ -78,3 +80,42 @@ def test_the_loop_counts_the_time_until_images_are_read(engine, config, monkeypa
     built.train()
     assert all(step.waiting >= waited * step.done for step in seen.steps if step.epoch == 1)
     assert all(step.waiting <= step.seconds for step in seen.steps)
+
+
+STEP = Batch(epoch=1, of=3, done=1, total=100, loss=1.5, images_per_second=20, seconds=5.0)
+
+
+def test_after_ten_steps_the_whole_time_is_expected(capsys):
+    """The first step, which builds what the others use, does not count."""
+    shown = TrainingOnTerminal(None)
+    for done in range(1, 21):
+        shown.batch(STEP._replace(done=done, seconds=5.0 + 2.0 * (done - 1)))
+        said = capsys.readouterr().out
+        assert (said == "expected   10 min for 3 epochs, evaluations aside\n") == (done == 10)
+
+
+def test_a_quiet_training_shows_its_result_alone(capsys):
+    shown = TrainingOnTerminal(None, quiet=True)
+    epoch = Epoch(1, 3, 9.0, 24, 0.1, {"loss": 0.5}, Evaluation("top1", 0.5, {"top1": 0.5}, 20), True, 0.5)
+    shown.begin()
+    for done in range(1, 100):
+        shown.batch(STEP._replace(done=done, seconds=100.0 * done))
+    for number in (1, 2, 3):
+        shown.epoch(epoch._replace(number=number, is_best=number == 1))
+    assert capsys.readouterr() == ("", "")
+    shown.end()
+    assert capsys.readouterr().out == "epoch 1/3 is the best: top1 0.5000 over 20 images\n"
+    shown = TrainingOnTerminal(None, quiet=True)
+    shown.epoch(epoch._replace(evaluation=None, is_best=False, best=None))
+    shown.end()
+    assert capsys.readouterr().out == "epoch 1/3: loss 0.5000\n"
+
+
+def test_the_learning_rate_on_request(capsys, monkeypatch):
+    monkeypatch.setattr(terminal, "EVERY", 0.0)
+    engine = SimpleNamespace(lr_sch=[SimpleNamespace(get_lr=lambda: 0.0123456)])
+    shown = TrainingOnTerminal(engine, show_lr=True)
+    shown.batch(STEP)
+    assert ", lr 0.0123\n" in capsys.readouterr().out
+    shown.epoch(Epoch(1, 3, 9.0, 24, 0.1, {"loss": 0.5}, None, False))
+    assert capsys.readouterr().out == "epoch 1/3: loss 0.5000, 3 images/s, lr 0.1, 18 s left\n"
