@@ -25,6 +25,8 @@ from ppcls_ext.predict.metadata import LOGITS, OUTPUTS, Metadata
 from ppcls_ext.predict.onnx_file import ends_in_logits, open_session, read_metadata, require_file
 from ppcls_ext.predict.program_set import require_one_set
 
+#: The programs of which a folder that export-model wrote holds one.
+PROGRAMS = ("inference.json", "inference.pdmodel")
 #: The files that pnnx writes for ncnn.
 PARAM, BIN = "net.ncnn.param", "net.ncnn.bin"
 
@@ -163,7 +165,7 @@ class PaddleModel:
     def __init__(self, path: str | os.PathLike, threads: int | None) -> None:
         inference = import_extra("paddle.inference")
         folder = Path(path)
-        programs = [folder / name for name in ("inference.json", "inference.pdmodel") if (folder / name).is_file()]
+        programs = [folder / name for name in PROGRAMS if (folder / name).is_file()]
         if not programs:
             raise PpclsExtError(f"{path}: expected a folder with inference.json, as ppcls-ext export-model writes it")
         require_one_set(folder)
