@@ -20,7 +20,7 @@ from ppcls_ext.data import shapes
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
-BLOCK = re.compile(r"^```(console|python|diff)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(console|python|text|diff)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CLASSES, PICTURES = ("canna lily", "passion flower", "rose", "sunflower", "water lily"), 16
 COPIED = ("ppcls_ext", "tests", "tools", "benchmarks", "configs")
 NUMBER = r"\d[\d.,_]*(?:e[+-]?\d+)?"
@@ -55,20 +55,26 @@ def pattern(line: str) -> str:
 
 
 def run_page(page: str, folder: Path, env: dict[str, str]) -> None:
-    """Runs the blocks of a page one after the other in `folder`."""
+    """Runs the blocks of a page one after the other in `folder`; a block of text is what the one before it prints."""
+    printed = ""
     for block in blocks(page):
         if block.kind == "diff":
             apply(block.text, folder)
         elif block.kind == "python" and block.text.startswith("# ppcls_ext/"):
             (folder / block.text.splitlines()[0][2:]).write_text(block.text.partition("\n")[2], encoding="utf-8")
         elif block.kind == "python":
-            run([sys.executable, "-c", block.text], page, folder, env)
+            printed = run([sys.executable, "-c", block.text], page, folder, env)
+        elif block.kind == "text":
+            require_printed(block.text.splitlines(), printed, page)
         else:
             for command, shown in commands(block.text):
-                printed = run(["bash", "-c", command], page, folder, env)
-                for line in shown:
-                    found = re.search(rf"^{pattern(line)}", printed, re.MULTILINE)
-                    assert found, f"docs/{page}.md: {command}\nshows\n{line}\nand printed\n{printed}"
+                require_printed(shown, run(["bash", "-c", command], page, folder, env), page)
+
+
+def require_printed(shown: list[str], printed: str, page: str) -> None:
+    for line in shown:
+        found = re.search(rf"^{pattern(line)}", printed, re.MULTILINE)
+        assert found, f"docs/{page}.md shows\n{line}\nand printed\n{printed}"
 
 
 def run(command: list[str], page: str, folder: Path, env: dict[str, str]) -> str:

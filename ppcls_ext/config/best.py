@@ -56,6 +56,8 @@ OF_SEVERAL_LABELS = {
     "hamming_distance": "min",
     "exact_match": "max",
 }
+#: This project's metric of one class an image, which only decides where `Global.best_by` asks for it.
+F1_MACRO = "f1_macro"
 #: What works instead.
 INSTEAD = {
     SINGLE_LABEL: "take TopkAcc, such as TopkAcc: {topk: [1, 5]}",
