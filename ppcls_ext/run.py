@@ -220,8 +220,9 @@ class Run:
         if engine.answers is not None:
             found, seconds = engine.answers.found(thresholds, None, settings.class_names), engine.answers.seconds
         if found is not None:
-            metrics = {**measures_of(found, topk), **metrics}
             images = len(found.labels)
+            if settings.task != MULTI_LABEL:  # whose measures the evaluation has
+                metrics = {**metrics, **measures_of(found, topk)}
         elif topk is not None or sure is not None:
             raise PpclsExtError("topk and threshold need a network that gives one number a class for each image")
         name, size = _name_and_size(settings)

@@ -24,6 +24,7 @@ from ppcls_ext.errors import NoSuchRunError, PpclsExtError, printable, printable
 from ppcls_ext.predict.runtimes import RUNTIMES
 from ppcls_ext.report.measured import Comparison, class_table
 from ppcls_ext.run import Run, compare, is_exported
+from ppcls_ext.weights.checkpoint_sets import is_saved
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -31,8 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = _parser()
     args = _parse(parser, argv)
     if args.check_images:
-        args.names = args.names[0] if args.names else None
-        run, _ = open_source(parser, args)
+        run = _open_run(parser, args, args.names[0] if args.names else None)
         load_host(args.config or run.folder)
         check_images(run if args.data is None else run.on(args.data), "eval", verbose=args.verbose)
         return
@@ -67,8 +67,10 @@ def _evaluate(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Comp
 
 
 def _open(parser: argparse.ArgumentParser, args: argparse.Namespace, name: str | None) -> Run | str:
-    if name is not None and is_exported(name):
-        return name
+    return name if name is not None and is_exported(name) else _open_run(parser, args, name)
+
+
+def _open_run(parser: argparse.ArgumentParser, args: argparse.Namespace, name: str | None) -> Run:
     one = argparse.Namespace(**{**vars(args), "names": name})
     try:
         return open_source(parser, one)[0]
@@ -86,15 +88,20 @@ def _weights_of(run: Run) -> str:
     weights = run.settings.section("Global").get("pretrained_model")
     if not weights:
         return "random, as there is no Global.pretrained_model"
-    name, averages = Path(str(weights)).name.removesuffix(".pdparams"), run.settings.recipe.ema is not None
     if run.settings.given_folder is None:
         return str(weights)
+    name, averages = Path(str(weights)).name.removesuffix(".pdparams"), run.settings.section("Recipe").get("ema")
     what = {
-        "best_model": "the best evaluation's" + (", a moving average (Recipe.ema)" if averages else ""),
-        "latest.ema": "the moving average behind the last epoch (Recipe.ema): no evaluation has chosen a best one",
-        "latest": "those behind the last epoch: no evaluation has chosen the best ones",
+        "best_model": "those of the best evaluation" + (", a moving average (Recipe.ema)" if averages else ""),
+        "latest.ema": "the moving average (Recipe.ema) behind the last epoch" + _why_the_last(run),
+        "latest": "those behind the last epoch" + _why_the_last(run),
     }.get(name)
     return f"{weights}, {what}" if what else str(weights)
+
+
+def _why_the_last(run: Run) -> str:
+    chosen = is_saved(run.folder / "best_model.pdparams")
+    return "" if chosen else ": no evaluation has chosen a best one"
 
 
 def _parser() -> argparse.ArgumentParser:

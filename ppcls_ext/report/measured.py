@@ -122,7 +122,7 @@ class Evaluated(NamedTuple):
             "model": self.model,
             "images": self.images,
             "classes": None if self.found is None else self.found.classes,
-            "metrics": self.metrics,
+            "metrics": {name: value if np.isfinite(value) else None for name, value in self.metrics.items()},
             "ece_bins": BINS if "ece" in self.metrics else None,
             "answered": [point._asdict() for point in self.answered],
             "images_per_second": self.images_per_second,
@@ -139,7 +139,8 @@ class Evaluated(NamedTuple):
         first = {name: value for name, value in figures.items() if not (single and name in ("f1_macro", "ece"))}
         text = ", ".join(f"{name} {value:.4f}" for name, value in first.items())
         if not lines:
-            lines, text = [f"{text} over {self.images} images"], ""
+            views = f" (tta: {self.tta})" if self.tta else ""
+            lines, text = [f"{text} over {self.images} images{views}"], ""
         rest = [text] if text else []
         if single:
             rest.append(f"macro F1 {self.metrics['f1_macro']:.4f}")
@@ -151,12 +152,18 @@ class Evaluated(NamedTuple):
             lines += map(str, self.answered)
         return "\n".join(lines)
 
+    def __repr__(self) -> str:
+        return str(self)  # what a notebook shows
+
 
 class Comparison(list[Evaluated]):
     """Several results on the same images; `print` shows them as a table."""
 
     def __str__(self) -> str:
         return "\n".join(table(self))
+
+    def __repr__(self) -> str:
+        return str(self)
 
 
 def check_topk(topk: int | None, task: str, classes: int | None) -> None:

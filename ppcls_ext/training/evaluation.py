@@ -76,7 +76,11 @@ class Answers:
         self._logits: list[np.ndarray] = []
         self._ranked: list[Ranked] = []
         self._labels: list[np.ndarray] = []
-        self._classes, self.seconds = 0, 0.0
+        self._classes, self.seconds, self._begin = 0, 0.0, time.perf_counter()
+
+    def end(self) -> None:
+        """Takes the time since `clear`."""
+        self.seconds = time.perf_counter() - self._begin
 
     def add(self, outputs: Any, labels: Any) -> None:
         """Takes in the network's outputs (N, classes) and the labels of a batch.
@@ -248,7 +252,6 @@ def logits_and_labels(outputs: Any, labels: paddle.Tensor) -> tuple[np.ndarray, 
 
 def _classify(engine: Any, epoch: int, answers: Answers | None) -> tuple[float | None, float | None]:
     """The first metric, and the average loss where there is one; `answers` get those of this evaluation."""
-    begin = time.perf_counter()
     if answers is not None:
         answers.clear()
     compute_loss, compute_metric = engine.eval_loss_func, engine.eval_metric_func
@@ -268,7 +271,7 @@ def _classify(engine: Any, epoch: int, answers: Answers | None) -> tuple[float |
             answers.add(outputs, labels)
         log.step(step, images)
     if answers is not None:
-        answers.seconds = time.perf_counter() - begin
+        answers.end()
     return log.end(), log.average("loss")
 
 

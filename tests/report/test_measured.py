@@ -173,6 +173,7 @@ def test_views_are_averaged(folder):
             classifier = Classifier.of(Brightest())
             scores = [classifier.scores(network_inputs(name, RULE, tta)).mean(axis=0) for name in result.found.paths]
             assert result.found.confidence == pytest.approx(np.max(scores, axis=1))
+            assert str(result).splitlines()[0].endswith(f" over 13 images (tta: {tta})")
     fixed = Preprocessing(resize_short=None, resize=(8, 8), crop=None)
     with pytest.raises(PpclsExtError, match="ten-crop needs a crop that is smaller"):
         evaluate(folder, network=Brightest(rule=fixed), tta="ten-crop")
