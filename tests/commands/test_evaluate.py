@@ -159,6 +159,7 @@ def test_another_runs_images(tiny_run, tiny_settings, tmp_path):
         run.evaluate(other)
 
 
+@pytest.mark.slow
 @needs_converter
 def test_several_labels(multi_label_run):
     run = ppcls_ext.Run(multi_label_run)
