@@ -38,7 +38,7 @@ from ppcls_ext.packages import require
 from ppcls_ext.predict.answers import Classes, thresholds_of
 from ppcls_ext.predict.classifier import Classifier
 from ppcls_ext.predict.metadata import Metadata
-from ppcls_ext.predict.runtimes import PROGRAMS
+from ppcls_ext.predict.runtimes import programs_in
 from ppcls_ext.progress import progress, ticks
 from ppcls_ext.report.measured import (
     Comparison,
@@ -499,7 +499,7 @@ class Run:
 def is_exported(path: str | os.PathLike) -> bool:
     """Returns whether a path is that of an exported file, or of a folder that export-model wrote."""
     place = Path(path)
-    return place.suffix.lower() == ".onnx" or any((place / name).is_file() for name in PROGRAMS)
+    return place.suffix.lower() == ".onnx" or bool(programs_in(place))
 
 
 def compare(

@@ -20,7 +20,7 @@ from ppcls_ext.data import shapes
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
-BLOCK = re.compile(r"^```(console|python|text|diff)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(console|python|output|diff)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CLASSES, PICTURES = ("canna lily", "passion flower", "rose", "sunflower", "water lily"), 16
 COPIED = ("ppcls_ext", "tests", "tools", "benchmarks", "configs")
 NUMBER = r"\d[\d.,_]*(?:e[+-]?\d+)?"
@@ -55,7 +55,7 @@ def pattern(line: str) -> str:
 
 
 def run_page(page: str, folder: Path, env: dict[str, str]) -> None:
-    """Runs the blocks of a page one after the other in `folder`; a block of text is what the one before it prints."""
+    """Runs the blocks of a page one after the other in `folder`; an output is what the block before it prints."""
     printed = ""
     for block in blocks(page):
         if block.kind == "diff":
@@ -64,7 +64,7 @@ def run_page(page: str, folder: Path, env: dict[str, str]) -> None:
             (folder / block.text.splitlines()[0][2:]).write_text(block.text.partition("\n")[2], encoding="utf-8")
         elif block.kind == "python":
             printed = run([sys.executable, "-c", block.text], page, folder, env)
-        elif block.kind == "text":
+        elif block.kind == "output":
             require_printed(block.text.splitlines(), printed, page)
         else:
             for command, shown in commands(block.text):

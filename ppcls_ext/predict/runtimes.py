@@ -25,8 +25,6 @@ from ppcls_ext.predict.metadata import LOGITS, OUTPUTS, Metadata
 from ppcls_ext.predict.onnx_file import ends_in_logits, open_session, read_metadata, require_file
 from ppcls_ext.predict.program_set import require_one_set
 
-#: The programs of which a folder that export-model wrote holds one.
-PROGRAMS = ("inference.json", "inference.pdmodel")
 #: The files that pnnx writes for ncnn.
 PARAM, BIN = "net.ncnn.param", "net.ncnn.bin"
 
@@ -165,7 +163,7 @@ class PaddleModel:
     def __init__(self, path: str | os.PathLike, threads: int | None) -> None:
         inference = import_extra("paddle.inference")
         folder = Path(path)
-        programs = [folder / name for name in PROGRAMS if (folder / name).is_file()]
+        programs = programs_in(folder)
         if not programs:
             raise PpclsExtError(f"{path}: expected a folder with inference.json, as ppcls-ext export-model writes it")
         require_one_set(folder)
@@ -209,6 +207,11 @@ RUNTIMES = {
     "ncnn": Runtime(NcnnModel, ("ncnn", "pnnx", "onnx")),
     "paddle": Runtime(PaddleModel, ("paddle",)),
 }
+
+
+def programs_in(folder: Path) -> list[Path]:
+    """Returns the Paddle programs that export-model wrote to a folder, the newer format first."""
+    return [folder / name for name in ("inference.json", "inference.pdmodel") if (folder / name).is_file()]
 
 
 def load(runtime: str, path: str | os.PathLike, threads: int | None = None, bf16: bool = False) -> ExportedModel:
