@@ -47,9 +47,7 @@ from ppcls_ext.report.measured import (
     evaluate_file,
     least_probability,
     measures_of,
-    require_report,
     size_of,
-    write_report,
 )
 
 if TYPE_CHECKING:
@@ -239,15 +237,19 @@ class Run:
         """Evaluates with test-time augmentation: the network alone, as the runtimes of exported files run theirs."""
         metadata = dataclasses.replace(self.metadata, preprocessing=self.settings.image_rule("eval"))
         check_tta(tta, metadata.preprocessing)
-        if report:
-            require_report(report)
         name, size = _name_and_size(self.settings)
-        classifier = Classifier.of(_Network(self.model, metadata))
-        images = LabelledImages.of_list(list_of_run(self.settings, metadata.class_names, metadata.task))
-        found = evaluate_file(classifier, images, name, topk=topk, threshold=threshold, tta=tta, size=size)
-        if not report:
-            return found
-        return found._replace(page=write_report(found, report, config_text(self.settings.config), data))
+        return evaluate_file(
+            Classifier.of(_Network(self.model, metadata)),
+            LabelledImages.of_list(list_of_run(self.settings, metadata.class_names, metadata.task)),
+            name,
+            topk=topk,
+            threshold=threshold,
+            tta=tta,
+            size=size,
+            report=report,
+            data=data,
+            settings=config_text(self.settings.config),
+        )
 
     def infer(
         self,
@@ -543,31 +545,16 @@ def compare(
         if not isinstance(model, Classifier):
             name, size = str(model), size_of(model)
             model = Classifier(model, runtime=runtime or ("paddle" if Path(model).is_dir() else "onnxruntime"))
-        results.append(_evaluate_file(model, images, name or model.metadata.architecture, size, report, options))
+        name = name or model.metadata.architecture
+        if data is None:
+            raise PpclsExtError(
+                f"{name}: say on which images (--data): a folder of class folders, an image list, or a run"
+            )
+        if report is True:
+            raise PpclsExtError(f"{name} has no folder of its own for a report: say where (--report FOLDER)")
+        where: dict[str, Any] = {"report": report or None, "data": data.folder if isinstance(data, Run) else data}
+        results.append(evaluate_file(model, images(model.metadata), name, size=size, **where, **options))
     return results
-
-
-def _evaluate_file(
-    classifier: Classifier,
-    images: _ImagesOf,
-    name: str,
-    size: int | None,
-    report: str | os.PathLike | bool | None,
-    options: dict[str, Any],
-) -> Evaluated:
-    if images.data is None:
-        raise PpclsExtError(f"{name}: say on which images (--data): a folder of class folders, an image list, or a run")
-    if report is True:
-        raise PpclsExtError(f"{name} has no folder of its own for a report: say where (--report FOLDER)")
-    if report:
-        require_report(report)
-    metadata = classifier.metadata
-    found = evaluate_file(classifier, images(metadata), name, size=size, **options)
-    if not report:
-        return found
-    settings = "\n".join(f"{key}: {value}" for key, value in metadata.to_properties().items())
-    data = images.data.folder if isinstance(images.data, Run) else images.data
-    return found._replace(page=write_report(found, report, settings, data))
 
 
 class _ImagesOf:
@@ -584,7 +571,7 @@ class _ImagesOf:
         return self._known[key]
 
     def _find(self, names: tuple[str, ...] | None, task: str) -> LabelledImages:
-        assert self.data is not None, "checked by _evaluate_file"
+        assert self.data is not None, "checked by compare"
         if isinstance(self.data, Run):
             return LabelledImages.of_list(list_of_run(self.data.settings, names, task))
         if (Path(self.data) / CONFIG).is_file():

@@ -201,6 +201,9 @@ def evaluate_file(
     threshold: Threshold | None = None,
     tta: str | None = None,
     size: int | None = None,
+    report: str | os.PathLike | None = None,
+    data: str | os.PathLike | None = None,
+    settings: str | None = None,
 ) -> Evaluated:
     """Measures a classifier on labelled images.
 
@@ -213,18 +216,24 @@ def evaluate_file(
             on an image shows a class, in the place of the file's own (see `Classifier.__call__`).
         tta: test-time augmentation, whose views' scores are averaged: "flip" or "ten-crop"; see `network_inputs`.
         size: of the file, bytes.
+        report: a folder to write a report to.
+        data: what the images are, for the report.
+        settings: of the model, as text, for the report; the metadata where None.
 
     Raises:
-        PpclsExtError: an image cannot be read, a label has no class, or an option is out of range.
+        PpclsExtError: an image cannot be read, a label has no class, or an option is out of range; or a report cannot
+            be written.
     """
     metadata, labels = classifier.metadata, images.labels
+    if report is not None:
+        require_report(report)
     check_tta(tta, metadata.preprocessing)
     sure = least_probability(metadata.task, threshold)
     parts: list[Any] = []
     begin, classes, at = time.perf_counter(), 0, 0
     rows = _scores(classifier, images.files, tta)
-    with progress("evaluating") as report:
-        tick = ticks(report, len(images.files))
+    with progress("evaluating") as shown:
+        tick = ticks(shown, len(images.files))
         while some := [row for row in itertools.islice(rows, ROWS) if tick() is None]:
             scores = np.stack(some)
             if not at:
@@ -245,7 +254,12 @@ def evaluate_file(
     metrics = measures_of(found, topk)
     if np.isnan(metrics.get("mAP", 0.0)):
         raise PpclsExtError("no evaluated image shows any class, so that mAP says nothing: evaluate on others")
-    return Evaluated(model, metrics, len(labels), seconds, found, sure, size, tta)
+    result = Evaluated(model, metrics, len(labels), seconds, found, sure, size, tta)
+    if report is None:
+        return result
+    if settings is None:
+        settings = "\n".join(f"{key}: {value}" for key, value in metadata.to_properties().items())
+    return result._replace(page=_write_report(result, report, settings, data))
 
 
 def least_probability(task: str, threshold: Threshold | None) -> float | None:
@@ -298,20 +312,8 @@ def require_report(folder: str | os.PathLike) -> None:
     require_own_report(Path(folder))
 
 
-def write_report(
-    result: Evaluated, folder: str | os.PathLike, settings: str, data: str | os.PathLike | None = None
-) -> Path:
-    """Writes the report of a result; returns its page.
-
-    Args:
-        result: of labelled images.
-        folder: the folder to write to.
-        settings: of the model, as text.
-        data: what was evaluated on; None for a run's own images.
-
-    Raises:
-        PpclsExtError: as for `require_report`, or the folder cannot be written.
-    """
+def _write_report(result: Evaluated, folder: str | os.PathLike, settings: str, data: str | os.PathLike | None) -> Path:
+    """Writes the report of a result; returns its page."""
     from ppcls_ext.report.evaluation_report import write_evaluation_report
     from ppcls_ext.report.label_report import write_label_report
 
@@ -320,8 +322,7 @@ def write_report(
     title = f"{Path(result.model).name}: evaluation"
     if isinstance(result.found, LabelScores):
         return write_label_report(result.found, folder, title, settings, None, facts)
-    if result.found is None:
-        raise PpclsExtError("a report needs a network that gives one number a class for each image")
+    assert result.found is not None, "as evaluate_file makes it"
     return write_evaluation_report(result.found, folder, title, settings, None, facts)
 
 
