@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from ppcls_ext.data.image_rule import Preprocessing
     from ppcls_ext.export.pipeline import ExportReport
     from ppcls_ext.models.backbone import Backbone
+    from ppcls_ext.predict.answers import Threshold
     from ppcls_ext.predict.classifier import Classifier
     from ppcls_ext.reparam.unfuse import Batches
+    from ppcls_ext.report.measured import Comparison, Evaluated
     from ppcls_ext.run import Run
     from ppcls_ext.training.engine import Loss
     from ppcls_ext.training.observers import Observer
@@ -31,6 +33,8 @@ __all__ = [
     "Classifier",
     "Run",
     "build",
+    "compare",
+    "evaluate",
     "export_onnx",
     "list_models",
     "load_weights",
@@ -96,14 +100,34 @@ def list_models() -> list[str]:
 
 
 def build(name: str, **kwargs: Any) -> Backbone:
-    """Builds a model without PaddleClas's YAML.
+    """Builds a model without PaddleClas's YAML, in train mode.
+
+        >>> net = ppcls_ext.build("FasterNet_T0", class_num=5)
+        >>> list(net(paddle.randn([2, 3, 64, 64])).shape)
+        [2, 5]
 
     Args:
         name: one of `list_models()`.
-        **kwargs: `pretrained`, `class_num`, `fused`, `features_only`, `return_stages`, … (see the factory's docstring).
+        **kwargs: all may be left out:
+
+            - `pretrained`: a file of weights (see `load_weights`) or its address, or True or "published" for the
+              published ones, which are downloaded; by default the weights are random.
+            - `class_num`: number of classes, 1000 by default; with another number than the weights' the classifier
+              starts afresh; 0 leaves it out.
+            - `fused`: True builds the deploy form, one convolution in the place of each block's branches.
+            - `features_only`: True leaves the head out; the model returns a list of the four stages' maps, whose sizes
+              are in its attributes `channels` and `strides`.
+            - `return_stages`: True for the maps of all stages, or their indices: the model then returns a dict of
+              "logits" and the maps by layer name; `return_patterns`: names of layers instead.
+            - `stop_after`: name of the last layer that runs; `freeze_befor` (PaddleClas's spelling): name of a layer
+              that gets no gradient, nor those before it.
+            - `use_ssld`: PaddleClas's; no such weights are published for these models.
+
+    Returns:
+        A `paddle.nn.Layer`: images (N, 3, H, W) float32 in, logits (N, class_num) out; H and W are free.
 
     Raises:
-        PpclsExtError: unknown name (the nearest ones are suggested) or argument.
+        PpclsExtError: unknown name (the nearest ones are suggested) or argument, or the weights do not fit.
     """
     _require_paddle()
     from ppcls_ext.models.factories import build as build_model
@@ -241,8 +265,98 @@ def train(
     )
 
 
+def evaluate(
+    model: str | os.PathLike | Run | Classifier,
+    data: str | os.PathLike | Run | None = None,
+    *,
+    topk: int | None = None,
+    threshold: Threshold | None = None,
+    tta: str | None = None,
+    runtime: str | None = None,
+    report: str | os.PathLike | bool | None = None,
+    verbose: bool = False,
+) -> Evaluated:
+    """Measures a model on labelled images: accuracy, macro F1, calibration, precision and recall by class, speed.
+
+    An exported file needs onnxruntime (or another runtime) and no Paddle; a run is evaluated by PaddleClas's engine.
+
+        result = ppcls_ext.evaluate("m.onnx", "flowers/test")
+        print(result)
+        result.top1, result.f1_macro, result.ece, result.per_class[0]
+
+    Args:
+        model: an exported file, the folder that export-model wrote, a run or weights in it, or a `Classifier` or `Run`.
+        data: a folder with one folder per class, named as the model's classes are, or with these in test/, val/ or
+            train/, of which the first that is there is taken; an image list; or a run, whose evaluation's images are
+            taken. May be left out for a run.
+        topk: the k of a further accuracy; by default 5, left out where there are no more than 5 classes.
+        threshold: of one class an image, the least probability of an answer: how many images are answered, and how
+            many of these right. Of several, the score from which on an image shows a class, as for `Classifier`.
+        tta: test-time augmentation, which averages the scores of several views: "flip" of the image and its mirror
+            image, "ten-crop" of the centre, the corners and their mirror images.
+        runtime: of a file: "onnxruntime" (the default), "openvino", "ncnn" or "paddle" (the default for a folder).
+        report: a folder to write a report to, with figures and one HTML page; True for "report-eval" in a run's folder.
+        verbose: whether to show PaddleClas's own output, of a run.
+
+    Returns:
+        The measures: `print` shows them. See `ppcls_ext.report.measured.Evaluated` for its attributes.
+
+    Raises:
+        PpclsExtError: there is no such model or image, an image cannot be read, or a label has no class.
+    """
+    from ppcls_ext import run
+
+    options: dict[str, Any] = {"topk": topk, "threshold": threshold, "tta": tta, "runtime": runtime}
+    return run.compare([model], data, report=report, verbose=verbose, **options)[0]
+
+
+def compare(
+    models: Sequence[str | os.PathLike | Run | Classifier],
+    data: str | os.PathLike | Run | None = None,
+    **options: Any,
+) -> Comparison:
+    """Measures several models on the same labelled images.
+
+        print(ppcls_ext.compare([run, "m.onnx", "m_int8.onnx"], "flowers/test"))
+
+    Args:
+        models: each as for `evaluate`.
+        data: see `evaluate`; the evaluation's images of the first run among the models where it is left out.
+        **options: those of `evaluate`: `topk`, `threshold`, `tta`, `runtime` of the files, `verbose`.
+
+    Returns:
+        A list of the results, which `print` shows as a table: size, top-1, macro F1, calibration error, images/s.
+
+    Raises:
+        PpclsExtError: as for `evaluate`.
+    """
+    from ppcls_ext import run
+
+    return run.compare(models, data, **options)
+
+
 def reparameterize(model: nn.Layer) -> nn.Layer:
-    """A fused deep copy of `model` in eval mode; see `ppcls_ext.reparam.fuse.reparameterize`."""
+    """Fuses a copy of a model: each block's branches become one convolution that computes the same.
+
+        >>> net = ppcls_ext.build("MobileOne_S0", class_num=5)
+        >>> fused = ppcls_ext.reparameterize(net)
+        >>> len(net.parameters()), len(fused.parameters())
+        (1097, 88)
+        >>> images = paddle.randn([1, 3, 64, 64])
+        >>> _ = net.eval()  # batch normalisation by its running statistics, which are what is fused
+        >>> bool(paddle.allclose(net(images), fused(images), atol=1e-4))
+        True
+
+    Args:
+        model: any `paddle.nn.Layer` that holds this project's layers, or is one; fused or not. It is left as it was.
+
+    Returns:
+        A deep copy in eval mode without training branches; its outputs are the model's in eval mode up to rounding.
+
+    Raises:
+        PpclsExtError: a layer holds something that one convolution cannot compute, such as a batch normalisation that
+            was replaced; the message names it.
+    """
     _require_paddle()
     from ppcls_ext.reparam.fuse import reparameterize as fuse_copy
 
@@ -250,7 +364,32 @@ def reparameterize(model: nn.Layer) -> nn.Layer:
 
 
 def load_weights(model: nn.Layer, source: Source, *, allow_other_classes: bool = False) -> LoadReport:
-    """Loads weights, all of them or none; see `ppcls_ext.weights.loading.load_weights`."""
+    """Loads weights into a model, all of them or none.
+
+    The naming (this project's, PaddleClas's, the official PyTorch one, timm's), prefixes such as `module.`, the layout
+    and the form are recognised by the content; pickles are read without running what is in them.
+
+        >>> net = ppcls_ext.build("FasterNet_T0", class_num=5)
+        >>> weights = {name: value.numpy() for name, value in net.state_dict().items()}
+        >>> print(ppcls_ext.load_weights(net, weights))
+        loaded 114 tensors (PaddleClas names)
+
+    Args:
+        model: one of this project's models, fused as the weights are.
+        source: a path (.pdparams, .pth, .pth.tar, .pt, .safetensors or .npz; a path without a suffix means .pdparams),
+            or a mapping of names to NumPy arrays. Mappings, .npz and .safetensors in official naming have PyTorch's
+            layouts.
+        allow_other_classes: whether the classifier may keep its initial values where the weights have another number of
+            classes, or no classifier.
+
+    Returns:
+        A `LoadReport`: the names in `loaded`, those that kept their initial values in `fresh`, those in the source that
+        the model does not need in `unused`, and the source's `naming` and `prefix`; `print` shows it in one line.
+
+    Raises:
+        PpclsExtError: the file cannot be read, its tensors are not exactly the model's (the message names the first
+            differences), or one is not finite; the model is unchanged.
+    """
     _require_paddle()
     from ppcls_ext.weights.loading import load_weights as load
 
@@ -258,7 +397,27 @@ def load_weights(model: nn.Layer, source: Source, *, allow_other_classes: bool =
 
 
 def unfuse(model: nn.Layer, batches: Batches) -> nn.Layer:
-    """A trainable form, with branches, of a fused model; see `ppcls_ext.reparam.unfuse.unfuse`."""
+    """Gives a fused model its branches back, so that it can be trained as an unfused one.
+
+    Most published weights are fused, and plain convolutions without batch normalisation fine-tune badly. The first
+    branch gets the fused kernel, the others start small; batch normalisations are set from calibration images.
+
+        >>> fused = ppcls_ext.build("MobileOne_S0", class_num=5, fused=True)
+        >>> net = ppcls_ext.unfuse(fused, paddle.randn([8, 3, 64, 64]))
+        >>> len(fused.parameters()), len(net.parameters()), net.training
+        (88, 1097, True)
+
+    Args:
+        model: fused, from `build(…, fused=True)`; it is left as it was.
+        batches: calibration images, prepared as for training: tensors or arrays (N, 3, H, W) float32, or a loader's
+            lists that begin with one; some hundred images are enough. One batch may come alone.
+
+    Returns:
+        The unfused model, in train mode. In eval mode its output equals the fused model's up to rounding.
+
+    Raises:
+        PpclsExtError: the model is not fused or not from `build`, or there are no batches or some of another shape.
+    """
     _require_paddle()
     from ppcls_ext.reparam.unfuse import unfuse as give_branches
 
@@ -274,8 +433,9 @@ def export_onnx(
     task: str = "single-label",
     thresholds: Sequence[float] | None = None,
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
+    precision: str = "float32",
     samples: Sequence[ImageLike] = (),
-    opset: int = 17,
+    opset: int | None = None,
     batch: int | None = None,
     softmax: bool = True,
 ) -> ExportReport:
@@ -292,8 +452,11 @@ def export_onnx(
             `ppcls_ext.data.image_rule.Preprocessing`, such as `{"mean": (0.5, 0.5, 0.5)}`, in the place of ImageNet's
             (short side resized to 256 / 224 of the size, centre crop, ImageNet's mean and std); or a whole
             `Preprocessing`.
-        samples: images to compare on, beside random input: paths, Pillow images or uint8 arrays (H, W, 3).
-        opset: of ONNX's standard operators, 11 to 20.
+        precision: "float32"; "float16", which stores the weights in half the space; or "int8", quantized with `samples`
+            and checked that the classes stay the same.
+        samples: images to compare on, beside random input: paths, Pillow images or uint8 arrays (H, W, 3). "int8" needs
+            32 to 500 like those it will see; half of them calibrate, the others check.
+        opset: of ONNX's standard operators, 11 to 20; None for 17, or 20 for "int8".
         batch: fixes N; None leaves it free.
         softmax: end in "probabilities", or in "scores" of a multi-label model; otherwise in "logits".
 
@@ -315,6 +478,7 @@ def export_onnx(
         task=task,
         thresholds=thresholds,
         preprocessing=preprocessing,
+        precision=precision,
         samples=samples,
         opset=opset,
         batch=batch,

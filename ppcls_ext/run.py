@@ -6,6 +6,7 @@ The commands and notebooks call the same functions. Paddle and PaddleClas are lo
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -16,8 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ppcls_ext.config.first_epoch import settle
-from ppcls_ext.config.folder import CONFIG, LISTS, find_run, read_config
-from ppcls_ext.config.lists import evaluate_on, images_in, with_lists, with_made_lists
+from ppcls_ext.config.folder import CONFIG, LISTS, config_text, find_run, read_config
+from ppcls_ext.config.lists import evaluate_on, images_in, list_of_run, with_lists, with_made_lists
 from ppcls_ext.config.load import load_config, override
 from ppcls_ext.config.numbered import LATEST, with_own_folder
 from ppcls_ext.config.settings import RunSettings, open_config, open_run
@@ -26,43 +27,39 @@ from ppcls_ext.config.train_options import DEFAULT, set_options
 from ppcls_ext.config.weights import require_no_earlier_training
 from ppcls_ext.data.class_folders import LABEL_LIST, TRAIN_LIST, VAL_LIST, kept_lists
 from ppcls_ext.data.image_files import find_images
-from ppcls_ext.data.image_input import PreparedImages, network_input
+from ppcls_ext.data.image_input import PreparedImages, check_tta, network_input
 from ppcls_ext.data.image_rule import Preprocessing
+from ppcls_ext.data.labelled import LabelledImages, labelled_images
 from ppcls_ext.data.lists import MULTI_LABEL, SINGLE_LABEL, ListEntry
 from ppcls_ext.errors import PpclsExtError, printable
-from ppcls_ext.export.opset import DEFAULT_OPSET, INT8_OPSET
+from ppcls_ext.export.opset import PRECISIONS, default_opset, require_precision
 from ppcls_ext.files import atomic_write, require_within
 from ppcls_ext.packages import require
+from ppcls_ext.predict.answers import Classes, thresholds_of
 from ppcls_ext.predict.classifier import Classifier
 from ppcls_ext.predict.metadata import Metadata
+from ppcls_ext.predict.runtimes import programs_in
 from ppcls_ext.progress import hidden, progress, ticks
+from ppcls_ext.report.measured import (
+    Comparison,
+    Evaluated,
+    check_topk,
+    evaluate_file,
+    least_probability,
+    measures_of,
+    size_of,
+)
 
 if TYPE_CHECKING:
     from ppcls_ext.data.image_input import ImageLike
-    from ppcls_ext.export.pipeline import ExportReport, Reduce
+    from ppcls_ext.export.pipeline import ExportReport
     from ppcls_ext.models.backbone import Backbone
     from ppcls_ext.predict.answers import Threshold
     from ppcls_ext.predict.evidence import Halves
     from ppcls_ext.training.engine import Engine, Loss
-    from ppcls_ext.training.evaluation import Evaluation
     from ppcls_ext.training.observers import Observer
 
 logger = logging.getLogger("ppcls_ext")
-
-
-class Evaluated(NamedTuple):
-    """The results of `Run.evaluate`.
-
-    Attributes:
-        evaluations: one per number of images that a metric has seen, usually a single one.
-        page: the report's HTML page; None where no report was asked for.
-    """
-
-    evaluations: list[Evaluation]
-    page: Path | None
-
-    def __str__(self) -> str:
-        return "\n".join(map(str, self.evaluations))
 
 
 class CheckedList(NamedTuple):
@@ -157,8 +154,9 @@ class Run:
         """Returns this run with other images to evaluate on.
 
         Args:
-            data: an image list, or a folder with one folder per class, named as the run's classes are; or with these in
-                test/, val/ or train/, of which the first that is there is taken.
+            data: an image list; a folder with one folder per class, named as the run's classes are, or with these in
+                test/, val/ or train/, of which the first that is there is taken; or the folder of a run, whose
+                evaluation's images are taken.
 
         Raises:
             PpclsExtError: there is no such list or folder, or a folder has the name of no class.
@@ -169,28 +167,89 @@ class Run:
         self,
         data: str | os.PathLike | None = None,
         *,
+        topk: int | None = None,
+        threshold: Threshold | None = None,
+        tta: str | None = None,
         report: str | os.PathLike | bool = False,
         verbose: bool = False,
     ) -> Evaluated:
-        """Evaluates the weights with PaddleClas's metrics.
+        """Evaluates the weights: with PaddleClas's metrics, and by macro F1, calibration and speed beside them.
 
         Args:
             data: other images than the configuration's; see `on`.
+            topk: of a further accuracy; see `ppcls_ext.evaluate`.
+            threshold: see `ppcls_ext.evaluate`.
+            tta: test-time augmentation, "flip" or "ten-crop": this project's own preparation of the images then takes
+                the place of PaddleClas's, as for an exported file; see `ppcls_ext.evaluate`.
             report: a folder to write a report to; True for "report-eval" in the run's folder.
             verbose: whether to show PaddleClas's own output.
+
+        Returns:
+            The measures: `print` shows them; `top1`, `f1_macro`, `metrics`, `per_class` and others hold them.
 
         Raises:
             PpclsExtError: the configuration is wrong, images cannot be read, or the weights do not fit.
         """
         settings = self.settings if data is None else self.on(data).settings
+        sure = least_probability(settings.task, threshold)
+        check_topk(topk, settings.task, settings.class_num)
+        if threshold is not None and settings.task == MULTI_LABEL:
+            if settings.class_num is None:
+                raise PpclsExtError("threshold is for a network whose number of classes is known: give Arch.class_num")
+            own = Classes(settings.task, settings.class_names, settings.thresholds)
+            limits = thresholds_of(own, settings.class_num, threshold)
+            settings = settings.changed("Global", thresholds=limits.tolist())
+        place = self._own("report-eval") if report is True else report or None
+        if tta is not None:
+            return Run(settings)._evaluate_views(tta, topk, threshold, place, data)
         engine = _build_engine(settings, "eval", verbose)
         collected = None
-        if report:
+        if place:
             from ppcls_ext.training.reports import EvaluationReport
 
-            collected = EvaluationReport(engine, self._own("report-eval") if report is True else report, data)
+            collected = EvaluationReport(engine, place, data)
         engine.eval()
-        return Evaluated(engine.evaluations, None if collected is None else collected.write())
+        page = None if collected is None else collected.write()
+        metrics: dict[str, float] = {}
+        for one in engine.evaluations:
+            metrics = {one.metric: one.value, **one.metrics, **metrics}
+        thresholds, images = engine.evaluations[0].thresholds, engine.evaluations[0].images
+        found, seconds = None, 0.0
+        if engine.answers is not None:
+            found, seconds = engine.answers.found(thresholds, None, settings.class_names), engine.answers.seconds
+        if found is not None:
+            images = len(found.labels)
+            if settings.task != MULTI_LABEL:  # whose measures the evaluation has
+                metrics = {**metrics, **measures_of(found, topk)}
+        elif topk is not None or sure is not None:
+            raise PpclsExtError("topk and threshold need a network that gives one number a class for each image")
+        name, size = _name_and_size(settings)
+        return Evaluated(name, metrics, images, seconds, found, sure, size, None, engine.evaluations, page)
+
+    def _evaluate_views(
+        self,
+        tta: str,
+        topk: int | None,
+        threshold: Threshold | None,
+        report: str | os.PathLike | None,
+        data: str | os.PathLike | None,
+    ) -> Evaluated:
+        """Evaluates with test-time augmentation: the network alone, as the runtimes of exported files run theirs."""
+        metadata = dataclasses.replace(self.metadata, preprocessing=self.settings.image_rule("eval"))
+        check_tta(tta, metadata.preprocessing)
+        name, size = _name_and_size(self.settings)
+        return evaluate_file(
+            Classifier.of(_Network(self.model, metadata)),
+            LabelledImages.of_list(list_of_run(self.settings, metadata.class_names, metadata.task)),
+            name,
+            topk=topk,
+            threshold=threshold,
+            tta=tta,
+            size=size,
+            report=report,
+            data=data,
+            settings=config_text(self.settings.config),
+        )
 
     def infer(
         self,
@@ -253,9 +312,8 @@ class Run:
         opset: int | None = None,
         batch: int | None = None,
         softmax: bool = True,
+        precision: str = "float32",
         samples: Sequence[str] = (),
-        int8: bool = False,
-        fp16: bool = False,
         calibration: str | None = None,
         calibration_images: int = 256,
         allow: bool = False,
@@ -267,63 +325,60 @@ class Run:
             opset: version of ONNX's standard operators, 11 to 20; 17 by default, 20 for int8.
             batch: fixes the batch size; None leaves it free.
             softmax: end in "probabilities", or in "scores" of a multi-label run; otherwise in "logits".
+            precision: "float32"; "float16", which stores the weights in half the space; or "int8", quantized, and
+                checked that the classes stay the same.
             samples: images, folders or patterns to compare on, beside random input.
-            int8: quantize, and check that the classes stay the same.
-            fp16: store the weights in half the space.
-            calibration: with `int8`, images like those it will see: a list, a folder or a run's folder; the
+            calibration: for "int8", images like those it will see: a list, a folder or a run's folder; the
                 configuration's training images where None.
-            calibration_images: with `int8`, how many of them; half of them check the result.
-            allow: with `int8`, write the file even where it names other classes too often.
+            calibration_images: for "int8", how many of them, 32 to 500; half of them check the result.
+            allow: for "int8", write the file even where it names other classes too often.
+
+        Returns:
+            What was written and how equal it is; `print` shows it, `path` is the file.
 
         Raises:
             PpclsExtError: an argument out of range, a package missing, a conversion that fails, forms that differ, or
                 a file that cannot be written; nothing is left then.
         """
-        if int8 and fp16:
-            raise PpclsExtError("int8 and fp16 exclude each other: choose one")
+        require_precision(precision)
         from ppcls_ext.hosts.threads import use_all_cores
 
         metadata = self.metadata
         rule = metadata.preprocessing
         images = PreparedImages(find_images(samples), rule) if samples else None
         require("paddle", "paddle2onnx", "onnx", "onnxslim", "onnxruntime")
-        reduce: Reduce | None = None
-        if fp16:
-            from ppcls_ext.export.float16 import reduce_to_float16
+        calibrating = np.empty(0)
+        if precision == "int8":
+            from ppcls_ext.export.int8 import require_count
 
-            reduce = reduce_to_float16
-        elif int8:
-            from ppcls_ext.export.int8 import quantize, require_count
-
-            require_count(calibration_images)
+            require_count(calibration_images)  # before many are read
             calibrating = self.calibration_images(calibration, calibration_images)
-            reduce = partial(quantize, images=calibrating, allow=allow)
         use_all_cores()
         import paddle
 
-        from ppcls_ext.export.pipeline import export_onnx
+        from ppcls_ext.export.pipeline import export_onnx, reduction
 
         paddle.set_device("cpu")  # what onnxruntime is compared with must not round differently on every machine
         width, height = rule.image_size
         return export_onnx(
             self.model,
-            self.onnx_file(int8=int8, fp16=fp16) if output is None else Path(output),
+            self.onnx_file(precision) if output is None else Path(output),
             image_shape=self.settings.section("Global").get("image_shape") or (3, height, width),
-            opset=opset or (INT8_OPSET if int8 else DEFAULT_OPSET),
+            opset=opset or default_opset(precision),
             batch=batch,
             softmax=softmax,
             metadata=metadata.to_properties(),
             samples=images,
-            reduce=reduce,
+            reduce=reduction(precision, calibrating, allow),
         )
 
-    def onnx_file(self, *, int8: bool = False, fp16: bool = False) -> Path:
+    def onnx_file(self, precision: str = "float32") -> Path:
         """Where `export_onnx` writes by default, each form to a file of its own.
 
         It is ARCH.onnx, ARCH_int8.onnx or ARCH_fp16.onnx in the run's folder, or in the working directory for a
         configuration.
         """
-        name = f"{self.settings.arch.name}{'_int8' if int8 else '_fp16' if fp16 else ''}.onnx"
+        name = f"{self.settings.arch.name}{PRECISIONS[require_precision(precision)]}.onnx"
         return Path(name) if self.settings.given_folder is None else self._own(name)
 
     def _own(self, name: str) -> Path:
@@ -451,6 +506,87 @@ class Run:
         return Run(open_run(engine.folder) if (engine.folder / CONFIG).is_file() else settings)
 
 
+def is_exported(path: str | os.PathLike) -> bool:
+    """Returns whether a path is that of an exported file, or of a folder that export-model wrote."""
+    place = Path(path)
+    return place.suffix.lower() == ".onnx" or bool(programs_in(place))
+
+
+def compare(
+    models: Sequence[str | os.PathLike | Run | Classifier],
+    data: str | os.PathLike | Run | None = None,
+    *,
+    announce: Callable[[Run], None] | None = None,
+    runtime: str | None = None,
+    report: str | os.PathLike | bool | None = None,
+    verbose: bool = False,
+    **options: Any,
+) -> Comparison:
+    """Measures models on the same images; see `ppcls_ext.compare` and `ppcls_ext.evaluate`.
+
+    Args:
+        models: one or several.
+        data: see `ppcls_ext.compare`.
+        announce: called with each run before its turn.
+        runtime: see `ppcls_ext.evaluate`, as the others.
+        report: for one model alone.
+        verbose: see `ppcls_ext.evaluate`.
+        **options: `topk`, `threshold` and `tta`.
+    """
+    opened = [one if isinstance(one, (Run, Classifier)) or is_exported(one) else Run(one) for one in models]
+    runs = [one for one in opened if isinstance(one, Run)]
+    if runtime is not None and len(runs) == len(opened):
+        raise PpclsExtError(f"runtime is for exported files, and {runs[0].folder} is a run: export it first")
+    data = data if data is not None else next(iter(runs), None)
+    if report and len(opened) != 1:
+        raise PpclsExtError("a report is of one model alone: leave it out")
+    results, images = Comparison(), _ImagesOf(data)
+    for model in opened:
+        if isinstance(model, Run):
+            if announce is not None:
+                announce(model)
+            own = isinstance(data, Run) and data.folder == model.folder
+            place = None if own else data.folder if isinstance(data, Run) else data
+            results.append(model.evaluate(place, report=report or False, verbose=verbose, **options))
+            continue
+        name, size = "", None
+        if not isinstance(model, Classifier):
+            name, size = str(model), size_of(model)
+            model = Classifier(model, runtime=runtime or ("paddle" if Path(model).is_dir() else "onnxruntime"))
+        name = name or model.metadata.architecture
+        if data is None:
+            raise PpclsExtError(
+                f"{name}: say on which images (--data): a folder of class folders, an image list, or a run"
+            )
+        if report is True:
+            raise PpclsExtError(f"{name} has no folder of its own for a report: say where (--report FOLDER)")
+        where: dict[str, Any] = {"report": report or None, "data": data.folder if isinstance(data, Run) else data}
+        results.append(evaluate_file(model, images(model.metadata), name, size=size, **where, **options))
+    return results
+
+
+class _ImagesOf:
+    """The labelled images of a place, looked up once for classifiers of the same classes."""
+
+    def __init__(self, data: str | os.PathLike | Run | None) -> None:
+        self.data = data
+        self._known: dict[Any, LabelledImages] = {}
+
+    def __call__(self, metadata: Metadata) -> LabelledImages:
+        key = metadata.class_names, metadata.task
+        if key not in self._known:
+            self._known[key] = self._find(*key)
+        return self._known[key]
+
+    def _find(self, names: tuple[str, ...] | None, task: str) -> LabelledImages:
+        assert self.data is not None, "checked by compare"
+        if isinstance(self.data, Run):
+            return LabelledImages.of_list(list_of_run(self.data.settings, names, task))
+        if (Path(self.data) / CONFIG).is_file():
+            return LabelledImages.of_list(list_of_run(open_run(self.data), names, task))
+        return labelled_images(self.data, names, task)
+
+
 def open_training(
     source: str | os.PathLike | None,
     overrides: Sequence[str] = (),
@@ -571,6 +707,15 @@ class _Network:
 
         with paddle.no_grad():
             return self._model(paddle.to_tensor(images)).numpy()
+
+
+def _name_and_size(settings: RunSettings) -> tuple[str, int | None]:
+    """The weights of a configuration, or else its folder, and the bytes of the file."""
+    weights = settings.section("Global").get("pretrained_model")
+    if not isinstance(weights, str):
+        return str(settings.folder), None
+    files = [path for path in (Path(weights), Path(f"{weights}.pdparams")) if path.is_file()]
+    return weights, size_of(files[0]) if files else None
 
 
 def _open(source: str | os.PathLike, overrides: Sequence[str]) -> RunSettings:

@@ -63,6 +63,7 @@ SET_FROM_OUTSIDE = {
     "commands/main.py": "sys",
     "progress.py": "bar",
     "commands/outcome.py": "logger",
+    "commands/evaluate.py": "parser",
     "commands/predict.py": "parser args",
     "commands/train.py": "parser",
     "onednn/library.py": "functions.dnnl_version function",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import io
 import json
 
@@ -76,9 +77,33 @@ def test_preprocessing_of_ones_own(tmp_path, pictures):
     assert json.loads(properties(path)["preprocessing"])["resize"] == [SIZE, SIZE]
 
 
+@needs_converter
+def test_precision(tmp_path, pictures):
+    net = make_net()
+    report = ppcls_ext.export_onnx(net, tmp_path / "half.onnx", size=SIZE, precision="float16", samples=pictures)
+    assert json.loads(properties(report.path)["quantization"])["type"] == "fp16"
+    with pytest.raises(PpclsExtError, match="int8 got 3 calibration images: expected 32 to 500"):
+        ppcls_ext.export_onnx(net, tmp_path / "int8.onnx", size=SIZE, precision="int8", samples=pictures)
+    assert [path.name for path in tmp_path.iterdir()] == ["half.onnx"]
+
+
+@pytest.mark.parametrize("name", ["build", "load_weights", "reparameterize", "unfuse"])
+def test_the_example_of_its_help(name):
+    paddle.seed(1)
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    (example,) = doctest.DocTestFinder(recurse=False).find(
+        getattr(ppcls_ext, name), name, globs={"ppcls_ext": ppcls_ext, "paddle": paddle}
+    )
+    said: list[str] = []
+    result = doctest.DocTestRunner(optionflags=flags).run(example, out=said.append)
+    assert result.attempted >= 2
+    assert not result.failed, "".join(said)[:2000]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"precision": "half"}, "precision is 'half': expected float32, float16, int8"),
         ({"size": 0}, "size is 0: expected a whole number of px"),
         ({"size": "64"}, "size is '64'"),
         ({"preprocessing": {"average": 1}}, "preprocessing has no average: expected decode, channel_order"),

@@ -58,8 +58,8 @@ def test_predictions_are_those_of_the_exported_file(tiny_run, tiny_settings):
     for one, other in zip(got, expected):
         assert one["scores"] == pytest.approx(other["scores"], abs=2e-5)
     assert got[0]["label_names"][0] in ("red", "green")
-    with pytest.raises(PpclsExtError, match="exclude each other"):
-        run.export_onnx(int8=True, fp16=True)
+    with pytest.raises(PpclsExtError, match=r"precision is .bfloat16.: expected float32, float16, int8"):
+        run.export_onnx(precision="bfloat16")
 
 
 @needs_converter
@@ -77,7 +77,7 @@ def test_each_form_has_a_file_of_its_own(tiny_run, dataset, tmp_path, capsys):
         assert path.is_file()
         assert capsys.readouterr().out.splitlines()[-1] == f"  ppcls-ext predict {path} IMAGE…"
     assert float32.read_bytes() == before
-    assert ppcls_ext.Run("MobileOne_S0").onnx_file(int8=True) == Path("MobileOne_S0_int8.onnx")
+    assert ppcls_ext.Run("MobileOne_S0").onnx_file("int8") == Path("MobileOne_S0_int8.onnx")
 
 
 def test_evaluation_of_the_same_and_of_other_images(tiny_run, dataset, tmp_path):

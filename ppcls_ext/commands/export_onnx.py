@@ -17,15 +17,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--calibration and --allow belong to --int8")
     run, _ = open_source(parser, args)
     load_paddle()
-    output = args.output or run.onnx_file(int8=args.int8, fp16=args.fp16)
+    precision = "int8" if args.int8 else "float16" if args.fp16 else "float32"
+    output = args.output or run.onnx_file(precision)
     report = run.export_onnx(
         output,
         opset=args.opset,
         batch=args.batch,
         softmax=not args.no_softmax,
         samples=args.samples or (),
-        int8=args.int8,
-        fp16=args.fp16,
+        precision=precision,
         calibration=args.calibration,
         calibration_images=args.calibration_pictures,
         allow=args.allow,

@@ -59,13 +59,18 @@ def _results_file(text: str) -> str:
     return text
 
 
-def add_threshold_argument(parser: argparse.ArgumentParser) -> None:
-    """Adds --threshold, whose values are pairs; `dict` makes of them a mapping as `Classifier` takes it."""
+def add_threshold_argument(parser: argparse.ArgumentParser, text: str | None = None) -> None:
+    """Adds --threshold, whose values are pairs; `dict` makes of them a mapping as `Classifier` takes it.
+
+    Args:
+        parser: the command's.
+        text: the option's help, where it is not that of a prediction.
+    """
     least = (
         "score from 0 to 1 from which on an image shows a class, or CLASS=SCORE for one class by its name or number; "
     )
     least += "may be given several times (default: those of the training, or 0.5; none for single-label)"
-    parser.add_argument("--threshold", action="append", type=_threshold, metavar="SCORE", help=least)
+    parser.add_argument("--threshold", action="append", type=_threshold, metavar="SCORE", help=text or least)
 
 
 def _threshold(text: str) -> tuple[str | None, float]:

@@ -24,7 +24,7 @@ COMMANDS = {
     "doctor": Command("doctor", "say whether everything is there and works; with NAME or --data, try a training"),
     "models": Command("models", "list the models: parameters, multiply-adds, published accuracy, weights"),
     "train": Command("train", "train a model with PaddleClas's engine"),
-    "eval": Command("evaluate", "evaluate trained weights"),
+    "eval": Command("evaluate", "measure trained weights or exported files on labelled images"),
     "infer": Command("infer", "print the classes of images, from trained weights"),
     "export-onnx": Command("export_onnx", "fuse a model and write it as an ONNX file that was proved equal"),
     "predict": Command("predict", "classify images with an exported file; needs no Paddle"),

@@ -12,7 +12,6 @@ import math
 import os
 import shutil
 import tempfile
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,13 +27,11 @@ from ppcls_ext.data.class_folders import (
     TRAIN_LIST,
     VAL_LIST,
     ClassLists,
-    Files,
-    find_labelled_images,
     make_lists,
-    require_known,
 )
-from ppcls_ext.data.image_files import LeftOut, counted, find_images
+from ppcls_ext.data.image_files import find_images
 from ppcls_ext.data.label_table import make_label_lists
+from ppcls_ext.data.labelled import labelled_folder, require_same_order
 from ppcls_ext.data.lists import (
     LARGEST_COMPARED,
     MULTI_LABEL,
@@ -43,7 +40,6 @@ from ppcls_ext.data.lists import (
     ImageList,
     list_text,
     overlap,
-    read_class_names,
     read_lines,
     write_list,
 )
@@ -99,18 +95,7 @@ def require_same_classes(run: RunSettings, images: ImageList) -> None:
     names = run.class_names if run.arch.is_ours and beside.is_file() else None
     if names is None or run.class_names_file is None or os.path.samefile(beside, run.class_names_file):
         return
-    try:
-        found = read_class_names(beside)
-    except PpclsExtError:
-        return  # a file of another kind
-    known = {name: index for index, name in enumerate(names)}
-    for index, name in enumerate(found):
-        if name in known and names[index : index + 1] != (name,):
-            raise PpclsExtError(
-                f"{images.path} counts classes as {beside} does, where {name!r} is {index}, and in "
-                f"{run.class_names_file} it is {known[name]}: make the lists with ppcls-ext make-lists "
-                "--classes-of RUN, or give the folder to ppcls-ext eval RUN --data FOLDER"
-            )
+    require_same_order(images.path, names, run.class_names_file)
 
 
 #: Pixels of the input to one of the last maps, along each side, in all of this project's models.
@@ -330,8 +315,9 @@ def evaluate_on(settings: RunSettings, data: str | os.PathLike) -> RunSettings:
 
     Args:
         settings: a configuration that classifies.
-        data: an image list, whose paths start from its folder; or a folder with one folder per class, or with these in
-            test/, val/ or train/, of which the first that is there is taken.
+        data: an image list, whose paths start from its folder; a folder with one folder per class, or with these in
+            test/, val/ or train/, of which the first that is there is taken; or the folder of a run, whose
+            evaluation's list is taken.
 
     Raises:
         PpclsExtError: there is no such list or folder, or one of its classes is not among the configuration's.
@@ -339,42 +325,48 @@ def evaluate_on(settings: RunSettings, data: str | os.PathLike) -> RunSettings:
     path = Path(data)
     name = "ImageNetDataset" if settings.task == SINGLE_LABEL else "MultiLabelDataset"
     images = {"name": name, "image_root": str(path.parent), "cls_label_path": str(path)}
-    if path.is_dir():
-        if settings.task == MULTI_LABEL:
-            raise PpclsExtError(
-                f"{path} is a folder, which says one class an image, and the net tells several: give a list with lines "
-                "like name.jpg, a tab and 0,1,1"
-            )
-        folder, files, left_out = find_labelled_images(path)
-        names = settings.class_names or ()
-        require_known(folder, [name for name, below in files.items() if below], names)
-        counts, index = Counter(names), {name: number for number, name in enumerate(names)}
-        double = next((name for name, below in files.items() if below and counts[name] > 1), None)
-        if double is not None:
-            raise PpclsExtError(f"two classes are called {double!r}: give an image list instead of a folder")
-        labels = [(file, index[name]) for name, below in files.items() for file in below]
-        if not labels:
-            raise PpclsExtError(f"{folder} holds no image in the folder of a class ({counted(left_out)})")
+    delimiter = None
+    if (path / CONFIG).is_file():
+        listed = list_of_run(open_run(path), settings.class_names, settings.task)
+        images.update(image_root=str(listed.image_root), cls_label_path=str(listed.path))
+        delimiter = listed.delimiter
+    elif path.is_dir():
+        folder, labels = labelled_folder(path, settings.class_names or (), settings.task)
         images["image_root"] = str(folder)
         images["cls_label_path"] = str(_write(list_text((os.path.abspath(file), label) for file, label in labels)))
-        _say_what_is_evaluated(folder, files, names, left_out)
     changed = settings.changed("DataLoader")
     dataset = changed.config["DataLoader"]["Eval"]["dataset"]
     dataset.pop("delimiter", None)
-    dataset.update(images)
+    dataset.update(images, **({} if delimiter in (None, TAB) else {"delimiter": delimiter}))
     others = {loader: facts for loader, facts in settings.trained_lists.items() if loader != "Eval"}
     return dataclasses.replace(changed, trained_lists=others)
 
 
-def _say_what_is_evaluated(folder: Path, files: Files, names: Sequence[str], left_out: Sequence[LeftOut]) -> None:
-    present = [name for name in names if files.get(name)]
-    absent = [name for name in names if not files.get(name)]
-    logger.info("%s: %d images of %d classes", folder, sum(map(len, files.values())), len(present))
-    if absent:
-        shown = ", ".join(absent[:SHOWN]) + (", …" if len(absent) > SHOWN else "")
-        logger.warning("%s has no image of %d of the run's %d classes: %s", folder, len(absent), len(names), shown)
-    if left_out:
-        logger.info("%s: left out: %s", folder, counted(left_out))
+def list_of_run(run: RunSettings, names: Sequence[str] | None, task: str) -> ImageList:
+    """The images that a run evaluates on, for another classifier of the same classes.
+
+    Args:
+        run: its settings.
+        names: the classifier's class names by index; None where unknown.
+        task: the classifier's.
+
+    Raises:
+        PpclsExtError: the run has no list, it was changed after the training, or its classes are others.
+    """
+    run.require_trained_list("Eval")
+    images = run.image_list("Eval")
+    if images is None:
+        raise PpclsExtError(f"{run.folder} evaluates on no image list: give a folder of class folders, or a list")
+    if task != run.task:
+        raise PpclsExtError(f"the images of {run.folder} are {run.task}, and these weights are {task}")
+    theirs = run.class_names
+    if names is not None and theirs is not None and tuple(names) != theirs:
+        first = next((one for one, other in itertools.zip_longest(theirs, names) if one != other), None)
+        raise PpclsExtError(
+            f"{run.folder} has {len(theirs)} classes, of which {first!r} is the first that has another place among the "
+            f"{len(names)} of these weights: give the folder of the images instead"
+        )
+    return images
 
 
 def images_in(place: str | os.PathLike | None, settings: RunSettings) -> list[Path]:

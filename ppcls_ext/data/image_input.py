@@ -22,6 +22,8 @@ from ppcls_ext.errors import PpclsExtError
 #: An image as Python callers may give it: a path, the bytes of a file, a file open for reading bytes, a Pillow image,
 #: or the pixels as uint8 (H, W, 3), RGB.
 ImageLike = Union[str, os.PathLike, bytes, bytearray, memoryview, IO[bytes], Image.Image, np.ndarray]
+#: Test-time augmentation: how many views of an image it takes.
+TTA = {"flip": 2, "ten-crop": 10}
 CHUNK = 1 << 20
 """Bytes of an open file that are read at once."""
 EXPECTED = "expected a path, bytes, an open file, a Pillow image or an array uint8 (H, W, 3)"
@@ -48,17 +50,54 @@ def network_input(image: ImageLike, rule: Preprocessing) -> np.ndarray:
         PpclsExtError: a file cannot be read or is not an image (the message names it), or an array has another type or
             shape.
     """
+    return _to_input(_pixels_of(image, rule), rule)
+
+
+def _pixels_of(image: ImageLike, rule: Preprocessing) -> np.ndarray:
+    """An image in any form → uint8 (H, W, 3), RGB."""
     if isinstance(image, (str, os.PathLike)):
-        return _to_input(_read(Path(image), rule.decode), rule)
+        return _read(Path(image), rule.decode)
     if isinstance(image, Image.Image):
-        return _to_input(pixels(image, rule.decode), rule)
+        return pixels(image, rule.decode)
     if isinstance(image, (bytes, bytearray, memoryview)):
-        return _to_input(decode(bytes(image), rule.decode), rule)
+        return decode(bytes(image), rule.decode)
     if not isinstance(image, np.ndarray):
-        return _to_input(decode(_read_open(image), rule.decode), rule)
+        return decode(_read_open(image), rule.decode)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise PpclsExtError(f"got an array {image.dtype} {image.shape}: expected uint8 (H, W, 3), RGB")
-    return _to_input(image, rule)
+    return image
+
+
+def check_tta(tta: str | None, rule: Preprocessing) -> None:
+    """Raises PpclsExtError where there is no such test-time augmentation, or none for images prepared by `rule`."""
+    if tta is not None and tta not in TTA:
+        raise PpclsExtError(f"tta is {tta!r}: expected {' or '.join(TTA)}")
+    fixed = rule.resize or (rule.resize_short, rule.resize_short)
+    if tta == "ten-crop" and rule.crop in (None, fixed):
+        raise PpclsExtError(
+            f"ten-crop needs a crop that is smaller than the resized image, {fixed[0]} × {fixed[1]} px: take flip"
+        )
+
+
+def network_inputs(image: ImageLike, rule: Preprocessing, tta: str | None = None) -> np.ndarray:
+    """Makes the views of an image of which test-time augmentation takes the mean score.
+
+    Args:
+        image: as for `network_input`.
+        rule: the preprocessing that the network expects.
+        tta: "flip": the image and its mirror image; "ten-crop": the centre and the four corners of the resized image,
+            and their mirror images; None for the image alone.
+
+    Returns:
+        float32 (views, 3, H, W).
+
+    Raises:
+        PpclsExtError: as for `network_input`.
+    """
+    pixels = _pixels_of(image, rule)
+    corners = [None, (0, 0), (1, 0), (0, 1), (1, 1)] if tta == "ten-crop" else [None]
+    views = np.stack([_to_input(pixels, rule, corner) for corner in corners])
+    return views if tta is None else np.concatenate([views, views[..., ::-1]])
 
 
 class PreparedImages:
@@ -119,9 +158,9 @@ def _read(path: Path, library: str) -> np.ndarray:
         raise PpclsExtError(f"{path}: {error}") from error
 
 
-def _to_input(image: np.ndarray, rule: Preprocessing) -> np.ndarray:
+def _to_input(image: np.ndarray, rule: Preprocessing, corner: Pair | None = None) -> np.ndarray:
     """`image: uint8 (H, W, 3)`, RGB → float32 (3, H, W)."""
-    image = resize_and_crop(image, rule)
+    image = resize_and_crop(image, rule, corner)
     if rule.channel_order == "BGR":
         image = image[:, :, ::-1]
     # in float32 and in PaddleClas's order, so that the last bit agrees
@@ -130,12 +169,13 @@ def _to_input(image: np.ndarray, rule: Preprocessing) -> np.ndarray:
     return image.transpose(2, 0, 1)
 
 
-def resize_and_crop(image: np.ndarray, rule: Preprocessing) -> np.ndarray:
-    """Resizes an image and crops its centre.
+def resize_and_crop(image: np.ndarray, rule: Preprocessing, corner: Pair | None = None) -> np.ndarray:
+    """Resizes an image and crops its centre, or a corner.
 
     Args:
         image: uint8 (H, W, 3).
         rule: its `resize_short` or `resize`, `interpolation`, `backend` and `crop` are used.
+        corner: (0 for left or 1 for right, 0 for top or 1 for bottom); None for the centre.
 
     Returns:
         uint8 (height, width, 3).
@@ -152,6 +192,8 @@ def resize_and_crop(image: np.ndarray, rule: Preprocessing) -> np.ndarray:
         size = round(width * factor), round(height * factor)
     crop = rule.crop or size
     left, top = (size[0] - crop[0]) // 2, (size[1] - crop[1]) // 2
+    if corner is not None:
+        left, top = (side * (whole - kept) for side, whole, kept in zip(corner, size, crop))
     if rule.backend == "cv2":
         columns, rows = range(left, left + crop[0]), range(top, top + crop[1])
         return resize_as_opencv(image, size, rule.interpolation, columns, rows)

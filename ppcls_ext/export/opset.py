@@ -1,8 +1,10 @@
-"""Versions of ONNX's standard operators (opsets): which ones the export writes, and what each form needs."""
+"""Versions of ONNX's standard operators (opsets): which ones the export writes, and what each precision needs."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+from ppcls_ext.errors import PpclsExtError
 
 if TYPE_CHECKING:
     import onnx
@@ -16,6 +18,25 @@ CHANNEL_SCALES_OPSET = 13
 GELU_OPSET = 20
 #: The default for int8.
 INT8_OPSET = GELU_OPSET
+
+#: The precisions that the export writes, and what the names of their files end with.
+PRECISIONS = {"float32": "", "float16": "_fp16", "int8": "_int8"}
+
+
+def require_precision(precision: str) -> str:
+    """Returns it.
+
+    Raises:
+        PpclsExtError: there is none of that name.
+    """
+    if precision not in PRECISIONS:
+        raise PpclsExtError(f"precision is {precision!r}: expected {', '.join(PRECISIONS)}")
+    return precision
+
+
+def default_opset(precision: str) -> int:
+    """Returns the opset that a file of a precision has unless another one is asked for."""
+    return INT8_OPSET if precision == "int8" else DEFAULT_OPSET
 
 
 def opset_of(model: onnx.ModelProto) -> int:

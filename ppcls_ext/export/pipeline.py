@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from ppcls_ext.data.lists import MULTI_LABEL, SINGLE_LABEL, TASKS, require_class
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.export import comparison, convert, fusion_proof
 from ppcls_ext.export.comparison import ByKind, Inputs, OnnxSession, largest_difference, require_small
-from ppcls_ext.export.opset import DEFAULT_OPSET, OPSETS, opset_of
+from ppcls_ext.export.opset import DEFAULT_OPSET, OPSETS, default_opset, opset_of, require_precision
 from ppcls_ext.export.written_file import WrittenFile, write_file
 from ppcls_ext.packages import require
 from ppcls_ext.predict.answers import check_threshold, sigmoid, thresholds_of
@@ -179,12 +180,14 @@ def export_with_rule(
     task: str = SINGLE_LABEL,
     thresholds: Sequence[float] | None = None,
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
+    precision: str = "float32",
     samples: Sequence[ImageLike] = (),
-    opset: int = DEFAULT_OPSET,
+    opset: int | None = None,
     batch: int | None = None,
     softmax: bool = True,
 ) -> ExportReport:
     """See `ppcls_ext.export_onnx`."""
+    require_precision(precision)
     if task not in TASKS:
         raise PpclsExtError(f"task is {task!r}: expected {' or '.join(TASKS)}")
     if thresholds is not None and task != MULTI_LABEL:
@@ -194,16 +197,42 @@ def export_with_rule(
     names = None if class_names is None else _names_by_index(class_names)
     limits = None if thresholds is None else tuple(map(check_threshold, thresholds))
     metadata = Metadata(getattr(model, "arch", type(model).__name__), rule, names, task=task, thresholds=limits)
+    images = PreparedImages(samples, rule) if len(samples) else None
+    calibrating = images[:] if images is not None and precision == "int8" else np.empty(0)
     return export_onnx(
         model,
         path,
         image_shape=(3, height, width),
-        opset=opset,
+        opset=default_opset(precision) if opset is None else opset,
         batch=batch,
         softmax=softmax,
         metadata=metadata.to_properties(),
-        samples=PreparedImages(samples, rule) if len(samples) else None,
+        samples=images,
+        reduce=reduction(precision, calibrating),
     )
+
+
+def reduction(precision: str, calibrating: np.ndarray, allow: bool = False) -> Reduce | None:
+    """Returns what makes the fp32 graph one of a precision.
+
+    Args:
+        precision: a key of `PRECISIONS`.
+        calibrating: for "int8", (N, 3, H, W) float32, images like those it will see; half of them check the result.
+        allow: for "int8", whether to keep a form that names other classes too often.
+
+    Raises:
+        PpclsExtError: too few or too many images for "int8".
+    """
+    if precision == "float16":
+        from ppcls_ext.export.float16 import reduce_to_float16
+
+        return reduce_to_float16
+    if precision == "int8":
+        from ppcls_ext.export.int8 import quantize, require_count
+
+        require_count(len(calibrating))
+        return partial(quantize, images=calibrating, allow=allow)
+    return None
 
 
 def _names_by_index(class_names: Sequence[str] | Mapping[int, str]) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Optional, Union
+from typing import Any, NamedTuple, Optional, TypeVar, Union
 
 import numpy as np
 
@@ -32,24 +32,35 @@ BATCH = 8
 AHEAD = 2
 #: A file, the network's input or why there is none, and what is kept of its image.
 _Prepared = tuple[Path, Union[np.ndarray, PpclsExtError], Optional[np.ndarray]]
+_File = TypeVar("_File")
+_Made = TypeVar("_Made")
 
 
 class Classifier:
-    """Classifies images with an exported file.
+    """Classifies images with an exported file, which says how to prepare them; needs no Paddle.
+
+        >>> classifier = ppcls_ext.Classifier("m.onnx")
+        >>> classifier("flower.jpg", topk=2)
+        [{'class_ids': [1, 0], 'scores': [0.97..., 0.01...], 'label_names': ['rose', 'daisy']}]
+
+    It is called with one image or several: paths, bytes, open files, Pillow images or arrays uint8 (H, W, 3), RGB, and
+    returns one dict per image; see `__call__`.
 
     Args:
-        path: the ONNX file; for the runtime "paddle" the folder that export-model wrote.
+        path: the ONNX file that export-onnx or `export_onnx` wrote; for the runtime "paddle", the folder that
+            export-model wrote.
         threads: number of threads of one operation; by default the runtime chooses.
-        runtime: "onnxruntime", "openvino", "ncnn" or "paddle".
+        runtime: "onnxruntime", "openvino", "ncnn" or "paddle"; each needs its package.
         bf16: whether to compute in bfloat16, which "openvino" alone offers.
 
     Attributes:
         network: the loaded model.
-        metadata: the file's metadata.
+        metadata: the file's metadata: `architecture`, `class_names`, `task`, `thresholds`, `preprocessing`.
         batch: the batch size that the file requires; None where any size is accepted.
 
     Raises:
-        PpclsExtError: the file is missing, damaged, or not exported by this project.
+        PpclsExtError: the file is missing, damaged, or not exported by this project; or the runtime's package is
+            missing.
     """
 
     def __init__(
@@ -194,7 +205,7 @@ def classify(
     Yields:
         Each file, in order.
     """
-    prepared = _ahead(partial(_prepared, classifier, keep=keep), files, AHEAD * batch_size)
+    prepared = ahead(partial(_prepared, classifier, keep=keep), files, AHEAD * batch_size)
     while chunk := list(itertools.islice(prepared, batch_size)):
         inputs = [image for _, image, _ in chunk if isinstance(image, np.ndarray)]
         rows = iter(classifier.scores(np.stack(inputs)) if inputs else ())
@@ -203,9 +214,9 @@ def classify(
             yield Classified(file, result, kept)
 
 
-def _ahead(prepare: Callable[[Path], _Prepared], files: Iterable[Path], count: int) -> Iterator[_Prepared]:
+def ahead(prepare: Callable[[_File], _Made], files: Iterable[_File], count: int) -> Iterator[_Made]:
     """Yields `prepare` of each file, in order, computed in threads for up to `count` files ahead."""
-    waiting: collections.deque[Future[_Prepared]] = collections.deque()
+    waiting: collections.deque[Future[_Made]] = collections.deque()
     with decoding_threads(cpu.usable_cores()) as pool:
         try:
             for file in files:

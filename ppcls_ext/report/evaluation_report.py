@@ -19,6 +19,7 @@ from ppcls_ext.report.image_figures import draw_sheet, shrunk
 from ppcls_ext.report.page import Page
 from ppcls_ext.report.predictions import (
     Predictions,
+    answered,
     confused_pairs,
     confusion_matrix,
     confusions,
@@ -131,6 +132,7 @@ def _write(
             page.add_image("Most confident mistakes", folder / "mistakes.png")
         tick()
         page.add_image("Calibration (expected calibration error)", folder / "reliability.png")
+        page.add_table("Answers from a probability on", [point._asdict() for point in answered(predictions)])
         page.add_table("Classes", classes)
         page.add_text("Settings", settings)
         page.write(folder / "report.html")

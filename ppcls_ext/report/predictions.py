@@ -172,7 +172,10 @@ def _right(predictions: Predictions) -> np.ndarray:
 
 
 def per_class(predictions: Predictions) -> list[dict[str, Any]]:
-    """Returns a row per class: number of images, accuracy (recall), precision, and its most frequent confusion."""
+    """Returns a row per class: number of images, accuracy (recall), precision, F1, and its most frequent confusion.
+
+    None stands for what has no value: of a class that has no image, or that is never predicted.
+    """
     classes, found = predictions.classes, confusions(predictions)
     images = np.bincount(predictions.labels, minlength=classes).tolist()
     taken = np.bincount(predictions.predicted, minlength=classes).tolist()
@@ -187,6 +190,7 @@ def per_class(predictions: Predictions) -> list[dict[str, Any]]:
             "pictures": images[index],
             "accuracy": right[index] / images[index] if images[index] else None,
             "precision": right[index] / taken[index] if taken[index] else None,
+            "f1": 2 * right[index] / (images[index] + taken[index]) if images[index] else None,
             "most_often_taken_for": predictions.name(most_often[index]) if index in most_often else None,
         }
         for index in range(classes)
@@ -199,6 +203,38 @@ def macro_f1(predictions: Predictions) -> float:
     taken = np.bincount(predictions.predicted, minlength=predictions.classes)
     there = images + taken > 0
     return float((2 * _right(predictions)[there] / (images + taken)[there]).mean())
+
+
+class Answered(NamedTuple):
+    """What comes of answering only where the network is sure enough.
+
+    Attributes:
+        threshold: the least probability of an answer.
+        share: of the images that are answered.
+        accuracy: of the answers; None where there are none.
+    """
+
+    threshold: float
+    share: float
+    accuracy: float | None
+
+    def __str__(self) -> str:
+        right = "" if self.accuracy is None else f", {self.accuracy:.1%} of them right"
+        return f"threshold {self.threshold:g}: answers {self.share:.1%} of the images{right}"
+
+
+#: Some points of the curve of accuracy against the share of images that are answered.
+THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+
+
+def answered(predictions: Predictions, thresholds: Sequence[float] = THRESHOLDS) -> list[Answered]:
+    """Returns for each threshold how many images are answered, and how many of these answers are right."""
+    right = predictions.predicted == predictions.labels
+    kept = [predictions.confidence >= threshold for threshold in thresholds]
+    return [
+        Answered(threshold, float(some.mean()), float(right[some].mean()) if some.any() else None)
+        for threshold, some in zip(thresholds, kept)
+    ]
 
 
 def confused_pairs(predictions: Predictions, count: int = 20) -> list[dict[str, Any]]:
@@ -239,7 +275,11 @@ class Reliability(NamedTuple):
     error: float
 
 
-def reliability(predictions: Predictions, bins: int = 15) -> Reliability:
+#: Of a reliability diagram, and so of the expected calibration error.
+BINS = 15
+
+
+def reliability(predictions: Predictions, bins: int = BINS) -> Reliability:
     """Computes the reliability diagram."""
     edges = np.linspace(0, 1, bins + 1)
     place = np.clip(np.digitize(predictions.confidence, edges[1:-1], right=True), 0, bins - 1)

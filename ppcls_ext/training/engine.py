@@ -29,7 +29,7 @@ from ppcls_ext.predict.answers import Threshold
 from ppcls_ext.reparam.fuse import require_fusible
 from ppcls_ext.report.label_scores import USUAL_THRESHOLD
 from ppcls_ext.training.checkpoints import Checkpoints
-from ppcls_ext.training.evaluation import Evaluation, evaluate
+from ppcls_ext.training.evaluation import Answers, Evaluation, evaluate
 from ppcls_ext.training.first_batch import try_parts
 from ppcls_ext.training.host_log import EpochLog
 from ppcls_ext.training.inference import for_host, infer
@@ -39,7 +39,7 @@ from ppcls_ext.training.loop import no_batch, train
 from ppcls_ext.training.observers import Observer, RunRecord, TrainingEnds
 from ppcls_ext.training.precision import Precision
 from ppcls_ext.training.recipe import Recipe
-from ppcls_ext.training.reports import Answers, TrainingReport
+from ppcls_ext.training.reports import TrainingReport
 from ppcls_ext.weights.checkpoint_sets import FIRST_EPOCH, how_to_resume
 from ppcls_ext.weights.folder_lock import hold, release
 from ppcls_ext.weights.loading import load_weights, require_finite
@@ -78,7 +78,7 @@ class Engine(_HostEngine):
         is_shown: whether evaluations show a bar; not where PaddleClas's own lines are shown.
 
     Attributes:
-        answers: collects the network's answers, where a report is wanted.
+        answers: of the last evaluation, in the mode "eval" and where a training is to write a report.
         best_by: what decides which epoch is the best; None where none is evaluated, and in other modes than "train".
         task: "single-label" or "multi-label".
         evaluations: of the last `eval`.
@@ -127,7 +127,7 @@ class Engine(_HostEngine):
         if strict:
             drop = config.get("Slim") and mode != "eval"
             load_weights(self.network, without_training_only(weights) if drop else weights)
-        self.answers: Answers | None = None
+        self.answers: Answers | None = Answers(self.task) if mode == "eval" else None
         self.evaluations: list[Evaluation] = []
         self.precision = Precision(self)
         self._guard_images()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -23,10 +24,6 @@ from ppcls_ext.training.loaders import require_read
 
 #: Of PaddleClas's metrics of several labels, which know no thresholds.
 AT_ONE_HALF = "PaddleClas's, which takes 0.5 as every threshold"
-#: Logits and labels of each batch.
-_Answers = list[tuple[np.ndarray, np.ndarray]]
-#: Labels, what is kept of the answers, and number of classes, of each batch.
-_Ranks = list[tuple[np.ndarray, Ranked, int]]
 
 
 class Evaluation(NamedTuple):
@@ -59,6 +56,83 @@ class Evaluation(NamedTuple):
         return text if loss is None else f"{text}, loss {loss:.4f}"
 
 
+class Answers:
+    """The network's answers to the images of one evaluation, of which reports and further measures are made.
+
+    Args:
+        task: "single-label" or "multi-label".
+        needed: whether `add` refuses outputs of another kind, as for a report; otherwise they are left out.
+
+    Attributes:
+        seconds: that the evaluation took.
+    """
+
+    def __init__(self, task: str, needed: bool = False) -> None:
+        self._task, self._needed = task, needed
+        self.clear()
+
+    def clear(self) -> None:
+        """Forgets all answers, before another evaluation."""
+        self._logits: list[np.ndarray] = []
+        self._ranked: list[Ranked] = []
+        self._labels: list[np.ndarray] = []
+        self._classes, self.seconds, self._begin = 0, 0.0, time.perf_counter()
+
+    def end(self) -> None:
+        """Takes the time since `clear`."""
+        self.seconds = time.perf_counter() - self._begin
+
+    def add(self, outputs: Any, labels: Any) -> None:
+        """Takes in the network's outputs (N, classes) and the labels of a batch.
+
+        Raises:
+            PpclsExtError: the outputs are of another kind, and needed.
+        """
+        if self._task == MULTI_LABEL:
+            logits, several = logits_and_labels(outputs, labels)
+            self._logits.append(logits)
+            self._labels.append(several)
+        elif isinstance(outputs, paddle.Tensor) and outputs.ndim == 2 and labels.size == len(outputs):
+            # all probabilities of 100,000 images and 21,000 classes would take 8 GB
+            logits, true = outputs.astype("float32").numpy(), labels.numpy().reshape(-1)
+            self._classes = logits.shape[1]
+            self._ranked.append(ranked(logits, true, are_logits=True))
+            self._labels.append(true)
+        elif self._needed:
+            raise PpclsExtError("a report needs a network that gives one number a class for each image")
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(N,) class indices, or (N, classes) 0 or 1."""
+        return np.concatenate(self._labels)
+
+    @property
+    def logits(self) -> np.ndarray:
+        """(N, classes), of several labels an image."""
+        return np.concatenate(self._logits)
+
+    def found(
+        self,
+        thresholds: Sequence[float] | None = None,
+        paths: Sequence[str] | None = None,
+        names: Sequence[str] | None = None,
+    ) -> Predictions | LabelScores | None:
+        """Returns the answers; None where there are none, as the network gives something else than a row an image.
+
+        Args:
+            thresholds: of the classes, for several labels an image.
+            paths: of the images.
+            names: of the classes; None where they have none.
+        """
+        if not self._labels:
+            return None
+        labels = self.labels
+        paths = [""] * len(labels) if paths is None else paths
+        if self._task == MULTI_LABEL:
+            return LabelScores(paths, labels, sigmoid(self.logits), thresholds or (), names).check()
+        return Predictions.of_batches(paths, labels, self._ranked, self._classes, names).check()
+
+
 class NotFiniteError(PpclsExtError):
     """Outputs or a metric are no numbers: the weights are worth nothing."""
 
@@ -80,20 +154,23 @@ def evaluate(engine: Any, epoch: int) -> list[Evaluation]:
     """
     metrics = getattr(engine, "eval_metric_func", None)
     engine.model.eval()
-    several: _Answers | None = [] if engine.task == MULTI_LABEL and engine.eval_mode == "classification" else None
-    by_f1 = engine.best_by is not None and engine.best_by.name == F1_MACRO and engine.task != MULTI_LABEL
-    single: _Ranks | None = [] if by_f1 else None
     try:
         with paddle.no_grad():
             if engine.eval_mode == "classification":
-                first, loss = _classify(engine, epoch, several, single)
-                if several is None:
+                several, by_f1 = (
+                    engine.task == MULTI_LABEL,
+                    engine.best_by is not None and engine.best_by.name == F1_MACRO,
+                )
+                answers = Answers(engine.task) if engine.answers is None and (several or by_f1) else engine.answers
+                first, loss = _classify(engine, epoch, answers)
+                if not several:
                     found = _read(metrics, first, loss)
-                    if single is not None:
-                        found[0].metrics[F1_MACRO] = _macro_f1(single)
+                    answered = answers.found() if by_f1 else None
+                    if isinstance(answered, Predictions):
+                        found[0].metrics[F1_MACRO] = macro_f1(answered)
                 else:
                     hosts = (evaluation._replace(note=AT_ONE_HALF) for evaluation in _read(metrics, first, None))
-                    found = [_of_several_labels(engine, several, loss), *hosts]
+                    found = [_of_several_labels(engine, answers, loss), *hosts]
             else:  # retrieval and adaface compare images with each other: PaddleClas's own function does
                 found = _compare(engine, epoch, metrics)
     finally:
@@ -141,9 +218,9 @@ def _compare(engine: Any, epoch: int, metrics: Any) -> list[Evaluation]:
     return [Evaluation(next(iter(values)), first, values, 0)]
 
 
-def _of_several_labels(engine: Any, answers: _Answers, loss: float | None) -> Evaluation:
-    logits, labels = (np.concatenate(parts) for parts in zip(*answers))
-    scores, thresholds = sigmoid(logits), engine.thresholds(labels.shape[1])
+def _of_several_labels(engine: Any, answers: Answers, loss: float | None) -> Evaluation:
+    labels = answers.labels
+    scores, thresholds = sigmoid(answers.logits), engine.thresholds(labels.shape[1])
     thresholds = choose_thresholds(labels, scores) if thresholds is None else thresholds
     found = LabelScores([""] * len(labels), labels, scores, thresholds, engine.settings.class_names)
     values, rows = measures(found), per_class(found)
@@ -173,15 +250,10 @@ def logits_and_labels(outputs: Any, labels: paddle.Tensor) -> tuple[np.ndarray, 
     return outputs.astype("float32").numpy(), given.numpy().astype(np.int64)
 
 
-def _macro_f1(ranks: _Ranks) -> float:
-    labels, batches, classes = (list(parts) for parts in zip(*ranks))
-    return macro_f1(Predictions.of_batches([], np.concatenate(labels), batches, classes[0]))
-
-
-def _classify(
-    engine: Any, epoch: int, several: _Answers | None, single: _Ranks | None
-) -> tuple[float | None, float | None]:
-    """The first metric, and the average loss where there is one; adds answers and labels to `several` or `single`."""
+def _classify(engine: Any, epoch: int, answers: Answers | None) -> tuple[float | None, float | None]:
+    """The first metric, and the average loss where there is one; `answers` get those of this evaluation."""
+    if answers is not None:
+        answers.clear()
     compute_loss, compute_metric = engine.eval_loss_func, engine.eval_metric_func
     if hasattr(compute_metric, "reset"):
         compute_metric.reset()
@@ -195,14 +267,11 @@ def _classify(
             log.add(losses, len(labels))
         if compute_metric is not None:
             compute_metric(outputs, labels)
-        if several is not None:
-            several.append(logits_and_labels(outputs, labels))
-        if single is not None:
-            logits, true = outputs.astype("float32").numpy(), labels.numpy().reshape(-1)
-            single.append((true, ranked(logits, true, are_logits=True), logits.shape[1]))
-        if engine.answers is not None:
-            engine.answers.add(outputs, labels)
+        if answers is not None:
+            answers.add(outputs, labels)
         log.step(step, images)
+    if answers is not None:
+        answers.end()
     return log.end(), log.average("loss")
 
 

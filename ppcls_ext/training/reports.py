@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Union, cast
 
 import numpy as np
 import paddle.distributed as dist
@@ -23,10 +23,10 @@ from ppcls_ext.report.charts import draw_class_counts, draw_curves
 from ppcls_ext.report.evaluation_report import require_own_report, write_evaluation_report
 from ppcls_ext.report.image_figures import LARGEST_SHEET, draw_sheet, to_pixels
 from ppcls_ext.report.label_report import write_label_report
-from ppcls_ext.report.label_scores import LabelScores, sigmoid
-from ppcls_ext.report.predictions import Predictions, Ranked, ranked
+from ppcls_ext.report.label_scores import LabelScores
+from ppcls_ext.report.predictions import Predictions
 from ppcls_ext.report.tables import add_metrics
-from ppcls_ext.training.evaluation import logits_and_labels
+from ppcls_ext.training.evaluation import Answers
 from ppcls_ext.training.observers import Epoch, Observer
 
 logger = logging.getLogger("ppcls_ext")
@@ -40,69 +40,44 @@ OUT_OF_ORDER = (
 )
 
 
-class Answers:
-    """The network's answers to the images of an evaluation, kept for a report.
+def require_reportable(engine: Any) -> Any:
+    """Checks that a report can be written of an engine's evaluations.
 
     Args:
-        engine: ours, built in its mode "train" or "eval"; its evaluations add to the answers.
+        engine: ours, built in its mode "train" or "eval".
+
+    Returns:
+        The data set that it evaluates on.
 
     Raises:
         PpclsExtError: the evaluation is of another kind than a list of images, in its order, or matplotlib, which draws
             reports, is missing.
     """
+    require("matplotlib")  # before the work, not behind it
+    loader = getattr(engine, "eval_dataloader", None)
+    dataset = getattr(loader, "dataset", None)
+    if engine.eval_mode != "classification" or not is_image_list(dataset) or dist.get_world_size() > 1:
+        raise PpclsExtError(
+            "--report needs an evaluation on a list of images (ImageNetDataset or MultiLabelDataset, "
+            "Global.eval_mode classification) in one process"
+        )
+    if getattr(getattr(loader, "batch_sampler", None), "shuffle", False):
+        raise PpclsExtError(OUT_OF_ORDER)
+    return dataset
 
-    def __init__(self, engine: Any) -> None:
-        require("matplotlib")  # before the work, not behind it
-        loader = getattr(engine, "eval_dataloader", None)
-        dataset = getattr(loader, "dataset", None)
-        if engine.eval_mode != "classification" or not is_image_list(dataset) or dist.get_world_size() > 1:
-            raise PpclsExtError(
-                "--report needs an evaluation on a list of images (ImageNetDataset or MultiLabelDataset, "
-                "Global.eval_mode classification) in one process"
-            )
-        if getattr(getattr(loader, "batch_sampler", None), "shuffle", False):
-            raise PpclsExtError(OUT_OF_ORDER)
-        self._engine, self._dataset = engine, cast(Any, dataset)
-        engine.answers = self
-        self.clear()
 
-    def clear(self) -> None:
-        """Forgets all answers, before another evaluation."""
-        self._logits: list[np.ndarray] = []
-        self._ranked: list[Ranked] = []
-        self._labels: list[np.ndarray] = []
-        self._classes = 0
+def _answers_for_report(engine: Any, dataset: Any, names: list[str] | None) -> Predictions | LabelScores:
+    """The answers of the engine's last evaluation, with the paths of the images.
 
-    def add(self, outputs: Any, labels: Any) -> None:
-        """Takes in the network's outputs (N, classes) and the labels of a batch."""
-        if self._engine.task == MULTI_LABEL:
-            logits, several = logits_and_labels(outputs, labels)
-            self._logits.append(logits)
-            self._labels.append(several)
-        else:
-            # all probabilities of 100,000 images and 21,000 classes would take 8 GB
-            logits, true = outputs.numpy().astype(np.float32), labels.numpy().reshape(-1)
-            self._classes = logits.shape[1]
-            self._ranked.append(ranked(logits, true, are_logits=True))
-            self._labels.append(true)
-
-    def evaluation(self, names: list[str] | None) -> Predictions | LabelScores:
-        """All answers since `clear`.
-
-        Args:
-            names: of the classes; None where they have none.
-
-        Raises:
-            PpclsExtError: the images were not evaluated in the order of their list.
-        """
-        labels = np.concatenate(self._labels)
-        if not np.array_equal(labels, np.asarray(self._dataset.labels)[: len(labels)]):
-            raise PpclsExtError(OUT_OF_ORDER)
-        paths = [str(path) for path in self._dataset.images[: len(labels)]]
-        if self._engine.task == MULTI_LABEL:
-            scores, thresholds = sigmoid(np.concatenate(self._logits)), self._engine.evaluations[0].thresholds
-            return LabelScores(paths, labels, scores, thresholds, names).check()
-        return Predictions.of_batches(paths, labels, self._ranked, self._classes, names).check()
+    Raises:
+        PpclsExtError: the images were not evaluated in the order of their list, or the network gives other answers
+            than a row of classes for each.
+    """
+    labels = engine.answers.labels
+    if not np.array_equal(labels, np.asarray(dataset.labels)[: len(labels)]):
+        raise PpclsExtError(OUT_OF_ORDER)
+    paths = [str(path) for path in dataset.images[: len(labels)]]
+    return cast(Union[Predictions, LabelScores], engine.answers.found(engine.evaluations[0].thresholds, paths, names))
 
 
 class EvaluationReport:
@@ -119,14 +94,16 @@ class EvaluationReport:
     """
 
     def __init__(self, engine: Any, target: str | os.PathLike | bool, data: str | os.PathLike | None = None) -> None:
-        self._engine, self._answers, self._data = engine, Answers(engine), data
+        self._engine, self._dataset, self._data = engine, require_reportable(engine), data
+        engine.answers = Answers(engine.task, needed=True)
         self._folder = engine.folder / "report-eval" if isinstance(target, bool) else Path(target)
         require_own_report(self._folder)
 
     def write(self) -> Path:
         """Writes the report; returns its page."""
         engine = self._engine
-        evaluation = self._answers.evaluation(engine.settings.trained_with("eval")["class_names"])
+        names = engine.settings.trained_with("eval")["class_names"]
+        evaluation = _answers_for_report(engine, self._dataset, names)
         figures = {"Curves": engine.folder / "curves.png"}
         if self._data is None:
             figures["Pictures a class"] = engine.folder / "data.png"
@@ -156,8 +133,10 @@ class TrainingReport(Observer):
 
     def __init__(self, engine: Any, facts: dict[str, Any]) -> None:
         self._engine, self._names = engine, facts[KEY]["class_names"]
-        self._answers = Answers(engine) if engine.config["Global"].get("report") else None
-        if self._answers is not None:
+        self._reports = bool(engine.config["Global"].get("report"))
+        if self._reports:
+            self._dataset = require_reportable(engine)
+            engine.answers = Answers(engine.task, needed=True)
             require_own_report(engine.folder / "report")
         self._best: Any = None
         self._best_by: BestBy | None = engine.best_by
@@ -181,8 +160,8 @@ class TrainingReport(Observer):
         """Adds a row to metrics.csv and draws the curves, unless drawing takes too much of the time."""
         self._trained += epoch.seconds
         self._try("rows are added to metrics.csv", self._add_row, epoch)
-        if self._answers is not None and epoch.evaluation is not None:
-            self._try("answers are kept for the report", self._keep_answers, self._answers, epoch)
+        if self._reports and epoch.evaluation is not None:
+            self._try("answers are kept for the report", self._keep_answers, epoch)
         if self._drawn <= SHARE * self._trained:
             self._draw(self._curves)
 
@@ -244,11 +223,10 @@ class TrainingReport(Observer):
     def _add_row(self, epoch: Epoch) -> None:
         self._rows = add_metrics(self._engine.folder / "metrics.csv", self._row(epoch))
 
-    def _keep_answers(self, answers: Answers, epoch: Epoch) -> None:
+    def _keep_answers(self, epoch: Epoch) -> None:
         if epoch.is_best and epoch.evaluation is not None:
-            self._best = answers.evaluation(self._names)
+            self._best = _answers_for_report(self._engine, self._dataset, self._names)
             self._chosen = {"best by": f"{self._best_by}: {epoch.evaluation.value:.4f} in epoch {epoch.number}"}
-        answers.clear()
 
     def _row(self, epoch: Epoch) -> dict[str, float]:
         row = {
@@ -273,7 +251,7 @@ class TrainingReport(Observer):
     def _end(self) -> None:
         self._curves()
         folder = self._engine.folder
-        if self._answers is not None and self._best is None and not self._off:
+        if self._reports and self._best is None and not self._off:
             print("report: none, as no evaluation of this training was its best (Global.eval_interval)")
         if self._best is not None:
             figures = {"Curves": folder / "curves.png", "Pictures a class": folder / "data.png"}

@@ -14,7 +14,7 @@ from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.report.page import Page
 from ppcls_ext.report.tables import read_metrics
 from ppcls_ext.training import reports
-from ppcls_ext.training.reports import Answers, EvaluationReport
+from ppcls_ext.training.reports import EvaluationReport, require_reportable
 from ppcls_ext.weights.checkpoint_sets import read_set
 from tests.helpers import build_engine
 from tests.training.conftest import Noted
@@ -172,4 +172,4 @@ def test_evaluations_without_a_report(make_engine):
     engine = make_engine("eval")
     engine.eval_mode = "retrieval"
     with pytest.raises(PpclsExtError, match="--report needs an evaluation on a list of images"):
-        Answers(engine)
+        require_reportable(engine)
