@@ -163,7 +163,7 @@ class PaddleModel:
     def __init__(self, path: str | os.PathLike, threads: int | None) -> None:
         inference = import_extra("paddle.inference")
         folder = Path(path)
-        programs = [folder / name for name in ("inference.json", "inference.pdmodel") if (folder / name).is_file()]
+        programs = programs_in(folder)
         if not programs:
             raise PpclsExtError(f"{path}: expected a folder with inference.json, as ppcls-ext export-model writes it")
         require_one_set(folder)
@@ -207,6 +207,11 @@ RUNTIMES = {
     "ncnn": Runtime(NcnnModel, ("ncnn", "pnnx", "onnx")),
     "paddle": Runtime(PaddleModel, ("paddle",)),
 }
+
+
+def programs_in(folder: Path) -> list[Path]:
+    """Returns the Paddle programs that export-model wrote to a folder, the newer format first."""
+    return [folder / name for name in ("inference.json", "inference.pdmodel") if (folder / name).is_file()]
 
 
 def load(runtime: str, path: str | os.PathLike, threads: int | None = None, bf16: bool = False) -> ExportedModel:
