@@ -75,8 +75,8 @@ def _results_file(text: str) -> str:
 
 def add_threshold_argument(parser: argparse.ArgumentParser) -> None:
     """Adds --threshold, whose values are pairs; `dict` makes of them a mapping as `Classifier` takes it."""
-    least = "score from 0 to 1 from which on an image shows a class; CLASS=SCORE for one of them; again for others "
-    least += "(default: the model's own, or 0.5; for single-label none)"
+    least = "score from 0 to 1 from which on an image shows a class, or CLASS=SCORE for one class; may be given again "
+    least += "(default: none; for multi-label the model's own, or 0.5)"
     parser.add_argument("--threshold", action="append", type=_threshold, metavar="SCORE", help=least)
 
 

@@ -76,6 +76,8 @@ def _main(name: str, argv: Sequence[str] | None) -> int:
         threshold = args.threshold and dict(args.threshold)
         run.infer(args.images, out=args.out, save_image=args.save_image, threshold=threshold, verbose=args.verbose)
         return 0
+    if os.environ.get("PADDLE_TRAINERS_NUM", "1") not in ("", "1"):  # of paddle.distributed.launch
+        raise PpclsExtError(f"ppcls-ext {name} runs in one process: several would all do the same images")
     network = _open(args)
     return _predict(args, network) if args.video is None else _predict_video(args, network)
 
