@@ -193,7 +193,9 @@ def _find(args: argparse.Namespace, network: Network) -> list[Path]:
         from ppcls_ext.training.inference import images_to_infer
 
         section = network.run.settings.section("Infer")
-        return list(map(Path, images_to_infer(section.get("infer_imgs") or "", section.get("infer_list"))))
+        if not section.get("infer_imgs"):
+            raise PpclsExtError("there are no images: name some behind the model, or as Infer.infer_imgs")
+        return list(map(Path, images_to_infer(section["infer_imgs"], section.get("infer_list"))))
     names: list[str | Path] = []
     for name in args.images:
         names += _names_on_stdin() if name == "-" else [name]
