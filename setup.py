@@ -9,9 +9,10 @@ from setuptools.command.build_py import build_py
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "ppcls_ext" / "__init__.py").read_text(encoding="utf-8")).group(1)
 
+OPENCV = "opencv-python-headless>=4.5.5.64"
 # What PaddleClas 2.4.2's engine imports, without its pins of 2021 that no current Python can install; and filelock.
 ENGINE = [
-    "opencv-python-headless>=4.5.5.64",
+    OPENCV,
     "prettytable",
     "requests",
     "ujson",
@@ -36,6 +37,7 @@ ONNX = [
 PADDLE = ["paddlepaddle>=3.0.0,<4", "tqdm", "filelock>=3.12.0"]
 EXTRAS = {
     "predict": ["onnxruntime>=1.19.2"],
+    "video": [OPENCV],  # predict --video
     "train": ENGINE,
     "paddle": PADDLE,
     "onnx": ONNX,

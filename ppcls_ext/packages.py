@@ -42,8 +42,12 @@ def require(*names: str) -> None:
         import_extra(name)
 
 
-def import_extra(module: str) -> ModuleType:
+def import_extra(module: str, extra: str | None = None) -> ModuleType:
     """Imports a module of an optional package.
+
+    Args:
+        module: its name.
+        extra: the extra that a message names; that of `EXTRAS` where None.
 
     Raises:
         PpclsExtError: it is not installed, or broken; the message says which extra installs it.
@@ -51,17 +55,17 @@ def import_extra(module: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise PpclsExtError(missing(str(error.name).split(".")[0])) from error
+        raise PpclsExtError(missing(str(error.name).split(".")[0], extra)) from error
     except OSError:
         raise  # which tells a path: that of a cache, say, and nothing is wrong with the package
     except Exception as error:
         package = module.split(".")[0]
         raise PpclsExtError(
-            f"the package {package} does not load ({one_line(error)}): reinstall it, {_command(package)}"
+            f"the package {package} does not load ({one_line(error)}): reinstall it, {_command(package, extra)}"
         ) from error
 
 
-def missing(package: str) -> str:
+def missing(package: str, extra: str | None = None) -> str:
     """Returns the message for a package that is not installed, and how to get it."""
     if _has_no_wheel(package):
         python, last = (".".join(map(str, version)) for version in (sys.version_info[:2], NEWEST_PYTHON[package]))
@@ -69,7 +73,7 @@ def missing(package: str) -> str:
             f"the package {package} is missing, and it has no wheel for Python {python}: export to ONNX with Python "
             f"3.9 to {last} (make install PYTHON=python{last}); all else works with Python {python}"
         )
-    text = f"the package {package} is missing: {_command(package)}"
+    text = f"the package {package} is missing: {_command(package, extra)}"
     if package == "paddle":
         text += " (for CPUs; for a GPU install paddlepaddle-gpu as Paddle's installation page says)"
     return text
@@ -80,6 +84,6 @@ def _has_no_wheel(package: str) -> bool:
     return sys.version_info[:2] > NEWEST_PYTHON.get(package, sys.version_info[:2])
 
 
-def _command(package: str) -> str:
-    extra = EXTRAS.get(package)
+def _command(package: str, extra: str | None = None) -> str:
+    extra = extra or EXTRAS.get(package)
     return f'pip install "ppcls-ext[{extra}]"' if extra else f"pip install {package}"

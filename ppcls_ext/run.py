@@ -35,8 +35,8 @@ from ppcls_ext.errors import PpclsExtError, printable
 from ppcls_ext.export.opset import PRECISIONS, default_opset, require_precision
 from ppcls_ext.files import atomic_write, require_within
 from ppcls_ext.packages import require
-from ppcls_ext.predict.answers import Classes, thresholds_of
-from ppcls_ext.predict.classifier import Classifier
+from ppcls_ext.predict.answers import Choice, Classes, thresholds_of
+from ppcls_ext.predict.classifier import BATCH, Classified, Classifier, classify
 from ppcls_ext.predict.metadata import Metadata
 from ppcls_ext.predict.runtimes import programs_in
 from ppcls_ext.progress import hidden, progress, ticks
@@ -110,8 +110,8 @@ class Run:
             PpclsExtError: the architecture is not this project's, the transforms cannot be described, or the file of
                 class names is damaged.
         """
-        self.settings.require_ours()
-        settings = self.settings
+        settings = self.settings.deployed
+        settings.require_ours()
         thresholds = own_thresholds(settings, settings.class_num or 0)
         return Metadata(
             settings.arch.name, settings.image_rule(), settings.class_names, task=settings.task, thresholds=thresholds
@@ -124,7 +124,7 @@ class Run:
         from ppcls_ext.hosts.threads import use_all_cores
 
         use_all_cores()
-        return self.settings.build_model()
+        return self.settings.deployed.build_model()
 
     def predict(
         self, images: ImageLike | Sequence[ImageLike], topk: int | None = None, threshold: Threshold | None = None
@@ -142,7 +142,60 @@ class Run:
         Raises:
             PpclsExtError: an image cannot be read, or `topk` or a threshold is out of range.
         """
-        return Classifier.of(_Network(self.model, self.metadata))(images, topk, threshold)
+        return self.classifier()(images, topk, threshold)
+
+    def classifier(self) -> Classifier:
+        """The run's network as a classifier like that of its exported file.
+
+        Raises:
+            PpclsExtError: see `metadata`, or the weights do not fit.
+        """
+        metadata = self.metadata
+        if "model" not in self.__dict__:
+            require("paddle")
+            import paddle
+
+            paddle.set_device(self.settings.device)
+        return Classifier.of(_Network(self.model, metadata))
+
+    def classify(
+        self,
+        files: Sequence[Path],
+        topk: int | None = None,
+        threshold: Threshold | None = None,
+        *,
+        batch_size: int | None = None,
+        keep: Callable[[np.ndarray], np.ndarray] | None = None,
+        verbose: bool = False,
+    ) -> Iterator[Classified]:
+        """Classifies image files one after the other, as the exported file would, or else with PaddleClas's inference.
+
+        Args:
+            files: the image files.
+            topk: the most classes of an image; `Infer.PostProcess.topk` where None and no threshold is given.
+            threshold: the score from which on an image shows a class; see `Classifier`.
+            batch_size: images per run.
+            keep: called with each decoded image; returns what to keep of it.
+            verbose: whether to show PaddleClas's own output.
+
+        Yields:
+            Each file, in order. The result of an own post-processing of PaddleClas's has its own keys.
+        """
+        settings = self.settings
+        if settings.is_like_a_file:
+            classifier = self.classifier()
+            if topk is None and threshold is None:
+                topk = settings.topk
+            choose = Choice(classifier.metadata, topk, threshold)
+            yield from classify(classifier, files, batch_size or BATCH, choose, keep)
+            return
+        fields: dict[str, Any] = {"batch_size": batch_size} if batch_size else {}
+        if topk is not None:
+            fields["PostProcess"] = {**settings.section("Infer").get("PostProcess", {}), "topk": topk}
+        engine = _build_engine(settings.changed("Infer", **fields), "infer", verbose)
+        from ppcls_ext.training.inference import classify as classify_by_host
+
+        yield from classify_by_host(engine, files, threshold, keep)
 
     def halves(self) -> Halves:
         """The model, cut before its head, for class activation maps."""
@@ -288,7 +341,7 @@ class Run:
             self._own("inference")
         engine = _build_engine(self.settings, "export", verbose)
         folder = Path(engine.config["Global"]["save_inference_dir"])
-        engine.export(describe=self._write_inference_yml if self.settings.arch.is_ours else None)
+        engine.export(describe=self._write_inference_yml if self.settings.deployed.arch.is_ours else None)
         return folder
 
     def _write_inference_yml(self, folder: Path) -> None:
@@ -378,7 +431,7 @@ class Run:
         It is ARCH.onnx, ARCH_int8.onnx or ARCH_fp16.onnx in the run's folder, or in the working directory for a
         configuration.
         """
-        name = f"{self.settings.arch.name}{PRECISIONS[require_precision(precision)]}.onnx"
+        name = f"{self.settings.deployed.arch.name}{PRECISIONS[require_precision(precision)]}.onnx"
         return Path(name) if self.settings.given_folder is None else self._own(name)
 
     def _own(self, name: str) -> Path:

@@ -46,6 +46,7 @@ def test_the_extra_named_brings_the_package(package, requirements):
 
 def test_installation_is_light(requirements):
     assert requirements[""] == {"numpy", "pyyaml", "pillow", "safetensors"}
+    assert requirements["video"] == {"opencv-python-headless"}, "what predict --video names"
     assert requirements["all"] == set().union(
         *(requirements[name] for name in ("predict", "train", "paddle", "onnx", "report"))
     )

@@ -14,7 +14,7 @@ from ppcls_ext.errors import PpclsExtError, one_of, printable
 from ppcls_ext.files import folder_at_once
 from ppcls_ext.models.table import MODELS
 from ppcls_ext.packages import require
-from ppcls_ext.predict.latency import measure_files
+from ppcls_ext.predict.latency import WARM_UP, measure_files
 from ppcls_ext.report.latency import write_latencies
 
 #: What --output gets.
@@ -60,7 +60,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "bench",
         "bench MobileOne_S0 --forms unfused fused int8 --threads 1 2 --output bench",
         "bench flowers.onnx flowers_int8.onnx --runtimes onnxruntime openvino",
-        description="A model's name stands for random weights: they take the time of trained ones.",
+        description="The time of one call of the runtime on the CPU, for one image (or a file's fixed batch) of random "
+        "numbers: images are neither read nor decoded nor resized. All files and runtimes take turns; after "
+        f"{WARM_UP} turns that do not count, ms is the median, and beside it are the first and the ninth decile; "
+        "ratio is the median ratio to the first row of the same turn. A model's name stands for random weights, which "
+        "take the time of trained ones.",
     )
     parser.add_argument("items", nargs="+", metavar="ITEM", help="a model's name, or a file that export-onnx wrote")
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=["fused"], help="of a name (default: fused)")
@@ -69,9 +73,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--runtimes", nargs="+", choices=runtimes, default=["onnxruntime"], metavar="RUNTIME", help=which
     )
-    parser.add_argument("--threads", nargs="+", type=positive, default=[1], metavar="N", help="(default: 1)")
-    parser.add_argument("--px", nargs="+", type=positive, default=[224], metavar="N", help="of a name (default: 224)")
-    parser.add_argument("--turns", type=positive, default=50, metavar="N", help="that count (default: 50)")
+    parser.add_argument(
+        "--threads", nargs="+", type=positive, default=[1], metavar="N", help="of one call (default: 1)"
+    )
+    parser.add_argument(
+        "--px", nargs="+", type=positive, default=[224], metavar="N", help="image size, of a name (default: 224)"
+    )
+    parser.add_argument("--turns", type=positive, default=50, metavar="N", help="turns that count (default: 50)")
     parser.add_argument("--output", metavar="FOLDER", help="for bench.json, .csv, .md and .png (default: none)")
     args = parser.parse_args(argv)
     for item in args.items:

@@ -6,7 +6,7 @@ import argparse
 import sys
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from ppcls_ext.commands.outcome import interrupt_on_signals
 from ppcls_ext.commands.table import COMMANDS
@@ -16,7 +16,31 @@ from ppcls_ext.predict.results import SUFFIXES
 if TYPE_CHECKING:
     from ppcls_ext.run import Run
 
+#: Suffix of the results of a video.
+LINES = ".jsonl"
 RUN_HELP = "folder that a training wrote, such as output/MobileOne_S0, or weights in it; instead of -c"
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Help whose options take few lines: each names its value once, and several values by an ellipsis."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings or action.nargs == 0:
+            return super()._format_action_invocation(action)
+        value = self._format_args(action, self._get_default_metavar_for_optional(action))
+        return f"{', '.join(action.option_strings)} {value}"
+
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        if action.nargs == "+":
+            return f"{self._metavar_formatter(action, default_metavar)(1)[0]} …"
+        return super()._format_args(action, default_metavar)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser of command lines on which options may stand anywhere, also between a model and its images."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        return self.parse_intermixed_args(args, namespace)
 
 
 def command_parser(name: str, *examples: str, description: str = "") -> argparse.ArgumentParser:
@@ -28,22 +52,12 @@ def command_parser(name: str, *examples: str, description: str = "") -> argparse
         description: further sentences, after the command's line in the table.
     """
     line = COMMANDS[name].help
-    return argparse.ArgumentParser(
+    return _Parser(
         prog=f"ppcls-ext {name}",
         description=textwrap.fill(f"{line[0].upper()}{line[1:]}. {description}", 79),  # epilogs must keep their lines
         epilog="\n  ".join([f"example{'s' * (len(examples) > 1)}:", *(f"ppcls-ext {text}" for text in examples)]),
         formatter_class=_Help,
     )
-
-
-class _Help(argparse.RawDescriptionHelpFormatter):
-    """Keeps the lines of descriptions, and names an option's value once, as Python does from 3.13 on."""
-
-    def _format_action_invocation(self, action: argparse.Action) -> str:
-        if not action.option_strings or action.nargs == 0:
-            return super()._format_action_invocation(action)
-        value = self._format_args(action, self._get_default_metavar_for_optional(action))
-        return f"{', '.join(action.option_strings)} {value}"
 
 
 def positive(text: str) -> int:
@@ -54,7 +68,7 @@ def positive(text: str) -> int:
 
 
 def _results_file(text: str) -> str:
-    if Path(text).suffix.lower() not in SUFFIXES:
+    if Path(text).suffix.lower() not in (*SUFFIXES, LINES):
         raise argparse.ArgumentTypeError(f"got {text!r}, expected a file name that ends in {' or '.join(SUFFIXES)}")
     return text
 
@@ -66,10 +80,8 @@ def add_threshold_argument(parser: argparse.ArgumentParser, text: str | None = N
         parser: the command's.
         text: the option's help, where it is not that of a prediction.
     """
-    least = (
-        "score from 0 to 1 from which on an image shows a class, or CLASS=SCORE for one class by its name or number; "
-    )
-    least += "may be given several times (default: those of the training, or 0.5; none for single-label)"
+    least = "score from 0 to 1 from which on an image shows a class, or CLASS=SCORE for one class; may be given again "
+    least += "(default: none; for multi-label the model's own, or 0.5)"
     parser.add_argument("--threshold", action="append", type=_threshold, metavar="SCORE", help=text or least)
 
 
@@ -87,8 +99,9 @@ def add_results_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds --out and --save-image."""
     out = "also write the results to a .csv file, one line per image and class, or a .json file"
     parser.add_argument("--out", metavar="FILE", type=_results_file, help=out)
-    drawn = "draw the images with their classes, and sheets of many"
+    drawn = "draw the images with their classes"
     parser.add_argument("--save-image", metavar="PNG|FOLDER", help=drawn)
+    parser.add_argument("--save-images", dest="save_image", help=argparse.SUPPRESS)
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -159,15 +172,16 @@ def open_run_with_weights(name: str, overrides: list[str] | None = None) -> Run:
     return run
 
 
-def load_host(what: Any, quiet: bool = False) -> None:
+def load_host(what: Any, stream: TextIO | None = None, quiet: bool = False) -> None:
     """Loads Paddle and PaddleClas, which takes some seconds, and says so.
 
     Args:
         what: the configuration or run for which.
+        stream: where to say it; stdout where None.
         quiet: whether to say nothing.
     """
     if not quiet:
-        print(f"{printable(str(what))}: loading Paddle and PaddleClas", flush=True)
+        print(f"{printable(str(what))}: loading Paddle and PaddleClas", file=stream, flush=True)
     from ppcls_ext.training.start import set_up
 
     set_up()

@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _train(args: argparse.Namespace, source: str | None) -> None:
     short = {option.name: getattr(args, option.name) for option in TRAIN_OPTIONS}
     run = open_training(source, args.override, data=args.data, resume=args.resume, **short)
-    load_host(source or (args.resume if isinstance(args.resume, str) else run.settings.arch.name), args.quiet)
+    load_host(source or (args.resume if isinstance(args.resume, str) else run.settings.arch.name), quiet=args.quiet)
     options = {"val_share": args.val_share, "split_seed": args.split_seed}
     if args.check_images:
         check_images(run, "train", data=args.data, labels=args.labels, verbose=args.verbose, **options)

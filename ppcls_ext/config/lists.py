@@ -20,7 +20,7 @@ from ppcls_ext.config.best import METRICS
 from ppcls_ext.config.checks import LOSSES_OF_SEVERAL, MIXING
 from ppcls_ext.config.folder import CONFIG
 from ppcls_ext.config.load import override
-from ppcls_ext.config.settings import RunSettings, open_run
+from ppcls_ext.config.settings import DISTILLATION, RunSettings, distilled_networks, open_run
 from ppcls_ext.data.class_folders import (
     LABEL_LIST,
     SHOWN,
@@ -202,6 +202,9 @@ def use_lists(config: dict, made: ClassLists) -> None:
         dataset.update(image_root=str(made.root), cls_label_path=str((made.folder / name).absolute()))
         dataset.pop("delimiter", None)
     config["Arch"]["class_num"] = count
+    if config["Arch"].get("name") == DISTILLATION:
+        for network in distilled_networks(config["Arch"]).values():
+            network.setdefault("class_num", count)  # PaddleClas hands Arch.class_num to none of them
     config["Global"].pop("class_num", None)
     if several:
         _for_several_labels(config)

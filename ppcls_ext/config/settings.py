@@ -46,11 +46,20 @@ from ppcls_ext.weights.published import fetch, is_remote
 
 if TYPE_CHECKING:
     from ppcls_ext.models.backbone import Backbone
+    from ppcls_ext.weights.files import WeightFile
 
 logger = logging.getLogger("ppcls_ext")
 
 #: Fields of `Arch` that PaddleClas takes for itself, and does not hand to the model's factory.
 NO_ARGUMENTS = ("name", "pretrained", "use_sync_bn", "infer_add_softmax")
+#: PaddleClas's model of networks that learn from each other, of which `Arch.infer_model_name` is exported.
+DISTILLATION = "DistillationModel"
+#: PaddleClas's post-processing that names classes. For several labels there is ours in its place: PaddleClas's own
+#: applies a softmax (Topk), loses the names of the classes (MultiLabelTopk), or is missing in 2.4 and knows one
+#: threshold (MultiLabelThreshOutput).
+NAMES_CLASSES = ("Topk", "MultiLabelTopk", "MultiLabelThreshOutput")
+#: PaddleClas's post-processing of a distillation, around another.
+DISTILLED = "DistillationPostProcess"
 #: PaddleClas's data sets of images and labels in a text file.
 PLAIN_LISTS = ("ImageNetDataset", "ClsDataset")
 #: PaddleClas's data sets of images that may show several classes: the text file has a 0 or 1 for each class.
@@ -97,6 +106,7 @@ class RunSettings:
         overrides: the user's changes, which `config` contains already.
         trained_lists: of a run, the lists that it was trained with; see `config.folder.trained_lists`.
         made_lists: the folder of lists made for a training that is to begin, which then go to the run's folder.
+        distilled_in: of a student (`deployed`), the settings of the distillation whose weights hold its own.
     """
 
     config: dict[str, Any]
@@ -104,6 +114,7 @@ class RunSettings:
     overrides: tuple[str, ...] = ()
     trained_lists: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     made_lists: Path | None = None
+    distilled_in: RunSettings | None = None
 
     def changed(self, section: str, **fields: Any) -> RunSettings:
         """A copy with other fields in a section."""
@@ -178,6 +189,25 @@ class RunSettings:
         if is_ours and "class_num" not in fields and self.section("Global").get("class_num") is not None:
             arguments["class_num"] = self.section("Global")["class_num"]
         return Arch(name, is_ours, arguments)
+
+    @functools.cached_property
+    def deployed(self) -> RunSettings:
+        """The settings of the network that is exported: of a distillation the student's, else these themselves.
+
+        Raises:
+            PpclsExtError: `Arch.infer_model_name` is none of the distillation's networks.
+        """
+        arch = self.section("Arch")
+        if arch.get("name") != DISTILLATION:
+            return self
+        networks, student = distilled_networks(arch), arch.get("infer_model_name")
+        if student not in networks:
+            raise PpclsExtError(
+                f"Arch.infer_model_name is {student!r}, which says whose network is exported: expected one of "
+                f"{', '.join(networks)}"
+            )
+        config = {**self.config, "Arch": dict(networks[student])}
+        return dataclasses.replace(self, config=config, distilled_in=self)
 
     @property
     def class_num(self) -> int | None:
@@ -280,6 +310,25 @@ class RunSettings:
         """The device to run on; see `choose_device`."""
         return choose_device(self.section("Global").get("device"))
 
+    @property
+    def is_like_a_file(self) -> bool:
+        """Whether the network, its transforms and its post-processing are those that an exported file would have.
+
+        Otherwise only PaddleClas's own inference can run it: another architecture than this project's, a transform of
+        PaddleClas's, answers other than the best classes, or a network that PaddleSlim has changed.
+        """
+        post_process, rule = self._post_process, None
+        name = post_process.get("func", "Topk") if post_process.get("name") == DISTILLED else post_process.get("name")
+        with contextlib.suppress(PpclsExtError):
+            rule = self.image_rule()
+        names_classes = name is None or name in (NAMES_CLASSES if self.task == MULTI_LABEL else NAMES_CLASSES[:1])
+        return self.deployed.arch.is_ours and names_classes and rule is not None and not self.section("Slim")
+
+    @property
+    def topk(self) -> int | None:
+        """`Infer.PostProcess.topk`, the most classes of an image; None where it does not count, or is not given."""
+        return None if self.task == MULTI_LABEL else self._post_process.get("topk")
+
     def image_rule(self, mode: str = "infer") -> Preprocessing:
         """Returns the rule by which evaluation and inference make the network's input from an image.
 
@@ -381,6 +430,8 @@ class RunSettings:
             PpclsExtError: there is no such file, it was altered after a training wrote it, its classes differ, or it
                 cannot be downloaded.
         """
+        if self.distilled_in is not None:
+            return self.distilled_in.weights(mode)
         for section, field in (("Global", "pretrained_model"), ("Arch", "pretrained")):
             value = self.section(section).get(field)
             if value is None or value is False:
@@ -450,6 +501,9 @@ class RunSettings:
         model = build(self.arch.name, **self.arch.arguments)
         if weights is None:
             logger.warning("no Global.pretrained_model: the weights are random")
+        elif self.distilled_in is not None:
+            student = self.distilled_in.section("Arch")["infer_model_name"]
+            load_weights(model, _of_student(weights.content, f"{student}."))
         else:
             load_weights(model, weights.content)
         return model
@@ -479,6 +533,35 @@ def open_run(name: str | os.PathLike, overrides: Iterable[str] = ()) -> RunSetti
     config = read_config(run.folder)
     run.adopt(config)
     return RunSettings(override(config, overrides), run.folder, tuple(overrides), trained_lists(run.folder))
+
+
+def distilled_networks(arch: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Returns the networks of a distillation by their names, such as "Teacher" and "Student".
+
+    Args:
+        arch: the section `Arch` of a DistillationModel.
+
+    Raises:
+        PpclsExtError: `Arch.models` is no list of them.
+    """
+    models = arch.get("models")
+    found: dict[str, dict[str, Any]] = {}
+    for model in models if isinstance(models, list) else []:
+        if not isinstance(model, dict) or not all(isinstance(fields, dict) for fields in model.values()):
+            raise PpclsExtError(f"Arch.models holds {model!r}: expected the name of a network and its fields")
+        found.update(model)
+    if not found:
+        raise PpclsExtError(f"Arch.models is {models!r}: expected a list of networks, such as Teacher and Student")
+    return found
+
+
+def _of_student(path: Path, prefix: str) -> WeightFile:
+    """Returns the student's tensors in the weights of its distillation; a file of the student alone is as it was."""
+    from ppcls_ext.weights.files import read_weight_file
+
+    file = read_weight_file(path)
+    own = {name[len(prefix) :]: array for name, array in file.tensors.items() if name.startswith(prefix)}
+    return file._replace(tensors=own) if own else file
 
 
 def choose_device(wanted: str | None) -> str:

@@ -190,12 +190,12 @@ def counted(left_out: Sequence[LeftOut]) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def find_images(names: Sequence[str]) -> list[Path]:
+def find_images(names: Sequence[str | Path]) -> list[Path]:
     """Finds the image files that `names` stand for; logs how many files of folders and patterns are left out.
 
     Args:
         names: files, folders (all images in and below them, see `images_below`) and glob patterns, whose files and
-            folders are read by the same rule.
+            folders are read by the same rule; a `Path` is never a pattern.
 
     Returns:
         Each file once, in the order of `names`; the files of a folder or pattern are sorted.
@@ -209,7 +209,7 @@ def find_images(names: Sequence[str]) -> list[Path]:
         left_out: list[LeftOut] = []
         if path.is_dir():
             files, left_out = images_below(path)
-        elif path.exists() or not glob.has_magic(name):
+        elif path.exists() or isinstance(name, Path) or not glob.has_magic(name):
             files = [path]  # a missing one is reported when its turn comes
         else:
             files, left_out = images_among(sorted(map(Path, glob.glob(name, recursive=True))))

@@ -25,6 +25,8 @@ from ppcls_ext.predict.metadata import LOGITS, OUTPUTS, Metadata
 from ppcls_ext.predict.onnx_file import ends_in_logits, open_session, read_metadata, require_file
 from ppcls_ext.predict.program_set import require_one_set
 
+#: The programs of which a folder that export-model wrote holds one.
+PROGRAMS = ("inference.json", "inference.pdmodel")
 #: The files that pnnx writes for ncnn.
 PARAM, BIN = "net.ncnn.param", "net.ncnn.bin"
 
@@ -211,7 +213,7 @@ RUNTIMES = {
 
 def programs_in(folder: Path) -> list[Path]:
     """Returns the Paddle programs that export-model wrote to a folder, the newer format first."""
-    return [folder / name for name in ("inference.json", "inference.pdmodel") if (folder / name).is_file()]
+    return [folder / name for name in PROGRAMS if (folder / name).is_file()]
 
 
 def load(runtime: str, path: str | os.PathLike, threads: int | None = None, bf16: bool = False) -> ExportedModel:

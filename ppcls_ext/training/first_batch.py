@@ -22,6 +22,7 @@ from paddle.io.dataloader.collate import default_collate_fn
 from paddle.utils import map_structure, unique_name
 
 from ppcls_ext.config.best import F1_MACRO, OF_SEVERAL_LABELS, parts
+from ppcls_ext.config.settings import distilled_networks
 from ppcls_ext.data.lists import MULTI_LABEL
 from ppcls_ext.errors import PpclsExtError, one_line
 from ppcls_ext.hosts.quiet import logging_from
@@ -132,10 +133,33 @@ def _try_distillation(engine: Any) -> None:
     with explained("Arch", images, labels), engine.precision.cast():
         outputs = engine.forward(images, labels)
     outputs = _finite(outputs)
+    _require_as_many_classes(config, outputs)
     with engine.precision.cast():
         _try_losses("Loss.Train", config["Loss"]["Train"], outputs, labels)
     if config["Metric"].get("Train") and engine.train_metric_func is not None:
         _try_metrics("Metric.Train", config["Metric"]["Train"], outputs, labels)
+
+
+def _require_as_many_classes(config: dict, outputs: Any) -> None:
+    """Raises PpclsExtError where a loss compares the answers of two networks that tell different numbers of classes."""
+    if not isinstance(outputs, Mapping):
+        return
+    networks = distilled_networks(config["Arch"])
+    for path, _, fields in parts("Loss.Train", config["Loss"]["Train"]):
+        for pair in fields.get("model_name_pairs") or ():
+            told = [_classes(outputs.get(name), fields.get("key")) for name in pair]
+            if None not in told and len(set(told)) > 1:
+                names = (f"{name} ({networks.get(name, {}).get('name')}) tells {n}" for name, n in zip(pair, told))
+                raise PpclsExtError(
+                    f"{path} compares networks with different numbers of classes: {' and '.join(names)}: give both the "
+                    "same class_num in Arch.models"
+                )
+
+
+def _classes(output: Any, key: str | None) -> int | None:
+    """The number of classes of a network's answers (N, classes); None where they are something else."""
+    found = output.get(key) if isinstance(output, Mapping) else output
+    return found.shape[1] if isinstance(found, paddle.Tensor) and found.ndim == 2 else None
 
 
 def _try_retrieval(engine: Any) -> None:

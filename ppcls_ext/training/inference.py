@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,23 +14,20 @@ import numpy as np
 import paddle
 import paddle.distributed as dist
 
-from ppcls_ext.config.settings import RunSettings
+from ppcls_ext.config.settings import DISTILLED, NAMES_CLASSES, RunSettings
 from ppcls_ext.config.thresholds import own_thresholds
 from ppcls_ext.data.image_files import decode, find_images, read_image
 from ppcls_ext.data.lists import MULTI_LABEL, read_lines
 from ppcls_ext.errors import PpclsExtError, message_line, printable
 from ppcls_ext.hosts.paddleclas.image_lists import require_input, require_transforms
 from ppcls_ext.predict.answers import Choice, Classes, Threshold, scores_from
+from ppcls_ext.predict.classifier import Classified
 from ppcls_ext.predict.results import open_results
 from ppcls_ext.report.image_figures import SavedImages
 from ppcls_ext.training.evaluation import require_finite_outputs
 
-#: PaddleClas's post-processing that names classes. For several labels there is ours in its place: PaddleClas's own
-#: applies a softmax (Topk), loses the names of the classes (MultiLabelTopk), or is missing in 2.4 and knows one
-#: threshold (MultiLabelThreshOutput).
-NAMES_CLASSES = ("Topk", "MultiLabelTopk", "MultiLabelThreshOutput")
 #: PaddleClas's post-processing that makes a softmax of the logits of two classes, or of another's.
-ENDS_IN_SOFTMAX = ("ThreshOutput", "DistillationPostProcess")
+ENDS_IN_SOFTMAX = ("ThreshOutput", DISTILLED)
 
 
 def for_host(settings: RunSettings) -> RunSettings:
@@ -132,8 +130,52 @@ def infer(engine: Any, threshold: Threshold | None = None) -> None:
         raise PpclsExtError(f"{len(paths) - read} of {len(paths)} images cannot be read; the others are above")
 
 
-def _batches(engine: Any, paths: Sequence[str], size: int) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Names and prepared images, `size` at a time; those that cannot be read are named on stderr."""
+def classify(
+    engine: Any,
+    files: Sequence[Path],
+    threshold: Threshold | None = None,
+    keep: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> Iterator[Classified]:
+    """Classifies image files as `infer` does; see `ppcls_ext.predict.classifier.classify`.
+
+    Args:
+        engine: ours, built, in its mode "infer".
+        files: the image files.
+        threshold: see `infer`.
+        keep: called with each decoded image; returns what to keep of it.
+
+    Yields:
+        Each file, in order.
+    """
+    post_process = _post_processing(engine, threshold)
+    engine.model.eval()
+    waiting = deque(map(str, files))
+    unreadable: dict[str, PpclsExtError] = {}
+    for names, images in _batches(engine, list(waiting), engine.config["Infer"]["batch_size"], unreadable.__setitem__):
+        with paddle.no_grad():
+            answers = dict(zip(names, post_process(_logits(engine, images), names)))
+        while waiting and (waiting[0] in answers or waiting[0] in unreadable):
+            name = waiting.popleft()
+            if name in unreadable:
+                yield Classified(Path(name), unreadable[name])
+            else:
+                kept = None if keep is None else keep(decode(read_image(name)))
+                yield Classified(Path(name), answers[name], kept)
+    for name in waiting:
+        yield Classified(Path(name), unreadable[name])
+
+
+def _say_unreadable(path: str, error: PpclsExtError) -> None:
+    print(f"error: {message_line(error)}", file=sys.stderr)
+
+
+def _batches(
+    engine: Any,
+    paths: Sequence[str],
+    size: int,
+    failed: Callable[[str, PpclsExtError], None] = _say_unreadable,
+) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Names and prepared images, `size` at a time; `failed` gets those that cannot be read, by default for stderr."""
     names: list[str] = []
     images: list[np.ndarray] = []
     for index, path in enumerate(paths):
@@ -144,7 +186,7 @@ def _batches(engine: Any, paths: Sequence[str], size: int) -> Iterator[tuple[lis
             if not isinstance(error, (OSError, PpclsExtError)):
                 raise
             reason = getattr(error, "strerror", None) or error
-            print(f"error: {message_line(f'{path}: {reason}')}", file=sys.stderr)
+            failed(path, PpclsExtError(f"{path}: {reason}"))
         else:
             require_input(image, "Infer.transforms")
             images.append(image)
@@ -181,7 +223,10 @@ def _logits(engine: Any, images: np.ndarray) -> paddle.Tensor:
     require_finite_outputs(out)
     if isinstance(out, list):
         out = out[0]
-    for key in ("Student", "logits", "output"):
+    post_process = engine.opened.section("Infer").get("PostProcess") or {}
+    if post_process.get("name") == DISTILLED:
+        return out  # it takes the network that it names
+    for key in (engine.config["Arch"].get("infer_model_name"), "Student", "logits", "output"):
         if isinstance(out, dict) and key in out:
             out = out[key]
     return out

@@ -175,12 +175,13 @@ class TrainingOnTerminal(Observer):
         others = sorted(path.stem for path in folder.glob("epoch_*.json"))
         size = sum(_size_of_set(folder, name) for name in others)
         sizes += [f"{len(others)} others {size / 1e6:.1f} MB"] if others else []
+        export = "export-onnx" if self._engine.opened.deployed.arch.is_ours else "export-model"
         return [
             f"kept       {', '.join(sizes)}",
             "next:",
             f"  ppcls-ext eval {folder}",
             f"  ppcls-ext infer {folder} IMAGE…",
-            f"  ppcls-ext export-onnx {folder}",
+            f"  ppcls-ext {export} {folder}",
         ]
 
 

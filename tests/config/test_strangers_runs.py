@@ -145,7 +145,7 @@ def test_infer_writes_in_the_run_or_where_it_is_told(tiny_run, tmp_path, capsys)
     ("name", "command"),
     [
         ("eval.log", ["eval"]),
-        ("infer.log", ["infer"]),
+        ("infer.log", ["infer", "--paddleclas"]),
         ("export.log", ["export-model"]),
         ("inference", ["export-model"]),
         ("report-eval", ["eval", "--report"]),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -96,17 +98,62 @@ def test_saved_images_are_decoded_once(exported, pictures, capsys, tmp_path, mon
     assert len(opened) == 2
 
 
-def test_the_table(exported, pictures, capsys):
+def test_a_line_an_image(exported, pictures, capsys):
     _, path, _ = exported
-    code, out, err = infer(capsys, "--model", path, "--topk", 99, pictures / "a.png", pictures / "b.jpg")
+    code, out, err = infer(capsys, "--model", path, pictures / "a.png", "--topk", 99, pictures / "b.jpg")
     assert (code, err) == (0, "")
     lines = out.splitlines()
-    assert [line for line in lines if not line.startswith(" ")] == [str(pictures / "a.png"), str(pictures / "b.jpg")]
-    assert len(lines) == 2 * (1 + len(CLASSES))  # all classes where there are fewer than asked for
-    scores = [float(line.split()[0]) for line in lines[1:6]]
-    assert scores == sorted(scores, reverse=True)
-    assert sum(scores) == pytest.approx(1, abs=1e-4)
-    assert any(line.endswith("  1  菊花") for line in lines)
+    assert [line.split("   ")[0] for line in lines] == [str(pictures / "a.png"), str(pictures / "b.jpg")]
+    for line in lines:
+        scores = [float(score) for score in re.findall(r" (\d\.\d\d)", line)]
+        assert len(scores) == len(CLASSES), "all classes where there are fewer than asked for"
+        assert scores == sorted(scores, reverse=True)
+        assert sum(scores) == pytest.approx(1, abs=0.03)
+    assert "菊花 " in lines[0]
+
+
+def test_options_stand_anywhere(exported, pictures, capsys):
+    _, path, _ = exported
+    expected = infer(capsys, path, pictures / "a.png", pictures / "b.jpg", "--topk", 1, "--csv")
+    assert expected[0] == 0
+    for arguments in (
+        [path, "--topk", 1, pictures / "a.png", "--csv", pictures / "b.jpg"],
+        ["--csv", path, pictures / "a.png", "--topk=1", pictures / "b.jpg"],
+        ["--topk", 1, "--csv", "--model", path, pictures / "a.png", pictures / "b.jpg"],
+        ["--topk", 1, "--csv", path, "--", pictures / "a.png", pictures / "b.jpg"],
+    ):
+        assert infer(capsys, *arguments) == expected
+
+
+def test_a_table_on_stdout_is_the_file_of_out(exported, pictures, capsys, tmp_path):
+    code, out, _ = infer(capsys, exported[1], pictures, "--csv", "--out", tmp_path / "r.csv")
+    assert code == 0
+    assert out.encode() == (tmp_path / "r.csv").read_bytes()
+    with pytest.raises(SystemExit):
+        main([str(exported[1]), str(pictures), "--csv", "--json"])
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\0"])
+def test_names_on_stdin(exported, pictures, capsys, monkeypatch, end):
+    """They are no patterns, and one that is missing is named as any other."""
+    names = [pictures / "a.png", pictures / "[b].jpg", pictures / "missing[1].jpg"]
+    (pictures / "b.jpg").rename(names[1])
+    data = end.join(os.fsencode(name) for name in names) + end
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+    code, out, err = infer(capsys, exported[1], "-", pictures / "c.JPEG", "--json")
+    assert code == 1
+    found = [Path(result["file_name"]).name for result in json.loads(out)]
+    assert found == ["a.png", "[b].jpg", "c.JPEG"]
+    assert err.startswith(f"error: {names[2]}: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("data", "said"), [(b"", "no names"), (b"\n\n", "no names"), (b"\x89PNG\r\n\0", "an image")])
+def test_no_names_on_stdin(exported, capsys, monkeypatch, data, said):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+    code, out, err = infer(capsys, exported[1], "-")
+    assert (code, out) == (1, "")
+    assert err.startswith(f"error: stdin holds {said}")
 
 
 def test_a_terminal_that_cannot_show_the_names(exported, pictures):

@@ -177,8 +177,8 @@ def test_infer_refuses_what_would_be_wrong(post_process, options, words, multi_l
 
 
 def inferred(run: Path, capsys, *options: str) -> list[dict]:
-    """What `infer` prints, read."""
-    assert main(["infer", str(run), *options]) == 0
+    """PaddleClas's lists that `infer` prints, read."""
+    assert main(["infer", str(run), "--paddleclas", *options]) == 0
     printed = capsys.readouterr().out
     lists = [ast.literal_eval(line) for line in printed.splitlines() if line.startswith("[{")]
     return [result for batch in lists for result in batch]
