@@ -193,6 +193,14 @@ def per_class(predictions: Predictions) -> list[dict[str, Any]]:
     ]
 
 
+def macro_f1(predictions: Predictions) -> float:
+    """Returns the mean F1 of the classes that have an image or are predicted, as scikit-learn's `f1_score` does."""
+    images = np.bincount(predictions.labels, minlength=predictions.classes)
+    taken = np.bincount(predictions.predicted, minlength=predictions.classes)
+    there = images + taken > 0
+    return float((2 * _right(predictions)[there] / (images + taken)[there]).mean())
+
+
 def confused_pairs(predictions: Predictions, count: int = 20) -> list[dict[str, Any]]:
     """Returns the most frequent confusions: true class, predicted class, number of images, share of the true class."""
     found, images = confusions(predictions), np.bincount(predictions.labels, minlength=predictions.classes)
