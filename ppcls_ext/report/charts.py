@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
 
-from ppcls_ext.report.figures import BLUE, GREY, ORANGE, RED, class_labels, figure, text_width
+from ppcls_ext.report.figures import BLUE, GREY, ORANGE, RED, class_label, class_labels, figure, text_width
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -113,7 +113,7 @@ def draw_class_counts(
     named = classes <= NAMED
     height = max(240, 70 + 16 * classes * len(counts)) if named else 380
     with figure(path, 900, height) as drawn:
-        extremes = "" if named else _extremes(counts, class_labels(names, classes, EXTREME_WIDTH, 8))
+        extremes = "" if named else _extremes(counts, names)
         axes, beside = drawn.subplots(1, 2, width_ratios=(4, 1)) if extremes else (drawn.subplots(), None)
         for index, ((name, values), colour) in enumerate(zip(counts.items(), (BLUE, ORANGE, GREY))):
             total = values.sum() if images is None else images[name]
@@ -148,7 +148,7 @@ def _scale_counts(axes: Axes, counts: Sequence[int]) -> None:
     axes.margins(x=0.01)
     axes.grid(alpha=0.25)
     top = max(counts)
-    if top > MUCH * np.median(counts):
+    if top > MUCH * max(np.median(counts), 1):
         axes.set_yscale("symlog", linthresh=1, linscale=0.3)
         axes.set_ylim(-0.15, 1.6 * top)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -157,7 +157,7 @@ def _scale_counts(axes: Axes, counts: Sequence[int]) -> None:
         axes.set_ylim(-0.02 * max(top, 1), 1.08 * max(top, 1))
 
 
-def _extremes(counts: Mapping[str, np.ndarray], labels: Sequence[str]) -> str:
+def _extremes(counts: Mapping[str, np.ndarray], names: Sequence[str] | None) -> str:
     """Returns lines that name the largest and the smallest classes of the first list."""
     name, values = next(iter(counts.items()))
     order = np.argsort(-values, kind="stable")
@@ -165,7 +165,8 @@ def _extremes(counts: Mapping[str, np.ndarray], labels: Sequence[str]) -> str:
         return ""
     lines = []
     for what, chosen in (("largest", order[:EXTREMES]), ("smallest", order[::-1][:EXTREMES])):
-        lines += [f"the {what} of {name}:", *(f"{values[index]}  {labels[index]}" for index in chosen), ""]
+        labels = [class_label(names, int(index), EXTREME_WIDTH, 8) for index in chosen]
+        lines += [f"the {what} of {name}:", *(f"{count}  {label}" for count, label in zip(values[chosen], labels)), ""]
     return "\n".join(lines)
 
 

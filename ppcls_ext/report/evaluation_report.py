@@ -162,15 +162,15 @@ def _draw_matrix(predictions: Predictions, path: str | os.PathLike) -> None:
 def _draw_pairs(predictions: Predictions, path: str | os.PathLike) -> None:
     pairs, found = confused_pairs(predictions, PAIRS), confusions(predictions)
     counts = [pair["pictures"] for pair in pairs]
-    figures = [f"{count} image{'s' * (count > 1)}, {pair['share']:.1%}" for count, pair in zip(counts, pairs)]
-    room = (PAIRS_WIDTH - 40 - max(map(text_width, figures), default=0) - text_width(ARROW) - 12) / 2
+    numbers = [f"{count} image{'s' * (count > 1)}, {pair['share']:.1%}" for count, pair in zip(counts, pairs)]
+    room = (PAIRS_WIDTH - 40 - max(map(text_width, numbers), default=0) - text_width(ARROW) - 12) / 2
     names = [
         ARROW.join(fitted(_drawn_name(predictions, classes[pair]), room) for classes in (found.true, found.predicted))
         for pair in np.argsort(-found.counts, kind="stable")[:PAIRS]
     ]
     with figure(path, PAIRS_WIDTH, 110 + BAR * max(len(pairs), 1)) as drawn:
         axes = place_axes(drawn, 20, 50, PAIRS_WIDTH - 40, BAR * max(len(pairs), 1))
-        draw_bars(axes, names, figures, counts, PAIRS_WIDTH - 40)
+        draw_bars(axes, names, numbers, counts, PAIRS_WIDTH - 40)
         axes.set_xlim(0, max(counts, default=1))
         axes.locator_params(axis="x", integer=True)
         axes.set_xlabel("images of the true class that are taken for the predicted one, and their share of its images")

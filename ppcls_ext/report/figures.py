@@ -183,9 +183,13 @@ def class_labels(names: Sequence[str] | None, classes: int, width: float = 200, 
         width: of a label at most, px.
         size: of its letters, pt.
     """
-    known = list(names or ())[:classes]
-    known += [""] * (classes - len(known))
-    return [fitted(drawable(name, f"class {i}"), width, size) for i, name in enumerate(known)]
+    return [class_label(names, index, width, size) for index in range(classes)]
+
+
+def class_label(names: Sequence[str] | None, index: int, width: float = 200, size: float = SIZE) -> str:
+    """Returns the label of one class; see `class_labels`."""
+    name = names[index] if names is not None and index < len(names) else ""
+    return fitted(drawable(name, f"class {index}"), width, size)
 
 
 def place_axes(drawn: Figure, left: float, top: float, width: float, height: float) -> Axes:
@@ -203,23 +207,23 @@ def place_axes(drawn: Figure, left: float, top: float, width: float, height: flo
     return drawn.add_axes((left / whole, 1 - (top + height) / high, width / whole, height / high))
 
 
-def draw_bars(axes: Axes, names: Sequence[str], figures: Sequence[str], values: Sequence[float], width: float) -> None:
-    """Draws a bar for each name, which stands above it and gives way to the figure at its right end.
+def draw_bars(axes: Axes, names: Sequence[str], numbers: Sequence[str], values: Sequence[float], width: float) -> None:
+    """Draws a bar for each name, which stands above it and gives way to the number at its right end.
 
     Args:
         axes: `width` px wide, `BAR` px high for each bar; their x-axis goes from 0 to where the caller sets it.
         names: of the bars, from the top.
-        figures: what is said of each, in full.
+        numbers: of each, such as a percentage; they are never shortened.
         values: lengths of the bars.
         width: px.
     """
     places = np.arange(len(names))
     axes.barh(places, values, color=BLUE, height=0.36)
     across = axes.get_yaxis_transform()  # x as a share of the width
-    for place, name, said in zip(places, names, figures):
-        text = fitted(name, width - text_width(said) - 12)
+    for place, name, number in zip(places, names, numbers):
+        text = fitted(name, width - text_width(number) - 12)
         axes.text(0, place - 0.26, text, va="bottom", transform=across)
-        axes.text(1, place - 0.26, said, va="bottom", ha="right", transform=across)
+        axes.text(1, place - 0.26, number, va="bottom", ha="right", transform=across)
     axes.set_ylim(max(len(names), 1) - 0.7, -0.8)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)

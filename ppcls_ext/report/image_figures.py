@@ -34,7 +34,7 @@ FIRST_ORDER = "class activation map (first order: the head is not linear)"
 #: Opacity of an activation map where the evidence is strongest.
 OPACITY = 0.8
 
-#: A line of a caption: a text, or one with a figure behind it, such as a name and its percentage.
+#: A line of a caption: a text, or one with a number behind it, such as a name and its percentage.
 Line = Union[str, tuple[str, str]]
 
 
@@ -49,7 +49,7 @@ def draw_sheet(
 
     Args:
         images: (H, W, 3) uint8 each, of any sizes.
-        captions: the lines of each image; their texts are shortened where they are too long, never their figures.
+        captions: the lines of each image; their texts are shortened where they are too long, never their numbers.
         title: title of the sheet.
         path: the PNG file.
         marked: which captions are red.
@@ -84,9 +84,9 @@ def draw_sheet(
 
 def _line(line: Line) -> str:
     """Returns a line of a caption as far as it fits into a cell."""
-    text, figures = (line, "") if isinstance(line, str) else line
-    width = CELL - 6 - (text_width(f"  {figures}", CAPTION) if figures else 0)
-    return f"{fitted(drawable(text, 'class'), width, CAPTION)}{'  ' if figures else ''}{figures}"
+    text, number = (line, "") if isinstance(line, str) else line
+    behind = f"  {number}" if number else ""
+    return fitted(drawable(text, "class"), CELL - 6 - text_width(behind, CAPTION), CAPTION) + behind
 
 
 def _centred(
