@@ -158,15 +158,16 @@ def begin_page(
 
     Args:
         title: title of the page.
-        facts: rows of the summary: what was evaluated, or the metric that has chosen the epoch. Where "weights" is the
-            path of a file, with or without the suffix .pdparams, its checksum is added.
+        facts: rows of the summary: what was evaluated, or the metric that has chosen the epoch; None for what there
+            is not. Where "weights" is the path of a file, with or without the suffix .pdparams, its checksum is added.
         measured: further rows, the results; numbers with a fraction are written with four digits.
         figures: heading → PNG file, such as the training's curves; one that is not there is left out.
     """
     now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %z")
-    summary: dict[str, object] = {"date": now, **facts, **measured}
+    known = {name: value for name, value in facts.items() if value is not None}
+    summary: dict[str, object] = {"date": now, **known, **measured}
     for name in CIRCUMSTANCES:  # behind the results
-        if name in facts:
+        if name in known:
             summary[name] = summary.pop(name)
     summary.setdefault("machine", machine())
     weights = str(facts.get("weights") or "")
