@@ -76,7 +76,7 @@ def _mark_best(axes: Axes, rows: Rows, decides: str, greater: bool) -> None:
     if values:
         value, best = (max if greater else min)(values, key=lambda point: point[0])
         axes.plot([best], [value], "o", color=ORANGE)
-        axes.set_title(f"{axes.get_title()}; best {_words(decides)} {value:.4f} in epoch {best:.0f}")
+        axes.set_title(f"{axes.get_title()}\nbest {_words(decides)} {value:.4f} in epoch {best:.0f}")
 
 
 def _words(name: str) -> str:

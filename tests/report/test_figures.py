@@ -173,11 +173,13 @@ def test_curves(epochs, tmp_path, drawn):
 
 @pytest.mark.parametrize("decides", ["loss", "HammingDistance"])
 @pytest.mark.parametrize("greater", [True, False])
-def test_curves_mark_the_first_of_the_best_epochs(tmp_path, drawn, decides, greater):
+def test_curves_mark_the_first_of_the_best_epochs(tmp_path, drawn, kept, decides, greater):
     values = [0.9, 0.4, 0.2, 0.2, 0.4, 0.4, 0.3]
     rows = [{"epoch": n, f"eval_{decides}": value, "learning_rate": 0.1} for n, value in enumerate(values, 1)]
     draw_curves(rows, tmp_path / "curves.png", decides, greater)
     drawn("curves.png", (1200, 380))
+    check_texts(kept[0])
+    assert all(axes.title.get_window_extent().width <= axes.get_window_extent().width for axes in kept[0].axes)
     axes = Figure().subplots()
     _mark_best(axes, rows, decides, greater)
     assert axes.get_title().endswith(f"best {decides} " + ("0.9000 in epoch 1" if greater else "0.2000 in epoch 3"))
