@@ -38,11 +38,18 @@ def main(argv: Sequence[str] | None = None) -> None:
                     cells = *list(row.values())[:5], f"{row['median']:.2f}", spread, f"{row['ratio']:.3f}"
                     print(printable(ROW.format(*cells)))
     if args.output:
-        published = {name: model.published_top1 for name, model in MODELS.items() if model.published_top1 is not None}
+        published = {
+            name: (model.published_top1, model.published_px)
+            for name, model in MODELS.items()
+            if model.published_top1 is not None
+        }
         with folder_at_once(Path(args.output), FILES) as place:
             names = [path.name for path in write_latencies(place, rows, args.turns, published)]
         for name in names:
             print(printable(str(Path(args.output) / name)))
+        sizes = sorted({published[row["model"]][1] for row in rows if row["model"] in published})
+        if sizes and "bench.png" not in names:
+            print(f"no bench.png: the accuracies are published for {' and '.join(map(str, sizes))} px")
 
 
 def _files(item: str, forms: Sequence[str], px: int, folder: Path) -> dict[str, Path]:

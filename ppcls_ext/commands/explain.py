@@ -56,8 +56,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "explain output/MobileOne_S0 flower.jpg",
         "explain MobileOne_S0.onnx flower.jpg --output explained",
         description="Writes a PNG per image: the image as the net sees it, and over it the class activation map of "
-        "the most probable class; of a multi-label net one for each class that the image shows. The net is that of a "
-        "run's best weights, or of a file that export-onnx wrote, which needs no Paddle.",
+        "the most probable class; of a multi-label net one for each class that the image shows. The map has a cell for "
+        "each place of the net's last layer, 7×7 for 224 px, and is drawn smoothly. The net is that of a run's best "
+        "weights, or of a file that export-onnx wrote, which needs no Paddle.",
     )
     parser.add_argument("model", metavar="RUN|FILE", help="folder that a training wrote, or ONNX file")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image, folder, or quoted pattern")

@@ -11,10 +11,12 @@ class Model(NamedTuple):
     Attributes:
         family: the module of `ppcls_ext.models` that has its variant and its factory.
         published_top1: on ImageNet, %: the papers' tables and the official READMEs; None where none is published.
+        published_px: the side of the images that it was measured on.
     """
 
     family: str
     published_top1: float | None
+    published_px: int = 224
 
 
 MODELS = {
@@ -36,7 +38,7 @@ MODELS = {
     "RepVGG_B3": Model("repvgg", 80.52),
     "RepVGG_B3g2": Model("repvgg", None),
     "RepVGG_B3g4": Model("repvgg", 80.21),
-    "RepVGG_D2se": Model("repvgg", 83.55),
+    "RepVGG_D2se": Model("repvgg", 83.55, 320),
     "FasterNet_T0": Model("fasternet", 71.9),
     "FasterNet_T1": Model("fasternet", 76.2),
     "FasterNet_T2": Model("fasternet", 78.9),

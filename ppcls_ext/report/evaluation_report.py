@@ -6,7 +6,6 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,33 +13,42 @@ from ppcls_ext.data.image_files import decode, read_image
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.files import folder_at_once, require_own_folder
 from ppcls_ext.progress import progress, ticks
-from ppcls_ext.report.figures import BLUE, GREY, ORANGE, class_labels, figure
-from ppcls_ext.report.image_figures import draw_sheet, shrunk
-from ppcls_ext.report.page import Page
+from ppcls_ext.report.figures import (
+    BAR,
+    BLUE,
+    GREY,
+    ORANGE,
+    class_labels,
+    draw_bars,
+    drawable,
+    figure,
+    fitted,
+    place_axes,
+    text_width,
+)
+from ppcls_ext.report.image_figures import Line, draw_sheet, shrunk
+from ppcls_ext.report.page import begin_page
 from ppcls_ext.report.predictions import (
     Predictions,
     answered,
     confused_pairs,
     confusion_matrix,
     confusions,
+    macro_f1,
     per_class,
     reliability,
     worst_mistakes,
 )
 from ppcls_ext.report.tables import write_table
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 #: The names of a report's files, of one label an image or several.
 FILES = (
     r"(confusion|reliability|mistakes|average_precision)\.png|(per_class|confused_pairs)\.csv|report\.html|\..*\.tmp"
 )
-#: Up to this number of classes, a confusion matrix names the classes; up to the second, its cells hold their counts.
-NAMED, COUNTED = 60, 20
-#: Confused pairs that are drawn as dots; more of them would take minutes, and cover each other.
-DOTS = 50_000
+#: Up to this number of classes, the confusion matrix is drawn; of more classes, the most confused pairs.
+MATRIX, PAIRS = 30, 20
+CELL = 28  # px, of that matrix: a count of five digits fits
+PAIRS_WIDTH, ARROW = 900, " → "  # px, and what stands between the two names of a pair
 #: Mistakes on their sheet.
 MISTAKES = 40
 PARTS = 5  # of a report, as its progress counts them
@@ -73,8 +81,37 @@ def write_evaluation_report(
     Raises:
         PpclsExtError: the folder holds other files than a report's, or cannot be written.
     """
-    with new_report(Path(folder)) as place:
-        _write(predictions, place, title, settings, figures or {}, facts or {})
+    classes, pairs, curve = per_class(predictions), confused_pairs(predictions, PAIRS), reliability(predictions)
+    measured: dict[str, object] = {
+        "images": len(predictions.labels),
+        "classes": predictions.classes,
+        "top-1": predictions.accuracy(),
+        **({"top-5": predictions.accuracy(5)} if predictions.classes > 5 else {}),
+        "macro F1": macro_f1(predictions),
+        "expected calibration error": curve.error,
+    }
+    with new_report(Path(folder)) as place, progress("writing the report", "parts") as report:
+        tick = ticks(report, PARTS)
+        page = begin_page(title, facts or {}, measured, figures or {})
+        draw_confusion(predictions, place / "confusion.png")
+        tick()
+        draw_reliability(predictions, place / "reliability.png")
+        tick()
+        write_table(place / "per_class.csv", list(classes[0]), classes)
+        write_table(place / "confused_pairs.csv", ("true", "predicted", "pictures", "share"), pairs)
+        tick()
+        heading = "Confusion matrix" if predictions.classes <= MATRIX else "Most confused pairs, drawn"
+        page.add_image(heading, place / "confusion.png")
+        page.add_table("Most confused pairs", pairs)
+        if _draw_mistakes(predictions, place / "mistakes.png"):
+            page.add_image("Most confident mistakes", place / "mistakes.png")
+        tick()
+        page.add_image("Calibration (expected calibration error)", place / "reliability.png")
+        page.add_table("Answers from a probability on", [point._asdict() for point in answered(predictions)])
+        page.add_table("Classes", classes)
+        page.add_text("Settings", settings)
+        page.write(place / "report.html")
+        tick()
     return Path(folder) / "report.html"
 
 
@@ -95,97 +132,60 @@ def require_own_report(folder: Path) -> None:
     require_own_folder(folder, FILES, "report")
 
 
-def _write(
-    predictions: Predictions,
-    folder: Path,
-    title: str,
-    settings: str,
-    figures: Mapping[str, Path],
-    facts: Mapping[str, object],
-) -> None:
-    classes, pairs, curve = per_class(predictions), confused_pairs(predictions), reliability(predictions)
-    summary = {
-        **facts,
-        "pictures": len(predictions.labels),
-        "classes": predictions.classes,
-        "top-1": f"{predictions.accuracy():.4f}",
-        "top-5": f"{predictions.accuracy(5):.4f}",
-        "expected calibration error": f"{curve.error:.4f}",
-        **(facts or {}),
-    }
-    page = Page(title, summary)
-    for heading, path in figures.items():
-        if path.is_file():
-            page.add_image(heading, path)
-    with progress("writing the report", "parts") as report:
-        tick = ticks(report, PARTS)
-        draw_confusion(predictions, folder / "confusion.png")
-        tick()
-        draw_reliability(predictions, folder / "reliability.png")
-        tick()
-        write_table(folder / "per_class.csv", list(classes[0]), classes)
-        write_table(folder / "confused_pairs.csv", ("true", "predicted", "pictures", "share"), pairs)
-        tick()
-        page.add_image("Confusion matrix", folder / "confusion.png")
-        page.add_table("Most confused pairs", pairs)
-        if _draw_mistakes(predictions, folder / "mistakes.png"):
-            page.add_image("Most confident mistakes", folder / "mistakes.png")
-        tick()
-        page.add_image("Calibration (expected calibration error)", folder / "reliability.png")
-        page.add_table("Answers from a probability on", [point._asdict() for point in answered(predictions)])
-        page.add_table("Classes", classes)
-        page.add_text("Settings", settings)
-        page.write(folder / "report.html")
-        tick()
-
-
 def draw_confusion(predictions: Predictions, path: str | os.PathLike) -> None:
-    """Draws the confusion matrix, each row as shares of its class.
-
-    A cell of a large matrix is less than a pixel: with more than `NAMED` classes the mistakes are drawn as dots whose
-    size follows the share.
-    """
-    classes = predictions.classes
-    side = 420 + (22 if classes <= COUNTED else 13) * min(classes, NAMED) if classes <= NAMED else 900
-    with figure(path, side, side) as drawn:
-        axes = drawn.subplots()
-        (_draw_cells if classes <= NAMED else _draw_dots)(predictions, drawn, axes)
-        axes.set_xlabel("predicted class")
-        axes.set_ylabel("true class")
-        axes.set_title(f"{len(predictions.labels)} images, top-1 {predictions.accuracy():.4f}")
+    """Draws the confusion matrix, as shares of the true class; of more than `MATRIX` classes, the confused pairs."""
+    (_draw_matrix if predictions.classes <= MATRIX else _draw_pairs)(predictions, path)
 
 
-def _draw_cells(predictions: Predictions, drawn: Figure, axes: Axes) -> None:
+def _draw_matrix(predictions: Predictions, path: str | os.PathLike) -> None:
     matrix, classes = confusion_matrix(predictions), predictions.classes
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    labels = class_labels(predictions.names, classes, length=18)
-    axes.set_xticks(range(classes), labels, rotation=90)
-    axes.set_yticks(range(classes), labels)
-    axes.tick_params(labelsize=8 if classes <= COUNTED else 6)
-    drawn.colorbar(image, ax=axes, shrink=0.6, label="share of the true class")
-    for row, column in np.argwhere(matrix) if classes <= COUNTED else ():
-        dark = shares[row, column] > 0.5
-        text = str(matrix[row, column])
-        axes.text(column, row, text, ha="center", va="center", fontsize=7, color="white" if dark else "black")
+    labels = class_labels(predictions.names, classes, 120, 8)
+    side, names = max(CELL * classes, 300), max(text_width(label, 8) for label in labels)
+    with figure(path, side + names + 140, side + names + 80) as drawn:
+        axes = drawn.subplots()
+        image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        axes.set_xticks(range(classes), labels, rotation=90)
+        axes.set_yticks(range(classes), labels)
+        axes.tick_params(labelsize=8)
+        axes.set_xlabel("predicted class")
+        axes.set_ylabel("true class")
+        axes.set_title(_in_words(predictions))
+        drawn.colorbar(image, ax=axes, fraction=0.03, label="share of the true class")
+        drawn.draw_without_rendering()
+        cell = axes.get_window_extent().width / classes
+        size = next((size for size in (8, 7, 6) if text_width(str(matrix.max()), size) < cell - 2), 5)
+        for row, column in np.argwhere(matrix):
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            text = str(matrix[row, column])
+            axes.text(column, row, text, ha="center", va="center", fontsize=size, color=colour)
 
 
-def _draw_dots(predictions: Predictions, drawn: Figure, axes: Axes) -> None:
-    classes, found = predictions.classes, confusions(predictions)
-    images = np.maximum(np.bincount(predictions.labels, minlength=classes), 1)
-    wrong = np.bincount(found.true, found.counts, classes)
-    right = np.where(np.bincount(predictions.labels, minlength=classes) > 0, 1 - wrong / images, 0)
-    most = np.argsort(-found.counts, kind="stable")[:DOTS]
-    rest = f", the {DOTS:,} most frequent pairs" if len(found.counts) > DOTS else ""
-    rows, columns, shares = found.true[most], found.predicted[most], found.counts[most] / images[found.true[most]]
-    places = np.arange(classes)
-    axes.scatter(places, places, s=2 + 6 * right, color=BLUE, linewidths=0, label="right")
-    label = f"wrong (area: share{rest})"
-    axes.scatter(columns, rows, s=2 + 40 * shares, color=ORANGE, linewidths=0, alpha=0.7, label=label)
-    axes.set_xlim(-1, classes)
-    axes.set_ylim(classes, -1)
-    axes.set_aspect("equal")
-    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=2)
+def _draw_pairs(predictions: Predictions, path: str | os.PathLike) -> None:
+    pairs, found = confused_pairs(predictions, PAIRS), confusions(predictions)
+    counts = [pair["pictures"] for pair in pairs]
+    numbers = [f"{count} image{'s' * (count > 1)}, {pair['share']:.1%}" for count, pair in zip(counts, pairs)]
+    room = (PAIRS_WIDTH - 40 - max(map(text_width, numbers), default=0) - text_width(ARROW) - 12) / 2
+    names = [
+        ARROW.join(fitted(_drawn_name(predictions, classes[pair]), room) for classes in (found.true, found.predicted))
+        for pair in np.argsort(-found.counts, kind="stable")[:PAIRS]
+    ]
+    with figure(path, PAIRS_WIDTH, 110 + BAR * max(len(pairs), 1)) as drawn:
+        axes = place_axes(drawn, 20, 50, PAIRS_WIDTH - 40, BAR * max(len(pairs), 1))
+        draw_bars(axes, names, numbers, counts, PAIRS_WIDTH - 40)
+        axes.set_xlim(0, max(counts, default=1))
+        axes.locator_params(axis="x", integer=True)
+        axes.set_xlabel("images of the true class that are taken for the predicted one, and their share of its images")
+        what = f"the {len(pairs)} most confused pairs (true{ARROW}predicted)" if pairs else "no mistakes"
+        axes.set_title(f"{_in_words(predictions)}: {what}")
+
+
+def _drawn_name(predictions: Predictions, index: int) -> str:
+    return drawable(predictions.name(int(index)), f"class {index}")
+
+
+def _in_words(predictions: Predictions) -> str:
+    return f"{len(predictions.labels)} images, {predictions.classes} classes, top-1 {predictions.accuracy():.4f}"
 
 
 def draw_reliability(predictions: Predictions, path: str | os.PathLike) -> None:
@@ -208,11 +208,12 @@ def draw_reliability(predictions: Predictions, path: str | os.PathLike) -> None:
 
 
 def _draw_mistakes(predictions: Predictions, path: Path) -> bool:
-    images, captions = [], []
+    images: list[np.ndarray] = []
+    captions: list[list[Line]] = []
     for index in worst_mistakes(predictions, MISTAKES):
-        true, predicted = (predictions.name(int(row[index])) for row in (predictions.labels, predictions.predicted))
+        true, predicted = (_drawn_name(predictions, row[index]) for row in (predictions.labels, predictions.predicted))
         images.append(read_small(predictions.paths[index]))
-        captions.append(f"is {true}\ntaken for {predicted}\n{predictions.confidence[index]:.1%}")
+        captions.append([f"is {true}", f"taken for {predicted}", f"{predictions.confidence[index]:.1%}"])
     if not images:
         return False
     draw_sheet(images, captions, f"the {len(images)} most confident mistakes", path)

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 import numpy as np
 from PIL import Image
@@ -16,25 +16,31 @@ from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.files import FreeNames
 from ppcls_ext.packages import require
 from ppcls_ext.predict.results import NO_CLASS
-from ppcls_ext.report.figures import BLUE, RED, drawable, figure, shortened
+from ppcls_ext.report.figures import BAR, RED, draw_bars, drawable, figure, fitted, place_axes, text_width
 
 #: Maximum number of images on one sheet.
 LARGEST_SHEET = 64
-CELL, LINE = 150, 14  # px: the side of a sheet's cell, and the height of a line of its caption
+CELL, LINE, TITLE = 150, 14, 40  # px: the side of a sheet's cell, the height of a caption's line, and of the title
+CAPTION = 7.5  # pt
+#: Least side of an image on a figure, px: a line of pixels is to be seen, too.
+THIN = 3
 #: Most classes in the figure of a prediction.
 LARGEST_PREDICTION = 100
-#: Longer side of an image in the figure of a prediction, px.
-PREDICTION_SIDE = 400
+#: Longer side, px, of an image that is kept for a figure, and of one in the figure of a prediction, which is that wide.
+PREDICTION_SIDE, PREDICTION_SHOWN, PREDICTION_WIDTH = 400, 320, 760
 
 EXACT = "class activation map (exact)"
 FIRST_ORDER = "class activation map (first order: the head is not linear)"
 #: Opacity of an activation map where the evidence is strongest.
 OPACITY = 0.8
 
+#: A line of a caption: a text, or one with a number behind it, such as a name and its percentage.
+Line = Union[str, tuple[str, str]]
+
 
 def draw_sheet(
     images: Sequence[np.ndarray],
-    captions: Sequence[str],
+    captions: Sequence[Sequence[Line]],
     title: str,
     path: str | os.PathLike,
     marked: Sequence[bool] | None = None,
@@ -43,7 +49,7 @@ def draw_sheet(
 
     Args:
         images: (H, W, 3) uint8 each, of any sizes.
-        captions: one per image; lines are separated by a line feed.
+        captions: the lines of each image; their texts are shortened where they are too long, never their numbers.
         title: title of the sheet.
         path: the PNG file.
         marked: which captions are red.
@@ -54,32 +60,44 @@ def draw_sheet(
     count = min(len(images), LARGEST_SHEET)
     columns = min(8, max(1, math.ceil(math.sqrt(count))))
     rows = max(1, math.ceil(count / columns))
-    lines = max([caption.count("\n") + 1 for caption in captions[:count]], default=1)
+    lines = max([len(caption) for caption in captions[:count]], default=1)
     height = CELL + LINE * lines  # of a cell with its caption
-    # one pair of axes in px: matplotlib takes seconds to lay out 64
-    with figure(path, max(360, columns * CELL), 40 + rows * height) as drawn:
-        drawn.suptitle(drawable(title, "images"), fontsize=10)
-        axes = drawn.subplots()
+    width = max(2, columns) * CELL  # of the sheet, room for a title
+    with figure(path, width, TITLE + rows * height) as drawn:
+        # one pair of axes in px: matplotlib takes seconds to lay out 64
+        axes = place_axes(drawn, 0, TITLE, width, rows * height)
         axes.axis("off")
+        axes.text(width / 2, -TITLE / 2, fitted(drawable(title, "images"), width - 10, 10), ha="center", fontsize=10)
         for index, image in enumerate(images[:count]):
             row, column = divmod(index, columns)
-            extent = _centred(image, column * CELL, row * height + LINE * lines)
-            axes.imshow(image, extent=extent)
-            text = "\n".join(shortened(drawable(line, "class"), 24) for line in captions[index].split("\n"))
+            left, top = (width - columns * CELL) / 2 + column * CELL, row * height + LINE * lines
+            extent = _centred(image, (left + 4, top + 4), (CELL - 8, CELL - 8))
+            axes.imshow(image, extent=extent, aspect="auto")
+            text = "\n".join(_line(line) for line in captions[index])
             colour = RED if marked is not None and marked[index] else "black"
-            middle, top = (extent[0] + extent[1]) / 2, extent[3] - 3
-            axes.text(middle, top, text, ha="center", va="bottom", fontsize=7.5, color=colour)
-        axes.set_xlim(0, columns * CELL)
+            middle, above = left + CELL / 2, extent[3] - 3
+            axes.text(middle, above, text, ha="center", va="bottom", fontsize=CAPTION, color=colour)
+        axes.set_xlim(0, width)
         axes.set_ylim(rows * height, 0)
     return count
 
 
-def _centred(image: np.ndarray, left: float, top: float) -> tuple[float, float, float, float]:
-    """Returns left, right, bottom and top of an image that fits into a cell, with a margin."""
+def _line(line: Line) -> str:
+    """Returns a line of a caption as far as it fits into a cell."""
+    text, number = (line, "") if isinstance(line, str) else line
+    behind = f"  {number}" if number else ""
+    return fitted(drawable(text, "class"), CELL - 6 - text_width(behind, CAPTION), CAPTION) + behind
+
+
+def _centred(
+    image: np.ndarray, corner: tuple[float, float], room: tuple[float, float]
+) -> tuple[float, float, float, float]:
+    """Returns left, right, bottom and top of an image in a room, its width and height, by its upper left corner."""
     height, width = image.shape[:2]
-    scale = (CELL - 8) / max(height, width)
-    x, y = left + (CELL - width * scale) / 2, top + (CELL - height * scale) / 2
-    return x, x + width * scale, y + height * scale, y
+    scale = min(room[0] / width, room[1] / height)
+    wide, high = max(width * scale, THIN), max(height * scale, THIN)
+    x, y = corner[0] + (room[0] - wide) / 2, corner[1] + (room[1] - high) / 2
+    return x, x + wide, y + high, y
 
 
 def to_pixels(images: np.ndarray, mean: Sequence[float], std: Sequence[float], scale: float = 1 / 255) -> np.ndarray:
@@ -124,24 +142,26 @@ def draw_prediction(
         path: the PNG file.
         unit: what the scores are.
     """
-    count = len(names)
-    with figure(path, 760, max(320, 90 + 34 * count)) as drawn:
-        left, right = drawn.subplots(1, 2, width_ratios=(1, 1.2))
-        left.imshow(image)
-        left.axis("off")
-        left.set_title(shortened(drawable(title, "image"), 48), fontsize=9)
-        places = np.arange(count)
-        right.barh(places, scores, color=BLUE, height=0.5)
-        for place, name, score in zip(places, names, scores):
-            words = f"{shortened(drawable(name, 'class'), 40)}  {score:.1%}"
-            right.text(0, place - 0.32, words, va="bottom", fontsize=9)
-        if not count:
-            right.text(0.5, -0.65, NO_CLASS, ha="center", va="center", fontsize=9)
+    bars, left = BAR * max(len(names), 1), 35 + PREDICTION_SHOWN
+    width = PREDICTION_WIDTH - left - 20
+    side, end, bottom, top = _centred(image, (10, 0), (PREDICTION_SHOWN, PREDICTION_SHOWN))
+    height = TITLE + max(bottom - top + 10, bars + 50)
+    with figure(path, PREDICTION_WIDTH, height) as drawn:
+        # by hand, as matplotlib's layout makes room for long names at the cost of all else
+        picture = place_axes(drawn, 0, 0, left, height)
+        picture.axis("off")
+        picture.imshow(image, extent=(side, end, TITLE + bottom - top, TITLE), aspect="auto")
+        picture.set_xlim(0, left)
+        picture.set_ylim(height, 0)
+        picture.text(10, TITLE / 2, fitted(drawable(title, "image"), PREDICTION_WIDTH - 20), va="center")
+        right = place_axes(drawn, left, TITLE, width, bars)
+        draw_bars(
+            right, [drawable(name, "class") for name in names], [f"{score:.1%}" for score in scores], scores, width
+        )
+        if not len(names):
+            right.text(0.5, -0.3, NO_CLASS, ha="center", va="center")
         right.set_xlim(0, 1)
-        right.set_ylim(count - 0.4, -0.9)
-        right.set_yticks([])
         right.set_xlabel(unit)
-        right.spines["left"].set_visible(False)
 
 
 class SavedImages:
@@ -174,7 +194,7 @@ class SavedImages:
         self._names = FreeNames(self._target, files)
         sheets = range(1, 1 + math.ceil(len(files) / LARGEST_SHEET))
         self._sheet_names = iter([self._names.take(f"sheet-{number:02d}") for number in sheets])
-        self._sheet: list[tuple[np.ndarray, str]] = []
+        self._sheet: list[tuple[np.ndarray, list[Line]]] = []
         self.written: list[Path] = []
 
     def add(self, path: str | os.PathLike, image: np.ndarray, result: Mapping[str, Any]) -> None:
@@ -187,13 +207,13 @@ class SavedImages:
         """
         image, title, scores = shrunk(image), Path(path).name, result["scores"]
         names = result.get("label_names") or [""] * len(scores)
-        names = [name or f"class {index}" for name, index in zip(names, result["class_ids"])]
+        names = [drawable(name, f"class {index}") for name, index in zip(names, result["class_ids"])]
         file = self._target if self._is_file else self._target / self._names.take(Path(path).stem)
         most = slice(LARGEST_PREDICTION)
         more = f" (the best {LARGEST_PREDICTION} of {len(names)} classes)" if len(names) > LARGEST_PREDICTION else ""
         draw_prediction(image, names[most], scores[most], title + more, file, self._unit)
         self.written.append(file)
-        self._sheet.append((image, f"{title}\n{f'{names[0]} {scores[0]:.1%}' if names else NO_CLASS}"))
+        self._sheet.append((image, [title, (names[0], f"{scores[0]:.1%}") if names else NO_CLASS]))
         if len(self._sheet) == LARGEST_SHEET:
             self._draw_sheet()
 
@@ -245,8 +265,9 @@ def draw_activation_map(
     height, width = image.shape[:2]
     smooth = np.asarray(Image.fromarray(evidence.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC))
     limit = max(float(np.abs(evidence).max()), 1e-12)
+    cells = f"{evidence.shape[1]}×{evidence.shape[0]} cells, drawn smoothly"
     with figure(path, 820, 440) as drawn:
-        drawn.suptitle(f"{shortened(drawable(name, 'class'), 60)}  {score:.1%}", fontsize=11)
+        drawn.suptitle(f"{fitted(drawable(name, 'class'), 700, 11)}  {score:.1%}", fontsize=11)
         left, right = drawn.subplots(1, 2)
         for axes in (left, right):
             axes.imshow(image)
@@ -256,4 +277,4 @@ def draw_activation_map(
         shown = right.imshow(smooth, cmap="bwr", vmin=-limit, vmax=limit, alpha=opacity)
         bar = drawn.colorbar(shown, ax=right, shrink=0.7)
         bar.set_label("for the class (red), against it (blue)")
-        drawn.supxlabel(kind, fontsize=8)
+        drawn.supxlabel(f"{kind}: {cells}", fontsize=8)

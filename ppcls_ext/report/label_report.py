@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from ppcls_ext.progress import progress, ticks
 from ppcls_ext.report.evaluation_report import MISTAKES, new_report, read_small
-from ppcls_ext.report.figures import BLUE, ORANGE, class_labels, figure
-from ppcls_ext.report.image_figures import draw_sheet
+from ppcls_ext.report.figures import BLUE, ORANGE, class_labels, drawable, figure
+from ppcls_ext.report.image_figures import Line, draw_sheet
 from ppcls_ext.report.label_scores import LabelScores, measures, per_class, worst_labels
-from ppcls_ext.report.page import Page, Rows
+from ppcls_ext.report.page import Rows, begin_page
 from ppcls_ext.report.tables import write_table
 
 #: Up to this number of classes, each has a bar with its name.
@@ -47,49 +47,25 @@ def write_label_report(
     Raises:
         PpclsExtError: the folder holds other files than a report's, or cannot be written.
     """
-    with new_report(Path(folder)) as place:
-        _write(found, place, title, settings, figures or {}, facts or {})
-    return Path(folder) / "report.html"
-
-
-def _write(
-    found: LabelScores,
-    folder: Path,
-    title: str,
-    settings: str,
-    figures: Mapping[str, Path],
-    facts: Mapping[str, object],
-) -> None:
-    with progress("writing the report", "parts") as report:
-        _write_parts(found, folder, title, settings, figures, facts, ticks(report, PARTS))
-
-
-def _write_parts(
-    found: LabelScores,
-    folder: Path,
-    title: str,
-    settings: str,
-    figures: Mapping[str, Path],
-    facts: Mapping[str, object],
-    tick: Callable[[], None],
-) -> None:
     rows, values = per_class(found), measures(found)
-    tick()
-    summary = {**facts, "images": len(found.labels), "classes": found.classes}
-    page = Page(title, {**summary, **{name.replace("_", " "): f"{value:.4f}" for name, value in values.items()}})
-    for heading, path in figures.items():
-        if path.is_file():
-            page.add_image(heading, path)
-    draw_average_precision(found, rows, values["mAP"], folder / "average_precision.png")
-    tick()
-    page.add_image("Average precision", folder / "average_precision.png")
-    write_table(folder / "per_class.csv", list(rows[0]), rows)
-    page.add_table("Classes, at their thresholds", rows)
-    if _draw_mistakes(found, folder / "mistakes.png"):
-        page.add_image("Most confidently wrong", folder / "mistakes.png")
-    tick()
-    page.add_text("Settings", settings)
-    page.write(folder / "report.html")
+    names = {"f1_micro": "micro F1", "f1_macro": "macro F1"}
+    named = {names.get(name, name.replace("_", " ")): value for name, value in values.items()}
+    measured = {"images": len(found.labels), "classes": found.classes, **named}
+    with new_report(Path(folder)) as place, progress("writing the report", "parts") as report:
+        tick = ticks(report, PARTS)
+        page = begin_page(title, facts or {}, measured, figures or {})
+        draw_average_precision(found, rows, values["mAP"], place / "average_precision.png")
+        tick()
+        page.add_image("Average precision", place / "average_precision.png")
+        write_table(place / "per_class.csv", list(rows[0]), rows)
+        page.add_table("Classes, at their thresholds", rows)
+        if _draw_mistakes(found, place / "mistakes.png"):
+            page.add_image("Most confidently wrong", place / "mistakes.png")
+        tick()
+        page.add_text("Settings", settings)
+        page.write(place / "report.html")
+        tick()
+    return Path(folder) / "report.html"
 
 
 def draw_average_precision(found: LabelScores, rows: Rows, mean: float, path: str | os.PathLike) -> None:
@@ -124,12 +100,14 @@ def draw_average_precision(found: LabelScores, rows: Rows, mean: float, path: st
 
 
 def _draw_mistakes(found: LabelScores, path: Path) -> bool:
-    images, captions = [], []
+    images: list[np.ndarray] = []
+    captions: list[list[Line]] = []
     for image, label in worst_labels(found, MISTAKES):
         images.append(read_small(found.paths[image]))
         says = "shows" if found.labels[image, label] else "does not show"
         score, threshold = found.scores[image, label], found.thresholds[label]
-        captions.append(f"{says}\n{found.name(label)}\n{score:.1%}, threshold {threshold:.1%}")
+        name = drawable(found.name(label), f"class {label}")
+        captions.append([says, name, f"{score:.1%}, threshold {threshold:.1%}"])
     if not images:
         return False
     draw_sheet(images, captions, f"the {len(images)} most confidently wrong labels", path)

@@ -13,19 +13,19 @@ from ppcls_ext.csv_table import CsvWriter
 from ppcls_ext.files import atomic_write
 from ppcls_ext.predict.latency import machine
 from ppcls_ext.predict.runtimes import with_version
-from ppcls_ext.report.charts import draw_latency
+from ppcls_ext.report.charts import draw_latency, drawn_latencies
 
 
 def write_latencies(
-    folder: Path, rows: list[dict[str, Any]], turns: int, published: Mapping[str, float]
+    folder: Path, rows: list[dict[str, Any]], turns: int, published: Mapping[str, tuple[float, int]]
 ) -> Iterator[Path]:
-    """Writes bench.json, bench.csv, bench.md, and bench.png where accuracies are published.
+    """Writes bench.json, bench.csv, bench.md, and bench.png where accuracies are published for what was measured.
 
     Args:
         folder: where to write.
         rows: from `ppcls_ext.predict.latency.measure_files`.
         turns: the number of turns that the rows are medians of.
-        published: published top-1 accuracies by model, %.
+        published: published top-1 accuracies by model, %, and the side of the images that they are of, px.
 
     Yields:
         The path of each file, once it is written.
@@ -51,8 +51,9 @@ def write_latencies(
         with atomic_write(folder / name, "w", encoding="utf-8") as file:
             file.write(text)
         yield folder / name
-    if any(row["model"] in published for row in rows):
-        draw_latency(rows, published, about["machine"], folder / "bench.png")
+    shown = drawn_latencies(rows, published)
+    if shown:
+        draw_latency(shown, published, about["machine"], folder / "bench.png")
         yield folder / "bench.png"
 
 

@@ -10,17 +10,20 @@ from pathlib import Path
 from typing import Any, Union, cast
 
 import numpy as np
+import paddle
 import paddle.distributed as dist
 
 from ppcls_ext.config.best import BestBy
-from ppcls_ext.config.folder import KEY, config_text
+from ppcls_ext.config.folder import KEY, config_text, versions
 from ppcls_ext.data.image_rule import parse_scale
 from ppcls_ext.data.lists import MULTI_LABEL
 from ppcls_ext.errors import PpclsExtError, one_line, printable
 from ppcls_ext.hosts.paddleclas.image_lists import is_image_list
 from ppcls_ext.packages import require
+from ppcls_ext.predict.latency import machine
 from ppcls_ext.report.charts import draw_class_counts, draw_curves
 from ppcls_ext.report.evaluation_report import require_own_report, write_evaluation_report
+from ppcls_ext.report.figures import drawable
 from ppcls_ext.report.image_figures import LARGEST_SHEET, draw_sheet, to_pixels
 from ppcls_ext.report.label_report import write_label_report
 from ppcls_ext.report.label_scores import LabelScores
@@ -28,6 +31,7 @@ from ppcls_ext.report.predictions import Predictions
 from ppcls_ext.report.tables import add_metrics
 from ppcls_ext.training.evaluation import Answers
 from ppcls_ext.training.observers import Epoch, Observer
+from ppcls_ext.training.terminal import count_of, duration
 
 logger = logging.getLogger("ppcls_ext")
 
@@ -96,6 +100,7 @@ class EvaluationReport:
     def __init__(self, engine: Any, target: str | os.PathLike | bool, data: str | os.PathLike | None = None) -> None:
         self._engine, self._dataset, self._data = engine, require_reportable(engine), data
         engine.answers = Answers(engine.task, needed=True)
+        self._begun = time.monotonic()
         self._folder = engine.folder / "report-eval" if isinstance(target, bool) else Path(target)
         require_own_report(self._folder)
 
@@ -106,11 +111,13 @@ class EvaluationReport:
         evaluation = _answers_for_report(engine, self._dataset, names)
         figures = {"Curves": engine.folder / "curves.png"}
         if self._data is None:
-            figures["Pictures a class"] = engine.folder / "data.png"
+            figures["Images a class"] = engine.folder / "data.png"
         own = engine.settings.dataset("Eval").get("cls_label_path")
         facts = {
             "weights": engine.settings.section("Global").get("pretrained_model"),
             "evaluated on": own if self._data is None else f"{self._data} (--data)",
+            "duration": duration(time.monotonic() - self._begun),
+            **_circumstances(),
         }
         title = f"{engine.config['Arch']['name']}: evaluation"
         settings = config_text(engine.settings.config)
@@ -141,6 +148,7 @@ class TrainingReport(Observer):
         self._best: Any = None
         self._best_by: BestBy | None = engine.best_by
         self._chosen: dict[str, str] = {}
+        self._begun = time.monotonic()
         self._trained = self._drawn = 0.0  # seconds
         self._rows: list[dict] = []
         self._is_first = True  # the batch that comes next
@@ -148,6 +156,7 @@ class TrainingReport(Observer):
 
     def begin(self) -> None:
         """Draws how many images each class has."""
+        self._begun = time.monotonic()
         self._draw(self._data)
 
     def first_batch(self, images: Any, labels: Any) -> None:
@@ -206,19 +215,19 @@ class TrainingReport(Observer):
             )
             draw_sheet(list(pixels), captions, title, self._engine.place / "batch.png")
 
-    def _caption(self, label: np.ndarray) -> str:
+    def _caption(self, label: np.ndarray) -> list[str]:
         if self._engine.task == MULTI_LABEL:
             shown = [self._name(int(index)) for index in np.flatnonzero(label > 0.5)]
             more = [f"and {len(shown) - SHOWN + 1} more"] if len(shown) > SHOWN else []
-            return "\n".join([*shown[: SHOWN - len(more)], *more]) or "no class"
+            return [*shown[: SHOWN - len(more)], *more] or ["no class"]
         if len(label) == 1:
-            return self._name(int(label[0]))
+            return [self._name(int(label[0]))]
         parts = [index for index in np.argsort(-label, kind="stable")[:2] if label[index] > 0]
-        return "\n".join(f"{label[index]:.0%} {self._name(int(index))}" for index in parts)
+        return [f"{label[index]:.0%} {self._name(int(index))}" for index in parts]
 
     def _name(self, index: int) -> str:
         names = self._names or []
-        return names[index] if index < len(names) and names[index] else f"class {index}"
+        return drawable(names[index] if index < len(names) else "", f"class {index}")
 
     def _add_row(self, epoch: Epoch) -> None:
         self._rows = add_metrics(self._engine.folder / "metrics.csv", self._row(epoch))
@@ -254,12 +263,27 @@ class TrainingReport(Observer):
         if self._reports and self._best is None and not self._off:
             print("report: none, as no evaluation of this training was its best (Global.eval_interval)")
         if self._best is not None:
-            figures = {"Curves": folder / "curves.png", "Pictures a class": folder / "data.png"}
+            figures = {"Curves": folder / "curves.png", "Images a class": folder / "data.png"}
             figures["First training batch"] = folder / "batch.png"
             title = f"{self._engine.config['Arch']['name']}: best evaluation"
             settings = config_text(self._engine.settings.config)
-            page = _write_report(self._best, folder / "report", title, settings, figures, self._chosen)
+            resumed = " since it was resumed" if self._engine.resumed else ""
+            facts = {
+                "weights": folder / "best_model.pdparams",
+                **self._chosen,
+                "duration": f"{duration(time.monotonic() - self._begun)}{resumed}, evaluations included",
+                **_circumstances(),
+            }
+            page = _write_report(self._best, folder / "report", title, settings, figures, facts)
             print(f"report: {printable(str(page))}")
+
+
+def _circumstances() -> dict[str, str]:
+    """Returns the rows of a report's summary that tell the machine and the versions."""
+    device, threads = paddle.device.get_device(), os.environ.get("OMP_NUM_THREADS", "")
+    on = count_of(int(threads), "thread") if threads.isdecimal() and device == "cpu" else device
+    installed = ", ".join(f"{package} {version}" for package, version in versions().items())
+    return {"machine": f"{machine()}, {on}", "versions": installed}
 
 
 def _write_report(

@@ -35,7 +35,7 @@ def test_files(tmp_path, classes):
     assert rows[2].startswith("1,<b>,0,,0.5,0,,"), "a class that no image shows has neither AP nor recall nor F1"
     assert "&lt;b&gt;" in page
     assert "<b>" not in page
-    for words in ("mAP", "f1 macro", "exact match", "Most confidently wrong", "Average precision"):
+    for words in ("mAP", "macro F1", "exact match", "Most confidently wrong", "Average precision"):
         assert words in page
     for name in ("average_precision.png", "mistakes.png"):
         with Image.open(tmp_path / "report" / name) as drawn:

@@ -330,10 +330,10 @@ def test_figures_and_the_report(several):
 def test_captions_of_the_first_batch(several):
     several["Global"]["report"] = False
     report = TrainingReport(build_engine(several), {KEY: {"class_names": ["red", "", "dark"]}})
-    assert report._caption(np.array([1, 0, 1.0])) == "red\ndark"
-    assert report._caption(np.array([0, 1.0, 0])) == "class 1"
-    assert report._caption(np.zeros(3)) == "no class"
-    assert report._caption(np.ones(9)).splitlines()[-1] == "and 6 more"
+    assert report._caption(np.array([1, 0, 1.0])) == ["red", "dark"]
+    assert report._caption(np.array([0, 1.0, 0])) == ["class 1"]
+    assert report._caption(np.zeros(3)) == ["no class"]
+    assert report._caption(np.ones(9))[-1] == "and 6 more"
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import sys
 import time
 
@@ -20,6 +22,7 @@ from tests.helpers import build_engine
 from tests.training.conftest import Noted
 
 pytestmark = pytest.mark.usefixtures("registered")
+WHAT = ["date", "evaluated on", "images", "macro F1", "duration", "machine", "versions"]
 REPORT = {"confusion.png", "reliability.png", "per_class.csv", "confused_pairs.csv", "report.html"}
 
 
@@ -56,6 +59,12 @@ def test_a_training_shows_what_it_reads_and_how_it_goes(mixed, make_engine, conf
     best = max(row["eval_top1"] for row in rows)
     assert f"<td>{best:.4f}</td>" in page, "the report's accuracy is the engine's own"
     assert "red" in page, "classes by their names"
+    digest = hashlib.sha256((folder / "best_model.pdparams").read_bytes()).hexdigest()
+    assert f'title="SHA-256 {digest}"' in page
+    names = re.findall(r"<tr><th>(.*?)</th>", page)
+    assert names[:3] == ["date", "weights", "best by"]
+    assert names[-3:] == ["duration", "machine", "versions"]
+    assert f"paddlepaddle {paddle.__version__}" in page
 
 
 def test_a_failure_to_draw_ends_no_training(make_engine, tmp_path, monkeypatch, caplog):
@@ -120,7 +129,8 @@ def test_an_evaluation_writes_its_report(make_engine, tmp_path):
         assert {path.name for path in folder.iterdir()} - {"mistakes.png"} == REPORT
         text = page.read_text(encoding="utf-8")
         assert f"<td>{first:.4f}</td>" in text
-        assert "<th>evaluated on</th>" in text
+        names = re.findall(r"<tr><th>(.*?)</th>", text)
+        assert [name for name in names if name in WHAT] == WHAT
     assert mine.read_text() == "the training's"
 
 
