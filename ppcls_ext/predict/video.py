@@ -92,11 +92,11 @@ class Video:
 
     def __str__(self) -> str:
         turned = f", turned by {self.rotation}° as the file says" if self.rotation else ""
+        rate = f"{self.name}: {self.rate:.3g} frames a second, "
+        if self.every == 1:
+            return f"{rate}all of which are looked at{turned}"
         each = self.rate / self.every
-        return (
-            f"{self.name}: {self.rate:.3g} frames a second, of which every {ordinal(self.every)} is looked at, "
-            f"{each:.2g} a second{turned}"
-        )
+        return f"{rate}of which every {ordinal(self.every)} is looked at, {each:.2g} a second{turned}"
 
     def __iter__(self) -> Iterator[Frame]:
         index, start, now = 0, time.monotonic(), 0.0

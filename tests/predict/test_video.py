@@ -62,6 +62,7 @@ def test_about_two_a_second(clip):
     video = Video(clip)
     assert (video.every, video.rate, len(list(video))) == (8, RATE, 6)
     assert str(video) == f"{clip}: 15 frames a second, of which every 8th is looked at, 1.9 a second"
+    assert str(Video(clip, every=1)) == f"{clip}: 15 frames a second, all of which are looked at"
 
 
 def test_a_second_is_the_mean_of_its_frames(clip, exported):
