@@ -7,7 +7,7 @@ import webbrowser
 from collections.abc import Sequence
 
 from ppcls_ext.commands.options import command_parser
-from ppcls_ext.commands.pages import GROUPS, PACKAGE, Page, find_pages, near
+from ppcls_ext.commands.pages import PACKAGE, Page, find_pages, near
 from ppcls_ext.errors import PpclsExtError, shown
 
 #: Where `make docs` writes the site.
@@ -40,13 +40,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _listed(pages: dict[str, Page]) -> list[str]:
     width = max(map(len, pages))
     lines = []
-    for group, name in GROUPS.items():
-        lines += [name, *(f"  {one.topic:<{width}}  {one.title}" for one in pages.values() if one.group == group), ""]
+    for group in dict.fromkeys(page.group for page in pages.values()):
+        lines += [group, *(f"  {one.topic:<{width}}  {one.title}" for one in pages.values() if one.group == group), ""]
     return [*lines, "ppcls-ext docs TOPIC prints a page; all options of a command: ppcls-ext COMMAND --help"]
 
 
 def _open(page: Page | None, language: str) -> None:
-    name = "index" if page is None else f"{page.group}/{page.path.stem}"
+    name = "index" if page is None else f"{page.path.parent.name}/{page.path.stem}"
     path = SITE / language / f"{name}.html"
     if not path.is_file():
         raise PpclsExtError(f"no {path}: run make docs in a checkout, or leave --open out to read the page here")

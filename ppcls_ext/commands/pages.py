@@ -14,8 +14,6 @@ from ppcls_ext.errors import PpclsExtError
 PACKAGE = Path(ppcls_ext.__file__).parent
 #: In a wheel the pages are in the package, where setup.py copies them to; in a checkout they are in docs/.
 FOLDERS = (PACKAGE / "pages", PACKAGE.parent / "docs")
-#: Folders of pages, in the order in which they are listed.
-GROUPS = {"start": "first steps", "howto": "how to", "reference": "reference", "explanation": "explanation"}
 #: Module, or module:function → the page that helps with an error raised there; most errors need none.
 HELPS = {
     "config/best": "configuration",
@@ -48,7 +46,7 @@ class Page(NamedTuple):
     Attributes:
         topic: its short address, behind `ppcls-ext docs`.
         title: its first heading.
-        group: the folder that holds it, one of `GROUPS`.
+        group: the heading in the index that it stands below.
         path: of its Markdown file.
     """
 
@@ -89,20 +87,21 @@ def find_pages(language: str = "") -> dict[str, Page]:
     Raises:
         PpclsExtError: there are none.
     """
-    root = next((folder / language for folder in FOLDERS if (folder / language / "index.md").is_file()), None)
-    found = {}
-    index = "" if root is None else (root / "index.md").read_text(encoding="utf-8")
-    for group, stem in re.findall(rf"^({'|'.join(GROUPS)})/(\w+)$", index, re.MULTILINE):
-        path = root / group / f"{stem}.md"
+    roots = (folder / language for folder in FOLDERS)
+    root = next((folder for folder in roots if (folder / "index.md").is_file()), PACKAGE)
+    index = (root / "index.md").read_text(encoding="utf-8") if root != PACKAGE else ""
+    found, group = {}, ""
+    for caption, name in re.findall(r"^(?::caption: (.+)|(\w+/\w+))$", index, re.MULTILINE):
+        if caption:
+            group = caption
+            continue
+        path = root / f"{name}.md"
         text = path.read_text(encoding="utf-8")
         if "{eval-rst}" not in text and "<!-- commands -->" not in text:
-            found[_topic(stem)] = Page(_topic(stem), text.partition("\n")[0].lstrip("# "), group, path)
+            found[_topic(path.stem)] = Page(_topic(path.stem), text.partition("\n")[0].lstrip("# "), group, path)
     if not found:
-        raise PpclsExtError(
-            "there are no Chinese pages yet: leave --chinese out"
-            if language
-            else "the pages are missing: install again"
-        )
+        what = "no Chinese pages yet: leave --chinese out" if language else "no pages: install the package again"
+        raise PpclsExtError(f"there are {what}")
     return found
 
 
