@@ -88,11 +88,12 @@ class _StrictLoader(BoundedLoader):
 
 def _suggest_file(path: Path) -> str:
     folder = path.parent
-    names = sorted(file.name for file in folder.glob("*.y*ml")) if folder.is_dir() else []
+    found = folder.glob("*.y*ml") if folder.is_dir() else ()
+    names = sorted(file.name for file in found if not file.name.startswith("."))
     near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5) or names[:5]
-    found = [str(folder / name) for name in near] or [f"no YAML file in {folder}"]
+    near = [str(folder / name) for name in near] or [f"no YAML file in {folder}"]
     ours = nearest(path.as_posix()) or ["MobileOne_S0", "ImageNet/RepVGG_A0", "…"]
-    return f"near it: {', '.join(found)}; shipped ones go by name: {', '.join(f'-c {name}' for name in ours)}"
+    return f"near it: {', '.join(near)}; shipped ones go by name: {', '.join(f'-c {name}' for name in ours)}"
 
 
 YAML_WORDS = {"true": True, "false": False, "null": None}

@@ -94,6 +94,12 @@ def test_missing_file_names_the_near_ones(path):
         load_config(path.with_name("MobileOne_S1.yml"))
 
 
+def test_hidden_files_are_not_suggested(tmp_path):
+    (tmp_path / ".pre-commit-config.yaml").write_text("repos: []\n")
+    with pytest.raises(PpclsExtError, match="near it: no YAML file in"):
+        load_config(tmp_path / "nonsense.yml")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
