@@ -74,7 +74,7 @@ setup(
     license_expression="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["ppcls_ext", "ppcls_ext.*"]),
-    package_data={"ppcls_ext": ["py.typed"]},
+    package_data={"ppcls_ext": ["py.typed"], "ppcls_ext.export": ["web/*"]},
     entry_points={"console_scripts": ["ppcls-ext = ppcls_ext.commands.main:main"]},
     python_requires=">=3.9",
     install_requires=["numpy>=1.26.0", "pyyaml>=6.0", "pillow>=9.4.0", "safetensors>=0.4.0"],
