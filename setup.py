@@ -40,6 +40,13 @@ EXTRAS = {
     "onnx": ONNX,
     "report": ["matplotlib>=3.9.2", "zhplot>=1.0.0"],  # zhplot for its font: names in Chinese and many other scripts
 }
+# What reads our ONNX file and proves the others; ai-edge-litert brings the schema of .tflite files.
+FILES = ["onnx>=1.16.1", "onnxruntime>=1.19.2"]
+PHONES = {
+    "tflite": ['ai-edge-litert>=1.2.0; python_version >= "3.10"', "flatbuffers>=24.3.25", *FILES],
+    "coreml": ["coremltools>=8.0", *FILES],
+    "ncnn": ["ncnn>=1.0.20240820", *FILES],
+}
 DEV = [
     "pytest>=7.0.0",
     "pytest-xdist>=3.0.2",
@@ -49,6 +56,7 @@ DEV = [
     "types-PyYAML",
     "setuptools>=77.0.3",
     "openvino>=2024.4.0",
+    *(requirement for extra in PHONES.values() for requirement in extra),
 ]
 ALL = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 
@@ -83,7 +91,7 @@ setup(
         "all": ALL,
         "dev": [*ALL, *DEV],
         "openvino": ["openvino>=2024.4.0", "onnx>=1.16.1"],
-        "ncnn": ["ncnn>=1.0.20240820", "pnnx", "onnx>=1.16.1"],  # pnnx brings torch
+        **PHONES,
         "paddlex": ["paddlex[cv]>=3.7.0"],
         "peers": ["torch>=2", "timm>=1"],  # what benchmarks/train_step.py compares with
     },

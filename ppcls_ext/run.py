@@ -9,6 +9,7 @@ import copy
 import dataclasses
 import logging
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -40,6 +41,7 @@ from ppcls_ext.progress import progress, ticks
 
 if TYPE_CHECKING:
     from ppcls_ext.data.image_input import ImageLike
+    from ppcls_ext.export.formats import ExportedFile
     from ppcls_ext.export.pipeline import ExportReport, Reduce
     from ppcls_ext.models.backbone import Backbone
     from ppcls_ext.predict.answers import Threshold
@@ -317,6 +319,50 @@ class Run:
             samples=images,
             reduce=reduce,
         )
+
+    def export(
+        self,
+        to: str,
+        output: str | os.PathLike | None = None,
+        *,
+        form: str | None = None,
+        samples: Sequence[str] = (),
+        tensor_input: bool = False,
+        calibration: str | None = None,
+        calibration_images: int = 256,
+        allow: bool = False,
+    ) -> ExportedFile | ExportReport:
+        """Writes the fused model in another format, once it is proved: as an ONNX file, and that against the model.
+
+        Args:
+            to: "tflite", "coreml", "ncnn", or "onnx".
+            output: the file or package, with the format's ending; in the run's folder where None.
+            form: "fp32", "fp16" or "int8"; the usual one where None: "fp32", for Core ML "fp16".
+            samples: images, folders or patterns to compare on, beside random input.
+            tensor_input: of a .tflite, whether it takes normalised floats instead of pixels.
+            calibration: for int8; see `export_onnx`, as the others.
+            calibration_images: see `export_onnx`.
+            allow: see `export_onnx`.
+
+        Raises:
+            PpclsExtError: as of `export_onnx`, or the format cannot hold the network; nothing is left then.
+        """
+        from ppcls_ext.export.formats import default_name, export_file, require_form, require_packages
+
+        require_packages(to, tensor_input)
+        require_form(to, form)
+        name = self.settings.arch.name
+        options: dict[str, Any] = {"calibration": calibration, "calibration_images": calibration_images, "allow": allow}
+        if to == "onnx":
+            return self.export_onnx(output, samples=samples, int8=form == "int8", fp16=form == "fp16", **options)
+        if output is None:
+            file = default_name(name, to, form)
+            output = Path(file) if self.settings.given_folder is None else self._own(file)
+        with tempfile.TemporaryDirectory(prefix="ppcls_ext_") as folder:
+            onnx_file = Path(folder, f"{name}.onnx")
+            source = self.export_onnx(onnx_file, samples=samples, int8=form == "int8", **options)
+            exported = export_file(onnx_file, to, Path(output), form=form, samples=samples, tensor_input=tensor_input)
+        return dataclasses.replace(exported, source=source)
 
     def onnx_file(self, *, int8: bool = False, fp16: bool = False) -> Path:
         """Where `export_onnx` writes by default, each form to a file of its own.

@@ -27,6 +27,7 @@ COMMANDS = {
     "eval": Command("evaluate", "evaluate trained weights"),
     "infer": Command("infer", "print the classes of images, from trained weights"),
     "export-onnx": Command("export_onnx", "fuse a model and write it as an ONNX file that was proved equal"),
+    "export": Command("export", "write a model for phones: LiteRT, Core ML or ncnn, proved equal"),
     "predict": Command("predict", "classify images with an exported file; needs no Paddle"),
     "explain": Command("explain", "show where in an image the evidence for a class lies"),
     "verify": Command("verify", "run an exported file in every installed runtime and compare their answers"),

@@ -38,9 +38,10 @@ class Classifier:
     """Classifies images with an exported file.
 
     Args:
-        path: the ONNX file; for the runtime "paddle" the folder that export-model wrote.
+        path: an exported file (.onnx, .tflite, .ncnn.param, .mlpackage); for the runtime "paddle" the folder that
+            export-model wrote.
         threads: number of threads of one operation; by default the runtime chooses.
-        runtime: "onnxruntime", "openvino", "ncnn" or "paddle".
+        runtime: "onnxruntime", "openvino" or "paddle"; the other files have a runtime of their own.
         bf16: whether to compute in bfloat16, which "openvino" alone offers.
 
     Attributes:

@@ -18,7 +18,7 @@ Rows = Sequence[Mapping[str, Optional[float]]]
 #: Up to this number of classes, their names are written beside the bars.
 NAMED = 60
 FORM_COLOURS = {"fused": BLUE, "int8": ORANGE, "unfused": GREY, "fp16": RED}
-RUNTIME_MARKERS = {"onnxruntime": "o", "openvino": "s", "openvino-bf16": "^", "ncnn": "D"}
+RUNTIME_MARKERS = {"onnxruntime": "o", "openvino": "s", "openvino-bf16": "^", "ncnn": "D", "tflite": "v"}
 
 
 def draw_curves(rows: Rows, path: str | os.PathLike, decides: str = "top1", greater: bool = True) -> None:
