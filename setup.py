@@ -53,6 +53,7 @@ DEV = [
     "ruff>=0.5.0",
     "hypothesis>=6.75.0",
     "mypy>=1.14.0",
+    "playwright>=1.40",  # drives the browser that opens the exported web page
     "types-PyYAML",
     "setuptools>=77.0.3",
     "openvino>=2024.4.0",

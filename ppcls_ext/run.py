@@ -331,11 +331,12 @@ class Run:
         calibration: str | None = None,
         calibration_images: int = 256,
         allow: bool = False,
+        litertjs: str | None = None,
     ) -> ExportedFile | ExportReport:
         """Writes the fused model in another format, once it is proved: as an ONNX file, and that against the model.
 
         Args:
-            to: "tflite", "coreml", "ncnn", or "onnx".
+            to: "tflite", "coreml", "ncnn", "web", or "onnx".
             output: the file or package, with the format's ending; in the run's folder where None.
             form: "fp32", "fp16" or "int8"; the usual one where None: "fp32", for Core ML "fp16".
             samples: images, folders or patterns to compare on, beside random input.
@@ -343,14 +344,17 @@ class Run:
             calibration: for int8; see `export_onnx`, as the others.
             calibration_images: see `export_onnx`.
             allow: see `export_onnx`.
+            litertjs: see `ppcls_ext.export.formats.export_file`.
 
         Raises:
             PpclsExtError: as of `export_onnx`, or the format cannot hold the network; nothing is left then.
         """
-        from ppcls_ext.export.formats import default_name, export_file, require_form, require_packages
+        from ppcls_ext.export import formats
+        from ppcls_ext.export.formats import default_name, export_file
 
-        require_packages(to, tensor_input)
-        require_form(to, form)
+        formats.require_packages(to, tensor_input)
+        formats.require_litertjs(to, litertjs)
+        formats.require_form(to, form)
         name = self.settings.arch.name
         options: dict[str, Any] = {"calibration": calibration, "calibration_images": calibration_images, "allow": allow}
         if to == "onnx":
@@ -361,7 +365,8 @@ class Run:
         with tempfile.TemporaryDirectory(prefix="ppcls_ext_") as folder:
             onnx_file = Path(folder, f"{name}.onnx")
             source = self.export_onnx(onnx_file, samples=samples, int8=form == "int8", **options)
-            exported = export_file(onnx_file, to, Path(output), form=form, samples=samples, tensor_input=tensor_input)
+            phones: dict[str, Any] = {"samples": samples, "tensor_input": tensor_input, "litertjs": litertjs}
+            exported = export_file(onnx_file, to, Path(output), form=form, **phones)
         return dataclasses.replace(exported, source=source)
 
     def onnx_file(self, *, int8: bool = False, fp16: bool = False) -> Path:

@@ -1,4 +1,4 @@
-"""The command export: writes a model for phones, from a run, or from its ONNX file without Paddle."""
+"""The command export: writes a model for phones and browsers, from a run, or from its ONNX file without Paddle."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from ppcls_ext.commands.options import add_config_arguments, command_parser, load_paddle, open_source, positive
 from ppcls_ext.errors import printable, printable_lines
-from ppcls_ext.export.formats import FORMATS, FORMS, export_file, require_form, require_packages
+from ppcls_ext.export.formats import FORMATS, FORMS, export_file, require_form, require_litertjs, require_packages
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -20,6 +20,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if form != "int8" and (args.calibration or args.allow):
         parser.error("--calibration and --allow belong to --int8")
     require_packages(args.to, args.tensor_input)
+    require_litertjs(args.to, args.litertjs)
     require_form(args.to, form)
     options: dict[str, Any] = {
         "form": form,
@@ -28,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "calibration": args.calibration,
         "calibration_images": args.calibration_images,
         "allow": args.allow,
+        "litertjs": args.litertjs,
     }
     if args.names is not None and Path(args.names).suffix == ".onnx":
         if args.config or args.override:
@@ -38,7 +40,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         load_paddle()
         report = run.export(args.to, args.output, **options)
     print(printable_lines(report))
-    print(f"next:\n  ppcls-ext predict {printable(str(report.path))} IMAGE…")
+    if args.to == "web":
+        print(f"next:\n  open {printable(str(report.path))} in a browser; it needs no server and no network")
+    else:
+        print(f"next:\n  ppcls-ext predict {printable(str(report.path))} IMAGE…")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -51,10 +56,10 @@ def _parser() -> argparse.ArgumentParser:
     what = "folder that a training wrote, or weights in it; or an ONNX file that export-onnx wrote, without Paddle"
     parser.add_argument("names", nargs="?", metavar="RUN|FILE.onnx", help=what)
     add_config_arguments(parser)
-    to = "tflite (LiteRT, Android), coreml (Apple), ncnn or onnx"
+    to = "tflite (LiteRT, Android), coreml (Apple), ncnn, web (one HTML file) or onnx"
     parser.add_argument("--to", required=True, choices=FORMATS, metavar="FORMAT", help=to)
     output = "file to write, with the format's ending (default: MODEL.tflite, MODEL_int8.tflite, MODEL.mlpackage, "
-    output += "MODEL.ncnn.param, …, in the run's folder or beside FILE)"
+    output += "MODEL.ncnn.param, MODEL.html, …, in the run's folder or beside FILE)"
     parser.add_argument("--output", metavar="FILE", help=output)
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--fp32", action="store_true", help="compute in fp32 (default, but for coreml)")
@@ -66,6 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--samples", nargs="+", metavar="IMAGE", help=samples)
     tensor = "tflite: take normalised floats instead of pixels"
     parser.add_argument("--tensor-input", action="store_true", help=tensor)
+    runtime = "web: folder of the npm package @litertjs/core (default: node_modules/@litertjs/core)"
+    parser.add_argument("--litertjs", metavar="FOLDER", help=runtime)
     place = "with --int8: images like those it will see, see export-onnx; of an fp32 FILE a folder or pattern"
     parser.add_argument("--calibration", metavar="PLACE", help=place)
     count = "with --int8: how many, 32 to 500; half of them check the result (default: 256)"

@@ -1,8 +1,8 @@
-"""Export to the formats of phones: an ONNX file becomes a .tflite, an .mlpackage or ncnn's files, proved before.
+"""Export to formats of phones and browsers: of an ONNX file a .tflite, an .mlpackage, ncnn's files or a web page.
 
 The ONNX file was proved equal to its model when it was written. Here it is read as a `Net`, written by the format's
 writer into a temporary folder, loaded from there as `predict` loads it, and compared with onnxruntime's answers. Only
-then the files take their place. Paddle is not needed.
+then the files take their place. Of a web page the .tflite inside is proved. Paddle is not needed.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from ppcls_ext.data.image_files import find_images
 from ppcls_ext.data.image_input import PreparedImages
 from ppcls_ext.data.image_rule import Preprocessing
 from ppcls_ext.errors import PpclsExtError, one_line
+from ppcls_ext.export.web_page import require_known, require_runtime, web_page
 from ppcls_ext.files import atomic_write, folder_at_once, require_own_folder
 from ppcls_ext.packages import require
 from ppcls_ext.predict.coreml_model import import_coremltools
+from ppcls_ext.predict.metadata import LOGITS
 from ppcls_ext.predict.onnx_file import read_metadata, require_file
 from ppcls_ext.predict.runtimes import with_version
 
@@ -59,6 +61,7 @@ FORMATS = {
     "tflite": Format("LiteRT", ".tflite", "fp32", ("ai_edge_litert", "flatbuffers")),
     "coreml": Format("Core ML", ".mlpackage", "fp16", ("coremltools",)),
     "ncnn": Format("ncnn", ".ncnn.param", "fp32", ("ncnn",), ("fp32", "fp16")),
+    "web": Format("web page", ".html", "fp32", ("ai_edge_litert", "flatbuffers")),
 }
 PROVING = ("onnxruntime", "tflite", "ncnn")
 #: How a file was proved, and who computed it then.
@@ -66,6 +69,7 @@ PROVED = {
     "tflite": "run by {tflite} with XNNPACK",
     "coreml": "computed from the file by {onnxruntime}, not run on Apple hardware,",
     "ncnn": "run by {ncnn}",
+    "web": "the .tflite inside run by {tflite} with XNNPACK, the page opened in no browser,",
 }
 
 
@@ -126,6 +130,7 @@ def export_file(
     calibration: str | None = None,
     calibration_images: int = 256,
     allow: bool = False,
+    litertjs: str | None = None,
 ) -> ExportedFile:
     """Makes of an ONNX file one of another format, or form, once it is proved equal.
 
@@ -139,12 +144,14 @@ def export_file(
         calibration: to make int8 of an fp32 file: images like those it will see, a folder or a pattern.
         calibration_images: how many of them.
         allow: write int8 even where it names other classes than fp32 too often.
+        litertjs: of a web page, the folder of the npm package @litertjs/core; node_modules/@litertjs/core where None.
 
     Raises:
         PpclsExtError: an argument is wrong, a package is missing, the network holds what no writer knows, or the
             answers differ; nothing is written then.
     """
     require_packages(to, tensor_input)
+    require_litertjs(to, litertjs)
     require_file(path)
     import onnx
 
@@ -152,6 +159,8 @@ def export_file(
     form = _form(path, to, metadata.quantization, form)
     target = _target(path, output, to, form, metadata.quantization)
     rule = metadata.preprocessing
+    if to == "web":
+        require_known(rule)
     images = PreparedImages(find_images(samples), rule) if samples else None
     try:
         model = onnx.load(str(path))
@@ -164,11 +173,15 @@ def export_file(
     from ppcls_ext.export.net import read_net
 
     net = read_net(model)
-    files = _write(net, to, form, tensor_input)
+    proved, tensor_input = ("tflite", True) if to == "web" else (to, tensor_input)
+    files = _write(net, proved, form, tensor_input)
     with tempfile.TemporaryDirectory(prefix="ppcls_ext_") as folder:
-        place = Path(folder, target.name)
-        _put(place, to, files)
-        proof = prove(model, net, to, place, images)
+        place = Path(folder, default_name("net", proved, None))
+        _put(place, proved, files)
+        proof = prove(model, net, proved, place, images)
+    if to == "web":
+        page = web_page(files[FORMATS[proved].suffix], metadata, ends_in_logits=net.output == LOGITS, litertjs=litertjs)
+        files = {FORMATS[to].suffix: page}
     _put(target, to, files)
     size = sum(map(len, files.values())) / 2**20
     given = _input_text(net, to, tensor_input)
@@ -210,6 +223,14 @@ def require_packages(to: str, tensor_input: bool = False) -> None:
         import_coremltools()
     else:
         require(*FORMATS[to].packages)
+
+
+def require_litertjs(to: str, folder: str | None) -> None:
+    """Raises PpclsExtError where a web page is asked for without its runtime, or a runtime without a web page."""
+    if to == "web":
+        require_runtime(folder)
+    elif folder is not None:
+        raise PpclsExtError(f"LiteRT.js is for a web page: leave out {folder}, or export to web")
 
 
 def require_form(to: str, form: str | None) -> None:
@@ -340,5 +361,7 @@ def _input_text(net: Net, to: str, tensor_input: bool) -> str:
     takes_pixels = to == "coreml" or (to == "tflite" and not tensor_input)
     if takes_pixels:
         width, height = image_input_size(net)
+    if to == "web":
+        return f"an image in the page: {input_description(net, True)}"
     shape = (1, height, width, 3) if to == "tflite" else (channels, height, width)
     return f"{'pixels' if takes_pixels else 'floats'} {shape}: {input_description(net, takes_pixels)}"

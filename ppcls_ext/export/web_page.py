@@ -1,4 +1,4 @@
-"""Writes a web page that classifies images: one HTML file with the model, its runtime and everything else inside.
+"""Makes a web page that classifies images: one HTML file with the model, its runtime and everything else inside.
 
 The runtime is LiteRT.js, whose files (10 MB, Apache License 2.0) are taken from the npm package @litertjs/core where
 the user has installed it: nothing is downloaded. web/ holds the page's own parts.
@@ -19,7 +19,7 @@ from pathlib import Path
 from ppcls_ext.data.image_rule import Preprocessing
 from ppcls_ext.data.lists import MULTI_LABEL
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.files import atomic_write, read_regular
+from ppcls_ext.files import read_regular
 from ppcls_ext.predict.metadata import Metadata
 
 PACKAGE = Path("node_modules", "@litertjs", "core")
@@ -29,47 +29,48 @@ RUNTIME = {
     "helper": "../wasm-utils/dist/index.js",
     "glue": "wasm/litert_wasm_compat_internal.js",
 }
+MANIFEST = "package.json"
 WASM = "wasm/litert_wasm_compat_internal.wasm"
 LARGEST_PART = 1 << 26  # bytes
 #: Interpolations that web/image.js computes, by the library that it reproduces.
 INTERPOLATIONS = {"cv2": ("bilinear",), "pil": ("box", "bilinear", "hamming", "bicubic", "lanczos")}
 
 
-def write_web_page(
-    path: str | os.PathLike,
-    model: bytes,
-    metadata: Metadata,
-    *,
-    ends_in_logits: bool = False,
-    litertjs: str | os.PathLike | None = None,
-) -> None:
-    """Writes the page.
+def web_page(
+    model: bytes, metadata: Metadata, *, ends_in_logits: bool = False, litertjs: str | os.PathLike | None = None
+) -> bytes:
+    """Returns the page.
 
     Args:
-        path: the .html file.
         model: a LiteRT file that was proved, float32 (1, height, width, 3) in, scores (1, classes) out.
         metadata: the model's.
         ends_in_logits: whether the page has to make scores of the model's answers.
         litertjs: the folder of the npm package @litertjs/core; node_modules/@litertjs/core where None.
 
     Raises:
-        PpclsExtError: the runtime is not there, the page cannot prepare images as the model expects, or the file cannot
-            be written; nothing is left then.
+        PpclsExtError: the runtime is not there, or the page cannot prepare images as the model expects.
     """
     require_known(metadata.preprocessing)
     folder = Path(PACKAGE if litertjs is None else litertjs)
-    sources = {name: _read(folder, part).decode() for name, part in RUNTIME.items()}
     parts = {
         "architecture": html.escape(metadata.architecture),
-        "version": html.escape(str(json.loads(_read(folder, "package.json"))["version"])),
+        "version": html.escape(str(json.loads(_read(folder, MANIFEST))["version"])),
         "meta": _json(_described(metadata, ends_in_logits)),
-        "sources": _json(sources),
+        "sources": _json({name: _read(folder, part).decode() for name, part in RUNTIME.items()}),
         "wasm": _packed(_read(folder, WASM)),
         "model": _packed(model),
         "script": _own("image.js").replace("\nexport ", "\n") + "\n" + _own("page.js"),
     }
-    with atomic_write(Path(path), "w", encoding="utf-8") as file:
-        file.write(_filled(_own("page.html"), parts))
+    page = _filled(_own("page.html"), parts).encode()
+    if model_in_page(page) != model:
+        raise PpclsExtError("the page does not hold the model that was proved; nothing was written")
+    return page
+
+
+def require_runtime(litertjs: str | os.PathLike | None) -> None:
+    """Raises PpclsExtError where a part of LiteRT.js is missing; `litertjs` as of `web_page`."""
+    for part in (MANIFEST, *RUNTIME.values(), WASM):
+        _read(Path(PACKAGE if litertjs is None else litertjs), part)
 
 
 def require_known(rule: Preprocessing) -> None:
@@ -82,20 +83,19 @@ def require_known(rule: Preprocessing) -> None:
         )
 
 
-def model_in_page(path: str | os.PathLike) -> bytes:
-    """Reads back the LiteRT file that a page holds.
+def model_in_page(page: bytes) -> bytes:
+    """Returns the LiteRT file that a page holds.
 
     Raises:
-        PpclsExtError: the file holds none.
+        PpclsExtError: it holds none.
     """
-    text = read_regular(path, 1 << 30).decode("utf-8", "replace")
-    _, found, rest = text.partition('<script type="text/plain" id="model">')
-    if not found:
-        raise PpclsExtError(f"{path}: expected a page that ppcls-ext export --to web wrote")
+    _, found, rest = page.partition(b'<script type="text/plain" id="model">')
     try:
-        return gzip.decompress(base64.b64decode(rest.partition("</script>")[0], validate=True))
+        if not found:
+            raise ValueError("it is not there")
+        return gzip.decompress(base64.b64decode(rest.partition(b"</script>")[0], validate=True))
     except (ValueError, OSError, EOFError) as error:
-        raise PpclsExtError(f"{path}: the model in the page is damaged: export it again") from error
+        raise PpclsExtError(f"the page's model is damaged ({error}): export it again") from error
 
 
 def _described(metadata: Metadata, ends_in_logits: bool) -> dict[str, object]:
