@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import io
 import json
@@ -457,8 +458,6 @@ def test_a_wrong_file_is_never_handed_over(to, exported, tmp_path, monkeypatch):
     right = formats._write
 
     def wrong(net, *rest):
-        import dataclasses
-
         first, *others = net.operations
         broken = dataclasses.replace(first, weight=first.weight._replace(stored=-first.weight.stored))
         return right(dataclasses.replace(net, operations=(broken, *others)), *rest)
@@ -650,3 +649,25 @@ def test_from_a_run_in_one_command(tiny_run, capsys):
     assert Classifier(path).metadata.class_names == ("red", "green")
     assert run(lambda: verify.main([str(tiny_run), "png/00.png"])) == 1
     assert "export-onnx" in capsys.readouterr().err, "there is no ONNX file to compare with"
+
+
+@pytest.mark.parametrize("output", ["scores", "logits"])
+@pytest.mark.parametrize("to", ["tflite", "ncnn", "coreml"])
+def test_other_ends(to, output, tmp_path):
+    """A multi-label network's scores, and logits; Core ML's classifiers would take neither for probabilities."""
+    needs(to)
+    pytest.importorskip("paddle2onnx", reason="needs paddle2onnx, which has no wheel for Python 3.13")
+    from ppcls_ext.export.pipeline import export_onnx
+    from tests.tiny_net import METADATA, make_net
+
+    metadata = dataclasses.replace(METADATA, task="multi-label" if output == "scores" else "single-label")
+    path = tmp_path / "net.onnx"
+    properties = metadata.to_properties()
+    export_onnx(make_net(), path, image_shape=(3, 16, 16), metadata=properties, softmax=output == "scores")
+    report = export_file(path, to, form="fp32")
+    assert report.output == f"{output} (1, 5)"
+    assert report.proof.difference <= 1e-5
+    network = Classifier(report.path).network
+    assert network.ends_in_logits == (output == "logits")
+    if to == "coreml":
+        assert network.labels == []
