@@ -69,6 +69,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image, folder, or quoted pattern")
     parser.add_argument("--program", metavar="FOLDER", help="that export-model wrote of the same weights, for Paddle")
     args = parser.parse_args(argv)
+    args.file = str(Path(args.file))  # without the slash that a shell puts behind a package
     if args.program is not None and not Path(args.program).is_dir():
         parser.error(f"--program {args.program}: expected a folder that export-model wrote")
     return args

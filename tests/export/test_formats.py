@@ -129,7 +129,7 @@ def test_core_ml_is_computed_from_the_package(package):
     assert package.form == "fp16"
     assert package.proof.difference <= 0.02
     assert "not run on Apple hardware" in str(package)
-    network = Classifier(package.path).network
+    network = Classifier(f"{package.path}/").network  # as shells complete a folder's name
     assert network.takes_pixels
     assert network.computes_in_halves
 
@@ -360,6 +360,21 @@ def test_equal_labels_become_unique(exported, tmp_path):
     network = Classifier(report.path).network
     assert network.labels == labels
     assert network.metadata.class_names == names, "predict names them as they are"
+
+
+def test_core_ml_s_halves_of_tiny_numbers_are_zero(exported, tmp_path):
+    """coremltools makes 6e-8 of each: a dead channel of an int8 file would live."""
+    needs("coreml")
+    model = quantized_tiny(onnx.load(exported[1]))
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    name = next(name for name in constants if name.endswith("weight.scale"))
+    scales = numpy_helper.to_array(constants[name]).copy()
+    scales[0] = 1e-12
+    constants[name].CopyFrom(numpy_helper.from_array(scales, name))
+    report = export_file(save(model, tmp_path / "net_int8.onnx"), "coreml")
+    operations = [operation for operation in read_net(model).operations if operation.weight]
+    (place,) = (index for index, operation in enumerate(operations) if operation.weight.scale[0] == np.float32(1e-12))
+    assert not Classifier(report.path).network.weights[2 * place][0].any()
 
 
 # traps of ncnn
