@@ -11,24 +11,27 @@ from ppcls_ext.data.lists import MULTI_LABEL
 from ppcls_ext.errors import PpclsExtError, message_line, printable
 from ppcls_ext.export.agreement import compare_runtimes
 from ppcls_ext.predict.coreml_model import SUFFIX as PACKAGE
-from ppcls_ext.predict.runtimes import with_version
+from ppcls_ext.predict.runtimes import RUNTIMES, with_version
 
 WIDTH = 32
-COLUMNS = "{:<32} {:>10} {:>12} {:>8}"
+COLUMNS = "{:<32} {:>10} {:>12}"
 #: What follows where images may show several labels; see `ppcls_ext.export.comparison.Agreement`.
 FOUND = " {:>15}"
+TIME = " {:>8}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`ppcls-ext verify`."""
     args = _parse(argv)
-    file = _onnx_of_run(args.file) if Path(args.file).is_dir() and not args.file.endswith(PACKAGE) else args.file
+    file = str(Path(args.file))  # without the slash that a shell puts behind a package
+    if Path(file).is_dir() and not file.endswith(PACKAGE):
+        file = _onnx_of_run(file)
     found = compare_runtimes(file, args.images, args.program)
     several = found.task == MULTI_LABEL
     print(f"{printable(file)}: {found.images} images, compared with {with_version('onnxruntime')}", end="")
     print(f" ({found.seconds * 1e3:.1f} ms)" if file == found.source else f" on {printable(found.source)}")
     more = FOUND.format("found by both") if several else ""
-    print(COLUMNS.format("runtime", "difference", "same label" if several else "same class", "ms") + more)
+    print(COLUMNS.format("runtime", "difference", "same label" if several else "same class") + more + TIME.format("ms"))
     failed = False
     for comparison in found.comparisons:
         failed |= not comparison.agrees
@@ -36,9 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if agreed is None:
             print(f"{comparison.name:<{WIDTH}} {message_line(comparison.error)}")
             continue
-        name = printable(with_version(comparison.runtime, comparison.name))
-        line = COLUMNS.format(name, f"{agreed.change:.1e}", f"{agreed.same:.1%}", f"{comparison.seconds * 1e3:.1f}")
-        print(line + (FOUND.format(f"{agreed.found:.1%}") if several else ""))
+        is_file = comparison.name.endswith(RUNTIMES[comparison.runtime].suffix or "/")
+        name = printable(comparison.name if is_file else with_version(comparison.runtime, comparison.name))
+        line = COLUMNS.format(name, f"{agreed.change:.1e}", f"{agreed.same:.1%}")
+        line += FOUND.format(f"{agreed.found:.1%}") if several else ""
+        print(line + TIME.format(f"{comparison.seconds * 1e3:.1f}"))
     if failed:
         raise PpclsExtError(f"{file}: a runtime gives other answers than onnxruntime; the table says which")
     return 0

@@ -162,7 +162,7 @@ class _Other:
         convert: Callable[[], Path] | None = None,
     ) -> None:
         self._name, self._runtime = name, runtime
-        self._is_loose = bf16
+        self._is_loose, self._is_shown_only = bf16, False
         self._counts = AgreementCounts(metadata)
         self._seconds, self._images = 0.0, 0
         #: The reason why there is nothing to compare.
@@ -177,7 +177,10 @@ class _Other:
             self._failed = Comparison(name, runtime, str(error), agrees=runtime != "paddle")
             return
         # fewer bits, or runtimes that round them differently
-        self._is_loose |= bool(metadata.quantization or self._classifier.metadata.quantization)
+        own = self._classifier.metadata.quantization
+        self._is_loose |= bool(metadata.quantization or own)
+        # how much int8 loses, its own export has checked: it is shown beside fp32, and judged beside the int8 file
+        self._is_shown_only = own == "int8" != metadata.quantization
         task = self._classifier.metadata.task
         if task != metadata.task:
             reason = f"{path} is {task}, the file {metadata.task}: export both of one run"
@@ -200,7 +203,7 @@ class _Other:
         if self._failed is not None:
             return self._failed
         found = self._counts.result()
-        agrees = found.is_enough and (self._is_loose or found.change <= LARGEST_DIFFERENCE)
+        agrees = self._is_shown_only or (found.is_enough and (self._is_loose or found.change <= LARGEST_DIFFERENCE))
         return Comparison(self._name, self._runtime, None, found, agrees, self._seconds / self._images)
 
 

@@ -143,12 +143,20 @@ class _Program:
             name = operation.outputs[0]
         self._values[operation.outputs[0]] = getattr(self, f"_{operation.kind}")(name, operation, inputs)
 
+    def _rounded(self, numbers: np.ndarray) -> np.ndarray:
+        """Returns float32 numbers that halves hold, where it computes in them.
+
+        coremltools would make the smallest half (6e-8) of those that no half tells from zero, and of a dead channel's
+        scale weights that are not zero.
+        """
+        return numbers.astype(np.float16 if self._halves else np.float32).astype(np.float32)
+
     def _weight(self, weight: Constant) -> Any:
         if weight.scale is None:
-            return weight.floats
+            return self._rounded(weight.floats)
         zeros = np.zeros(len(weight.scale), np.int8)
         return self._builder.constexpr_affine_dequantize(
-            quantized_data=weight.stored, scale=weight.scale.astype(np.float32), zero_point=zeros, axis=np.int32(0)
+            quantized_data=weight.stored, scale=self._rounded(weight.scale), zero_point=zeros, axis=np.int32(0)
         )
 
     def _with_relu(self, name: str, operation: Operation, made: Any) -> Any:
@@ -159,7 +167,7 @@ class _Program:
         made = self._builder.conv(
             x=inputs[0],
             weight=self._weight(weight),
-            bias=bias.floats,
+            bias=self._rounded(bias.floats),
             strides=[operation.stride] * 2,
             pad_type="custom",
             pad=[operation.padding] * 4,
@@ -171,7 +179,7 @@ class _Program:
     def _linear(self, name: str, operation: Operation, inputs: list[Any]) -> Any:
         weight, bias = operation.constants
         flat = self._builder.reshape(x=inputs[0], shape=[1, -1])
-        return self._builder.linear(x=flat, weight=self._weight(weight), bias=bias.floats, name=name)
+        return self._builder.linear(x=flat, weight=self._weight(weight), bias=self._rounded(bias.floats), name=name)
 
     def _mean(self, name: str, operation: Operation, inputs: list[Any]) -> Any:
         return self._builder.reduce_mean(x=inputs[0], axes=[2, 3], keep_dims=True, name=name)

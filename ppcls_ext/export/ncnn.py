@@ -67,6 +67,8 @@ class _Writer:
         self._blobs = 0
         #: The copies of a value that are left to read.
         self._copies: dict[str, list[str]] = {}
+        #: Values of one axis: means, and what is made of them alone.
+        self._flat: set[str] = set()
         self.weights = bytearray()
         channels, height, width = net.size
         self._layer("Input", net.input, [], (net.input,), f"0={width} 1={height} 2={channels}")
@@ -76,6 +78,8 @@ class _Writer:
 
     def add(self, name: str, operation: Operation) -> None:
         inputs = [self._take(value) for value in operation.inputs]
+        if operation.kind in ("mean", "linear") or self._flat.issuperset(operation.inputs):
+            self._flat.update(operation.outputs)
         if operation.kind in LAYERS:
             kind, parameters = LAYERS[operation.kind]
             self._layer(kind, name, inputs, operation.outputs, parameters, operation.relu)
@@ -92,8 +96,8 @@ class _Writer:
         outputs, _, *kernel = weight.stored.shape
         size = weight.stored.size
         activation = " 9=1" if operation.relu else ""
-        _, *sides = self._net.shapes[operation.inputs[0]]
-        if not kernel or (sides == kernel == [1, 1] and operation.groups == 1):
+        # a map of one pixel that no pooling made keeps its three axes
+        if operation.inputs[0] in self._flat or not kernel:
             self._layer("InnerProduct", name, inputs, operation.outputs, f"0={outputs} 1=1 2={size}{activation}")
             return
         parameters = f"0={outputs} 1={kernel[0]} 3={operation.stride} 4={operation.padding} 5=1 6={size}"

@@ -190,7 +190,8 @@ def runtime_for(path: str | os.PathLike, runtime: str | None = None) -> str:
     """
     if runtime is not None and runtime not in RUNTIMES:
         raise PpclsExtError(f"the runtime is {runtime!r}: expected {', '.join(RUNTIMES)}")
-    own = next((name for name, other in RUNTIMES.items() if other.suffix and str(path).endswith(other.suffix)), None)
+    file = str(Path(path))  # without the slash that a shell puts behind a package
+    own = next((name for name, other in RUNTIMES.items() if other.suffix and file.endswith(other.suffix)), None)
     if runtime in (None, "onnxruntime", own):
         return own or runtime or "onnxruntime"
     if own is not None:
