@@ -50,6 +50,13 @@ DOCS = [
     "furo>=2024.5.6",
     "sphinx-copybutton>=0.5.2",
 ]
+# What reads our ONNX file and proves the others; ai-edge-litert brings the schema of .tflite files.
+FILES = ["onnx>=1.16.1", "onnxruntime>=1.19.2"]
+PHONES = {
+    "tflite": ['ai-edge-litert>=1.2.0; python_version >= "3.10"', "flatbuffers>=24.3.25", *FILES],
+    "coreml": ["coremltools>=8.0", *FILES],
+    "ncnn": ["ncnn>=1.0.20240820", *FILES],
+}
 DEV = [
     *DOCS,
     "jupytext>=1.16.2",
@@ -62,9 +69,11 @@ DEV = [
     "ruff>=0.5.0",
     "hypothesis>=6.75.0",
     "mypy>=1.14.0",
+    "playwright>=1.40",  # drives the browser that opens the exported web page
     "types-PyYAML",
     "setuptools>=77.0.3",
     "openvino>=2024.4.0",
+    *(requirement for extra in PHONES.values() for requirement in extra),
 ]
 ALL = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 
@@ -105,7 +114,7 @@ setup(
     license_files=["LICENSE"],
     cmdclass={"build_py": BuildWithPages},
     packages=find_packages(include=["ppcls_ext", "ppcls_ext.*"]),
-    package_data={"ppcls_ext": ["py.typed"]},
+    package_data={"ppcls_ext": ["py.typed"], "ppcls_ext.export": ["web/*"]},
     entry_points={"console_scripts": ["ppcls-ext = ppcls_ext.commands.main:main"]},
     python_requires=">=3.9",
     install_requires=["numpy>=1.26.0", "pyyaml>=6.0", "pillow>=9.4.0", "safetensors>=0.4.0"],
@@ -115,7 +124,7 @@ setup(
         "dev": [*ALL, *DEV],
         "docs": [*ALL, *DOCS],
         "openvino": ["openvino>=2024.4.0", "onnx>=1.16.1"],
-        "ncnn": ["ncnn>=1.0.20240820", "pnnx", "onnx>=1.16.1"],  # pnnx brings torch
+        **PHONES,
         "paddlex": ["paddlex[cv]>=3.7.0"],
         "peers": ["torch>=2", "timm>=1"],  # what benchmarks/train_step.py compares with
     },

@@ -19,7 +19,9 @@ EXTRAS = {
     **dict.fromkeys(("paddle2onnx", "onnx", "onnxslim"), "onnx"),
     "matplotlib": "report",
     "openvino": "openvino",
-    **dict.fromkeys(("ncnn", "pnnx"), "ncnn"),
+    **dict.fromkeys(("ai_edge_litert", "flatbuffers"), "tflite"),
+    "coremltools": "coreml",
+    "ncnn": "ncnn",
     "paddlex": "paddlex",
 }
 #: The newest Python that a package has wheels for, if that is older than the newest that this project runs on.

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -38,7 +39,7 @@ from ppcls_ext.packages import require
 from ppcls_ext.predict.answers import Choice, Classes, thresholds_of
 from ppcls_ext.predict.classifier import BATCH, Classified, Classifier, classify
 from ppcls_ext.predict.metadata import Metadata
-from ppcls_ext.predict.runtimes import programs_in
+from ppcls_ext.predict.runtimes import is_exported
 from ppcls_ext.progress import hidden, progress, ticks
 from ppcls_ext.report.measured import (
     Comparison,
@@ -52,6 +53,7 @@ from ppcls_ext.report.measured import (
 
 if TYPE_CHECKING:
     from ppcls_ext.data.image_input import ImageLike
+    from ppcls_ext.export.formats import ExportedFile
     from ppcls_ext.export.pipeline import ExportReport
     from ppcls_ext.models.backbone import Backbone
     from ppcls_ext.predict.answers import Threshold
@@ -425,6 +427,56 @@ class Run:
             reduce=reduction(precision, calibrating, allow),
         )
 
+    def export(
+        self,
+        to: str,
+        output: str | os.PathLike | None = None,
+        *,
+        precision: str | None = None,
+        samples: Sequence[str] = (),
+        tensor_input: bool = False,
+        calibration: str | None = None,
+        calibration_images: int = 256,
+        allow: bool = False,
+        litertjs: str | None = None,
+    ) -> ExportedFile | ExportReport:
+        """Writes the fused model in another format, once it is proved: as an ONNX file, and that against the model.
+
+        Args:
+            to: "tflite", "coreml", "ncnn", "web", or "onnx".
+            output: the file or package, with the format's ending; in the run's folder where None.
+            precision: "float32", "float16" or "int8"; the usual one where None: "float32", for Core ML "float16".
+            samples: images, folders or patterns to compare on, beside random input.
+            tensor_input: of a .tflite, whether it takes normalised floats instead of pixels.
+            calibration: for int8; see `export_onnx`, as the others.
+            calibration_images: see `export_onnx`.
+            allow: see `export_onnx`.
+            litertjs: see `ppcls_ext.export.formats.export_file`.
+
+        Raises:
+            PpclsExtError: as of `export_onnx`, or the format cannot hold the network; nothing is left then.
+        """
+        from ppcls_ext.export import formats
+        from ppcls_ext.export.formats import default_name, export_file
+
+        formats.require_packages(to, tensor_input)
+        formats.require_litertjs(to, litertjs)
+        formats.require_precision_of(to, precision)
+        name = self.settings.deployed.arch.name
+        options: dict[str, Any] = {"calibration": calibration, "calibration_images": calibration_images, "allow": allow}
+        if to == "onnx":
+            return self.export_onnx(output, precision=precision or "float32", samples=samples, **options)
+        if output is None:
+            file = default_name(name, to, precision)
+            output = Path(file) if self.settings.given_folder is None else self._own(file)
+        with tempfile.TemporaryDirectory(prefix="ppcls_ext_") as folder:
+            onnx_file = Path(folder, f"{name}.onnx")
+            reduced = "int8" if precision == "int8" else "float32"  # halves are made by the format's own writer
+            source = self.export_onnx(onnx_file, precision=reduced, samples=samples, **options)
+            phones: dict[str, Any] = {"samples": samples, "tensor_input": tensor_input, "litertjs": litertjs}
+            exported = export_file(onnx_file, to, Path(output), precision=precision, **phones)
+        return dataclasses.replace(exported, source=source)
+
     def onnx_file(self, precision: str = "float32") -> Path:
         """Where `export_onnx` writes by default, each form to a file of its own.
 
@@ -559,12 +611,6 @@ class Run:
         return Run(open_run(engine.folder) if (engine.folder / CONFIG).is_file() else settings)
 
 
-def is_exported(path: str | os.PathLike) -> bool:
-    """Returns whether a path is that of an exported file, or of a folder that export-model wrote."""
-    place = Path(path)
-    return place.suffix.lower() == ".onnx" or bool(programs_in(place))
-
-
 def compare(
     models: Sequence[str | os.PathLike | Run | Classifier],
     data: str | os.PathLike | Run | None = None,
@@ -605,7 +651,7 @@ def compare(
         name, size = "", None
         if not isinstance(model, Classifier):
             name, size = str(model), size_of(model)
-            model = Classifier(model, runtime=runtime or ("paddle" if Path(model).is_dir() else "onnxruntime"))
+            model = Classifier(model, runtime=runtime)
         name = name or model.metadata.architecture
         if data is None:
             raise PpclsExtError(

@@ -71,12 +71,18 @@ SET_FROM_OUTSIDE = {
     "reparam/folded.py": "_compare",
     "data/shards.py": "entry",
     "predict/onnx_file.py": "options",
-    "predict/runtimes.py": "self.net.opt",
+    "predict/ncnn_model.py": "self.net.opt",
     "training/terminal.py": "handler",
     "weights/bounded.py": "array.flags",
     # nodes and values of an ONNX graph
-    "export/simplify.py": "graph node end batch more.graph.output[0]",
+    "export/simplify.py": "graph node end batch",
+    "export/graph.py": "more.graph.output[0]",
+    "export/gelu.py": "graph",
+    "export/net.py": "graph",
     "predict/evidence.py": "value.type.tensor_type.shape.dim[0]",
+    # what a flatbuffer and a Core ML model consist of
+    "export/litert.py": "made",
+    "export/coreml.py": "model",
     # objects of this project: layers and models, the memory of oneDNN, the engine
     "doctor.py": "trial",
     "export/bench_files.py": "layer",
@@ -187,6 +193,7 @@ def test_the_page_shows_the_same_rooms_and_arrows():
         "import ppcls_ext.config.shipped",
         "import ppcls_ext.commands.predict",
         "import ppcls_ext.export.int8, ppcls_ext.export.float16",
+        "import ppcls_ext.commands.export, ppcls_ext.export.litert, ppcls_ext.export.ncnn, ppcls_ext.export.file_proof",
     ],
 )
 def test_no_paddle(statement):

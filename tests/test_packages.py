@@ -19,6 +19,7 @@ DISTRIBUTIONS = {
     "sklearn": "scikit-learn",
     "faiss": "faiss-cpu",
     "paddle": "paddlepaddle",
+    "ai_edge_litert": "ai-edge-litert",
 }
 
 

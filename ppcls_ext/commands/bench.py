@@ -6,6 +6,7 @@ import argparse
 import itertools
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     for item, px in itertools.product(args.items, args.px):
         with tempfile.TemporaryDirectory(prefix="ppcls_ext_") as folder:
             files = _files(item, args.forms, px, Path(folder))
+            convert = partial(_converted, Path(folder))
             for threads in args.threads:
-                for row in measure_files(Path(item).name, files, args.runtimes, threads, args.turns):
+                for row in measure_files(Path(item).name, files, args.runtimes, threads, args.turns, convert):
                     rows.append(row)
                     spread = f"{row['low']:.2f} … {row['high']:.2f}"
                     cells = *list(row.values())[:5], f"{row['median']:.2f}", spread, f"{row['ratio']:.3f}"
@@ -50,6 +52,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         sizes = sorted({published[row["model"]][1] for row in rows if row["model"] in published})
         if sizes and "bench.png" not in names:
             print(f"no bench.png: the accuracies are published for {' and '.join(map(str, sizes))} px")
+
+
+def _converted(folder: Path, path: Path, runtime: str) -> Path:
+    """Returns what a runtime runs of a file: ncnn and LiteRT run no ONNX."""
+    if path.suffix != ".onnx" or runtime not in ("ncnn", "tflite"):
+        return path
+    from ppcls_ext.export.formats import written_for
+
+    place = folder / f"{path.stem}_{runtime}"
+    place.mkdir(exist_ok=True)
+    return written_for(runtime, path, place)
 
 
 def _files(item: str, forms: Sequence[str], px: int, folder: Path) -> dict[str, Path]:
@@ -73,9 +86,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "ratio is the median ratio to the first row of the same turn. A model's name stands for random weights, which "
         "take the time of trained ones.",
     )
-    parser.add_argument("items", nargs="+", metavar="ITEM", help="a model's name, or a file that export-onnx wrote")
+    parser.add_argument("items", nargs="+", metavar="ITEM", help="a model's name, or an exported file")
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=["fused"], help="of a name (default: fused)")
-    runtimes = ("onnxruntime", "openvino", "openvino-bf16", "ncnn")
+    runtimes = ("onnxruntime", "openvino", "openvino-bf16", "ncnn", "tflite")
     which = f"{', '.join(runtimes)} (default: onnxruntime)"
     parser.add_argument(
         "--runtimes", nargs="+", choices=runtimes, default=["onnxruntime"], metavar="RUNTIME", help=which
@@ -90,6 +103,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", metavar="FOLDER", help="for bench.json, .csv, .md and .png (default: none)")
     args = parser.parse_args(argv)
     for item in args.items:
-        if item not in MODELS and not Path(item).is_file():
+        if item not in MODELS and not Path(item).exists():
             raise PpclsExtError(f"{item}: no such file, and no model: expected one of {one_of(item, MODELS)}")
     return args

@@ -21,9 +21,9 @@ from ppcls_ext.commands.options import (
 )
 from ppcls_ext.data.image_input import TTA
 from ppcls_ext.errors import NoSuchRunError, PpclsExtError, printable, printable_lines
-from ppcls_ext.predict.runtimes import RUNTIMES
+from ppcls_ext.predict.runtimes import RUNTIMES, is_exported
 from ppcls_ext.report.measured import Comparison, class_table
-from ppcls_ext.run import Run, compare, is_exported
+from ppcls_ext.run import Run, compare
 from ppcls_ext.weights.checkpoint_sets import is_saved
 
 

@@ -29,7 +29,7 @@ from ppcls_ext.predict.answers import Choice
 from ppcls_ext.predict.classifier import BATCH, Classified, Classifier, classify
 from ppcls_ext.predict.readable import Lines
 from ppcls_ext.predict.results import JsonArray, ResultsWriter, identity_of, open_results
-from ppcls_ext.predict.runtimes import RUNTIMES, programs_in
+from ppcls_ext.predict.runtimes import RUNTIMES, is_exported, runtime_for
 from ppcls_ext.predict.video import Video, classify_video, clock
 from ppcls_ext.progress import Report, progress, say
 from ppcls_ext.report.image_figures import SavedImages, shrunk
@@ -125,8 +125,7 @@ def _open(args: argparse.Namespace) -> Network:
     if args.config is None and _is_exported(Path(args.model)):
         if args.override or args.verbose:
             raise PpclsExtError(f"{args.model} is an exported file: -o and -v belong to a run or a configuration")
-        runtime = args.runtime or ("paddle" if programs_in(Path(args.model)) else "onnxruntime")
-        classifier = Classifier(args.model, args.threads, runtime, args.bf16)
+        classifier = Classifier(args.model, args.threads, args.runtime, args.bf16)
         if classifier.batch and args.batch_size not in (None, classifier.batch):
             raise PpclsExtError(
                 f"--batch-size is {args.batch_size}, but {args.model} was exported for {classifier.batch}"
@@ -164,9 +163,7 @@ def _take_places(args: argparse.Namespace, settings: RunSettings) -> None:
 
 def _is_exported(path: Path) -> bool:
     """Returns whether a path is a file or folder that an export wrote, rather than a run or weights in one."""
-    if path.is_dir():
-        return bool(programs_in(path))
-    return path.suffix.lower() == ".onnx" or (path.is_file() and path.suffix not in WEIGHTS)
+    return is_exported(path) or (path.is_file() and path.suffix not in WEIGHTS)
 
 
 def _open_run(args: argparse.Namespace) -> Run:
@@ -267,7 +264,7 @@ def _require_classes(result: dict[str, Any], does: str) -> None:
 def _identity(args: argparse.Namespace, network: Network) -> str:
     """Names the network and the options that its results depend on."""
     if network.run is None:
-        runtime = args.runtime or ("paddle" if Path(args.model).is_dir() else "onnxruntime")
+        runtime = runtime_for(args.model, args.runtime)
         return identity_of(args.model, args.topk, args.threshold, runtime, args.bf16)
     settings = network.run.settings
     weights = settings.deployed.weights() if settings.deployed.arch.is_ours else None

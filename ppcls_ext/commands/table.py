@@ -27,6 +27,9 @@ COMMANDS = {
     "eval": Command("evaluate", "measure trained weights or exported files on labelled images"),
     "infer": Command("predict", "the same as predict, by PaddleClas's name", "infer"),
     "export-onnx": Command("export_onnx", "fuse a model and write it as an ONNX file that was proved equal"),
+    "export": Command(
+        "export", "write a model for phones or the web: LiteRT, Core ML, ncnn or an HTML page, proved equal"
+    ),
     "predict": Command("predict", "classify images or a video, with a run or an exported file"),
     "explain": Command("explain", "show where in an image the evidence for a class lies"),
     "verify": Command("verify", "run an exported file in every installed runtime and compare their answers"),

@@ -10,43 +10,67 @@ from ppcls_ext.commands.options import command_parser
 from ppcls_ext.data.lists import MULTI_LABEL
 from ppcls_ext.errors import PpclsExtError, message_line, printable
 from ppcls_ext.export.agreement import compare_runtimes
-from ppcls_ext.predict.runtimes import with_version
+from ppcls_ext.predict.coreml_model import SUFFIX as PACKAGE
+from ppcls_ext.predict.runtimes import RUNTIMES, with_version
 
-COLUMNS = "{:<28} {:>10} {:>12}"
+WIDTH = 32
+COLUMNS = "{:<32} {:>10} {:>12}"
 #: What follows where images may show several labels; see `ppcls_ext.export.comparison.Agreement`.
 FOUND = " {:>15}"
+TIME = " {:>8}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`ppcls-ext verify`."""
     args = _parse(argv)
-    images, task, comparisons = compare_runtimes(args.file, args.images, args.program)
-    print(f"{printable(args.file)}: {images} images, compared with {with_version('onnxruntime')}")
-    several = task == MULTI_LABEL
-    print(
-        COLUMNS.format("runtime", "difference", "same label" if several else "same class")
-        + (FOUND.format("found by both") if several else "")
-    )
+    file = str(Path(args.file))  # without the slash that a shell puts behind a package
+    if Path(file).is_dir() and not file.endswith(PACKAGE):
+        file = _onnx_of_run(file)
+    found = compare_runtimes(file, args.images, args.program)
+    several = found.task == MULTI_LABEL
+    print(f"{printable(file)}: {found.images} images, compared with {with_version('onnxruntime')}", end="")
+    print(f" ({found.seconds * 1e3:.1f} ms)" if file == found.source else f" on {printable(found.source)}")
+    more = FOUND.format("found by both") if several else ""
+    print(COLUMNS.format("runtime", "difference", "same label" if several else "same class") + more + TIME.format("ms"))
     failed = False
-    for comparison in comparisons:
+    for comparison in found.comparisons:
         failed |= not comparison.agrees
-        found = comparison.agreement
-        if found is None:
-            print(f"{comparison.name:<28} {message_line(comparison.error)}")
+        agreed = comparison.agreement
+        if agreed is None:
+            print(f"{comparison.name:<{WIDTH}} {message_line(comparison.error)}")
             continue
-        name = with_version(comparison.runtime, comparison.name)
-        line = COLUMNS.format(name, f"{found.change:.1e}", f"{found.same:.1%}")
-        print(line + (FOUND.format(f"{found.found:.1%}") if several else ""))
+        is_file = comparison.name.endswith(RUNTIMES[comparison.runtime].suffix or "/")
+        name = printable(comparison.name if is_file else with_version(comparison.runtime, comparison.name))
+        line = COLUMNS.format(name, f"{agreed.change:.1e}", f"{agreed.same:.1%}")
+        line += FOUND.format(f"{agreed.found:.1%}") if several else ""
+        print(line + TIME.format(f"{comparison.seconds * 1e3:.1f}"))
     if failed:
-        raise PpclsExtError(f"{args.file}: a runtime gives other answers than onnxruntime; the table says which")
+        raise PpclsExtError(f"{file}: a runtime gives other answers than onnxruntime; the table says which")
     return 0
+
+
+def _onnx_of_run(folder: str) -> str:
+    """Returns the ONNX file in a run's folder.
+
+    Raises:
+        PpclsExtError: it is no run, or holds none.
+    """
+    from ppcls_ext.run import Run
+
+    file = Run(folder).onnx_file()
+    if not file.is_file():
+        raise PpclsExtError(f"{folder} holds no {file.name}: ppcls-ext export-onnx {folder} writes it")
+    return str(file)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = command_parser(
         "verify", "verify MobileOne_S0.onnx photos", "verify MobileOne_S0.onnx photos --program inference"
     )
-    parser.add_argument("file", metavar="FILE", help="that export-onnx wrote")
+    what = (
+        "ONNX file, which the files of its name beside it are compared with, too; one of these; or the folder of a run"
+    )
+    parser.add_argument("file", metavar="FILE", help=what)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image, folder, or quoted pattern")
     parser.add_argument("--program", metavar="FOLDER", help="that export-model wrote of the same weights, for Paddle")
     args = parser.parse_args(argv)

@@ -16,7 +16,7 @@ import onnx
 from onnx import helper, numpy_helper, shape_inference
 
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.predict.onnx_file import open_session
+from ppcls_ext.predict.onnx_file import logits_name, open_session
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -187,6 +187,20 @@ def run_piece(
     names = [value.name for value in piece.get_inputs()]
     for start in range(0, len(values[names[0]]), PIECE_BATCH):
         yield piece.run(list(wanted), {name: values[name][start : start + PIECE_BATCH] for name in names})
+
+
+def with_logits(model: onnx.ModelProto, content: bytes) -> bytes:
+    """Returns the content of a model's file, extended by its logits as one more output where it ends in scores.
+
+    protobuf merges messages that stand one behind the other, so that onnxruntime loads the file's own bytes.
+    """
+    (output,) = model.graph.output
+    name = logits_name(model)
+    more = onnx.ModelProto()
+    if name != output.name:
+        more.graph.output.add().CopyFrom(output)
+        more.graph.output[0].name = name
+    return content + more.SerializeToString()
 
 
 def shape_of(value: onnx.ValueInfoProto) -> list[int | str]:

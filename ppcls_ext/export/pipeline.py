@@ -26,6 +26,7 @@ from ppcls_ext.data.lists import MULTI_LABEL, SINGLE_LABEL, TASKS, require_class
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.export import comparison, convert, fusion_proof
 from ppcls_ext.export.comparison import ByKind, Inputs, OnnxSession, largest_difference, require_small
+from ppcls_ext.export.graph import with_logits
 from ppcls_ext.export.opset import DEFAULT_OPSET, OPSETS, default_opset, opset_of, require_precision
 from ppcls_ext.export.written_file import WrittenFile, write_file
 from ppcls_ext.packages import require
@@ -67,6 +68,10 @@ class ExportReport(WrittenFile):
     reduced: object | None = None
 
     def __str__(self) -> str:
+        return "\n".join([super().__str__(), *self.differences()])
+
+    def differences(self) -> list[str]:
+        """Returns the lines that say how equal the file is, without those on the file itself."""
         differences = {
             "fused layers, from the sums of their branches": self.layer_difference,
             "fused model, from the unfused model": self.fused_difference,
@@ -75,7 +80,6 @@ class ExportReport(WrittenFile):
         }
         whose = "the logits" if self.reduced is None else "the logits in fp32"
         lines = [
-            super().__str__(),
             f"largest differences of {whose}, relative to the largest logit:",
             *(f"  {value:.1e}  {what}" for what, value in differences.items() if value is not None),
         ]
@@ -83,7 +87,7 @@ class ExportReport(WrittenFile):
             lines.append("note: this model magnifies rounding errors; only its layers and parameters compare sharply")
         if self.reduced is not None:
             lines.append(str(self.reduced))
-        return "\n".join(lines)
+        return lines
 
 
 def export_onnx(
@@ -154,7 +158,7 @@ def export_onnx(
         simplify.check(onnx_model)
         comparison.require_same_parameters(onnx_model, {name: value.numpy() for name, value in parameters.items()})
         content, reduced = onnx_model.SerializeToString(deterministic=True), None
-        session = OnnxSession(simplify.with_logits(onnx_model, content))
+        session = OnnxSession(with_logits(onnx_model, content))
         onnx_differences = {n: _compare_with_paddle(session, inputs, logits, n, ending, allowed, tick) for n in batches}
     del session
     if reduce:

@@ -13,10 +13,10 @@ from onnx import helper, shape_inference
 
 import ppcls_ext
 from ppcls_ext.errors import PpclsExtError, one_line
+from ppcls_ext.export.gelu import fuse_gelu
 from ppcls_ext.export.graph import Graph
 from ppcls_ext.export.opset import GELU_OPSET, opset_of
 from ppcls_ext.predict.metadata import LOGITS
-from ppcls_ext.predict.onnx_file import logits_name
 
 INPUT = "image"
 FREE_BATCH = "batch"
@@ -75,20 +75,6 @@ def check(model: onnx.ModelProto) -> None:
         ) from error
 
 
-def with_logits(model: onnx.ModelProto, content: bytes) -> bytes:
-    """Returns the content of a model's file, extended by its logits as one more output where it ends in scores.
-
-    protobuf merges messages that stand one behind the other, so that onnxruntime loads the file's own bytes.
-    """
-    (output,) = model.graph.output
-    name = logits_name(model)
-    more = onnx.ModelProto()
-    if name != output.name:
-        more.graph.output.add().CopyFrom(output)
-        more.graph.output[0].name = name
-    return content + more.SerializeToString()
-
-
 def reshape_to_flatten(graph: Graph) -> None:
     """Makes Reshape from (N, C, H, W) to (N, C·H·W) a Flatten, which needs no constant and says what it does."""
     for index, node in enumerate(graph.nodes):
@@ -124,47 +110,6 @@ def restore_zero_biases(graph: Graph, parameter_names: Mapping[str, str]) -> Non
             channels = graph.constants[node.input[1]].shape[0 if node.op_type == "Conv" else 1]
             graph.constants[bias] = np.zeros(channels, np.float32)
             node.input.append(bias)
-
-
-def fuse_gelu(graph: Graph) -> None:
-    """Makes each GELU one node: paddle2onnx writes x·½·(1 + erf(x/√2)) as five, though ONNX has Gelu from opset 20."""
-    replaced: dict[int, onnx.NodeProto | None] = {}
-    for node in graph.nodes:
-        chain = _gelu_chain(node, graph)
-        if chain:
-            replaced.update((id(part), None) for part in chain[:-1])
-            replaced[id(chain[-1])] = helper.make_node("Gelu", [node.input[0]], chain[-1].output)
-    kept = (replaced.get(id(node), node) for node in graph.nodes)
-    graph.nodes = [node for node in kept if node is not None]
-
-
-def _gelu_chain(first: onnx.NodeProto, graph: Graph) -> list[onnx.NodeProto]:
-    """Returns the five nodes of the GELU that starts with the division `first`, in order; none for anything else."""
-    source, chain = first.input[0] if first.input else "", [first]
-    expected = (("Div", np.sqrt(2)), ("Erf", None), ("Add", 1.0), ("Mul", source), ("Mul", 0.5))
-    if first.op_type != "Div":
-        return []
-    for operator, other in expected:
-        node = chain[-1]
-        value = node.input[1] if len(node.input) > 1 and len(chain) == 1 else _other_input(node, chain)
-        same = value == other if isinstance(other, str) or other is None else _is(graph.constants.get(value), other)
-        if node.op_type != operator or not same:
-            return []
-        if len(chain) < len(expected):
-            readers = [reader for reader in graph.nodes if node.output[0] in reader.input]
-            if len(readers) != 1:
-                return []
-            chain.append(readers[0])
-    return chain
-
-
-def _other_input(node: onnx.NodeProto, chain: list[onnx.NodeProto]) -> str | None:
-    """Returns what a node reads beside the result of the node before it; None for nothing."""
-    return next((value for value in node.input if value not in chain[-2].output), None)
-
-
-def _is(constant: np.ndarray | None, expected: float) -> bool:
-    return constant is not None and constant.size == 1 and bool(np.isclose(constant.item(), expected, rtol=1e-6))
 
 
 def _renamed(graph: Graph, name: str, parameter_names: Mapping[str, str], output: str) -> onnx.GraphProto:

@@ -47,10 +47,9 @@ class Classifier:
     returns one dict per image; see `__call__`.
 
     Args:
-        path: the ONNX file that export-onnx or `export_onnx` wrote; for the runtime "paddle", the folder that
-            export-model wrote.
+        path: an exported file (.onnx, .tflite, .ncnn.param, .mlpackage), or the folder that export-model wrote.
         threads: number of threads of one operation; by default the runtime chooses.
-        runtime: "onnxruntime", "openvino", "ncnn" or "paddle"; each needs its package.
+        runtime: of an ONNX file "onnxruntime" (the default) or "openvino"; the others have one of their own.
         bf16: whether to compute in bfloat16, which "openvino" alone offers.
 
     Attributes:
@@ -67,7 +66,7 @@ class Classifier:
         self,
         path: str | os.PathLike,
         threads: int | None = None,
-        runtime: str = "onnxruntime",
+        runtime: str | None = None,
         bf16: bool = False,
     ) -> None:
         self._use(load(runtime, path, threads, bf16))

@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 
 from ppcls_ext import cpu
+from ppcls_ext.data.image_input import network_input
 from ppcls_ext.predict.classifier import Classifier
+from ppcls_ext.predict.runtimes import runtime_for
 
 WARM_UP = 5
 
@@ -68,29 +70,42 @@ def measure(calls: Mapping[str, Callable[[], object]], turns: int) -> dict[str, 
 
 
 def measure_files(
-    model: str, files: Mapping[str, Path], runtimes: Sequence[str], threads: int, turns: int
+    model: str,
+    files: Mapping[str, Path],
+    runtimes: Sequence[str],
+    threads: int,
+    turns: int,
+    convert: Callable[[Path, str], Path] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Measures exported files; all of them and all runtimes take turns.
 
     Args:
         model: name of the model, for the rows.
         files: the files by form.
-        runtimes: names of runtimes; "-bf16" behind one computes in bfloat16.
+        runtimes: names of runtimes; "-bf16" behind one computes in bfloat16. A file for phones has its own.
         threads: number of threads of one operation.
         turns: see `measure`.
+        convert: makes of a file, for the name of a runtime, the one that it runs.
 
     Yields:
         One row per file and runtime: model, form, runtime, threads, px, and the fields of `Latency`.
     """
     calls: dict[str, Callable[[], object]] = {}
     sizes = {}
-    for (form, path), runtime in itertools.product(files.items(), runtimes):
-        name, _, precision = runtime.partition("-")
+    for (form, path), wanted in itertools.product(files.items(), runtimes):
+        name, _, precision = wanted.partition("-")
+        if convert is not None:
+            path = convert(path, name)
+        if name == "onnxruntime":  # the usual one, which gives way to a file's own
+            name = wanted = runtime_for(path)
         classifier = Classifier(path, threads, name, precision == "bf16")
         shape = classifier.network.image_shape
-        image = np.random.default_rng(0).standard_normal((classifier.batch or 1, *shape), dtype=np.float32)
-        calls[f"{form} {runtime}"] = partial(classifier.network.run, image)
-        sizes[f"{form} {runtime}"] = shape[-1]
+        # of grey levels, as some files take pixels
+        levels = np.random.default_rng(0).integers(0, 256, (*shape[1:], 3), dtype=np.uint8)
+        rule = dataclasses.replace(classifier.metadata.preprocessing, resize_short=None, resize=(shape[2], shape[1]))
+        image = np.stack([network_input(levels, dataclasses.replace(rule, crop=None))] * (classifier.batch or 1))
+        calls[f"{form} {wanted}"] = partial(classifier.network.run, image)
+        sizes[f"{form} {wanted}"] = shape[-1]
     for key, latency in measure(calls, turns).items():
         form, runtime = key.split(" ")
         described = {"model": model, "form": form, "runtime": runtime, "threads": threads, "px": sizes[key]}

@@ -69,7 +69,7 @@ def _properties(path: str | os.PathLike) -> dict[str, str]:
 
 
 def open_session(
-    network: str | bytes | onnx.ModelProto, threads: int = 0, optimized: str = ""
+    network: str | bytes | onnx.ModelProto, threads: int = 0, optimized: str = "", as_it_stands: bool = False
 ) -> onnxruntime.InferenceSession:
     """Loads a network into onnxruntime on the CPU, which prints nothing; its exceptions pass through.
 
@@ -77,6 +77,7 @@ def open_session(
         network: the path of a file, the content of one, or a model.
         threads: number of threads of one operation; 0 leaves the choice to onnxruntime.
         optimized: the path where onnxruntime writes its optimized graph; by default it writes none.
+        as_it_stands: whether each node is computed as the graph says, without any optimization.
 
     Raises:
         PpclsExtError: onnxruntime is missing.
@@ -86,5 +87,7 @@ def open_session(
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
     options.optimized_model_filepath = optimized
+    if as_it_stands:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     source = network if isinstance(network, (str, bytes)) else network.SerializeToString()
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])

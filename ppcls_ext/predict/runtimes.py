@@ -1,34 +1,32 @@
-"""The runtimes that can run an exported model: onnxruntime, OpenVINO, ncnn and Paddle Inference.
+"""The runtimes that can run an exported model: onnxruntime, OpenVINO, Paddle Inference, and those of phones.
 
-Each runtime's package is imported when its first model is loaded.
+Each runtime's package is imported when its first model is loaded. The name of a file for phones says which one runs it.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import json
 import os
-import subprocess
-import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from ppcls_ext import cpu
 from ppcls_ext.errors import PpclsExtError, one_line
-from ppcls_ext.files import read_regular
-from ppcls_ext.packages import import_extra, missing, require
+from ppcls_ext.packages import import_extra, require
+from ppcls_ext.predict.coreml_model import SUFFIX as COREML
+from ppcls_ext.predict.coreml_model import CoreMlModel
 from ppcls_ext.predict.inference_yml import NAME, read_inference_yml
 from ppcls_ext.predict.metadata import LOGITS, OUTPUTS, Metadata
+from ppcls_ext.predict.ncnn_model import PARAM, NcnnModel
 from ppcls_ext.predict.onnx_file import ends_in_logits, open_session, read_metadata, require_file
 from ppcls_ext.predict.program_set import require_one_set
+from ppcls_ext.predict.tflite_model import TfliteModel
 
 #: The programs of which a folder that export-model wrote holds one.
 PROGRAMS = ("inference.json", "inference.pdmodel")
-#: The files that pnnx writes for ncnn.
-PARAM, BIN = "net.ncnn.param", "net.ncnn.bin"
 
 
 class ExportedModel(Protocol):
@@ -119,43 +117,6 @@ class OpenVinoModel:
         return self.compiled([images])[0]
 
 
-class NcnnModel:
-    """An ONNX file in ncnn, the runtime for phones: converted by pnnx, in float32, one image at a time."""
-
-    batch: int | None = 1
-
-    def __init__(self, path: str | os.PathLike, threads: int | None) -> None:
-        ncnn = import_extra("ncnn")
-        require_file(path)
-        self.metadata = read_metadata(path)
-        if self.metadata.quantization == "int8":
-            raise PpclsExtError(f"{path}: ncnn cannot run this int8; give the fp32 file")
-        width, height = self.metadata.preprocessing.image_size
-        self.image_shape = [3, height, width]
-        self.ncnn = ncnn
-        self.net = ncnn.Net()
-        self.net.opt.num_threads = threads or cpu.usable_cores()
-        # by default ncnn stores and computes in 16 bits where the CPU can; the answers should be the file's
-        self.net.opt.use_fp16_packed = self.net.opt.use_fp16_storage = self.net.opt.use_fp16_arithmetic = False
-        self.net.opt.use_bf16_storage = False
-        with tempfile.TemporaryDirectory(prefix="ppcls_ext_") as folder:
-            convert_to_ncnn(path, self.image_shape, Path(folder))
-            if self.net.load_param(str(Path(folder, PARAM))) or self.net.load_model(str(Path(folder, BIN))):
-                raise PpclsExtError(f"{path}: ncnn cannot load what pnnx made of it")
-        model = import_extra("onnx").load(path, load_external_data=False)
-        self.ends_in_logits = ends_in_logits(path, self.metadata, model.graph.output[0].name)
-
-    def run(self, images: np.ndarray) -> np.ndarray:
-        """See `ExportedModel.run`."""
-        rows = []
-        for image in images:
-            with self.net.create_extractor() as extractor:
-                extractor.input("in0", self.ncnn.Mat(np.ascontiguousarray(image)).clone())
-                _, output = extractor.extract("out0")
-                rows.append(np.array(output).ravel())
-        return np.stack(rows)
-
-
 class PaddleModel:
     """A folder that export-model wrote, in Paddle Inference with oneDNN."""
 
@@ -195,19 +156,28 @@ class Runtime(NamedTuple):
     """One runtime.
 
     Attributes:
-        model: the class that loads an exported model, from a path and a number of threads.
+        model: loads an exported model, from a path and a number of threads.
         packages: the packages it needs.
+        distribution: the package of whose version its answers are.
+        suffix: of the files that it alone runs; "" where it runs ONNX files or folders.
+        bf16: whether it can compute in bfloat16.
     """
 
-    model: type[OnnxRuntimeModel] | type[OpenVinoModel] | type[NcnnModel] | type[PaddleModel]
+    model: Callable[..., ExportedModel]
     packages: tuple[str, ...]
+    distribution: str
+    suffix: str = ""
+    bf16: bool = False
 
 
+#: By name, which is also that of the extra that installs it.
 RUNTIMES = {
-    "onnxruntime": Runtime(OnnxRuntimeModel, ("onnxruntime",)),
-    "openvino": Runtime(OpenVinoModel, ("openvino", "onnx")),
-    "ncnn": Runtime(NcnnModel, ("ncnn", "pnnx", "onnx")),
-    "paddle": Runtime(PaddleModel, ("paddle",)),
+    "onnxruntime": Runtime(OnnxRuntimeModel, ("onnxruntime",), "onnxruntime"),
+    "openvino": Runtime(OpenVinoModel, ("openvino", "onnx"), "openvino", bf16=True),
+    "paddle": Runtime(PaddleModel, ("paddle",), "paddlepaddle"),
+    "tflite": Runtime(TfliteModel, ("ai_edge_litert",), "ai-edge-litert", ".tflite"),
+    "ncnn": Runtime(NcnnModel, ("ncnn",), "ncnn", PARAM),
+    "coreml": Runtime(CoreMlModel, ("coremltools", "onnx", "onnxruntime"), "coremltools", COREML),
 }
 
 
@@ -216,25 +186,61 @@ def programs_in(folder: Path) -> list[Path]:
     return [folder / name for name in PROGRAMS if (folder / name).is_file()]
 
 
-def load(runtime: str, path: str | os.PathLike, threads: int | None = None, bf16: bool = False) -> ExportedModel:
+def is_exported(path: str | os.PathLike) -> bool:
+    """Returns whether a path is that of an exported file, or of a folder that export-model wrote."""
+    return str(path).lower().endswith(".onnx") or _own_runtime(path) is not None
+
+
+def _own_runtime(path: str | os.PathLike) -> str | None:
+    """The one runtime that runs a file or folder."""
+    place = Path(path)  # without the slash that a shell puts behind a package
+    own = next((name for name, one in RUNTIMES.items() if one.suffix and str(place).endswith(one.suffix)), None)
+    return own or ("paddle" if programs_in(place) else None)
+
+
+def runtime_for(path: str | os.PathLike, runtime: str | None = None) -> str:
+    """Returns the runtime that runs a file: its own, the one that is asked for, or onnxruntime.
+
+    Args:
+        path: the file or folder.
+        runtime: a key of `RUNTIMES`; None for the usual one.
+
+    Raises:
+        PpclsExtError: the runtime is unknown, or another one than the file's own.
+    """
+    if runtime is not None and runtime not in RUNTIMES:
+        raise PpclsExtError(f"the runtime is {runtime!r}: expected {', '.join(RUNTIMES)}")
+    own = _own_runtime(path)
+    if runtime in (None, own):
+        return own or "onnxruntime"
+    if own is not None:
+        raise PpclsExtError(f"{path}: the runtime {runtime} does not run it, but {own}: leave out --runtime")
+    suffix = RUNTIMES[str(runtime)].suffix
+    if suffix:
+        raise PpclsExtError(
+            f"{path}: the runtime {runtime} runs MODEL{suffix}: ppcls-ext export {path} --to {runtime} writes one"
+        )
+    return str(runtime)
+
+
+def load(runtime: str | None, path: str | os.PathLike, threads: int | None = None, bf16: bool = False) -> ExportedModel:
     """Loads an exported model.
 
     Args:
-        runtime: a key of `RUNTIMES`.
-        path: the ONNX file, for ncnn the fp32 one; for "paddle" the folder that export-model wrote.
+        runtime: a key of `RUNTIMES`, or None; see `runtime_for`.
+        path: an exported file; for "paddle" the folder that export-model wrote.
         threads: number of threads of one operation; by default the runtime chooses.
         bf16: whether to compute in bfloat16, which only OpenVINO offers.
 
     Raises:
         PpclsExtError: the runtime is unknown, its package is missing, or it cannot load the model.
     """
-    if runtime not in RUNTIMES:
-        raise PpclsExtError(f"the runtime is {runtime!r}: expected {', '.join(RUNTIMES)}")
-    if bf16:
-        if runtime != "openvino":
-            raise PpclsExtError(f"bf16 is for the runtime openvino, not for {runtime}")
-        return OpenVinoModel(path, threads, bf16=True)
-    return RUNTIMES[runtime].model(path, threads)
+    name = runtime_for(path, runtime)
+    if not bf16:
+        return RUNTIMES[name].model(path, threads)
+    if not RUNTIMES[name].bf16:
+        raise PpclsExtError(f"bf16 is for the runtime openvino, not for {name}")
+    return RUNTIMES[name].model(path, threads, bf16=True)
 
 
 def installed(runtime: str) -> bool:
@@ -245,36 +251,7 @@ def installed(runtime: str) -> bool:
 def with_version(runtime: str, name: str = "") -> str:
     """Returns a runtime's name (or `name`), followed by its version where its package is installed as usual."""
     try:
-        version = importlib.metadata.version("paddlepaddle" if runtime == "paddle" else runtime)
+        version = importlib.metadata.version(RUNTIMES[runtime].distribution)
     except importlib.metadata.PackageNotFoundError:  # as for onnxruntime-gpu
         version = ""
     return f"{name or runtime} {version}".strip()
-
-
-def convert_to_ncnn(path: str | os.PathLike, image_shape: list[int], folder: Path) -> None:
-    """Writes ncnn's two files, `PARAM` and `BIN`, in float32.
-
-    Args:
-        path: the ONNX file.
-        image_shape: (C, H, W) of its input.
-        folder: where the files go.
-
-    Raises:
-        PpclsExtError: pnnx is missing, or does not convert the file.
-    """
-    found = importlib.util.find_spec("pnnx")  # importing it would load torch
-    if found is None or found.origin is None:
-        raise PpclsExtError(missing("pnnx"))
-    (copy := folder / "net.onnx").write_bytes(read_regular(path, 1 << 31))  # pnnx writes beside its input
-    shape = json.dumps([1, *image_shape], separators=(",", ":"))
-    done = subprocess.run(
-        [str(Path(found.origin).parent / "pnnx"), copy.name, f"inputshape={shape}", "fp16=0"],
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        check=False,
-    )
-    if done.returncode or not (folder / PARAM).is_file():
-        said = done.stdout.decode(errors="replace").strip().splitlines() or [f"exit code {done.returncode}"]
-        raise PpclsExtError(f"{path}: pnnx does not convert it ({said[-1][:200]}); give the fp32 file of opset 17")

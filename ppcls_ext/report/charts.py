@@ -28,7 +28,7 @@ EXTREMES, EXTREME_WIDTH = 5, 120
 #: The largest class has so many times the images of the middle one where counts are drawn by their logarithms.
 MUCH = 10
 FORM_COLOURS = {"fused": BLUE, "int8": ORANGE, "unfused": GREY, "fp16": RED}
-RUNTIME_MARKERS = {"onnxruntime": "o", "openvino": "s", "openvino-bf16": "^", "ncnn": "D"}
+RUNTIME_MARKERS = {"onnxruntime": "o", "openvino": "s", "openvino-bf16": "^", "ncnn": "D", "tflite": "v"}
 
 
 def draw_curves(rows: Rows, path: str | os.PathLike, decides: str = "top1", greater: bool = True) -> None:

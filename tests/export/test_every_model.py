@@ -11,6 +11,7 @@ from paddle import nn
 
 from ppcls_ext import build, list_models, reparameterize
 from ppcls_ext.data.image_rule import rule_from_transforms
+from ppcls_ext.export.formats import export_file
 from ppcls_ext.export.pipeline import export_onnx
 from ppcls_ext.predict.metadata import Metadata
 from tests.helpers import needs_converter, randomise_norms
@@ -35,17 +36,26 @@ ALLOWED = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in list_models()]
+@pytest.fixture(
+    scope="module",
+    params=[name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in list_models()],
 )
-def test_nodes(name, tmp_path):
+def exported_model(request, tmp_path_factory):
+    """A model's name, the model with random weights, and its file."""
+    name = request.param
     paddle.seed(0)
     model = build(name, class_num=10)
     randomise_norms(model, seed=0)
     model.eval()
     metadata = Metadata(name, rule_from_transforms(TRANSFORMS), None).to_properties()
-    export_onnx(model, tmp_path / "model.onnx", image_shape=(3, 32, 32), metadata=metadata)
-    graph = onnx.load(tmp_path / "model.onnx").graph
+    path = tmp_path_factory.mktemp(name) / "model.onnx"
+    export_onnx(model, path, image_shape=(3, 32, 32), metadata=metadata)
+    return name, model, path
+
+
+def test_nodes(exported_model):
+    name, model, path = exported_model
+    graph = onnx.load(path).graph
     counts = Counter(node.op_type for node in graph.node)
 
     layers = list(reparameterize(model).sublayers())
@@ -61,3 +71,11 @@ def test_nodes(name, tmp_path):
     biases = {node.output[0] for node in graph.node if node.op_type == "Conv" and len(node.input) == 3}
     if family != "FasterNet":  # its partial and projecting convolutions have no bias to carry
         assert len(biases) == counts["Conv"]
+
+
+@pytest.mark.parametrize("to", ["tflite", "ncnn"])
+def test_other_formats(to, exported_model):
+    """Proved, or an error; random weights magnify rounding, and so the proof's own limit counts."""
+    pytest.importorskip({"tflite": "ai_edge_litert", "ncnn": "ncnn"}[to], reason=f'needs pip install "ppcls-ext[{to}]"')
+    report = export_file(exported_model[2], to)
+    assert report.proof.difference <= report.proof.allowed <= 1e-3
