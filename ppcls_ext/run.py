@@ -17,22 +17,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ppcls_ext.config.first_epoch import settle
-from ppcls_ext.config.folder import CONFIG, LISTS, config_text, find_run, read_config
-from ppcls_ext.config.lists import evaluate_on, images_in, list_of_run, with_lists, with_made_lists
+from ppcls_ext.config.folder import CONFIG, config_text, find_run, read_config
+from ppcls_ext.config.lists import evaluate_on, images_in, list_of_run
 from ppcls_ext.config.load import load_config, override
 from ppcls_ext.config.numbered import LATEST, with_own_folder
 from ppcls_ext.config.settings import RunSettings, open_config, open_run
 from ppcls_ext.config.thresholds import own_thresholds
 from ppcls_ext.config.train_options import DEFAULT, set_options
-from ppcls_ext.config.weights import require_no_earlier_training
-from ppcls_ext.data.class_folders import LABEL_LIST, TRAIN_LIST, VAL_LIST, kept_lists
 from ppcls_ext.data.image_files import find_images
 from ppcls_ext.data.image_input import PreparedImages, check_tta, network_input
 from ppcls_ext.data.image_rule import Preprocessing
 from ppcls_ext.data.labelled import LabelledImages, labelled_images
-from ppcls_ext.data.lists import MULTI_LABEL, SINGLE_LABEL, ListEntry
-from ppcls_ext.errors import PpclsExtError, printable
+from ppcls_ext.data.lists import MULTI_LABEL, ListEntry
+from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.export.opset import PRECISIONS, default_opset, require_precision
 from ppcls_ext.files import atomic_write, require_within
 from ppcls_ext.packages import require
@@ -550,10 +547,11 @@ class Run:
         set_up()
         from ppcls_ext.config.prepare import prepare
         from ppcls_ext.data.image_files import check_images
+        from ppcls_ext.training.images import with_images
         from ppcls_ext.training.terminal import quiet_host
         from ppcls_ext.weights.folder_lock import release
 
-        settings = _with_lists(settings, data, labels, val_share, split_seed)
+        settings = with_images(settings, data, labels, val_share, split_seed)
         if not verbose:
             quiet_host()
         lists = prepare(settings, mode).lists
@@ -584,6 +582,7 @@ class Run:
         show_lr: bool = False,
     ) -> Run:
         """Trains with this configuration; see `ppcls_ext.train`, which opens it, too."""
+        from ppcls_ext.training.images import with_images
         from ppcls_ext.training.start import set_up
         from ppcls_ext.weights.folder_lock import release
 
@@ -592,7 +591,7 @@ class Run:
         with hidden() if quiet else contextlib.nullcontext():
             set_up()
             settings = with_own_folder(settings)
-            settings = _with_lists(settings, data, labels, val_share, split_seed, quiet)
+            settings = with_images(settings, data, labels, val_share, split_seed, quiet)
             try:
                 engine = _build_engine(settings, "train", verbose)
                 if loss is not None:
@@ -728,60 +727,6 @@ def open_training(
     settings = RunSettings(config, folder, tuple(overrides))
     _ = settings.recipe  # what is wrong with it is said before anything is loaded
     return Run(settings)
-
-
-def _with_lists(
-    settings: RunSettings,
-    data: str | os.PathLike | None,
-    labels: str | os.PathLike | None,
-    val_share: float,
-    split_seed: int,
-    quiet: bool = False,
-) -> RunSettings:
-    if data is None and labels is not None:
-        raise PpclsExtError(f"labels (--labels) is {labels}: expected data (--data) too, the folder of the images")
-    return settings if data is None else new_lists(settings, data, val_share, split_seed, labels, quiet)
-
-
-def new_lists(
-    settings: RunSettings,
-    data: str | os.PathLike,
-    val_share: float,
-    split_seed: int,
-    labels: str | os.PathLike | None = None,
-    quiet: bool = False,
-) -> RunSettings:
-    """A training's settings with the lists of a folder of images; the run's folder is held from here on.
-
-    New lists are made aside, and go to the run's folder when the training begins; a resumed run keeps its own.
-
-    Raises:
-        PpclsExtError: another process trains in the folder, it holds an earlier training, or the images do not fit.
-    """
-    from paddle.distributed import get_rank
-
-    from ppcls_ext.weights.folder_lock import hold, release
-
-    folder, options = settings.folder, settings.section("Global")
-    resumed = options.get("checkpoints") is not None
-    try:
-        if get_rank() == 0:
-            hold(folder)
-            settle(folder)
-            if not (resumed or options.get("overwrite")):
-                require_no_earlier_training(folder)
-        if resumed and all((folder / LISTS / name).is_file() for name in (TRAIN_LIST, VAL_LIST, LABEL_LIST)):
-            return with_lists(
-                settings, kept_lists(Path(data), folder / LISTS, SINGLE_LABEL if labels is None else MULTI_LABEL)
-            )
-        settings, made = with_made_lists(settings, data, labels, val_share, split_seed)
-    except BaseException:
-        release(folder)
-        raise
-    if not quiet:
-        for line in made._replace(folder=folder / LISTS).lines():
-            print(printable(line))
-    return settings
 
 
 def _true(**switches: bool) -> dict[str, bool]:
