@@ -21,7 +21,7 @@ _DETECTION_RESULTS = {
     "ppyoloe_repvgg_a0": "Run: AP50 0.999, mAP 0.829 after 2.5 minutes on one core; export and ONNX.",
     "yolox_fasternet_t0": "Run: AP50 1.000, mAP 0.830 after 3.2 minutes on one core; export and ONNX.",
     "yolov5_repvgg_a0": "Run: AP50 0.996, mAP 0.738 after 3.7 minutes on one core; export and ONNX.",
-    "yolov7_mobileone_s0": "Run: AP50 0.777, mAP 0.297 after 4.2 minutes on one core; export and ONNX. More with more epochs.",
+    "yolov7_mobileone_s0": "Run: AP50 0.777, mAP 0.297 after 4.2 minutes on one core; export and ONNX.",
 }
 _NORMALISE = {"NormalizeImage": {"is_scale": True, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}}
 _IN_ORDER: Config = {"Permute": {}}
