@@ -4,7 +4,7 @@ Each is trained on the data set of shapes, evaluated, exported fused and made an
 and once bare, without post-processing. What comes out is kept in output/NAME/result.json; the table of all that are
 there goes to output/downstream.md, a picture of predictions by the ONNX files to docs/images/downstream.png.
 
-Example: PADDLEDET_HOME=… PADDLESEG_HOME=… python benchmarks/downstream.py
+Example: PADDLEDET_HOME=… PADDLEYOLO_HOME=… PADDLESEG_HOME=… python benchmarks/downstream.py
          … python benchmarks/downstream.py fcn_fasternet_t0          # one of them; the others' rows stay
          … python benchmarks/downstream.py --trained                 # what was trained before is not trained again
          … python benchmarks/downstream.py --published mobileone_s0.pth.tar   # also PicoDet from (fused) weights
@@ -34,21 +34,28 @@ from ppcls_ext.export.program import program_to_onnx
 DATA = Path("dataset", "shapes")
 PUBLISHED = "picodet_mobileone_s0_published"
 #: name → family.
-DETECTION = {
+PADDLEDET = {
     "picodet_mobileone_s0": "MobileOne",
     PUBLISHED: "MobileOne",
     "ppyoloe_repvgg_a0": "RepVGG",
     "yolox_fasternet_t0": "FasterNet",
 }
+PADDLEYOLO = {
+    "yolov5_repvgg_a0": "RepVGG",
+    "yolov7_mobileone_s0": "MobileOne",
+}
+DETECTION = {**PADDLEDET, **PADDLEYOLO}
 SEGMENTATION = {
     "pp_liteseg_mobileone_s0": "MobileOne",
     "deeplabv3p_repvgg_a0": "RepVGG",
     "fcn_fasternet_t0": "FasterNet",
 }
+HOSTS = {"PaddleDetection": PADDLEDET, "PaddleYOLO": PADDLEYOLO, "PaddleSeg": SEGMENTATION}
 #: How a detector's export leaves the suppression out; YOLOX's own way gives sums alone, so its suppression keeps all.
 BARE = {
     "PicoDet": ("export.benchmark=True",),
     "YOLOv3": ("PPYOLOEHead.exclude_nms=True",),
+    **{f"YOLOv{number}": (f"YOLOv{number}Head.exclude_nms=True",) for number in (5, 7)},
     "YOLOX": tuple(f"YOLOXHead.nms.{what}" for what in ("score_threshold=0.0", "nms_threshold=1.0", "keep_top_k=1000")),
 }
 COLOURS = np.array([(0, 0, 0), (220, 40, 40), (40, 160, 60), (50, 90, 230)], np.uint8)
@@ -84,21 +91,26 @@ def detector(name: str, published: Path | None, trained: bool) -> tuple[str, dic
     """Trains and exports one; gives its measure and the folders of its programs."""
     config = ROOT / "configs" / "detection" / f"{name.replace('_published', '')}.yml"
     folder = Path("output", name)
+    home = "PADDLEYOLO_HOME" if name in PADDLEYOLO else "PADDLEDET_HOME"
     fused = ["MobileOne_S0.fused=True"] if name == PUBLISHED else []
+    save_dir = folder.parent if name in PADDLEYOLO else folder  # PaddleYOLO adds the name
     if not (trained and (folder / "training.json").exists()):
         start = [f"MobileOne_S0.pretrained={published}", "epoch=20"] if name == PUBLISHED else []
-        train("PADDLEDET_HOME", "-c", config, "-o", f"save_dir={folder}", *fused, *start, folder=folder)
-    overrides = ["-c", config, "-o", f"save_dir={folder}", f"weights={folder}/model_final.pdparams", *fused]
-    printed = script("PADDLEDET_HOME", "eval.py", *overrides, log=folder / "eval.log")
+        train(home, "-c", config, "-o", f"save_dir={save_dir}", *fused, *start, folder=folder)
+    overrides = ["-c", config, "-o", f"save_dir={save_dir}", f"weights={folder}/model_final.pdparams", *fused]
+    printed = script(home, "eval.py", *overrides, log=folder / "eval.log")
     whole, half = (
         re.search(rf"IoU={iou} *\| area= +all \| maxDets=100 \] = ([\d.]+)", printed).group(1)
         for iou in ("0.50:0.95", "0.50     ")
     )
     architecture = re.search(r"^architecture: (\w+)", config.read_text(encoding="utf-8"), re.MULTILINE).group(1)
-    for kind, extra in (("whole", ()), ("bare", BARE[architecture])):
+    kinds = {"whole": (), "bare": BARE[architecture]}
+    if name in PADDLEYOLO:
+        del kinds["whole"]  # its suppression cannot be exported on Paddle 3: ppdet/modeling/ops.py, multiclass_nms
+    for kind, extra in kinds.items():
         arguments = [*overrides, *extra, "--output_dir", folder / kind]
-        script("PADDLEDET_HOME", "export_model.py", *arguments, log=folder / f"export_{kind}.log")
-    return f"AP50 {half}, mAP {whole}", {kind: folder / kind / config.stem for kind in ("whole", "bare")}
+        script(home, "export_model.py", *arguments, log=folder / f"export_{kind}.log")
+    return f"AP50 {half}, mAP {whole}", {kind: folder / kind / config.stem for kind in kinds}
 
 
 def segmenter(name: str, trained: bool) -> tuple[str, dict[str, Path]]:
@@ -137,14 +149,14 @@ def row(name: str) -> str:
         json.loads(Path("output", name, file).read_text(encoding="utf-8")) for file in ("result.json", "training.json")
     )
     cells = [
-        "PaddleDetection" if name in DETECTION else "PaddleSeg",
+        next(host for host, names in HOSTS.items() if name in names),
         f"{name.replace('_published', '')}, Apple's fused weights" if name == PUBLISHED else name,
         {**DETECTION, **SEGMENTATION}[name],
         result["measure"],
         f"{training['cpu']:.1f} ({training['wall']:.1f})",
     ]
     for kind in ("whole", "bare"):
-        cells += [str(result[kind]["nodes"]), f"{result[kind]['difference']:.1e}"]
+        cells += [str(result[kind]["nodes"]), f"{result[kind]['difference']:.1e}"] if kind in result else ["–", "–"]
     return " | ".join(cells)
 
 
@@ -215,10 +227,9 @@ def main() -> None:
     done = [name for name in everything if Path("output", name, "result.json").exists()]
     lines = [COLUMNS, re.sub(r"[^|]+", " --- ", COLUMNS).strip(), *map(row, done)]
     Path("output", "downstream.md").write_text("\n".join(f"| {line} |" for line in lines) + "\n", encoding="utf-8")
-    draw_all(
-        {name: onnx_file(name, "whole" if name in DETECTION else "bare") for name in done},
-        ROOT / "docs" / "images" / "downstream.png",
-    )
+    drawn = {name: onnx_file(name, "whole" if name in PADDLEDET else "bare") for name in done if name not in PADDLEYOLO}
+    if drawn:
+        draw_all(drawn, ROOT / "docs" / "images" / "downstream.png")
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ ARROWS = {
     "onednn": "errors",
     "reparam": "errors onednn",
     "layers": "errors onednn reparam",
+    "blocks": "layers",
     "weights": "errors files packages download",
     "hosts/paddleclas": "errors bounded_yaml packages processes data weights hosts",
     "models": "errors hosts/paddleclas onednn layers reparam weights",
@@ -40,7 +41,8 @@ ARROWS = {
     "training": "errors files packages progress hosts hosts/paddleclas report data predict reparam weights models "
     "config export",
     "hosts/dense": "errors hosts models export",
-    "hosts/paddledet": "errors hosts models export hosts/dense",
+    "hosts/paddleyolo": "hosts hosts/dense",
+    "hosts/paddledet": "errors hosts models export hosts/dense hosts/paddleyolo",
     "hosts/paddleseg": "errors hosts models hosts/dense",
     "hosts/paddlex": "errors packages data predict models",
     "doctor": "errors packages cpu hosts hosts/paddleclas onednn data weights config training",
@@ -51,8 +53,9 @@ ON_TOP = {"__init__", "__main__", "run", "commands"}
 ONLY_IN = {
     "ppcls": {"hosts/paddleclas", "training", "config", "commands"},
     "paddle": {"__init__", "hosts", "hosts/paddleclas", "onednn", "reparam", "layers", "weights", "models", "training"}
-    | {"config", "export", "hosts/dense", "hosts/paddledet", "hosts/paddleseg", "doctor", "run", "commands"},
-    "ppdet": {"hosts/paddledet"},
+    | {"config", "export", "hosts/dense", "hosts/paddledet", "hosts/paddleyolo", "hosts/paddleseg", "doctor", "run"}
+    | {"commands"},
+    "ppdet": {"hosts/paddledet", "hosts/paddleyolo"},
     "paddleseg": {"hosts/paddleseg"},
 }
 #: Outside of hosts/, the files that set attributes of objects that are not their own, and which objects these are.
@@ -94,7 +97,7 @@ SET_FROM_OUTSIDE = {
     "onednn/arena.py": "block held",
     "onednn/find.py": "found",
     "onednn/maps.py": "ctx",
-    "reparam/reparameterizable.py": "conv",
+    "reparam/reparameterizable.py": "conv parameter",
     "training/first_batch.py": "trial",
     "training/host_log.py": "engine self._engine",
     "training/loop.py": "engine",

@@ -36,7 +36,7 @@ PAGES = (
     ("howto/multi_label",),
     ("howto/fine_tune", "howto/imbalance"),
     ("howto/distributed",),
-    ("howto/python", "howto/block_in_another_net", "reference/api"),
+    ("howto/python", "reference/api"),
     ("howto/add_a_family",),
     ("start/first_steps",),
 )

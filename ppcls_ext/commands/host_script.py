@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import ppcls_ext
 from ppcls_ext.commands.outcome import interrupt_on_signals
 from ppcls_ext.config.load import read_yaml
 from ppcls_ext.errors import PpclsExtError
@@ -19,7 +19,8 @@ from ppcls_ext.hosts.paddleclas.locate import HOME
 from ppcls_ext.hosts.paddleclas.safe_pickle import read_without_running
 from ppcls_ext.training.start import set_up
 
-REGISTER = {"ppdet": ppcls_ext.register_in_paddledet, "paddleseg": ppcls_ext.register_in_paddleseg}
+#: Package of a host → the module that registers our models in it.
+REGISTRARS = {"ppdet": "ppcls_ext.hosts.paddledet", "paddleseg": "ppcls_ext.hosts.paddleseg"}
 #: PaddleClas's option that changes a field.
 OVERRIDES = ("-o", "--override")
 #: PaddleClas's option that names a configuration.
@@ -56,8 +57,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     downstream = checkouts.of_script(script)
     if downstream is not None:
         with checkouts.needs_told(downstream, script.parents[1]):
-            checkouts.activate(downstream, script.parents[1])
-            REGISTER[downstream.package]()
+            # by its root: the environment may name another checkout
+            importlib.import_module(REGISTRARS[downstream.package]).register(script.parents[1])
             read_without_running()
             if outlive_their_parent():
                 end_with_their_parent()

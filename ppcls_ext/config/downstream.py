@@ -5,11 +5,11 @@ from __future__ import annotations
 from ppcls_ext.config.shipped import RECIPES, SHAPES, Config, render, render_sections
 
 _DETECTION_HEADER = """\
-{title} on {backbone}, on coloured shapes at 96 px. Needs a checkout of PaddleDetection (develop).
+{title} on {backbone}, on coloured shapes at 96 px. Needs a checkout of {host} (develop).
   python tools/make_shapes_dataset.py
   python -m ppcls_ext PATH/tools/train.py -c configs/detection/{name}.yml --eval
   python -m ppcls_ext PATH/tools/export_model.py -c configs/detection/{name}.yml \\
-      -o weights=output/{name}/model_final.pdparams
+      -o weights=output/{name}/model_final.pdparams{without}
 {seen}
 Other data: dataset_dir, num_classes, the sizes in the readers, epoch. On a GPU: use_gpu: true.
 """
@@ -20,25 +20,29 @@ _DETECTION_RESULTS = {
     "AP50 0.998, mAP 0.821 after 2.0 minutes.",
     "ppyoloe_repvgg_a0": "Run: AP50 0.999, mAP 0.829 after 2.5 minutes on one core; export and ONNX.",
     "yolox_fasternet_t0": "Run: AP50 1.000, mAP 0.830 after 3.2 minutes on one core; export and ONNX.",
+    "yolov5_repvgg_a0": "Run: AP50 0.996, mAP 0.738 after 3.7 minutes on one core; export and ONNX.",
+    "yolov7_mobileone_s0": "Run: AP50 0.777, mAP 0.297 after 4.2 minutes on one core; export and ONNX.",
 }
 _NORMALISE = {"NormalizeImage": {"is_scale": True, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}}
 _IN_ORDER: Config = {"Permute": {}}
 _SIZE = [SHAPES.size, SHAPES.size]
+#: PaddleYOLO's architectures. Their losses take boxes as centre and size, parts of the image, in lists of each image's
+#: own length.
+_OF_PADDLEYOLO = ("YOLOv5", "YOLOv7")
 
 
-def _detection_config(
-    name: str, architecture: str, epochs: int, learning_rate: float, normalise: bool, sections: Config
-) -> Config:
+def _detection_config(name: str, architecture: str, epochs: int, learning_rate: float, sections: Config) -> Config:
     """A whole configuration.
 
     Args:
         name: name of the file, and of the folder in output/.
-        architecture: PaddleDetection's name of it.
+        architecture: the host's name of it.
         epochs: their number.
         learning_rate: AdamW's, before the cosine.
-        normalise: whether the detector takes normalised images; otherwise it takes levels from 0 to 255.
         sections: the sections of the architecture and its parts.
     """
+    normalise = architecture != "YOLOX"  # which takes levels from 0 to 255
+    of_yolo = architecture in _OF_PADDLEYOLO
     resize = {"Resize": {"interp": 1, "target_size": _SIZE, "keep_ratio": False}}
     prepare = [_NORMALISE, _IN_ORDER] if normalise else [_IN_ORDER]
     still = {"sample_transforms": [{"Decode": {}}, resize, *prepare]}
@@ -52,7 +56,7 @@ def _detection_config(
         "use_mlu": False,
         "use_npu": False,
         "log_iter": 10,
-        "save_dir": f"output/{name}",
+        "save_dir": "output" if of_yolo else f"output/{name}",  # PaddleYOLO adds the name
         "snapshot_epoch": max(1, epochs // 3),
         "print_flops": False,
         "print_params": False,
@@ -82,12 +86,17 @@ def _detection_config(
         "EvalDataset": {**dataset, "anno_path": "annotations/val.json", "allow_empty": True},
         "TestDataset": {"name": "ImageFolder", "anno_path": "annotations/val.json", "dataset_dir": SHAPES.root},
         "TrainReader": {
-            "sample_transforms": [{"Decode": {}}, {"RandomFlip": {"prob": 0.5}}, resize],
-            "batch_transforms": [*prepare, *([{"PadGT": {}}] if normalise else [])],
+            "sample_transforms": [
+                {"Decode": {}},
+                {"RandomFlip": {"prob": 0.5}},
+                resize,
+                *([{"BboxXYXY2XYWH": {}}, {"NormalizeBox": {}}] if of_yolo else []),
+            ],
+            "batch_transforms": [*prepare, *([{"PadGT": {}}] if normalise and not of_yolo else [])],
             "batch_size": 8,
             "shuffle": True,
             "drop_last": True,
-            "collate_batch": normalise,
+            "collate_batch": normalise and not of_yolo,
         },
         "EvalReader": {**still, "batch_size": 8},
         "TestReader": {"inputs_def": {"image_shape": [1, 3, *_SIZE]}, **still, "batch_size": 1},
@@ -189,14 +198,67 @@ YOLOX: Config = {
     },
 }
 
+#: Three for each stride, px; the shapes measure 15 to 40.
+_ANCHORS: Config = {
+    "anchors": [[size, size] for size in (14, 17, 20, 22, 25, 28, 31, 35, 39)],
+    "anchor_masks": [[0, 1, 2], [3, 4, 5], [6, 7, 8]],
+    "stride": [8, 16, 32],
+}
+
+YOLOV5: Config = {
+    "norm_type": "bn",
+    "depth_mult": 0.33,
+    "width_mult": 0.25,
+    "YOLOv5": {"backbone": "RepVGG_A0", "neck": "CustomCSPPAN", "yolo_head": "YOLOv5Head", "post_process": None},
+    "RepVGG_A0": {"return_idx": [1, 2, 3]},
+    "CustomCSPPAN": PPYOLOE["CustomCSPPAN"],
+    # this neck's first map is the smallest
+    "YOLOv5Head": {
+        "anchors": _ANCHORS["anchors"],
+        "anchor_masks": _ANCHORS["anchor_masks"][::-1],
+        "stride": [32, 16, 8],
+        "loss": "YOLOv5Loss",
+        "nms": _nms(0.01, 0.65),
+    },
+    "YOLOv5Loss": {
+        "downsample_ratios": [32, 16, 8],
+        "balance": [0.4, 1.0, 4.0],
+        "box_weight": 0.2,
+        "obj_weight": 1.0,
+        "cls_weght": 0.5,
+    },
+}
+
+YOLOV7: Config = {
+    "norm_type": "bn",
+    "act": "silu",
+    "arch": "tiny",
+    "use_aux": False,
+    "use_implicit": False,
+    "YOLOv7": {"backbone": "MobileOne_S0", "neck": "ELANFPN", "yolo_head": "YOLOv7Head", "post_process": None},
+    "MobileOne_S0": {"return_idx": [1, 2, 3]},
+    "ELANFPN": {"depthwise": False},
+    "YOLOv7Head": {**_ANCHORS, "loss": "YOLOv7Loss", "nms": _nms(0.01, 0.65)},
+    "YOLOv7Loss": {
+        "downsample_ratios": [8, 16, 32],
+        "balance": [4.0, 1.0, 0.4],
+        "box_weight": 0.05,
+        "obj_weight": 1.0,
+        "cls_weght": 0.5,
+    },
+}
+
 
 def _detection_entry(
     name: str, title: str, backbone: str, architecture: str, epochs: int, learning_rate: float, sections: Config
 ) -> tuple[str, tuple[str, Config]]:
-    config = _detection_config(name, architecture, epochs, learning_rate, architecture != "YOLOX", sections)
+    host = "PaddleYOLO" if architecture in _OF_PADDLEYOLO else "PaddleDetection"
+    # PaddleYOLO's suppression of boxes cannot be exported on Paddle 3 (ppdet/modeling/ops.py, multiclass_nms)
+    without = f" {architecture}Head.exclude_nms=True" if architecture in _OF_PADDLEYOLO else ""
+    seen = _DETECTION_RESULTS[name]
     return f"detection/{name}.yml", (
-        _DETECTION_HEADER.format(name=name, title=title, backbone=backbone, seen=_DETECTION_RESULTS[name]),
-        config,
+        _DETECTION_HEADER.format(name=name, title=title, backbone=backbone, host=host, without=without, seen=seen),
+        _detection_config(name, architecture, epochs, learning_rate, sections),
     )
 
 
@@ -206,6 +268,8 @@ DETECTION: dict[str, tuple[str, Config]] = dict(
         _detection_entry("picodet_mobileone_s0", "PicoDet", "MobileOne_S0", "PicoDet", 30, 0.002, PICODET),
         _detection_entry("ppyoloe_repvgg_a0", "PP-YOLOE", "RepVGG_A0", "YOLOv3", 20, 0.001, PPYOLOE),
         _detection_entry("yolox_fasternet_t0", "YOLOX", "FasterNet_T0", "YOLOX", 30, 0.001, YOLOX),
+        _detection_entry("yolov5_repvgg_a0", "YOLOv5", "RepVGG_A0", "YOLOv5", 18, 0.002, YOLOV5),
+        _detection_entry("yolov7_mobileone_s0", "YOLOv7", "MobileOne_S0", "YOLOv7", 12, 0.002, YOLOV7),
     ]
 )
 

@@ -83,9 +83,8 @@ def branch_outputs(layer: Reparameterizable, x: Tensor) -> list[Tensor]:
     for kernel, norm in layer.branches():
         y = x
         if kernel is not None:
-            # a smaller kernel sits at the centre of the layer's
-            padding = layer.padding - (layer.kernel_size - kernel.shape[-1]) // 2
-            y = nn.functional.conv2d(x, kernel, None, layer.stride, padding, groups=layer.groups)
+            padding = layer.padding_of(kernel.shape[-1])
+            y = nn.functional.conv2d(x, kernel, None, layer.stride, padding, layer.dilation, layer.groups)
         outputs.append(norm(y))
     return outputs
 

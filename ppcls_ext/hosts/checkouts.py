@@ -1,4 +1,4 @@
-"""Finding the checkout of PaddleDetection or PaddleSeg, and refusing versions that do not train on today's Paddle."""
+"""Finding a host's checkout, and refusing versions that do not train on today's Paddle."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ class Host(NamedTuple):
         wheel: name of its distribution in package indexes.
         last_wheel: version of the newest wheel, which does not train on Paddle 3.
         fails: the file of that wheel that fails.
+        only_here: a file of the package that tells it from another host's of the same name; None for none.
     """
 
     title: str
@@ -33,10 +34,14 @@ class Host(NamedTuple):
     wheel: str
     last_wheel: str
     fails: str
+    only_here: str | None = None
 
 
 PADDLEDET = Host(
     "PaddleDetection", "ppdet", "PADDLEDET_HOME", "paddledet", "2.6.0", "ppdet/modeling/assigners/atss_assigner.py"
+)
+PADDLEYOLO = PADDLEDET._replace(
+    title="PaddleYOLO", home="PADDLEYOLO_HOME", only_here="modeling/architectures/yolov5.py"
 )
 PADDLESEG = Host(
     "PaddleSeg", "paddleseg", "PADDLESEG_HOME", "paddleseg", "2.8.0", "paddleseg/models/losses/cross_entropy_loss.py"
@@ -44,9 +49,10 @@ PADDLESEG = Host(
 
 
 def of_script(script: Path) -> Host | None:
-    """Returns the host whose checkout contains a script such as tools/train.py; PaddleYOLO has the package ppdet."""
+    """Returns the host whose checkout contains a script such as tools/train.py."""
     root = script.parents[1]
-    return next((host for host in (PADDLEDET, PADDLESEG) if (root / host.package / "__init__.py").is_file()), None)
+    hosts = (PADDLEYOLO, PADDLEDET, PADDLESEG)
+    return next((host for host in hosts if (root / host.package / (host.only_here or "__init__.py")).is_file()), None)
 
 
 def activate(host: Host, root: Path | None = None) -> Path:

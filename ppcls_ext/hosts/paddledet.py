@@ -1,4 +1,4 @@
-"""PaddleDetection: the networks as its backbones, and the changes to it.
+"""PaddleDetection and PaddleYOLO, whose package is `ppdet` too: the networks as their backbones, and the changes to it.
 
 The changes are for today's Paddle and NumPy, for machines without a network, and for proved exports. As for PaddleClas,
 each names the file that it is about, is applied only where a probe shows that it is needed, and touches nothing else.
@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import io
 import logging
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,8 +21,8 @@ from paddle import Tensor, nn
 
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.export.fusion_proof import fuse_with_proof
-from ppcls_ext.hosts import checkouts
-from ppcls_ext.hosts.adaptation import Adaptation, Extended, apply_needed, mentions, patch, patched, raises
+from ppcls_ext.hosts import checkouts, paddleyolo
+from ppcls_ext.hosts.adaptation import Adaptation, apply_needed, mentions, patch, patched, raises
 from ppcls_ext.hosts.dense import SCALARS, are_exports_proved, build_net, prove_exports
 from ppcls_ext.models.table import MODELS
 
@@ -144,7 +146,7 @@ def _font_is_missing() -> bool:
     from ppdet.utils import visualizer
 
     downloads = mentions(visualizer, "simfang.ttf")
-    return downloads and not isinstance(visualizer.ImageFont, Extended) and not _font().exists()
+    return downloads and visualizer.get_path.__module__ != __name__ and not _font().exists()
 
 
 def _font() -> Path:
@@ -155,13 +157,16 @@ def _use_font_of_pillow() -> None:
     from PIL import ImageFont
     from ppdet.utils import visualizer
 
-    def truetype(path: str, size: int, **options: Any) -> Any:
-        logger.info("labels are drawn in Pillow's font; put simfang.ttf at %s for PaddleDetection's", _font())
-        return ImageFont.load_default(size)
-
     get_path = visualizer.get_path
-    patch(visualizer, "get_path", lambda url, *rest: (url, True) if url.endswith(".ttf") else get_path(url, *rest))
-    patch(visualizer, "ImageFont", Extended(ImageFont, truetype=truetype))
+
+    def get_font_or_path(url: str, *rest: Any) -> tuple[Any, bool]:
+        if not url.endswith(".ttf"):
+            return get_path(url, *rest)
+        logger.info("labels are drawn in Pillow's font; put simfang.ttf at %s for PaddleDetection's", _font())
+        font: Any = ImageFont.load_default(size=1)
+        return io.BytesIO(font.path.getvalue()), True  # read as a path would be
+
+    patch(visualizer, "get_path", get_font_or_path)
 
 
 def _exports_are_unproved() -> bool:
@@ -186,10 +191,11 @@ ADAPTATIONS = (
 )
 
 
-def register() -> None:
-    """See `ppcls_ext.register_in_paddledet`."""
-    checkouts.activate(checkouts.PADDLEDET)
-    apply_needed(ADAPTATIONS)
+def register(root: Path | None = None) -> None:
+    """See `ppcls_ext.register_in_paddledet`; `root`: the checkout, where it is known."""
+    only_yolo = not os.environ.get(checkouts.PADDLEDET.home) and bool(os.environ.get(checkouts.PADDLEYOLO.home))
+    checkouts.activate(checkouts.PADDLEYOLO if only_yolo else checkouts.PADDLEDET, root)
+    apply_needed((*ADAPTATIONS, *paddleyolo.ADAPTATIONS))
     from ppdet.core.workspace import global_config, serializable
     from ppdet.core.workspace import register as publish
 

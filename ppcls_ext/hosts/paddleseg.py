@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from paddle import Tensor, nn
 
 from ppcls_ext.errors import PpclsExtError
@@ -68,9 +70,9 @@ ADAPTATIONS = (
 )
 
 
-def register() -> None:
-    """See `ppcls_ext.register_in_paddleseg`."""
-    checkouts.activate(checkouts.PADDLESEG)
+def register(root: Path | None = None) -> None:
+    """See `ppcls_ext.register_in_paddleseg`; `root`: the checkout, where it is known."""
+    checkouts.activate(checkouts.PADDLESEG, root)
     apply_needed(ADAPTATIONS)
     from paddleseg.cvlibs import manager
 

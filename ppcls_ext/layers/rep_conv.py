@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from paddle import Tensor, nn
 
+from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.layers.branch_sum import branch_sum, is_plain_norm
 from ppcls_ext.onednn.builders import Geometry
 from ppcls_ext.onednn.convolution import plain_geometry
@@ -23,6 +24,9 @@ class BranchNames(NamedTuple):
     fused: str
 
 
+NAMES = BranchNames(conv="conv", scale="scale", identity="identity", fused="fused")
+
+
 class ConvBN(nn.Layer):
     """A convolution without bias, then batch normalisation: one branch.
 
@@ -32,12 +36,16 @@ class ConvBN(nn.Layer):
         kernel_size: odd, px; padded so that stride 1 keeps the map's size.
         stride: px.
         groups: of the convolution.
+        dilation: of the kernel, px.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int, groups: int) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, stride: int, groups: int, dilation: int = 1
+    ) -> None:
         super().__init__()
+        padding = dilation * (kernel_size // 2)
         self.conv = nn.Conv2D(
-            in_channels, out_channels, kernel_size, stride, kernel_size // 2, groups=groups, bias_attr=False
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups=groups, bias_attr=False
         )
         self.bn = nn.BatchNorm2D(out_channels)
 
@@ -46,35 +54,57 @@ class ConvBN(nn.Layer):
         return self.bn(self.conv(x))
 
 
+def _require_geometry(kind: str, **numbers: int) -> None:
+    """Raises PpclsExtError where a number cannot be what its name says."""
+    for name, value in numbers.items():
+        if type(value) is not int or value < 1 or (name == "kernel_size" and value % 2 == 0):
+            expected = "an odd number" if name == "kernel_size" else "a whole number"
+            raise PpclsExtError(f"{name} of {kind} is {value!r}: expected {expected} from 1")
+    for name in ("in_channels", "out_channels"):
+        if numbers[name] % numbers["groups"]:
+            raise PpclsExtError(
+                f"{name} of {kind} is {numbers[name]}: expected a multiple of groups, {numbers['groups']}"
+            )
+
+
 class RepConv(Reparameterizable):
     """The sum of k conv-BN branches, a 1×1 conv-BN scale branch and a BN identity branch; one convolution once fused.
 
     The scale branch exists where the kernel is larger than 1×1, the identity branch where input and output have one
-    shape. In eval mode the layer runs the one equivalent convolution, fused or not.
+    shape. In eval mode the layer runs the one equivalent convolution, fused or not. No activation follows the sum.
 
     Args:
         in_channels: channels read.
         out_channels: channels written.
-        kernel_size: of the conv branches, odd, px.
+        kernel_size: of the conv branches, odd, px; padded so that stride 1 keeps the map's size.
         stride: px.
-        groups: of every branch.
+        groups: of every branch; divides both numbers of channels.
         names: of the branches in the state dict.
         conv_branches: k, a list of branches `names.conv + ".0"`, …; None for a single one named `names.conv` itself.
         fused: start with the one fused convolution instead.
+        dilation: of the conv branches' kernels, px; the branches are then summed one by one, until they are fused.
+
+    Raises:
+        PpclsExtError: an argument out of range.
     """
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int,
-        stride: int,
-        groups: int,
-        names: BranchNames,
+        kernel_size: int = 3,
+        stride: int = 1,
+        groups: int = 1,
+        names: BranchNames = NAMES,
         conv_branches: int | None = None,
         fused: bool = False,
+        dilation: int = 1,
     ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride, kernel_size // 2, groups)
+        numbers = {"in_channels": in_channels, "out_channels": out_channels, "kernel_size": kernel_size}
+        numbers |= {"stride": stride, "groups": groups, "dilation": dilation}
+        _require_geometry(type(self).__name__, conv_branches=1 if conv_branches is None else conv_branches, **numbers)
+        padding = dilation * (kernel_size // 2)
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, groups, dilation)
         self.branch_names = names[:3]
         self.fused_name = names.fused
         if fused:
@@ -82,7 +112,7 @@ class RepConv(Reparameterizable):
             return
 
         def conv_bn(size: int) -> ConvBN:
-            return ConvBN(in_channels, out_channels, size, stride, groups)
+            return ConvBN(in_channels, out_channels, size, stride, groups, dilation)
 
         if conv_branches is None:
             conv = conv_bn(kernel_size)
@@ -108,7 +138,7 @@ class RepConv(Reparameterizable):
         return [(layer.conv, layer.bn) if isinstance(layer, ConvBN) else (None, layer) for layer in layers]
 
     def forward(self, x: Tensor, activate: bool = False) -> Tensor:
-        """`x: (N, in_channels, H, W)` → (N, out_channels, H / stride, W / stride); `activate`: through a ReLU."""
+        """`x: (N, in_channels, H, W)` → (N, out_channels, ⌈H / stride⌉, ⌈W / stride⌉); `activate`: through a ReLU."""
         return self.convolve(x, activate)
 
     def convolve(self, x: Tensor, activate: bool = False) -> Tensor:

@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 
 from paddle import nn
 
-from ppcls_ext.layers.rep_conv import BranchNames
+from ppcls_ext.layers.rep_blocks import MobileOneBlock
 from ppcls_ext.models.factory import make_factories
-from ppcls_ext.models.vgg_like import VggBlock, VggLike, timm_names
+from ppcls_ext.models.vgg_like import VggLike, timm_names
 
 
 class Variant(NamedTuple):
@@ -42,27 +42,7 @@ VARIANTS = {
 
 STAGE_PAIRS = (2, 8, 10, 1)  # a pair is a depthwise block and a pointwise block
 SE_PAIRS = (0, 0, 5, 1)  # how many pairs at the end of each stage have SE, where the variant uses it
-NAMES = BranchNames(conv="rbr_conv", scale="rbr_scale", identity="rbr_skip", fused="reparam_conv")
-
-
-class MobileOneBlock(VggBlock):
-    """k k×k conv-BN + 1×1 conv-BN (depthwise) + BN identity where possible → SE where used → ReLU."""
-
-    se_names = ("reduce", "expand")
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        stride: int = 1,
-        groups: int = 1,
-        conv_branches: int = 1,
-        use_se: bool = False,
-        fused: bool = False,
-    ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride, groups, NAMES, conv_branches, fused)
-        self.add_se(use_se)
+NAMES = MobileOneBlock.names
 
 
 class MobileOne(VggLike):

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import paddle
 from paddle import Tensor, nn
 
-from ppcls_ext.layers.rep_conv import BranchNames
+from ppcls_ext.layers.rep_blocks import RepVGGBlock
 from ppcls_ext.models.factory import make_factories
-from ppcls_ext.models.vgg_like import VggBlock, VggLike, timm_names
+from ppcls_ext.models.vgg_like import VggLike, timm_names
 
 
 class Variant(NamedTuple):
@@ -51,41 +51,7 @@ VARIANTS = {
 }
 
 GROUPED_LAYERS = range(2, 27, 2)  # counted from the stem, which is layer 0
-NAMES = BranchNames(conv="rbr_dense", scale="rbr_1x1", identity="rbr_identity", fused="rbr_reparam")
-
-
-class RepVGGBlock(VggBlock):
-    """3×3 conv-BN + 1×1 conv-BN + BN identity where possible → SE where used → ReLU."""
-
-    se_names = ("down", "up")
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        stride: int = 1,
-        groups: int = 1,
-        use_se: bool = False,
-        fused: bool = False,
-    ) -> None:
-        super().__init__(in_channels, out_channels, 3, stride, groups, NAMES, fused=fused)
-        self.add_se(use_se)
-
-    def custom_l2(self) -> Tensor:
-        """The block's share of `custom_l2`: a scalar."""
-        ring, norm_3 = self.rbr_dense.conv.weight, self.rbr_dense.bn
-        point, norm_1 = self.rbr_1x1.conv.weight, self.rbr_1x1.bn
-        scale_3, scale_1 = (
-            (norm.weight / paddle.sqrt(norm._variance + norm._epsilon)).reshape([-1, 1, 1, 1]).detach()
-            for norm in (norm_3, norm_1)
-        )
-        centre = ring[:, :, 1:2, 1:2]
-        equivalent = centre * scale_3 + point * scale_1
-        return (
-            ring.square().sum()
-            - centre.square().sum()
-            + (equivalent.square() / (scale_3.square() + scale_1.square())).sum()
-        )
+NAMES = RepVGGBlock.names
 
 
 def custom_l2(model: nn.Layer) -> Tensor:
@@ -133,7 +99,7 @@ class RepVGG(VggLike):
         super().__init__()
         self.set_widths(variant.widths)
         channels = self.stem_channels
-        options = {"use_se": variant.use_se, "fused": fused}
+        options: dict[str, Any] = {"use_se": variant.use_se, "fused": fused}
         self.stage0 = RepVGGBlock(3, channels, stride=2, **options)
         layer = 1
         for index, depth in enumerate(variant.depths):
@@ -141,7 +107,7 @@ class RepVGG(VggLike):
             blocks = []
             for block in range(depth):
                 groups = variant.groups if layer in GROUPED_LAYERS else 1
-                blocks.append(RepVGGBlock(channels, out_channels, 1 if block else 2, groups, **options))
+                blocks.append(RepVGGBlock(channels, out_channels, 3, 1 if block else 2, groups, **options))
                 channels = out_channels
                 layer += 1
             self.add_sublayer(f"stage{index + 1}", nn.Sequential(*blocks))

@@ -1,4 +1,4 @@
-"""What MobileOne and RepVGG share: blocks that sum branches, five stages in a row, pooling, a linear classifier."""
+"""What MobileOne and RepVGG share: five stages in a row, pooling, a linear classifier."""
 
 from __future__ import annotations
 
@@ -6,31 +6,13 @@ from collections.abc import Sequence
 
 from paddle import Tensor, nn
 
-from ppcls_ext.layers.rep_conv import RepConv
-from ppcls_ext.layers.squeeze_excite import SqueezeExcite
+from ppcls_ext.layers.rep_blocks import VggBlock
 from ppcls_ext.models.backbone import Backbone
-from ppcls_ext.onednn.elementwise import relu
 from ppcls_ext.weights.naming import Renaming
 
+__all__ = ["VggBlock", "VggLike", "timm_names"]  # a family imports its parts from here
+
 STAGE_CHANNELS = (64, 128, 256, 512)  # at width 1
-
-
-class VggBlock(RepConv):
-    """Sum of branches → squeeze-and-excitation where used → ReLU."""
-
-    #: Names of SE's two convolutions in the state dict.
-    se_names: tuple[str, str]
-
-    def add_se(self, use_se: bool) -> None:
-        """Puts SE behind the sum, with a 16th of the channels inside, where `use_se`; subclasses call it once."""
-        self.se = SqueezeExcite(self.out_channels, self.out_channels // 16, self.se_names) if use_se else None
-
-    def forward(self, x: Tensor, activate: bool = True) -> Tensor:
-        """`x: (N, in_channels, H, W)` → (N, out_channels, H / stride, W / stride); `activate`: through the ReLU."""
-        if self.se is None:
-            return self.convolve(x, activate)
-        y = self.se(self.convolve(x))
-        return relu(y, self.training) if activate else y
 
 
 class VggLike(Backbone):

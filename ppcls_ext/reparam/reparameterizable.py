@@ -30,6 +30,7 @@ class Reparameterizable(nn.Layer):
         stride: px.
         padding: px on each side.
         groups: of the fused convolution and of every branch.
+        dilation: of the fused convolution and of every branch, px.
     """
 
     branch_names: tuple[str, ...]
@@ -39,7 +40,14 @@ class Reparameterizable(nn.Layer):
     by_definition = False
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, padding: int = 0, groups: int = 1
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        groups: int = 1,
+        dilation: int = 1,
     ) -> None:
         super().__init__()
         self.in_channels = in_channels
@@ -48,6 +56,7 @@ class Reparameterizable(nn.Layer):
         self.stride = stride
         self.padding = padding
         self.groups = groups
+        self.dilation = dilation
         self.is_repped = False
         self._folded: Folded | None = None
 
@@ -81,10 +90,13 @@ class Reparameterizable(nn.Layer):
         if isinstance(padding, (list, tuple)) and len(set(padding)) == 1:
             padding = padding[0]
         found = (conv._stride, padding, conv._dilation, conv._groups, conv._padding_mode)
-        margin = self.padding - (self.kernel_size - height) // 2
-        expected = ([self.stride] * 2, margin, [1, 1], self.groups, "zeros")
+        expected = ([self.stride] * 2, self.padding_of(height), [self.dilation] * 2, self.groups, "zeros")
         differing = [name for name, value, wanted in zip(_OF_A_CONV, found, expected) if value != wanted]
         return f"a convolution has another {differing[0]} than it was built with" if differing else None
+
+    def padding_of(self, kernel_size: int) -> int:
+        """Padding, px, with which a branch's kernel stands around the same pixels as the fused one."""
+        return self.padding - self.dilation * ((self.kernel_size - kernel_size) // 2)
 
     def equivalent_kernel(self) -> tuple[Tensor, Tensor]:
         """Kernel (out, in / groups, k, k) and bias (out,), float64, of the fused convolution."""
@@ -106,9 +118,11 @@ class Reparameterizable(nn.Layer):
         """
         if self.is_repped:
             return run_conv(self.fused_conv, x)
-        y = None if is_traced() else self._run_kept(x)
+        y = None if is_traced() or self.dilation != 1 else self._run_kept(x)
         if y is None:
             kernel, bias = (value.astype(x.dtype) for value in self.equivalent_kernel())
+            if self.dilation != 1:
+                return nn.functional.conv2d(x, kernel, bias, self.stride, self.padding, self.dilation, self.groups)
             y = conv2d(x, kernel, bias, self.stride, self.padding, self.groups)
         return y
 
@@ -136,7 +150,13 @@ class Reparameterizable(nn.Layer):
             if name in self._sub_layers:
                 delattr(self, name)
         conv = nn.Conv2D(
-            self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding, groups=self.groups
+            self.in_channels,
+            self.out_channels,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.dilation,
+            groups=self.groups,
         )
         setattr(self, self.fused_name, conv)
         self._folded = None
@@ -146,7 +166,8 @@ class Reparameterizable(nn.Layer):
     def re_parameterize(self) -> None:
         """Fuses all branches into one convolution, in place; a second call does nothing.
 
-        No branch, batch normalisation or temporary is left. Parameters keep their type and place.
+        No branch, batch normalisation or temporary is left. Parameters keep their type and place, and stay frozen where
+        all of the branches' are.
 
         Raises:
             PpclsExtError: something was put in a layer's place that one convolution cannot compute.
@@ -158,12 +179,15 @@ class Reparameterizable(nn.Layer):
         kernel, bias = self.equivalent_kernel()
         norm = self.branches()[0].norm
         dtype, training = norm.weight.dtype, self.training
+        frozen = all(value.stop_gradient for value in parameters_of(self.branches()))
         self.start_fused()
         conv = self.fused_conv
         conv.to(dtype=dtype)
         conv.weight.set_value(kernel.astype(dtype))
         conv.bias.set_value(bias.astype(dtype))
         conv.training = training
+        for parameter in conv.parameters():
+            parameter.stop_gradient = frozen
 
     def rep(self) -> None:
         """The name of `re_parameterize` in PaddleClas 2.4."""

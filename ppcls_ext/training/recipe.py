@@ -328,7 +328,7 @@ def multiply_head_learning_rate(model: nn.Layer, factor: float) -> None:
 def _custom_l2_kernels(network: nn.Layer) -> list[Tensor]:
     """The kernels that `custom_l2` decays."""
     blocks = [layer for layer in network.sublayers(include_self=True) if isinstance(layer, RepVGGBlock)]
-    return [kernel for block in blocks for kernel in (block.rbr_dense.conv.weight, block.rbr_1x1.conv.weight)]
+    return [conv.weight for block in blocks for conv, _ in block.branch_parts() if conv is not None]
 
 
 def load_fused(arch: dict) -> nn.Layer:

@@ -13,7 +13,7 @@ import ppcls_ext
 from ppcls_ext.commands import host_script
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.export.fusion_proof import fuse_with_proof, require_no_branches
-from ppcls_ext.hosts import checkouts, dense
+from ppcls_ext.hosts import checkouts, dense, paddleseg
 from ppcls_ext.hosts.dense import build_net
 from ppcls_ext.hosts.paddledet import _Int, freeze_norms, freeze_parameters
 from tests.helpers import randomise_norms, relative
@@ -103,7 +103,9 @@ def test_other_weights_get_no_advice_about_fused(tmp_path):
         assert "fused: True" not in str(caught.value)
 
 
-@pytest.mark.parametrize("host", [checkouts.PADDLEDET, checkouts.PADDLESEG], ids=lambda host: host.title)
+@pytest.mark.parametrize(
+    "host", [checkouts.PADDLEDET, checkouts.PADDLEYOLO, checkouts.PADDLESEG], ids=lambda host: host.title
+)
 def test_checkouts(host, tmp_path, monkeypatch):
     monkeypatch.delenv(host.home, raising=False)
     monkeypatch.setattr(sys, "path", [str(tmp_path / "site"), *sys.path])
@@ -117,7 +119,9 @@ def test_checkouts(host, tmp_path, monkeypatch):
     for folder in ("checkout", "site"):
         package = tmp_path / folder / host.package
         package.mkdir(parents=True)
-        (package / "__init__.py").write_text("")
+        for file in filter(None, ("__init__.py", host.only_here)):
+            (package / file).parent.mkdir(parents=True, exist_ok=True)
+            (package / file).write_text("")
     assert checkouts.of_script(script) is host
     monkeypatch.setenv(host.home, str(tmp_path / "checkout"))
     assert checkouts.activate(host) == tmp_path / "checkout"
@@ -143,7 +147,7 @@ def test_a_package_that_the_host_misses(tmp_path, monkeypatch):
         file.write_text(text)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "argv", list(sys.argv))
-    monkeypatch.setitem(host_script.REGISTER, "paddleseg", lambda: None)
+    monkeypatch.setattr(paddleseg, "register", lambda root: None)
     monkeypatch.delitem(sys.modules, "paddleseg", raising=False)
     with pytest.raises(PpclsExtError, match=r"PaddleSeg needs the module no_such_module.*requirements\.txt"):
         host_script.main([str(script)])

@@ -24,7 +24,8 @@ PATCHES = {
     "hosts/paddleclas/registry.py": 2,
     "hosts/paddleclas/safe_eval.py": 1,
     "hosts/paddleclas/safe_pickle.py": 1,
-    "hosts/paddledet.py": 4,
+    "hosts/paddledet.py": 3,
+    "hosts/paddleyolo.py": 2,
 }
 MOST = 38
 #: The only file that may set attributes of anything.

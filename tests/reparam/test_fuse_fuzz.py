@@ -26,7 +26,8 @@ def layers(draw) -> nn.Layer:
     if draw(st.booleans()):
         count = draw(st.none() | st.integers(1, 5))
         size = draw(st.sampled_from([1, 3, 5, 7]))
-        layer = RepConv(CHANNELS, out_channels, size, stride, groups, NAMES, count)
+        dilation = draw(st.sampled_from([1, 1, 2, 3]))
+        layer = RepConv(CHANNELS, out_channels, size, stride, groups, NAMES, count, dilation=dilation)
     else:
         layer = ConvNorm(CHANNELS, out_channels, draw(st.integers(1, 3)), stride, ("conv", "norm"))
     parts = [layer]
