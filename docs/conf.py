@@ -46,7 +46,7 @@ autodoc_use_type_comments = False
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 #: Types of other packages, and names in annotations that are not documented here.
-nitpick_ignore_regex = [(r"py:.*", r"(?!ppcls_ext\.).*")]
+nitpick_ignore_regex = [(r"py:.*", r"(?!ppcls_ext\.).*"), (r"py:class", r"ppcls_ext\.report\..*")]
 smartquotes = False  # they would turn the two dashes of --data into one
 
 html_theme = "furo"
