@@ -62,7 +62,7 @@ print({folder.name: len(list(folder.iterdir())) for folder in sorted(IMAGES.iter
 # %% [markdown]
 # ## 训练
 #
-# 五分之一的图像留作验证，每个 epoch 结束后评估一次，并保留效果最好的权重。训练照片时，请加上 `weights="published"`（下载预训练权重作为起点），
+# 五分之一的图像划入验证集，每轮结束后评估一次，保留效果最好的权重。训练照片时，请加上 `weights="published"`（下载预训练权重作为起点），
 # 并去掉 `size`。
 
 # %%
