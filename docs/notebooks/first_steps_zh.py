@@ -74,7 +74,7 @@ print(run.evaluate())
 # %% [markdown]
 # ## 查看结果
 #
-# 下面是网络实际看到的第一个批次和训练曲线。训练输出目录中的 `report/report.html` 列出了混淆矩阵和分类错误的图像。
+# 下面是送入网络的第一个批次和训练曲线。训练输出目录中的 `report/report.html` 列出了混淆矩阵和分类错误的图像。
 
 # %%
 from IPython.display import Image as Shown
