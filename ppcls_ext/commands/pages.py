@@ -28,7 +28,7 @@ HELPS = {
     "hosts/paddlex": "deploy",
     "packages": "install",
     "predict/runtimes": "deploy",
-    "reparam/fuse": "block-in-another-net",
+    "reparam/fuse": "blocks",
     "reparam/unfuse": "fine-tune",
     "training/checkpoints": "files",
     "training/class_weights": "imbalance",
