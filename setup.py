@@ -1,4 +1,4 @@
-"""Metadata of ppcls-ext. PaddleClas itself is not listed: see README, "Which PaddleClas"."""
+"""Metadata of ppcls-ext. PaddleClas itself is not listed: see docs/reference/paddleclas.md."""
 
 import re
 from pathlib import Path

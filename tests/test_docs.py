@@ -188,11 +188,8 @@ def test_a_new_family(env, tmp_path):
 
 
 def test_first_steps(flowers, env):
-    """With three classes, of each of which four images are kept for the end."""
+    """Four images of each class are kept for the end."""
     for folder in sorted((flowers / "flowers").iterdir()):
-        if folder.name not in ("canna lily", "rose", "sunflower"):
-            shutil.rmtree(folder)
-            continue
         kept = flowers / "test_flowers" / folder.name
         kept.mkdir(parents=True)
         for path in sorted(folder.iterdir())[:4]:

@@ -308,7 +308,7 @@ def _flowers(model: str) -> Recipe:
     header = f"""{model} on Oxford Flowers102: fine-tuning on the 1020 training images.
   ppcls-ext prepare-flowers102 --download
   ppcls-ext train -c {model} -o Global.pretrained_model={weights}
-ImageNet's weights, published or from a file, fused or not (README, "Published weights"): without them 1020 images
+ImageNet's weights, published or from a file, fused or not (ppcls-ext docs weights): without them 1020 images
 teach the net little."""
     return Recipe(
         model=model,

@@ -75,7 +75,7 @@ class Evaluated(NamedTuple):
 
     @property
     def ece(self) -> float | None:
-        """The expected calibration error in 15 bins: the mean of |confidence − accuracy|; None for several labels."""
+        """The expected calibration error in 15 bins: the mean of `|confidence − accuracy|`; None for several labels."""
         return self.metrics.get("ece")
 
     @property
