@@ -38,6 +38,7 @@ EXTRAS = {
     "train": ENGINE,
     "paddle": PADDLE,
     "onnx": ONNX,
+    "tiff": ["tifffile>=2022.5.4"],  # of TIFF files the bands that Pillow does not read
     "report": ["matplotlib>=3.9.2", "zhplot>=1.0.0"],  # zhplot for its font: names in Chinese and many other scripts
 }
 DEV = [

@@ -100,7 +100,8 @@ def build(name: str, **kwargs: Any) -> Backbone:
 
     Args:
         name: one of `list_models()`.
-        **kwargs: `pretrained`, `class_num`, `fused`, `features_only`, `return_stages`, … (see the factory's docstring).
+        **kwargs: `pretrained`, `class_num`, `fused`, `in_channels`, `features_only`, … (see the factory's
+            docstring).
 
     Raises:
         PpclsExtError: unknown name (the nearest ones are suggested) or argument.
@@ -137,7 +138,8 @@ def train(
     name: str | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
-    size: int | None = None,
+    size: int | str | Sequence[int] | None = None,
+    channels: int | None = None,
     seed: int | None = None,
     workers: int | None = None,
     device: str | None = None,
@@ -169,7 +171,8 @@ def train(
         name: of the run's folder; the model's where it is not given (`Global.run_name`).
         batch_size: images a step (`DataLoader.Train.sampler.batch_size` and that of `Eval`).
         lr: the highest learning rate (`Optimizer.lr.learning_rate`).
-        size: side of the images, px, set in every place (`Global.image_size`).
+        size: side of the images, px, or (height, width), set in every place (`Global.image_size`).
+        channels: of the images: 1 grey, 3 RGB, 4 RGBA, or any number of a TIFF file's bands (`Arch.in_channels`).
         seed: RNG seed of the whole training (`Global.seed`).
         workers: processes that load images (`DataLoader.Train.loader.num_workers` and that of `Eval`).
         device: "cpu", "gpu" or "auto" (`Global.device`).
@@ -201,7 +204,8 @@ def train(
         "name": name,
         "batch_size": batch_size,
         "lr": lr,
-        "size": size,
+        "size": list(size) if isinstance(size, tuple) else size,
+        "channels": channels,
         "seed": seed,
         "workers": workers,
         "device": device,
@@ -233,12 +237,14 @@ def reparameterize(model: nn.Layer) -> nn.Layer:
     return fuse_copy(model)
 
 
-def load_weights(model: nn.Layer, source: Source, *, allow_other_classes: bool = False) -> LoadReport:
+def load_weights(
+    model: nn.Layer, source: Source, *, allow_other_classes: bool = False, allow_other_channels: bool = False
+) -> LoadReport:
     """Loads weights, all of them or none; see `ppcls_ext.weights.loading.load_weights`."""
     _require_paddle()
     from ppcls_ext.weights.loading import load_weights as load
 
-    return load(model, source, allow_other_classes=allow_other_classes)
+    return load(model, source, allow_other_classes=allow_other_classes, allow_other_channels=allow_other_channels)
 
 
 def unfuse(model: nn.Layer, batches: Batches) -> nn.Layer:
@@ -253,7 +259,7 @@ def export_onnx(
     model: nn.Layer,
     path: str | os.PathLike,
     *,
-    size: int | None = None,
+    size: int | str | Sequence[int] | None = None,
     class_names: Sequence[str] | Mapping[int, str] | None = None,
     task: str = "single-label",
     thresholds: Sequence[float] | None = None,
@@ -262,13 +268,14 @@ def export_onnx(
     opset: int = 17,
     batch: int | None = None,
     softmax: bool = True,
+    dynamic_size: bool = False,
 ) -> ExportReport:
     """Fuses a classifier, converts it to ONNX and writes the file once it is proved equal to the model.
 
     Args:
-        model: images (N, 3, H, W) in, logits (N, classes) out; left as it is.
+        model: images (N, C, H, W) in, C being its `in_channels`, or 3, logits (N, classes) out; left as it is.
         path: the file to write; an older one stays until the new one is proved and complete.
-        size: side of the square that the model sees, px; 224 where None.
+        size: side of the square that the model sees, px, or (height, width); 224 where None.
         class_names: by class index, to be kept in the file: a list, or a dict with the indices as its keys.
         task: "single-label" for a model whose images have one class each, or "multi-label".
         thresholds: of a multi-label model, the score of each class from which on an image shows it, kept in the file.
@@ -276,10 +283,11 @@ def export_onnx(
             `ppcls_ext.data.image_rule.Preprocessing`, such as `{"mean": (0.5, 0.5, 0.5)}`, in the place of ImageNet's
             (short side resized to 256 / 224 of the size, centre crop, ImageNet's mean and std); or a whole
             `Preprocessing`.
-        samples: images to compare on, beside random input: paths, Pillow images or uint8 arrays (H, W, 3).
+        samples: images to compare on, beside random input: paths, Pillow images or uint8 arrays (H, W, C).
         opset: of ONNX's standard operators, 11 to 20.
         batch: fixes N; None leaves it free.
         softmax: end in "probabilities", or in "scores" of a multi-label model; otherwise in "logits".
+        dynamic_size: leave height and width free as well; `Classifier` then keeps the whole of each image.
 
     Returns:
         What was written and how equal it is; `print` shows it.
@@ -303,6 +311,7 @@ def export_onnx(
         opset=opset,
         batch=batch,
         softmax=softmax,
+        dynamic_size=dynamic_size,
     )
 
 

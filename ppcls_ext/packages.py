@@ -18,6 +18,7 @@ EXTRAS = {
     "onnxruntime": "predict",
     **dict.fromkeys(("paddle2onnx", "onnx", "onnxslim"), "onnx"),
     "matplotlib": "report",
+    "tifffile": "tiff",
     "openvino": "openvino",
     **dict.fromkeys(("ncnn", "pnnx"), "ncnn"),
     "paddlex": "paddlex",

@@ -136,7 +136,7 @@ class Run:
         """Classifies images with the run's weights, as the exported file would; see `Classifier`.
 
         Args:
-            images: one or several: paths, Pillow images, or uint8 arrays (H, W, 3), RGB.
+            images: one or several: paths, Pillow images, or uint8 arrays (H, W, C), RGB where C is 3.
             topk: the most classes for each image.
             threshold: the score from which on an image shows a class.
 
@@ -260,6 +260,7 @@ class Run:
         calibration: str | None = None,
         calibration_images: int = 256,
         allow: bool = False,
+        dynamic_size: bool = False,
     ) -> ExportReport:
         """Writes the fused model as an ONNX file once it is proved equal to the model.
 
@@ -275,6 +276,7 @@ class Run:
                 configuration's training images where None.
             calibration_images: with `int8`, how many of them; half of them check the result.
             allow: with `int8`, write the file even where it names other classes too often.
+            dynamic_size: leave height and width free as well; not with `int8`.
 
         Raises:
             PpclsExtError: an argument out of range, a package missing, a conversion that fails, forms that differ, or
@@ -284,7 +286,11 @@ class Run:
             raise PpclsExtError("int8 and fp16 exclude each other: choose one")
         from ppcls_ext.hosts.threads import use_all_cores
 
-        metadata = self.metadata
+        if int8 and dynamic_size:
+            raise PpclsExtError(
+                "int8 and dynamic_size (--dynamic-size) exclude each other: int8 is calibrated and checked at one size"
+            )
+        metadata = dataclasses.replace(self.metadata, dynamic_size=dynamic_size)
         rule = metadata.preprocessing
         images = PreparedImages(find_images(samples), rule) if samples else None
         require("paddle", "paddle2onnx", "onnx", "onnxslim", "onnxruntime")
@@ -309,7 +315,7 @@ class Run:
         return export_onnx(
             self.model,
             self.onnx_file(int8=int8, fp16=fp16) if output is None else Path(output),
-            image_shape=self.settings.section("Global").get("image_shape") or (3, height, width),
+            image_shape=self.settings.section("Global").get("image_shape") or (rule.channels, height, width),
             opset=opset or (INT8_OPSET if int8 else DEFAULT_OPSET),
             batch=batch,
             softmax=softmax,
@@ -345,7 +351,7 @@ class Run:
             seed: RNG seed of the draw.
 
         Returns:
-            (N, 3, H, W) float32.
+            (N, C, H, W) float32.
 
         Raises:
             PpclsExtError: there are no images, or one cannot be read.
@@ -405,7 +411,7 @@ class Run:
                 "--check-images: DataLoader has no ImageNetDataset or MultiLabelDataset, so there is no list to check"
             )
         for loader, images in lists.items():
-            faults = check_images(images, partial(report, loader) if report else None)
+            faults = check_images(images, partial(report, loader) if report else None, settings.channels)
             yield CheckedList(images.path, len(images), faults)
 
     def train(
@@ -516,6 +522,7 @@ def new_lists(
 
     folder, config = settings.folder, copy.deepcopy(settings.config)
     resumed, place = config["Global"].get("checkpoints") is not None, None
+    channels = settings.channels
     try:
         if get_rank() == 0:
             hold(folder)
@@ -528,9 +535,9 @@ def new_lists(
             place = folder_for_lists()
             with progress("reading images") as report:
                 if labels is None:
-                    made = make_lists(data, place, val_share, split_seed, report)
+                    made = make_lists(data, place, val_share, split_seed, report, channels=channels)
                 else:
-                    made = make_label_lists(data, labels, place, val_share, split_seed, report)
+                    made = make_label_lists(data, labels, place, val_share, split_seed, report, channels)
             for line in made._replace(folder=folder / LISTS).lines():
                 print(printable(line))
         use_lists(config, made)
@@ -554,11 +561,11 @@ class _Network:
     def __init__(self, model: Backbone, metadata: Metadata) -> None:
         self._model, self.metadata = model, metadata
         width, height = metadata.preprocessing.image_size
-        self.image_shape = [3, height, width]
+        self.image_shape = [metadata.preprocessing.channels, height, width]
         model.eval()
 
     def run(self, images: np.ndarray) -> np.ndarray:
-        """(N, classes) of prepared images (N, 3, H, W)."""
+        """(N, classes) of prepared images (N, C, H, W)."""
         import paddle
 
         with paddle.no_grad():

@@ -73,7 +73,7 @@ SET_FROM_OUTSIDE = {
     "training/terminal.py": "handler",
     "weights/bounded.py": "array.flags",
     # nodes and values of an ONNX graph
-    "export/simplify.py": "graph node end batch more.graph.output[0]",
+    "export/simplify.py": "graph node end side more.graph.output[0]",
     "predict/evidence.py": "value.type.tensor_type.shape.dim[0]",
     # objects of this project: layers and models, the memory of oneDNN, the engine
     "doctor.py": "trial",

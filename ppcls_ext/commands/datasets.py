@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ppcls_ext.commands.options import add_labels_argument, add_split_arguments, command_parser
+from ppcls_ext.commands.options import add_labels_argument, add_split_arguments, command_parser, positive
 from ppcls_ext.data import digits, flowers102, shapes
 from ppcls_ext.data.class_folders import LABEL_LIST, TEST_LIST, TRAIN_LIST, VAL_LIST, make_lists
+from ppcls_ext.data.image_rule import RGB, require_channels
 from ppcls_ext.data.label_table import make_label_lists
 from ppcls_ext.data.lists import read_list
 from ppcls_ext.data.packing import pack_folder
@@ -30,15 +31,19 @@ def lists(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--classes-of", metavar="RUN", help=classes)
     add_labels_argument(parser)
     add_split_arguments(parser)
+    of_images = "channels that the images must have: 1 grey, 3 RGB, 4 RGBA, … (default: 3)"
+    parser.add_argument("--channels", type=positive, default=RGB, metavar="N", help=of_images)
     args = parser.parse_args(argv)
+    require_channels(args.channels, "--channels is")
     names = _class_names(args.classes_of) if args.classes_of is not None else None
+    split = args.val_share, args.split_seed
     with progress("reading images") as report:
         if args.labels and names is not None:
             parser.error("--classes-of is for class folders: with --labels the table names the classes")
         if args.labels:
-            made = make_label_lists(args.folder, args.labels, args.output, args.val_share, args.split_seed, report)
+            made = make_label_lists(args.folder, args.labels, args.output, *split, report, args.channels)
         else:
-            made = make_lists(args.folder, args.output, args.val_share, args.split_seed, report, names)
+            made = make_lists(args.folder, args.output, *split, report, names, args.channels)
     for line in made.lines():
         print(printable(line))
     for name in (TRAIN_LIST, VAL_LIST, *([TEST_LIST] if any(made.test) else []), LABEL_LIST):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ppcls_ext.commands.options import add_results_arguments, add_threshold_argument, command_parser, positive
+from ppcls_ext.commands.options import add_results_arguments, add_threshold_argument, command_parser, positive, size
 from ppcls_ext.data.image_files import find_images
 from ppcls_ext.errors import PpclsExtError, message_line, printable, printable_name
 from ppcls_ext.predict.answers import Choice
@@ -28,7 +28,7 @@ RESUME += "the results so far stay in a .part file beside it, and the same comma
 def main(argv: Sequence[str] | None = None) -> int:
     """`ppcls-ext predict`."""
     args = _parse(argv)
-    classifier = Classifier(args.model, args.threads, args.runtime, args.bf16)
+    classifier = Classifier(args.model, args.threads, args.runtime, args.bf16, args.size)
     if classifier.batch and args.batch_size not in (None, classifier.batch):
         raise PpclsExtError(f"--batch-size is {args.batch_size}, but {args.model} was exported for {classifier.batch}")
     choose = Choice(classifier.metadata, args.topk, args.threshold and dict(args.threshold))
@@ -61,7 +61,7 @@ def _outputs(
     with contextlib.ExitStack() as stack:
         takers: list[Callable[[dict[str, Any]], None]] = []
         if args.out:
-            options = args.topk, args.threshold, args.runtime, args.bf16
+            options = args.topk, args.threshold, args.runtime, args.bf16, *(args.size or ())
             resume = identity_of(args.model, *options) if args.resume else None
             writer = stack.enter_context(open_results(args.out, resume))
             files = [file for file in files if not writer.holds(str(file))]
@@ -108,6 +108,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="what runs it; paddle takes the folder of export-model for MODEL (default: onnxruntime)",
     )
     parser.add_argument("--bf16", action="store_true", help="with --runtime openvino: compute in bfloat16")
+    free = "of a MODEL for any size, the size of all images: a side, or HEIGHTxWIDTH (default: their own proportions)"
+    parser.add_argument("--size", type=size, metavar="PX", help=free)
     parser.usage = "ppcls-ext predict MODEL IMAGE [IMAGE …] [options]"
     args = parser.parse_args(argv)
     if args.bf16 and args.runtime != "openvino":

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ppcls_ext.config.load import parsed, set_field
+from ppcls_ext.data.image_rule import read_size
 from ppcls_ext.errors import PpclsExtError
 
 #: What is trained where only images are given.
@@ -58,6 +59,10 @@ def _is_natural(value: Any) -> bool:
     return type(value) is int and value >= 0
 
 
+def _is_size(value: Any) -> bool:
+    return read_size(value) is not None
+
+
 def _is_rate(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value) and value > 0
 
@@ -70,6 +75,7 @@ def _both(path: str) -> tuple[str, str]:
     return f"DataLoader.Train.{path}", f"DataLoader.Eval.{path}"
 
 
+_SIZE = "a whole number of px, or height and width such as 128x96"
 _COUNT, _NATURAL = "a whole number from 1", "a whole number from 0"
 TRAIN_OPTIONS = (
     TrainOption("epochs", ("Global.epochs",), "N", "times that each image is trained on", _is_count, _COUNT),
@@ -79,7 +85,10 @@ TRAIN_OPTIONS = (
     ),
     TrainOption("out", ("Global.output_dir",), "FOLDER", "the run is OUT/NAME", _is_text, "a folder"),
     TrainOption("name", ("Global.run_name",), "NAME", "the model's where it is not given", _is_text, "a name"),
-    TrainOption("size", ("Global.image_size",), "PX", "side of the images, set in every place", _is_count, _COUNT),
+    TrainOption(
+        "size", ("Global.image_size",), "PX", "side of the images, or HEIGHTxWIDTH, set in every place", _is_size, _SIZE
+    ),
+    TrainOption("channels", ("Arch.in_channels",), "N", "of the images: 1 grey, 3 RGB, 4 RGBA, …", _is_count, _COUNT),
     TrainOption("seed", ("Global.seed",), "N", "of all random numbers", _is_natural, _NATURAL),
     TrainOption("workers", _both("loader.num_workers"), "N", "processes that load images", _is_natural, _NATURAL),
     TrainOption("device", ("Global.device",), "NAME", "cpu, gpu, or auto, which takes a GPU", _is_text, "a name"),

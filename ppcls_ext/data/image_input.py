@@ -16,15 +16,15 @@ from PIL import Image
 
 from ppcls_ext.data.image_bounds import max_bytes, max_pixels
 from ppcls_ext.data.image_files import decode, pixels, read_image
-from ppcls_ext.data.image_rule import Pair, Preprocessing
+from ppcls_ext.data.image_rule import RGB, Pair, Preprocessing
 from ppcls_ext.errors import PpclsExtError
 
 #: An image as Python callers may give it: a path, the bytes of a file, a file open for reading bytes, a Pillow image,
-#: or the pixels as uint8 (H, W, 3), RGB.
+#: or the pixels as uint8 (H, W, C), RGB where C is 3.
 ImageLike = Union[str, os.PathLike, bytes, bytearray, memoryview, IO[bytes], Image.Image, np.ndarray]
 CHUNK = 1 << 20
 """Bytes of an open file that are read at once."""
-EXPECTED = "expected a path, bytes, an open file, a Pillow image or an array uint8 (H, W, 3)"
+EXPECTED = "expected a path, bytes, an open file, a Pillow image or an array uint8 (H, W, C)"
 
 
 def is_image_like(value: object) -> bool:
@@ -33,32 +33,38 @@ def is_image_like(value: object) -> bool:
     return isinstance(value, kinds) or (isinstance(value, np.ndarray) and value.ndim != 4) or hasattr(value, "read")
 
 
-def network_input(image: ImageLike, rule: Preprocessing) -> np.ndarray:
+def network_input(image: ImageLike, rule: Preprocessing, whole: bool = False) -> np.ndarray:
     """Reads an image in any form and makes it the network's input.
 
     Args:
         image: a path, the bytes of a file, a file open for reading bytes, a Pillow image, or the pixels as uint8
-            (H, W, 3), RGB.
+            (H, W, C) with the rule's channels, RGB where these are 3.
         rule: the preprocessing that the network expects.
+        whole: keep the proportions and all of the image (`Preprocessing.whole`), for networks that take any size.
 
     Returns:
-        float32 (3, H, W).
+        float32 (C, H, W).
 
     Raises:
         PpclsExtError: a file cannot be read or is not an image (the message names it), or an array has another type or
             shape.
     """
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != rule.channels or 0 in image.shape:
+            expected = f"expected uint8 (H, W, {rule.channels}){', RGB' if rule.channels == RGB else ''}"
+            raise PpclsExtError(f"got an array {image.dtype} {image.shape}: {expected}")
+    else:
+        image = _pixels(image, rule)
+    return _to_input(image, rule.whole(*image.shape[:2]) if whole else rule)
+
+
+def _pixels(image: Any, rule: Preprocessing) -> np.ndarray:
     if isinstance(image, (str, os.PathLike)):
-        return _to_input(_read(Path(image), rule.decode), rule)
+        return _read(Path(image), rule)
     if isinstance(image, Image.Image):
-        return _to_input(pixels(image, rule.decode), rule)
-    if isinstance(image, (bytes, bytearray, memoryview)):
-        return _to_input(decode(bytes(image), rule.decode), rule)
-    if not isinstance(image, np.ndarray):
-        return _to_input(decode(_read_open(image), rule.decode), rule)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise PpclsExtError(f"got an array {image.dtype} {image.shape}: expected uint8 (H, W, 3), RGB")
-    return _to_input(image, rule)
+        return pixels(image, rule.decode, rule.channels)
+    data = bytes(image) if isinstance(image, (bytes, bytearray, memoryview)) else _read_open(image)
+    return decode(data, rule.decode, rule.channels)
 
 
 class PreparedImages:
@@ -69,7 +75,7 @@ class PreparedImages:
         rule: the preprocessing that the network expects.
 
     Attributes:
-        shape: (N, 3, H, W).
+        shape: (N, C, H, W).
     """
 
     def __init__(self, images: Sequence[ImageLike], rule: Preprocessing) -> None:
@@ -79,13 +85,13 @@ class PreparedImages:
         ]
         self._rule = rule
         width, height = rule.image_size
-        self.shape = (len(self._images), 3, height, width)
+        self.shape = (len(self._images), rule.channels, height, width)
 
     def __len__(self) -> int:
         return len(self._images)
 
     def __getitem__(self, index: int | slice) -> np.ndarray:
-        """Returns one input (3, H, W), or several (n, 3, H, W)."""
+        """Returns one input (C, H, W), or several (n, C, H, W)."""
         if isinstance(index, slice):
             return np.stack([network_input(image, self._rule) for image in self._images[index]])
         return network_input(self._images[index], self._rule)
@@ -110,9 +116,9 @@ def _read_open(file: Any) -> bytes:
     raise PpclsExtError(f"got a file of more than the {most:,} bytes that are read of an image")
 
 
-def _read(path: Path, library: str) -> np.ndarray:
+def _read(path: Path, rule: Preprocessing) -> np.ndarray:
     try:
-        return decode(read_image(path), library)
+        return decode(read_image(path), rule.decode, rule.channels)
     except OSError as error:
         raise PpclsExtError(f"{path}: {error.strerror or error}") from error
     except PpclsExtError as error:
@@ -120,7 +126,7 @@ def _read(path: Path, library: str) -> np.ndarray:
 
 
 def _to_input(image: np.ndarray, rule: Preprocessing) -> np.ndarray:
-    """`image: uint8 (H, W, 3)`, RGB → float32 (3, H, W)."""
+    """`image: uint8 (H, W, C)` → float32 (C, H, W)."""
     image = resize_and_crop(image, rule)
     if rule.channel_order == "BGR":
         image = image[:, :, ::-1]
@@ -134,11 +140,11 @@ def resize_and_crop(image: np.ndarray, rule: Preprocessing) -> np.ndarray:
     """Resizes an image and crops its centre.
 
     Args:
-        image: uint8 (H, W, 3).
+        image: uint8 (H, W, C).
         rule: its `resize_short` or `resize`, `interpolation`, `backend` and `crop` are used.
 
     Returns:
-        uint8 (height, width, 3).
+        uint8 (height, width, C).
 
     Raises:
         PpclsExtError: the resized image would be too large, or the interpolation is not implemented.
@@ -157,8 +163,13 @@ def resize_and_crop(image: np.ndarray, rule: Preprocessing) -> np.ndarray:
         return resize_as_opencv(image, size, rule.interpolation, columns, rows)
     if size[0] * size[1] > max_pixels():
         raise PpclsExtError(f"a {width} × {height} px image would become {size[0]} × {size[1]} px: too large")
-    resized = Image.fromarray(image).resize(size, getattr(Image.Resampling, rule.interpolation.upper()))
-    return np.asarray(resized)[top : top + crop[1], left : left + crop[0]]
+    filter_ = getattr(Image.Resampling, rule.interpolation.upper())
+    if image.shape[2] == RGB:
+        resized = np.asarray(Image.fromarray(image).resize(size, filter_))
+    else:  # one by one: a fourth channel need not be alpha, by which Pillow would weigh the others
+        planes = (Image.fromarray(np.ascontiguousarray(plane)) for plane in np.moveaxis(image, 2, 0))
+        resized = np.stack([np.asarray(plane.resize(size, filter_)) for plane in planes], axis=2)
+    return resized[top : top + crop[1], left : left + crop[0]]
 
 
 def resize_as_opencv(
@@ -171,14 +182,14 @@ def resize_as_opencv(
     """Computes a cut-out of `cv2.resize(image, size)`, without the pixels outside it.
 
     Args:
-        image: uint8 (H, W, 3).
+        image: uint8 (H, W, C).
         size: (width, height) of the whole resized image, px.
         interpolation: only "bilinear" is implemented.
         columns: the columns to keep; None keeps all.
         rows: the rows to keep; None keeps all.
 
     Returns:
-        uint8 (rows, columns, 3), computed as OpenCV does, with weights of 11 bits and bits dropped between the
+        uint8 (rows, columns, C), computed as OpenCV does, with weights of 11 bits and bits dropped between the
         horizontal and the vertical pass; bit-identical with OpenCV 5.0 on x86.
     """
     if interpolation != "bilinear":

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ppcls_ext import cpu
+from ppcls_ext.data.image_rule import size_text
 from ppcls_ext.predict.classifier import Classifier
 
 WARM_UP = 5
@@ -90,7 +91,7 @@ def measure_files(
         shape = classifier.network.image_shape
         image = np.random.default_rng(0).standard_normal((classifier.batch or 1, *shape), dtype=np.float32)
         calls[f"{form} {runtime}"] = partial(classifier.network.run, image)
-        sizes[f"{form} {runtime}"] = shape[-1]
+        sizes[f"{form} {runtime}"] = shape[-1] if shape[-1] == shape[-2] else size_text(*shape[1:])
     for key, latency in measure(calls, turns).items():
         form, runtime = key.split(" ")
         described = {"model": model, "form": form, "runtime": runtime, "threads": threads, "px": sizes[key]}

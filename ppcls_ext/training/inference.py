@@ -125,7 +125,7 @@ def infer(engine: Any, threshold: Threshold | None = None) -> None:
             if writer is not None:
                 writer.add_all(answers)
             if saved is not None:
-                _draw(saved, names, answers)
+                _draw(saved, names, answers, engine.opened.channels)
         if saved is not None:
             print(printable(saved.finish()), file=sys.stderr)
     if read < len(paths):
@@ -136,17 +136,18 @@ def _batches(engine: Any, paths: Sequence[str], size: int) -> Iterator[tuple[lis
     """Names and prepared images, `size` at a time; those that cannot be read are named on stderr."""
     names: list[str] = []
     images: list[np.ndarray] = []
+    channels = engine.opened.channels
     for index, path in enumerate(paths):
         try:
             image = preprocess(engine, path)
         except Exception as error:
-            require_transforms(path, engine.preprocess_func, "Infer.transforms")
+            require_transforms(path, engine.preprocess_func, "Infer.transforms", channels)
             if not isinstance(error, (OSError, PpclsExtError)):
                 raise
             reason = getattr(error, "strerror", None) or error
             print(f"error: {message_line(f'{path}: {reason}')}", file=sys.stderr)
         else:
-            require_input(image, "Infer.transforms")
+            require_input(image, "Infer.transforms", channels)
             images.append(image)
             names.append(path)
         if images and (len(images) == size or index == len(paths) - 1):
@@ -154,13 +155,13 @@ def _batches(engine: Any, paths: Sequence[str], size: int) -> Iterator[tuple[lis
             names, images = [], []
 
 
-def _draw(saved: SavedImages, names: Sequence[str], answers: Sequence[dict]) -> None:
+def _draw(saved: SavedImages, names: Sequence[str], answers: Sequence[dict], channels: int) -> None:
     for name, answer in zip(names, answers):
         if "class_ids" not in answer:
             raise PpclsExtError(
                 f"--save-image draws classes and scores, and Infer.PostProcess gives {', '.join(answer)}: expected Topk"
             )
-        saved.add(name, decode(read_image(name)), answer)
+        saved.add(name, decode(read_image(name), channels=channels), answer)
 
 
 def preprocess(engine: Any, path: str) -> np.ndarray:
