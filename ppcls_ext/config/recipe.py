@@ -31,7 +31,7 @@ class Decay(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """From which epoch (the first is 1) at which size (px, or height and width) and strength; None leaves it as it was."""
+    """From which epoch, from 1 on, at which size (px, or height and width) and strength; None leaves it as it was."""
 
     epoch: int
     size: int | tuple[int, int] | None = None

@@ -143,7 +143,7 @@ def set_options(config: dict, given: Mapping[str, Any], overrides: Iterable[str]
         option = BY_NAME[name]
         if not option.accepts(value):
             raise PpclsExtError(f"{name} ({option.flag}) is {value!r}: expected {option.expected}")
-        value = VALUES.get((name, value), value)
+        value = value if isinstance(value, list) else VALUES.get((name, value), value)
         for field in option.fields:
             if said.get(field, value) != value:
                 raise PpclsExtError(

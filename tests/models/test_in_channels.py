@@ -41,8 +41,7 @@ def test_the_stem_reads_the_image(name):
     assert build("FasterNet_T0").in_channels == 3
 
 
-@pytest.mark.parametrize("channels", [1, 2, 4, 5])
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(("name", "channels"), zip(SMALL, (1, 5, 4)))
 def test_every_form_gives_the_same(name, channels):
     model = build(name, class_num=3, in_channels=channels)
     randomise_norms(model, seed=0)
@@ -50,7 +49,7 @@ def test_every_form_gives_the_same(name, channels):
     fused = reparameterize(model)
     model.eval()
     assert relative(fused(x).numpy(), model(x).numpy()) < 1e-4
-    again = unfuse(fused, [images(channels, seed) for seed in range(3)])
+    again = unfuse(fused, [images(channels, seed) for seed in range(2)])
     assert again.in_channels == channels
     again.eval()
     assert relative(again(x).numpy(), fused(x).numpy()) < 1e-4
@@ -60,8 +59,7 @@ def test_every_form_gives_the_same(name, channels):
     assert [tuple(m.shape[:2]) for m in maps] == [(2, c) for c in build(name, features_only=True).channels]
 
 
-@pytest.mark.parametrize("fused", [False, True])
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(("name", "fused"), zip(SMALL, (True, False, False)))
 def test_weights_of_three_channels_are_adapted(name, fused, tmp_path, caplog):
     """A grey image to one channel is what its three equal channels are to three; more channels keep the mean."""
     model = build(name, class_num=3)
@@ -92,8 +90,8 @@ def test_weights_of_three_channels_are_adapted(name, fused, tmp_path, caplog):
     assert load_weights(build(name, class_num=3, fused=fused), theirs, allow_other_channels=True).adapted == ""
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_everything_else_is_strict(name, tmp_path):
+def test_everything_else_is_strict(tmp_path):
+    name = "FasterNet_T0"
     four = build(name, class_num=2, in_channels=4)
     before = arrays(four)
     three = arrays(build(name, class_num=2))
@@ -115,7 +113,7 @@ def test_everything_else_is_strict(name, tmp_path):
 
 @pytest.mark.parametrize("wrong", [0, -1, 1.0, "4", True, None])
 def test_a_wrong_number_is_one_line(wrong):
-    with pytest.raises(PpclsExtError, match="in_channels of FasterNet_T0 is .*: expected a whole number from 1"):
+    with pytest.raises(PpclsExtError, match=r"in_channels of FasterNet_T0 is .*: expected a whole number from 1"):
         build("FasterNet_T0", in_channels=wrong)
 
 
