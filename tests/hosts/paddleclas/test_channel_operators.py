@@ -113,6 +113,16 @@ def test_jitter_is_about_each_channels_mean():
     assert (JitterChannels(brightness=[3, 3])(image)[1:] == (255, 255)).all()
 
 
+@pytest.mark.parametrize("channels", [1, 5])
+@pytest.mark.parametrize("name", ["MixupOperator", "CutmixOperator", "FmixOperator"])
+def test_operators_on_batches_take_any_channels(name, channels):
+    from ppcls.data.preprocess.batch_ops import batch_operators
+
+    batch = [[np.full((channels, 40, 32), index, np.float32), np.int64(index)] for index in range(3)]
+    mixed = getattr(batch_operators, name)(class_num=3)(batch)
+    assert [image.shape for image, _ in mixed] == [(channels, 40, 32)] * 3
+
+
 @pytest.mark.parametrize("order", ["chw", ""])
 def test_numbers_of_each_channel_or_one_for_all(order):
     image = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
