@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,8 +32,7 @@ def lists(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--classes-of", metavar="RUN", help=classes)
     add_labels_argument(parser)
     add_split_arguments(parser)
-    of_images = "channels that the images must have: 1 grey, 3 RGB, 4 RGBA, … (default: 3)"
-    parser.add_argument("--channels", type=positive, default=RGB, metavar="N", help=of_images)
+    _add_channels(parser)
     args = parser.parse_args(argv)
     require_channels(args.channels, "--channels is")
     names = _class_names(args.classes_of) if args.classes_of is not None else None
@@ -62,15 +62,23 @@ def pack(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--shards", type=int, metavar="N", required=True, help="tar files for the training images")
     parser.add_argument("--output", metavar="FOLDER", default="packed", help="default: packed")
     add_split_arguments(parser)
+    _add_channels(parser)
     args = parser.parse_args(argv)
+    require_channels(args.channels, "--channels is")
+    split = args.val_share, args.split_seed
     with progress("packing images") as report:
-        made = pack_folder(args.folder, args.output, args.shards, args.val_share, args.split_seed, report)
+        made = pack_folder(args.folder, args.output, args.shards, *split, report, args.channels)
     for line in made.lines():
         print(printable(line))
     lists = ", ".join(f"DataLoader.{loader}.dataset" for loader in ("Train", "Eval"))
     where = f"{lists}: image_root: {args.output}, and cls_label_path:"
     print(printable(f"in the YAML: class_num: {len(made.classes)}; {where}"))
     print(printable(f"{Path(args.output, TRAIN_LIST)}, {Path(args.output, VAL_LIST)}"))
+
+
+def _add_channels(parser: argparse.ArgumentParser) -> None:
+    of_images = "channels that the images must have: 1 grey, 3 RGB, 4 RGBA, … (default: 3)"
+    parser.add_argument("--channels", type=positive, default=RGB, metavar="N", help=of_images)
 
 
 def _class_names(run: str) -> tuple[str, ...]:

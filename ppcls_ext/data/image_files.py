@@ -163,6 +163,7 @@ def _grey_pages(image: Image.Image, library: str, channels: int) -> np.ndarray |
     """Several grey pages of one size of a TIFF file, as the channels of one image; None for any other image."""
     if image.format != "TIFF" or image.mode not in GREY or not getattr(image, "is_animated", False):
         return None
+    require_size(*image.size, -(-channels // 4))
     shown, size, planes = image.tell(), image.size, []
     try:
         for page in range(channels + 1):

@@ -136,6 +136,8 @@ class Preprocessing:
 
     def of_size(self, height: int, width: int) -> Preprocessing:
         """Returns the rule that makes images of this size, cut to the same share of the resized image."""
+        if (width, height) == self.image_size:
+            return self
         before = self.resize or (self.resize_short or 0,) * 2
         w, h = (round(side * new / old) for side, new, old in zip(before, (width, height), self.image_size))
         if self.resize_short is not None and height == width and self.image_size[0] == self.image_size[1]:

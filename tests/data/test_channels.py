@@ -198,6 +198,10 @@ def test_a_page_that_is_too_large_is_refused(monkeypatch):
     for channels in (1, 4, 5):
         with pytest.raises(PpclsExtError, match="too large"):
             decode(data, channels=channels)
+    monkeypatch.setenv("PPCLS_EXT_MAX_IMAGE_PIXELS", str(2 * HEIGHT * WIDTH - 1))
+    assert decode(data, channels=4).shape[2] == 4
+    with pytest.raises(PpclsExtError, match="too large"):
+        decode(pages_of(BANDS[:, :, :5]), channels=5)
 
 
 def test_pages_in_a_circle_come_to_an_end():
@@ -291,6 +295,7 @@ def test_what_is_no_size(value):
 def test_a_rule_for_another_size_and_for_the_whole_of_an_image():
     rule = Preprocessing(resize_short=256, crop=(224, 224))
     assert rule.of_size(112, 112) == Preprocessing(resize_short=128, crop=(112, 112))
+    assert rule.of_size(224, 224) is rule
     assert rule.of_size(128, 96) == Preprocessing(resize_short=None, resize=(110, 146), crop=(96, 128))
     assert rule.whole(512, 1024) == Preprocessing(resize_short=None, resize=(512, 256), crop=None)
     assert rule.whole(300, 400).image_size == (352, 256)
