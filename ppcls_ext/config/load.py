@@ -282,8 +282,8 @@ def set_image_size(config: dict) -> None:
     size = read_size(given)
     if size is None or min(size) < SMALLEST:
         raise PpclsExtError(
-            f"Global.image_size (--size) is {given!r}: expected a whole number of px from {SMALLEST}, or such a height and "
-            "width such as 128x96"
+            f"Global.image_size (--size) is {given!r}: expected a whole number of px from {SMALLEST}, or such a "
+            "height and width, as 128x96"
         )
     shape = settings.get("image_shape")
     settings["image_shape"] = [shape[0] if isinstance(shape, (list, tuple)) and shape else 3, *size]
