@@ -38,7 +38,6 @@ EXTRAS = {
     "train": ENGINE,
     "paddle": PADDLE,
     "onnx": ONNX,
-    "tiff": ["tifffile>=2022.5.4"],  # of TIFF files the bands that Pillow does not read
     "report": ["matplotlib>=3.9.2", "zhplot>=1.0.0"],  # zhplot for its font: names in Chinese and many other scripts
 }
 DEV = [
@@ -50,6 +49,7 @@ DEV = [
     "types-PyYAML",
     "setuptools>=77.0.3",
     "openvino>=2024.4.0",
+    "tifffile>=2022.5.4",
 ]
 ALL = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 
@@ -85,6 +85,7 @@ setup(
         "dev": [*ALL, *DEV],
         "openvino": ["openvino>=2024.4.0", "onnx>=1.16.1"],
         "ncnn": ["ncnn>=1.0.20240820", "pnnx", "onnx>=1.16.1"],  # pnnx brings torch
+        "tiff": ["tifffile>=2022.5.4"],  # of TIFF files the bands that Pillow does not read
         "paddlex": ["paddlex[cv]>=3.7.0"],
         "peers": ["torch>=2", "timm>=1"],  # what benchmarks/train_step.py compares with
     },

@@ -80,7 +80,7 @@ def test_preprocessing_of_ones_own(tmp_path, pictures):
     ("options", "message"),
     [
         ({"size": 0}, "size is 0: expected a whole number of px"),
-        ({"size": "64"}, "size is '64'"),
+        ({"size": "64px"}, "size is '64px'"),
         ({"preprocessing": {"average": 1}}, "preprocessing has no average: expected decode, channel_order"),
         (
             {"size": 64, "preprocessing": Preprocessing()},

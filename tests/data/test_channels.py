@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ppcls_ext.data.class_folders import make_lists
 from ppcls_ext.data.image_files import decode, find_faults, own_channels, pixels
 from ppcls_ext.data.image_input import PreparedImages, network_input, resize_and_crop
 from ppcls_ext.data.image_rule import Preprocessing, for_channels, read_size, size_text
+from ppcls_ext.data.label_table import make_label_lists
+from ppcls_ext.data.packing import pack_folder
 from ppcls_ext.errors import PpclsExtError
 from tests.data.test_image_input import DEEP, GREYS, HEIGHT, IMAGES, RGB, RGBA, WIDTH, encoded
 
@@ -267,6 +270,23 @@ def test_a_check_decodes_to_the_channels(tmp_path):
     faults = find_faults(paths, channels=5)
     assert faults[0] is None
     assert "expected: 5" in str(faults[1])
+
+
+def test_lists_and_shards_leave_out_what_has_other_channels(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for index in range(2):
+            bands = np.random.default_rng(ord(name) + index).integers(0, 256, (8, 9, 5), dtype=np.uint8)
+            (tmp_path / "images" / name / f"{index}.tif").write_bytes(pages_of(bands + np.uint8(index)))
+    (tmp_path / "images" / "a" / "rgb.png").write_bytes(PLAIN["rgb"])
+    made = make_lists(tmp_path / "images", tmp_path / "lists", 0.5, channels=5)
+    assert made.images == (2, 2)
+    assert [(item.path.name, item.kind) for item in made.left_out] == [("rgb.png", "unreadable")]
+    assert pack_folder(tmp_path / "images", tmp_path / "packed", 1, 0.5, 0, channels=5).images == (2, 2)
+    table = "path,x,y\na/0.tif,1,0\nb/0.tif,0,1\na/1.tif,1,0\nb/1.tif,1,1\na/rgb.png,1,0\n"
+    (tmp_path / "labels.csv").write_text(table)
+    several = make_label_lists(tmp_path / "images", tmp_path / "labels.csv", tmp_path / "several", 0.5, channels=5)
+    assert sum(several.images) == 4
 
 
 @pytest.mark.parametrize(
