@@ -1,6 +1,6 @@
 """Blocks for any Paddle network, with branches while it trains; `ppcls_ext.reparameterize` makes each one convolution.
 
-docs/blocks.md builds a detector's head and an encoder from them.
+docs/howto/blocks.md builds a detector's head and an encoder from them.
 """
 
 from __future__ import annotations

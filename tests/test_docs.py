@@ -26,7 +26,7 @@ from ppcls_ext.data import shapes
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(
-    r"^(<!-- (?:not run: .+|to be run after the merge) -->\n)?```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL
+    r"^(<!-- (?:not run: [^\n]+|to be run after the merge) -->\n)?```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL
 )
 #: Kinds of blocks that are run.
 RUN = ("console", "python", "output", "diff", "bash", "sh")

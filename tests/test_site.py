@@ -15,7 +15,9 @@ from tests.test_docs import BLOCK, PAGES, RUN
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 ENGLISH = sorted(
-    path.relative_to(DOCS).with_suffix("").as_posix() for path in DOCS.rglob("*.md") if "zh" not in path.parts
+    path.relative_to(DOCS).with_suffix("").as_posix()
+    for path in DOCS.rglob("*.md")
+    if DOCS / "zh" not in path.parents  # not "zh" in its parts: a checkout may be in a folder of that name
 )
 #: Pages with a test of their own: tests/test_blocks.py.
 ELSEWHERE = {"howto/blocks"}
@@ -47,17 +49,41 @@ def test_chinese_pages_follow_the_english_ones():
     assert not behind, "\n".join(behind)
 
 
-def test_pages_are_listed_and_printed(capsys):
-    assert main(["docs"]) == 0
+def structure(page: Path) -> dict[str, list[str]]:
+    """What a page has in every language: commands but for their comments, levels of headings, tables, links."""
+    text = page.read_text(encoding="utf-8")
+    code = [(kind, re.sub(r"\s*#.*", "", block)) for _, kind, block in BLOCK.findall(text) if kind in RUN]
+    prose = re.sub(r"^```\w+\n.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    return {
+        "blocks": [f"{kind}\n{block}" for kind, block in code],
+        "headings": re.findall(r"^#+(?= )", prose, re.MULTILINE),
+        "rows": [f"{line.count('|')} columns" for line in prose.splitlines() if line.startswith("|")],
+        "links": sorted(re.findall(r"\]\((?:[^()]*/)?([^()/#]+)(?:#[^()]*)?\)", prose)),
+    }
+
+
+@pytest.mark.parametrize("page", [page for page in ENGLISH if page.startswith(("start/", "howto/"))])
+def test_chinese_pages_are_built_like_the_english_ones(page):
+    chinese, english = structure(DOCS / "zh" / f"{page}.md"), structure(DOCS / f"{page}.md")
+    for part, ours in english.items():
+        assert chinese[part] == ours, part
+
+
+@pytest.mark.parametrize("language", [[], ["--chinese"]], ids=["English", "Chinese"])
+def test_pages_are_listed_and_printed(language, capsys):
+    assert main(["docs", *language]) == 0
     listed = capsys.readouterr().out
-    for topic, page in find_pages().items():
+    assert f"ppcls-ext docs {' '.join([*language, 'TOPIC'])} prints a page" in listed
+    known = {*find_pages(), "api", "commands", "bench"}, set(find_pages("zh"))
+    for topic, page in find_pages("zh" if language else "").items():
         assert re.search(rf"^  {topic} +{re.escape(page.title)}$", listed, re.MULTILINE)
-        assert main(["docs", topic]) == 0
+        assert main(["docs", *language, topic]) == 0
         printed = capsys.readouterr().out
         assert printed.startswith(f"# {page.title}\n")
         assert "<!--" not in printed
-        for told in re.findall(r"ppcls-ext docs ([a-z][a-z0-9-]+)", printed):
-            assert told in {*find_pages(), "api", "commands", "bench", "own-images"}, told
+        for chinese, told in re.findall(r"ppcls-ext docs (--chinese )?([a-z][a-z0-9-]+)", printed):
+            assert told in known[bool(chinese)], told
+            assert chinese or not language or told not in known[True], f"{topic} leads from Chinese to English: {told}"
 
 
 def test_an_unknown_topic_names_the_pages_that_speak_of_it(capsys):

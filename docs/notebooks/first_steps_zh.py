@@ -62,7 +62,7 @@ print({folder.name: len(list(folder.iterdir())) for folder in sorted(IMAGES.iter
 # %% [markdown]
 # ## 训练
 #
-# 五分之一的图像留作验证，每个 epoch 结束后评估一次，并保留效果最好的权重。训练照片时，请加上 `weights="published"`（下载预训练权重作为起点），
+# 五分之一的图像划入验证集，每轮结束后评估一次，保留效果最好的权重。训练照片时，请加上 `weights="published"`（下载预训练权重作为起点），
 # 并去掉 `size`。
 
 # %%
@@ -74,7 +74,7 @@ print(run.evaluate())
 # %% [markdown]
 # ## 查看结果
 #
-# 下面是网络实际看到的第一个批次和训练曲线。训练输出目录中的 `report/report.html` 列出了混淆矩阵和分类错误的图像。
+# 下面是送入网络的第一个批次和训练曲线。训练输出目录中的 `report/report.html` 列出了混淆矩阵和分类错误的图像。
 
 # %%
 from IPython.display import Image as Shown

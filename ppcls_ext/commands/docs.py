@@ -33,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         _open(page, language)
     elif page is None:
         print("\n".join(_listed(pages)))
+        option = "--chinese " * args.chinese
+        print(f"ppcls-ext docs {option}TOPIC prints a page; all options of a command: ppcls-ext COMMAND --help")
     else:
         print(page.text(), end="")
 
@@ -42,7 +44,7 @@ def _listed(pages: dict[str, Page]) -> list[str]:
     lines = []
     for group in dict.fromkeys(page.group for page in pages.values()):
         lines += [group, *(f"  {one.topic:<{width}}  {one.title}" for one in pages.values() if one.group == group), ""]
-    return [*lines, "ppcls-ext docs TOPIC prints a page; all options of a command: ppcls-ext COMMAND --help"]
+    return lines
 
 
 def _open(page: Page | None, language: str) -> None:

@@ -28,7 +28,7 @@ HELPS = {
     "hosts/paddlex": "deploy",
     "packages": "install",
     "predict/runtimes": "deploy",
-    "reparam/fuse": "block-in-another-net",
+    "reparam/fuse": "blocks",
     "reparam/unfuse": "fine-tune",
     "training/checkpoints": "files",
     "training/class_weights": "imbalance",
@@ -62,11 +62,12 @@ class Page(NamedTuple):
         text = re.sub(r"<!--.*?-->\n?", "", without_proofs(text), flags=re.DOTALL)
         text = re.sub(r"^!\[.*\]\(.*\)\n+", "", text, flags=re.MULTILINE)
         text = re.sub(r"\{py:\w+\}`~?([^`]+)`", r"`\1`", text)
-        return re.sub(
-            r"\[([^\]]+)\]\((?:[\w./]*/)?(\w+)\.md(?:#[\w-]*)?\)",
-            lambda link: f"{link[1]} (`ppcls-ext docs {_topic(link[2])}`)",
-            text,
-        )
+        return re.sub(r"\[([^\]]+)\]\(([\w./]+)\.md(?:#[\w-]*)?\)", self._told, text)
+
+    def _told(self, link: re.Match[str]) -> str:
+        target = (self.path.parent / link[2]).resolve()
+        chinese = "--chinese " if target.parents[1].name == "zh" else ""
+        return f"{link[1]} (`ppcls-ext docs {chinese}{_topic(target.name)}`)"
 
 
 def without_proofs(text: str) -> str:
