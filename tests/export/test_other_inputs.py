@@ -13,7 +13,7 @@ from PIL import Image
 
 import ppcls_ext
 from ppcls_ext import reparameterize
-from ppcls_ext.commands import export
+from ppcls_ext.commands import export, predict
 from ppcls_ext.commands.outcome import run
 from ppcls_ext.data.image_input import network_input
 from ppcls_ext.data.image_rule import Preprocessing, channels_text
@@ -32,6 +32,7 @@ from ppcls_ext.predict.evidence import split_file
 from ppcls_ext.predict.inference_yml import other_in_paddlex, read_inference_yml, to_inference_yml
 from ppcls_ext.predict.metadata import Metadata
 from ppcls_ext.predict.pixels import fixed_shape
+from ppcls_ext.predict.video import Video, classify_video
 from ppcls_ext.report.evidence_maps import EvidenceMaps
 from ppcls_ext.report.image_figures import as_rgb
 from ppcls_ext.report.measured import evaluate_file
@@ -299,3 +300,23 @@ def test_files_of_phones_whose_metadata_contradict_them(metadata, takes_pixels, 
     assert fixed_shape("net.tflite", Metadata("RepVGG_A0", Preprocessing(channels=4))) == [4, 224, 224]
     with pytest.raises(PpclsExtError, match=f"net.tflite: .*{said}"):
         fixed_shape("net.tflite", metadata, takes_pixels)
+
+
+def test_frames_of_a_video_become_what_images_of_their_colours_are(tmp_path, capsys):
+    cv2 = pytest.importorskip("cv2")
+    clip = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(clip), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
+    for index in range(10):
+        writer.write(np.ascontiguousarray(bands(3, 48, 64, index) // 16 * 16))
+    writer.release()
+    for channels in (1, 4, 5):
+        export_with_rule(make_net("RepVGG", channels), tmp_path / f"{channels}.onnx", size=32)
+    for channels, mode in ((1, "L"), (4, "RGBA")):
+        classifier = Classifier(tmp_path / f"{channels}.onnx", threads=1)
+        (second,) = classify_video(classifier, Video(clip, every=5), Choice(classifier.metadata))
+        images = [Image.fromarray(frame.image).convert(mode) for frame in Video(clip, every=5)]
+        expected = [answer["class_ids"] for answer in classifier(images)]
+        assert [frame["class_ids"] for frame in second.frames] == expected
+    assert run(lambda: predict.main([str(tmp_path / "5.onnx"), "--video", str(clip)])) == 1
+    said = "error: a video's frames are RGB, and the network takes 5 channels: expected 1 to 4"
+    assert said in capsys.readouterr().err.splitlines()
