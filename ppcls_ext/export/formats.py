@@ -244,19 +244,21 @@ def require_input(to: str, channels: int, tensor_input: bool) -> None:
     """
     takes_pixels = to in ("coreml", "web") or (to == "tflite" and not tensor_input)
     if takes_pixels and channels != RGB:
-        other = "--tensor-input makes one" if to == "tflite" else "tflite with --tensor-input, and ncnn, have one"
-        raise PpclsExtError(
-            f"a {FORMATS[to].name} file's image is RGB, and the network takes {channels_text(channels)}: it "
-            f"needs an input of floats; {other}"
-        )
+        other = "--tensor-input makes one of floats"
+        if to != "tflite":
+            other = "export it to tflite with --tensor-input, or to ncnn, which take floats"
+        raise PpclsExtError(f"{_files(to)} take RGB images, and the network takes {channels_text(channels)}: {other}")
+
+
+def _files(to: str) -> str:
+    return "web pages" if to == "web" else f"{FORMATS[to].name} files"
 
 
 def _require_input_of(path: str | Path, metadata: Metadata, to: str, tensor_input: bool) -> None:
     require_input(to, metadata.preprocessing.channels, tensor_input)
     if metadata.dynamic_size and to != "onnx":
         raise PpclsExtError(
-            f"{path} takes images of any size, and a {FORMATS[to].name} file those of one: export it again without "
-            "--dynamic-size"
+            f"{path} takes images of any size, and {_files(to)} those of one: export it again without --dynamic-size"
         )
 
 

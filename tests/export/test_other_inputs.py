@@ -265,13 +265,15 @@ def test_an_image_input_is_rgb(to, channels, tmp_path, capsys):
     assert run(lambda: export.main([str(path), "--to", to])) == 1
     (line,) = capsys.readouterr().err.splitlines()
     name = formats.FORMATS[to].name
-    assert line.startswith(f"error: a {name} file's image is RGB, and the network takes {channels_text(channels)}: ")
+    assert line.startswith(f"error: {name} files take RGB images, and the network takes {channels_text(channels)}: ")
     assert "--tensor-input" in line
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_web_page_takes_rgb():
-    with pytest.raises(PpclsExtError, match="a web page file's image is RGB, and the network takes 5 channels"):
+    with pytest.raises(
+        PpclsExtError, match="web pages take RGB images, and the network takes 5 channels: export it to tflite"
+    ):
         formats.require_input("web", 5, tensor_input=False)
 
 
@@ -281,7 +283,7 @@ def test_formats_of_phones_take_one_size(to, tmp_path, capsys):
     net, path = make_net("RepVGG", 3), tmp_path / "net.onnx"
     export_with_rule(net, path, size=32, dynamic_size=True)
     assert run(lambda: export.main([str(path), "--to", to])) == 1
-    said = f"takes images of any size, and a {formats.FORMATS[to].name} file those of one: export it again without"
+    said = f"takes images of any size, and {formats.FORMATS[to].name} files those of one: export it again without"
     assert said in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [path]
     if to != "coreml":
