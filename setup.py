@@ -74,6 +74,7 @@ DEV = [
     "setuptools>=77.0.3",
     "openvino>=2024.4.0",
     *(requirement for extra in PHONES.values() for requirement in extra),
+    "tifffile>=2022.5.4",
 ]
 ALL = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 
@@ -125,6 +126,7 @@ setup(
         "docs": [*ALL, *DOCS],
         "openvino": ["openvino>=2024.4.0", "onnx>=1.16.1"],
         **PHONES,
+        "tiff": ["tifffile>=2022.5.4"],  # of TIFF files the bands that Pillow does not read
         "paddlex": ["paddlex[cv]>=3.7.0"],
         "peers": ["torch>=2", "timm>=1"],  # what benchmarks/train_step.py compares with
     },

@@ -114,6 +114,8 @@ def build(name: str, **kwargs: Any) -> Backbone:
               published ones, which are downloaded; by default the weights are random.
             - `class_num`: number of classes, 1000 by default; with another number than the weights' the classifier
               starts afresh; 0 leaves it out.
+            - `in_channels`: channels of the images, 3 by default; with another number the weights' first convolution
+              is adapted (see `load_weights`).
             - `fused`: True builds the deploy form, one convolution in the place of each block's branches.
             - `features_only`: True leaves the head out; the model returns a list of the four stages' maps, whose sizes
               are in its attributes `channels` and `strides`.
@@ -124,7 +126,7 @@ def build(name: str, **kwargs: Any) -> Backbone:
             - `use_ssld`: PaddleClas's; no such weights are published for these models.
 
     Returns:
-        A `paddle.nn.Layer`: images (N, 3, H, W) float32 in, logits (N, class_num) out; H and W are free.
+        A `paddle.nn.Layer`: images (N, `in_channels`, H, W) float32 in, logits (N, class_num) out; H and W are free.
 
     Raises:
         PpclsExtError: unknown name (the nearest ones are suggested) or argument, or the weights do not fit.
@@ -161,7 +163,8 @@ def train(
     name: str | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
-    size: int | None = None,
+    size: int | str | Sequence[int] | None = None,
+    channels: int | None = None,
     seed: int | None = None,
     workers: int | None = None,
     device: str | None = None,
@@ -200,7 +203,8 @@ def train(
         name: of the run's folder; the model's where it is not given (`Global.run_name`).
         batch_size: images a step (`DataLoader.Train.sampler.batch_size` and that of `Eval`).
         lr: the highest learning rate (`Optimizer.lr.learning_rate`).
-        size: side of the images, px, set in every place (`Global.image_size`).
+        size: side of the images, px, or (height, width), set in every place (`Global.image_size`).
+        channels: of the images: 1 grey, 3 RGB, 4 RGBA, or any number of a TIFF file's bands (`Arch.in_channels`).
         seed: RNG seed of the whole training (`Global.seed`).
         workers: processes that load images (`DataLoader.Train.loader.num_workers` and that of `Eval`).
         device: "cpu", "gpu" or "auto" (`Global.device`).
@@ -237,7 +241,8 @@ def train(
         "name": name,
         "batch_size": batch_size,
         "lr": lr,
-        "size": size,
+        "size": list(size) if isinstance(size, tuple) else size,
+        "channels": channels,
         "seed": seed,
         "workers": workers,
         "device": device,
@@ -363,7 +368,9 @@ def reparameterize(model: nn.Layer) -> nn.Layer:
     return fuse_copy(model)
 
 
-def load_weights(model: nn.Layer, source: Source, *, allow_other_classes: bool = False) -> LoadReport:
+def load_weights(
+    model: nn.Layer, source: Source, *, allow_other_classes: bool = False, allow_other_channels: bool = False
+) -> LoadReport:
     """Loads weights into a model, all of them or none.
 
     The naming (this project's, PaddleClas's, the official PyTorch one, timm's), prefixes such as `module.`, the layout
@@ -381,6 +388,8 @@ def load_weights(model: nn.Layer, source: Source, *, allow_other_classes: bool =
             layouts.
         allow_other_classes: whether the classifier may keep its initial values where the weights have another number of
             classes, or no classifier.
+        allow_other_channels: whether weights for images of 3 channels may be adapted to a model for C: the kernels of
+            the first convolutions are summed for C = 1, else repeated in turn and scaled by 3 / C.
 
     Returns:
         A `LoadReport`: the names in `loaded`, those that kept their initial values in `fresh`, those in the source that
@@ -393,7 +402,7 @@ def load_weights(model: nn.Layer, source: Source, *, allow_other_classes: bool =
     _require_paddle()
     from ppcls_ext.weights.loading import load_weights as load
 
-    return load(model, source, allow_other_classes=allow_other_classes)
+    return load(model, source, allow_other_classes=allow_other_classes, allow_other_channels=allow_other_channels)
 
 
 def unfuse(model: nn.Layer, batches: Batches) -> nn.Layer:
@@ -428,7 +437,7 @@ def export_onnx(
     model: nn.Layer,
     path: str | os.PathLike,
     *,
-    size: int | None = None,
+    size: int | str | Sequence[int] | None = None,
     class_names: Sequence[str] | Mapping[int, str] | None = None,
     task: str = "single-label",
     thresholds: Sequence[float] | None = None,
@@ -438,13 +447,14 @@ def export_onnx(
     opset: int | None = None,
     batch: int | None = None,
     softmax: bool = True,
+    dynamic_size: bool = False,
 ) -> ExportReport:
     """Fuses a classifier, converts it to ONNX and writes the file once it is proved equal to the model.
 
     Args:
-        model: images (N, 3, H, W) in, logits (N, classes) out; left as it is.
+        model: images (N, C, H, W) in, C being its `in_channels`, or 3, logits (N, classes) out; left as it is.
         path: the file to write; an older one stays until the new one is proved and complete.
-        size: side of the square that the model sees, px; 224 where None.
+        size: side of the square that the model sees, px, or (height, width); 224 where None.
         class_names: by class index, to be kept in the file: a list, or a dict with the indices as its keys.
         task: "single-label" for a model whose images have one class each, or "multi-label".
         thresholds: of a multi-label model, the score of each class from which on an image shows it, kept in the file.
@@ -454,11 +464,12 @@ def export_onnx(
             `Preprocessing`.
         precision: "float32"; "float16", which stores the weights in half the space; or "int8", quantized with `samples`
             and checked that the classes stay the same.
-        samples: images to compare on, beside random input: paths, Pillow images or uint8 arrays (H, W, 3). "int8" needs
+        samples: images to compare on, beside random input: paths, Pillow images or uint8 arrays (H, W, C). "int8" needs
             32 to 500 like those it will see; half of them calibrate, the others check.
         opset: of ONNX's standard operators, 11 to 20; None for 17, or 20 for "int8".
         batch: fixes N; None leaves it free.
         softmax: end in "probabilities", or in "scores" of a multi-label model; otherwise in "logits".
+        dynamic_size: leave height and width free as well; `Classifier` then keeps the whole of each image.
 
     Returns:
         What was written and how equal it is; `print` shows it.
@@ -483,6 +494,7 @@ def export_onnx(
         opset=opset,
         batch=batch,
         softmax=softmax,
+        dynamic_size=dynamic_size,
     )
 
 

@@ -18,6 +18,7 @@ EXTRAS = {
     "onnxruntime": "predict",
     **dict.fromkeys(("paddle2onnx", "onnx", "onnxslim"), "onnx"),
     "matplotlib": "report",
+    "tifffile": "tiff",
     "openvino": "openvino",
     **dict.fromkeys(("ai_edge_litert", "flatbuffers"), "tflite"),
     "coremltools": "coreml",

@@ -131,7 +131,7 @@ class Run:
         """Classifies images with the run's weights, as the exported file would; see `Classifier`.
 
         Args:
-            images: one or several: paths, Pillow images, or uint8 arrays (H, W, 3), RGB.
+            images: one or several: paths, Pillow images, or uint8 arrays (H, W, C), RGB where C is 3.
             topk: the most classes for each image.
             threshold: the score from which on an image shows a class.
 
@@ -369,6 +369,7 @@ class Run:
         calibration: str | None = None,
         calibration_images: int = 256,
         allow: bool = False,
+        dynamic_size: bool = False,
     ) -> ExportReport:
         """Writes the fused model as an ONNX file once it is proved equal to the model.
 
@@ -384,6 +385,7 @@ class Run:
                 configuration's training images where None.
             calibration_images: for "int8", how many of them, 32 to 500; half of them check the result.
             allow: for "int8", write the file even where it names other classes too often.
+            dynamic_size: leave height and width free as well; not for "int8".
 
         Returns:
             What was written and how equal it is; `print` shows it, `path` is the file.
@@ -392,10 +394,10 @@ class Run:
             PpclsExtError: an argument out of range, a package missing, a conversion that fails, forms that differ, or
                 a file that cannot be written; nothing is left then.
         """
-        require_precision(precision)
+        require_precision(precision, dynamic_size)
         from ppcls_ext.hosts.threads import use_all_cores
 
-        metadata = self.metadata
+        metadata = dataclasses.replace(self.metadata, dynamic_size=dynamic_size)
         rule = metadata.preprocessing
         images = PreparedImages(find_images(samples), rule) if samples else None
         require("paddle", "paddle2onnx", "onnx", "onnxslim", "onnxruntime")
@@ -415,7 +417,7 @@ class Run:
         return export_onnx(
             self.model,
             self.onnx_file(precision) if output is None else Path(output),
-            image_shape=self.settings.section("Global").get("image_shape") or (3, height, width),
+            image_shape=self.settings.section("Global").get("image_shape") or (rule.channels, height, width),
             opset=opset or default_opset(precision),
             batch=batch,
             softmax=softmax,
@@ -459,6 +461,7 @@ class Run:
         formats.require_packages(to, tensor_input)
         formats.require_litertjs(to, litertjs)
         formats.require_precision_of(to, precision)
+        formats.require_input(to, self.settings.channels, tensor_input)
         name = self.settings.deployed.arch.name
         options: dict[str, Any] = {"calibration": calibration, "calibration_images": calibration_images, "allow": allow}
         if to == "onnx":
@@ -501,7 +504,7 @@ class Run:
             seed: RNG seed of the draw.
 
         Returns:
-            (N, 3, H, W) float32.
+            (N, C, H, W) float32.
 
         Raises:
             PpclsExtError: there are no images, or one cannot be read.
@@ -562,7 +565,7 @@ class Run:
                 "--check-images: DataLoader has no ImageNetDataset or MultiLabelDataset, so there is no list to check"
             )
         for loader, images in lists.items():
-            faults = check_images(images, partial(report, loader) if report else None)
+            faults = check_images(images, partial(report, loader) if report else None, settings.channels)
             yield CheckedList(images.path, len(images), faults)
 
     def train(
@@ -742,11 +745,11 @@ class _Network:
     def __init__(self, model: Backbone, metadata: Metadata) -> None:
         self._model, self.metadata = model, metadata
         width, height = metadata.preprocessing.image_size
-        self.image_shape = [3, height, width]
+        self.image_shape = [metadata.preprocessing.channels, height, width]
         model.eval()
 
     def run(self, images: np.ndarray) -> np.ndarray:
-        """(N, classes) of prepared images (N, 3, H, W)."""
+        """(N, classes) of prepared images (N, C, H, W)."""
         import paddle
 
         with paddle.no_grad():

@@ -78,7 +78,7 @@ SET_FROM_OUTSIDE = {
     "training/terminal.py": "handler",
     "weights/bounded.py": "array.flags",
     # nodes and values of an ONNX graph
-    "export/simplify.py": "graph node end batch",
+    "export/simplify.py": "graph node end side",
     "export/graph.py": "more.graph.output[0]",
     "export/gelu.py": "graph",
     "export/net.py": "graph",

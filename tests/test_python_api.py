@@ -105,7 +105,7 @@ def test_the_example_of_its_help(name):
     [
         ({"precision": "half"}, "precision is 'half': expected float32, float16, int8"),
         ({"size": 0}, "size is 0: expected a whole number of px"),
-        ({"size": "64"}, "size is '64'"),
+        ({"size": "64px"}, "size is '64px'"),
         ({"preprocessing": {"average": 1}}, "preprocessing has no average: expected decode, channel_order"),
         (
             {"size": 64, "preprocessing": Preprocessing()},

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ppcls_ext.commands.options import command_parser, positive
+from ppcls_ext.commands.options import command_parser, positive, size
 from ppcls_ext.errors import PpclsExtError, one_of, printable
 from ppcls_ext.files import folder_at_once
 from ppcls_ext.models.table import MODELS
@@ -65,7 +65,7 @@ def _converted(folder: Path, path: Path, runtime: str) -> Path:
     return written_for(runtime, path, place)
 
 
-def _files(item: str, forms: Sequence[str], px: int, folder: Path) -> dict[str, Path]:
+def _files(item: str, forms: Sequence[str], px: tuple[int, int], folder: Path) -> dict[str, Path]:
     """The file of each form; of a file there is one form, its own."""
     if item not in MODELS:
         return {"file": Path(item)}
@@ -96,9 +96,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--threads", nargs="+", type=positive, default=[1], metavar="N", help="of one call (default: 1)"
     )
-    parser.add_argument(
-        "--px", nargs="+", type=positive, default=[224], metavar="N", help="image size, of a name (default: 224)"
-    )
+    of_a_name = "image size, of a name: a side, or HEIGHTxWIDTH (default: 224)"
+    parser.add_argument("--px", nargs="+", type=size, default=[(224, 224)], metavar="PX", help=of_a_name)
     parser.add_argument("--turns", type=positive, default=50, metavar="N", help="turns that count (default: 50)")
     parser.add_argument("--output", metavar="FOLDER", help="for bench.json, .csv, .md and .png (default: none)")
     args = parser.parse_args(argv)

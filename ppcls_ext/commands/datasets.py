@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ppcls_ext.commands.options import add_labels_argument, add_split_arguments, command_parser
+from ppcls_ext.commands.options import add_labels_argument, add_split_arguments, command_parser, positive
 from ppcls_ext.data import digits, flowers102, shapes
 from ppcls_ext.data.class_folders import LABEL_LIST, TEST_LIST, TRAIN_LIST, VAL_LIST, make_lists
+from ppcls_ext.data.image_rule import RGB, require_channels
 from ppcls_ext.data.label_table import make_label_lists
 from ppcls_ext.data.lists import read_list
 from ppcls_ext.data.packing import pack_folder
@@ -30,15 +32,18 @@ def lists(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--classes-of", metavar="RUN", help=classes)
     add_labels_argument(parser)
     add_split_arguments(parser)
+    _add_channels(parser)
     args = parser.parse_args(argv)
+    require_channels(args.channels, "--channels is")
     names = _class_names(args.classes_of) if args.classes_of is not None else None
+    split = args.val_share, args.split_seed
     with progress("reading images") as report:
         if args.labels and names is not None:
             parser.error("--classes-of is for class folders: with --labels the table names the classes")
         if args.labels:
-            made = make_label_lists(args.folder, args.labels, args.output, args.val_share, args.split_seed, report)
+            made = make_label_lists(args.folder, args.labels, args.output, *split, report, args.channels)
         else:
-            made = make_lists(args.folder, args.output, args.val_share, args.split_seed, report, names)
+            made = make_lists(args.folder, args.output, *split, report, names, args.channels)
     for line in made.lines():
         print(printable(line))
     for name in (TRAIN_LIST, VAL_LIST, *([TEST_LIST] if any(made.test) else []), LABEL_LIST):
@@ -57,15 +62,23 @@ def pack(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--shards", type=int, metavar="N", required=True, help="tar files for the training images")
     parser.add_argument("--output", metavar="FOLDER", default="packed", help="default: packed")
     add_split_arguments(parser)
+    _add_channels(parser)
     args = parser.parse_args(argv)
+    require_channels(args.channels, "--channels is")
+    split = args.val_share, args.split_seed
     with progress("packing images") as report:
-        made = pack_folder(args.folder, args.output, args.shards, args.val_share, args.split_seed, report)
+        made = pack_folder(args.folder, args.output, args.shards, *split, report, args.channels)
     for line in made.lines():
         print(printable(line))
     lists = ", ".join(f"DataLoader.{loader}.dataset" for loader in ("Train", "Eval"))
     where = f"{lists}: image_root: {args.output}, and cls_label_path:"
     print(printable(f"in the YAML: class_num: {len(made.classes)}; {where}"))
     print(printable(f"{Path(args.output, TRAIN_LIST)}, {Path(args.output, VAL_LIST)}"))
+
+
+def _add_channels(parser: argparse.ArgumentParser) -> None:
+    of_images = "channels that the images must have: 1 grey, 3 RGB, 4 RGBA, … (default: 3)"
+    parser.add_argument("--channels", type=positive, default=RGB, metavar="N", help=of_images)
 
 
 def _class_names(run: str) -> tuple[str, ...]:

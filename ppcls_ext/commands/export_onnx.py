@@ -29,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         calibration=args.calibration,
         calibration_images=args.calibration_pictures,
         allow=args.allow,
+        dynamic_size=args.dynamic_size,
     )
     print(printable_lines(report))
     print(f"next:\n  ppcls-ext predict {printable(str(output))} IMAGE…")
@@ -48,6 +49,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", metavar="FILE", help=output)
     parser.add_argument("--opset", type=int, metavar="N", help="ONNX opset, 11 to 20 (default: 17; 20 for int8)")
     parser.add_argument("--batch", type=positive, metavar="N", help="fix the batch size (default: any)")
+    free = "leave height and width free as well: predict keeps the whole of each image"
+    parser.add_argument("--dynamic-size", action="store_true", help=free)
     logits = "end in logits instead of probabilities, or of a multi-label run's scores"
     parser.add_argument("--no-softmax", action="store_true", help=logits)
     samples = "images, folders or patterns to compare on, beside random input"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from ppcls_ext.commands.outcome import interrupt_on_signals
 from ppcls_ext.commands.table import COMMANDS
+from ppcls_ext.data.image_rule import SIZE, read_size
 from ppcls_ext.errors import PpclsExtError, message_line, printable
 from ppcls_ext.predict.results import SUFFIXES
 
@@ -65,6 +66,14 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number from 1")
     return int(text)
+
+
+def size(text: str) -> tuple[int, int]:
+    """A type for argparse: height and width, px."""
+    found = read_size(text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number of {SIZE}")
+    return found
 
 
 def _results_file(text: str) -> str:

@@ -21,6 +21,7 @@ from ppcls_ext.commands.options import (
     load_paddle,
     open_run_with_weights,
     positive,
+    size,
 )
 from ppcls_ext.data.image_files import MAGIC, find_images
 from ppcls_ext.errors import NoSuchRunError, PpclsExtError, message_line, printable
@@ -125,14 +126,14 @@ def _open(args: argparse.Namespace) -> Network:
     if args.config is None and _is_exported(Path(args.model)):
         if args.override or args.verbose:
             raise PpclsExtError(f"{args.model} is an exported file: -o and -v belong to a run or a configuration")
-        classifier = Classifier(args.model, args.threads, args.runtime, args.bf16)
+        classifier = Classifier(args.model, args.threads, args.runtime, args.bf16, args.size)
         if classifier.batch and args.batch_size not in (None, classifier.batch):
             raise PpclsExtError(
                 f"--batch-size is {args.batch_size}, but {args.model} was exported for {classifier.batch}"
             )
         return Network(classifier, None, classifier.metadata.task, classifier.metadata.class_names)
     run = _open_run(args)
-    given = [f"--{name}" for name in ("runtime", "threads") if getattr(args, name)]
+    given = [f"--{name}" for name in ("runtime", "threads", "size") if getattr(args, name)]
     if given:
         raise PpclsExtError(f"{' and '.join(given)}: for exported files; {args.config or args.model} is run by Paddle")
     settings = run.settings
@@ -265,7 +266,7 @@ def _identity(args: argparse.Namespace, network: Network) -> str:
     """Names the network and the options that its results depend on."""
     if network.run is None:
         runtime = runtime_for(args.model, args.runtime)
-        return identity_of(args.model, args.topk, args.threshold, runtime, args.bf16)
+        return identity_of(args.model, args.topk, args.threshold, runtime, args.bf16, *(args.size or ()))
     settings = network.run.settings
     weights = settings.deployed.weights() if settings.deployed.arch.is_ours else None
     if weights is None:
@@ -346,6 +347,8 @@ def _parse(name: str, argv: Sequence[str] | None) -> argparse.Namespace:
     add("--batch-size", type=positive, metavar="N", help="images at once (default: the model's, or 8)")
     add("--threads", type=positive, metavar="N", help="of a file's runtime (default: its own choice)")
     add("--runtime", choices=RUNTIMES, help="of a file (default: onnxruntime; paddle for a folder)")
+    free = "of a MODEL for any size: that of all images, a side or HEIGHTxWIDTH (default: their own)"
+    add("--size", type=size, metavar="PX", help=free)
     add("--bf16", action="store_true", help="with --runtime openvino: compute in bfloat16")
     add("--paddleclas", action="store_true", help="print PaddleClas's own lists, as tools/infer.py does")
     add("-v", "--verbose", action="store_true", help="of a run: show PaddleClas's own output")
@@ -369,7 +372,7 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         args.model, *args.images = args.images
     _check_video(parser, args)
     if args.paddleclas:
-        taken = {"json", "csv", "resume", "topk", "batch_size", "runtime", "threads", "video"}
+        taken = {"json", "csv", "resume", "topk", "batch_size", "runtime", "size", "threads", "video"}
         if wrong := [f"--{name.replace('_', '-')}" for name in sorted(taken) if getattr(args, name)]:
             parser.error(f"--paddleclas excludes {', '.join(wrong)}")
     elif not args.images and args.video is None and args.config is None and _is_exported(Path(args.model)):

@@ -11,7 +11,7 @@ import re
 from typing import Any
 
 from ppcls_ext.config.host_classes import walk
-from ppcls_ext.data.image_rule import crop_fault
+from ppcls_ext.data.image_rule import RGB, crop_fault
 from ppcls_ext.data.lists import MULTI_LABEL
 from ppcls_ext.errors import PpclsExtError, one_line
 from ppcls_ext.hosts.paddleclas.locate import activate
@@ -397,9 +397,11 @@ def _check_dali(config: dict) -> None:
 
 def _check_image_shape(config: dict) -> None:
     shape = config["Global"].get("image_shape")
-    if shape is not None and not (isinstance(shape, (list, tuple)) and len(shape) == 3 and shape[0] == 3):
+    channels = config["Arch"].get("in_channels", RGB)
+    if shape is not None and not (isinstance(shape, (list, tuple)) and len(shape) == 3 and shape[0] == channels):
         raise PpclsExtError(
-            f"Global.image_shape is {shape!r}: expected [3, height, width], since these models take RGB images"
+            f"Global.image_shape is {shape!r}: expected [{channels}, height, width], since the model takes images of "
+            f"{channels} channels (Arch.in_channels)"
         )
 
 

@@ -25,6 +25,7 @@ from ppcls_ext.config.checks import is_ours
 from ppcls_ext.config.first_epoch import CONFIG, LISTS, RECORD, settle
 from ppcls_ext.config.load import read_yaml
 from ppcls_ext.config.shipped import Dumper
+from ppcls_ext.data.image_rule import RGB
 from ppcls_ext.errors import NoSuchRunError, PpclsExtError, one_line, shown
 from ppcls_ext.files import atomic_write, read_regular
 from ppcls_ext.weights.checkpoint_sets import FIRST_EPOCH, is_saved
@@ -434,8 +435,9 @@ def compare(weights: Path, trained: Mapping[str, Any], now: Facts, mode: str, im
         image_shape: (C, H, W) of the network's input; in the mode "export", which fixes nothing else of the images.
 
     Raises:
-        PpclsExtError: the task, or the number or the order of the classes, differs.
+        PpclsExtError: the task, the channels of the images, or the number or the order of the classes, differs.
     """
+    _check_channels(weights, trained, now, mode)
     if mode == "export":
         if not isinstance(image_shape, (list, tuple)) or len(image_shape) != 3:
             raise PpclsExtError(f"Global.image_shape is {image_shape!r}: expected [3, height, width]")
@@ -488,6 +490,17 @@ def _check_task(weights: Path, trained: Mapping[str, Any], now: Mapping[str, Any
             "(Global.use_multilabel and DataLoader's data sets): use the run's own settings, such as ppcls-ext eval "
             f"{weights.parent}, or fine-tune it"
         )
+
+
+def _check_channels(weights: Path, trained: Mapping[str, Any], now: Mapping[str, Any], mode: str) -> None:
+    known = [facts.get("pictures") for facts in (trained, now)]
+    was, says = (facts.get("channels", RGB) if isinstance(facts, dict) else None for facts in known)
+    if None in (was, says) or was == says or (mode == "train" and was == RGB):  # which are adapted
+        return
+    raise PpclsExtError(
+        f"{weights} was trained on images of {was} channel{'s' * (was != 1)}, and the configuration says {says}: set "
+        f"Arch.in_channels to {was}, or use the run's own settings: ppcls-ext eval {weights.parent}"
+    )
 
 
 def _check_classes(weights: Path, trained: Mapping[str, Any], now: Mapping[str, Any]) -> None:

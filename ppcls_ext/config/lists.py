@@ -250,9 +250,9 @@ def with_made_lists(
     place = folder_for_lists()
     with progress("reading images") as report:
         if labels is None:
-            made = make_lists(data, place, val_share, split_seed, report)
+            made = make_lists(data, place, val_share, split_seed, report, channels=settings.channels)
         else:
-            made = make_label_lists(data, labels, place, val_share, split_seed, report)
+            made = make_label_lists(data, labels, place, val_share, split_seed, report, settings.channels)
     return dataclasses.replace(with_lists(settings, made), made_lists=place), made
 
 

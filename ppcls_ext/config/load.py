@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import logging
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -15,6 +16,7 @@ import yaml
 
 from ppcls_ext.bounded_yaml import LONGEST_TEXT, MAX_DEPTH, BoundedLoader, Refused, load_yaml
 from ppcls_ext.config.shipped import nearest, shipped
+from ppcls_ext.data.image_rule import IMAGENET_MEAN, IMAGENET_STD, RGB, for_channels, read_size, require_channels
 from ppcls_ext.errors import PpclsExtError, one_of
 from ppcls_ext.files import read_regular
 from ppcls_ext.hosts.paddleclas.safe_eval import evaluate, read_literal
@@ -201,9 +203,9 @@ KNOWN = {
     "print_mem_info re_ranking retrieval_feature_from run_name save_inference_dir save_interval seed sim_block_size "
     "start_eval_epoch thresholds to_static train_mode uniform_output_enabled update_freq use_dali use_multilabel "
     "use_visualdl warmup_iter",
-    "Arch": "Backbone BackboneStopLayer Head Neck class_num freeze_befor freeze_params_list fused infer_add_softmax "
-    "infer_model_name infer_output_key is_rec models name pretrained pretrained_list return_patterns return_stages "
-    "stop_after use_ml_decoder use_ssld use_sync_bn",
+    "Arch": "Backbone BackboneStopLayer Head Neck class_num freeze_befor freeze_params_list fused in_channels "
+    "infer_add_softmax infer_model_name infer_output_key is_rec models name pretrained pretrained_list return_patterns "
+    "return_stages stop_after use_ml_decoder use_ssld use_sync_bn",
     "Infer": "PostProcess batch_size infer_imgs infer_list save_dir save_image transforms",
 }
 
@@ -260,14 +262,21 @@ def check_spelling(section: str, fields: Any) -> None:
 
 SMALLEST = 32  # px; the networks halve the size five times
 SIZE_FIELDS = ("size", "resize_short", "resize_long", "img_size", "crop_size")
+#: PaddleClas's operators whose `size` is a width and a height.
+WIDTH_FIRST = ("ResizeImage", "CropImage", "RandCropImage", "RandCropImageV2", "RandomCropImage")
+RATIO = (3 / 4, 4 / 3)  # of width to height of RandCropImage's crops, where nothing is said
 
 
 def set_image_size(config: dict) -> None:
     """Takes `Global.image_size` out of the configuration and sets what follows from it, in place.
 
-    These are: the crop of training images; in evaluation and inference the crop, and the size before it in the same
-    proportion as it was (256 to 224, say); `Global.image_shape`; the sizes of `Recipe.progressive`, the largest of
-    which becomes this size.
+    It is a number of px, or height and width: [128, 96] or "128x96". These are: the crop of training images; in
+    evaluation and inference the crop, and the size before it in the same proportion as it was (256 to 224, say);
+    `Global.image_shape`; the sizes of `Recipe.progressive`, the largest of which becomes this size.
+
+    Where it is not square, the shorter side that ResizeImage makes becomes both: the whole image is brought to the
+    proportions of the crop, which takes no more of it away than a square one, and random crops are of these
+    proportions, too. Other images than of these proportions are distorted, in training and evaluation alike.
 
     Raises:
         PpclsExtError: the value is not a size, or a list of transforms has no size to set.
@@ -275,18 +284,73 @@ def set_image_size(config: dict) -> None:
     settings = config.get("Global")
     if not isinstance(settings, dict) or settings.get("image_size") is None:
         return
-    size = settings.pop("image_size")
-    if type(size) is not int or size < SMALLEST:
-        raise PpclsExtError(f"Global.image_size (--size) is {size!r}: expected a whole number of px from {SMALLEST}")
+    given = settings.pop("image_size")
+    size = read_size(given)
+    if size is None or min(size) < SMALLEST:
+        raise PpclsExtError(
+            f"Global.image_size (--size) is {given!r}: expected a whole number of px from {SMALLEST}, or such a "
+            "height and width, as 128x96"
+        )
     shape = settings.get("image_shape")
-    settings["image_shape"] = [shape[0] if isinstance(shape, (list, tuple)) and shape else 3, size, size]
+    settings["image_shape"] = [shape[0] if isinstance(shape, (list, tuple)) and shape else 3, *size]
     for path, transforms in _transforms(config):
-        _scale(path, transforms, size)
+        _scale(path, transforms, *size)
     stages = (config.get("Recipe") or {}).get("progressive")
-    sized = [stage for stage in stages or () if isinstance(stage, dict) and type(stage.get("size")) is int]
-    largest = max((stage["size"] for stage in sized), default=0)
-    for stage in sized:
-        stage["size"] = max(SMALLEST, round(stage["size"] * size / largest))
+    found = [(stage, read_size(stage.get("size"))) for stage in stages or () if isinstance(stage, dict)]
+    sized = [(stage, sides) for stage, sides in found if sides is not None]
+    largest = max((sides for _, sides in sized), key=math.prod, default=(1, 1))
+    for stage, sides in sized:
+        height, width = (max(SMALLEST, round(side * new / old)) for side, new, old in zip(sides, size, largest))
+        stage["size"] = height if height == width else [height, width]
+
+
+def set_channels(config: dict) -> None:
+    """Sets, in place, what follows from `Arch.in_channels` where one of our models takes other images than RGB.
+
+    These are `Global.image_shape`, and mean and std of each NormalizeImage that are those of RGB: of one channel they
+    become their mean, of more each in turn, which is logged.
+
+    Raises:
+        PpclsExtError: the value is no number of channels, or a mean or std has another number of them.
+    """
+    arch = config.get("Arch")
+    if not isinstance(arch, dict) or arch.get("name") not in MODELS or arch.get("in_channels") is None:
+        return
+    channels = arch["in_channels"]
+    require_channels(channels, "Arch.in_channels (--channels) is")
+    if channels == RGB:
+        return
+    settings = config.get("Global")
+    shape = settings.get("image_shape") if isinstance(settings, dict) else None
+    if isinstance(shape, (list, tuple)) and shape:
+        config["Global"]["image_shape"] = [channels, *shape[1:]]
+    changed = {}
+    for path, transforms in _transforms(config):
+        for index, operator in enumerate(transforms):
+            if isinstance(operator, dict) and "NormalizeImage" in operator:
+                where = f"{path}.{index}.NormalizeImage"
+                options = operator["NormalizeImage"] = dict(operator["NormalizeImage"] or {})
+                changed.update(_set_numbers(options, channels, where))
+    if changed:
+        how = "their mean" if channels == 1 else "each in turn"
+        said = ", ".join(f"{field} {list(values)}" for field, values in changed.items())
+        logger.info("Arch.in_channels is %d: of RGB's mean and std NormalizeImage takes %s: %s", channels, how, said)
+
+
+def _set_numbers(options: dict, channels: int, where: str) -> dict[str, tuple[float, ...]]:
+    changed = {}
+    for field, default in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+        values = default if options.get(field) is None else options[field]
+        if not isinstance(values, (list, tuple)) or len(values) == channels:
+            continue  # one number is for all
+        if len(values) != RGB or not all(type(value) in (int, float) for value in values):
+            raise PpclsExtError(
+                f"{where}.{field} is {values!r}, and Arch.in_channels is {channels}: expected {channels} numbers, or "
+                "those of RGB"
+            )
+        changed[field] = for_channels(values, channels)
+        options[field] = list(changed[field])
+    return changed
 
 
 def _transforms(config: dict) -> list[tuple[str, list]]:
@@ -307,25 +371,36 @@ def _transforms(config: dict) -> list[tuple[str, list]]:
     return found
 
 
-def _scale(path: str, transforms: list, size: int) -> None:
-    """Multiplies every size in a list so that its last, that of the network's input, becomes `size`."""
+def _scale(path: str, transforms: list, height: int, width: int) -> None:
+    """Multiplies every size in a list so that its last, that of the network's input, becomes `height` × `width`."""
     places = [
-        (options, field)
+        (name, options, field)
         for operator in transforms
         if isinstance(operator, dict)
-        for options in operator.values()
+        for name, options in operator.items()
         if isinstance(options, dict)
         for field in SIZE_FIELDS
         if _sides(options.get(field))
     ]
     if not places:
         raise PpclsExtError(f"Global.image_size (--size): {path} has no size that it could set; set the sizes there")
-    options, field = places[-1]
-    last = max(_sides(options[field]))
-    for options, field in places:
-        value = options[field]
-        scaled = [round(side * size / last) for side in _sides(value)]
-        options[field] = scaled if isinstance(value, (list, tuple)) else scaled[0]
+    _, options, field = places[-1]
+    last = tuple((_sides(options[field]) * 2)[:2])
+    turned = width * last[1] / (height * last[0])  # how much wider the input becomes, beside its height
+    for name, options, field in places:
+        sides = _sides(options[field])
+        scaled = [round(side * new / old) for side, new, old in zip(sides * 2, (width, height), last)]
+        is_pair = isinstance(options[field], (list, tuple))
+        if field == "resize_short" and name == "ResizeImage" and height != width:
+            del options[field]
+            options["size"] = scaled
+        elif field == "size" and name in WIDTH_FIRST and (is_pair or height != width or last[0] != last[1]):
+            options[field] = scaled
+        else:
+            factor = max(height, width) / max(last)
+            options[field] = [round(side * factor) for side in sides] if is_pair else round(sides[0] * factor)
+        if name == "RandCropImage" and turned != 1:
+            options["ratio"] = [round(share * turned, 6) for share in options.get("ratio") or RATIO]
 
 
 def _sides(value: Any) -> list[int]:
@@ -352,7 +427,8 @@ def load_config(path: str | os.PathLike, overrides: Iterable[str] = ()) -> dict:
 
 
 def override(config: dict, overrides: Iterable[str]) -> dict:
-    """Applies `overrides` to `config`, in place, checks the spelling and does what `Global.image_size` asks for.
+    """Applies `overrides` to `config`, in place, checks the spelling, does what `Global.image_size` and
+    `Arch.in_channels` ask for.
 
     Raises:
         PpclsExtError: see `load_config`.
@@ -363,4 +439,5 @@ def override(config: dict, overrides: Iterable[str]) -> dict:
     for section in KNOWN:
         check_spelling(section, config.get(section) if section else config)
     set_image_size(config)
+    set_channels(config)
     return config

@@ -52,8 +52,10 @@ from ppcls_ext.config.weights import (
     say_what_to_expect,
     unfuse_where_needed,
 )
+from ppcls_ext.data.image_rule import RGB
 from ppcls_ext.data.lists import MULTI_LABEL, SINGLE_LABEL, ImageList
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.hosts.paddleclas.channel_operators import with_channels
 from ppcls_ext.hosts.paddleclas.image_lists import hand_over
 from ppcls_ext.hosts.paddleclas.locate import activate
 from ppcls_ext.hosts.paddleclas.versions import profiles_with_removed_module
@@ -155,7 +157,9 @@ def _prepare(run: RunSettings, mode: str) -> PreparedRun:
     host_lists, lists = _checked_lists(run, mode)
     if not config["Global"].get("use_dali"):  # which reads the files itself
         for loader, images in host_lists.items():
-            hand_over(config["DataLoader"][loader]["dataset"], images, evaluates=loader == "Eval")
+            hand_over(config["DataLoader"][loader]["dataset"], images, loader == "Eval", run.channels)
+    if run.channels != RGB:
+        _set_operators(run, mode)
 
     from ppcls.utils.config import AttrDict, create_attr_dict
 
@@ -163,6 +167,20 @@ def _prepare(run: RunSettings, mode: str) -> PreparedRun:
     create_attr_dict(prepared)
     recipe = run.recipe if mode == "train" else None
     return PreparedRun(prepared, run.folder, replace(run, config=resolved), lists, recipe, best_by, resumed)
+
+
+def _set_operators(run: RunSettings, mode: str) -> None:
+    """Puts operators for the images' channels, in place, where PaddleClas's are for RGB."""
+    config = run.config
+    if config["Global"].get("use_dali"):
+        raise PpclsExtError(f"Global.use_dali reads RGB, and Arch.in_channels is {run.channels}: set it to false")
+    loaders = {"train": ("Train", "Eval"), "eval": ("Eval",)}.get(mode, ())
+    places = [(f"DataLoader.{loader}.dataset", run.dataset(loader), "transform_ops") for loader in loaders]
+    if mode in ("train", "infer"):  # PaddleClas builds them in a training, too
+        places.append(("Infer", run.section("Infer"), "transforms"))
+    for where, section, field in places:
+        if isinstance(section.get(field), list):
+            section[field] = with_channels(section[field], run.channels, f"{where}.{field}")
 
 
 def _checked_lists(run: RunSettings, mode: str) -> tuple[Mapping[str, ImageList], Mapping[str, ImageList]]:

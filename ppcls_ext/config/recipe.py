@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ppcls_ext.data.image_rule import read_size
 from ppcls_ext.errors import PpclsExtError
 
 #: Ways to weigh the classes in the loss; see `ppcls_ext.training.class_weights`.
@@ -32,10 +33,10 @@ class Decay(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """From which epoch (the first is 1) at which size (px) and strength; None leaves it as it was."""
+    """From which epoch, from 1 on, at which size (px, or height and width) and strength; None leaves it as it was."""
 
     epoch: int
-    size: int | None = None
+    size: int | tuple[int, int] | None = None
     strength: float | None = None
 
 
@@ -123,7 +124,7 @@ def _read_stages(path: str, value: Any) -> tuple[Stage, ...]:
         fields = _mapping(where, item, Stage._fields, required=("epoch",))
         stage = Stage(
             _whole(f"{where}.epoch", fields["epoch"]),
-            _whole(f"{where}.size", fields["size"]) if fields.get("size") is not None else None,
+            _size(f"{where}.size", fields["size"]) if fields.get("size") is not None else None,
             _number(f"{where}.strength", fields["strength"], 0, 1) if fields.get("strength") is not None else None,
         )
         if stage.size is None and stage.strength is None:
@@ -133,6 +134,13 @@ def _read_stages(path: str, value: Any) -> tuple[Stage, ...]:
             raise PpclsExtError(f"{where}.epoch is {stage.epoch}: expected {expected}")
         stages.append(stage)
     return tuple(stages)
+
+
+def _size(path: str, value: Any) -> int | tuple[int, int]:
+    size = None if isinstance(value, str) else read_size(value)
+    if size is None:
+        raise PpclsExtError(f"{path} is {value!r}: expected a whole number of at least 1, or [height, width]")
+    return size[0] if size[0] == size[1] else size
 
 
 def _read_unfuse(path: str, value: Any) -> Unfuse:

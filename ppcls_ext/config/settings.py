@@ -35,7 +35,7 @@ from ppcls_ext.config.folder import (
 from ppcls_ext.config.load import load_config, override
 from ppcls_ext.config.recipe import Settings as RecipeSettings
 from ppcls_ext.config.recipe import read_settings
-from ppcls_ext.data.image_rule import Preprocessing, rule_from_transforms
+from ppcls_ext.data.image_rule import RGB, Preprocessing, rule_from_transforms
 from ppcls_ext.data.lists import MULTI_LABEL, SINGLE_LABEL, ImageList, read_class_names, read_list, require_class_names
 from ppcls_ext.errors import PpclsExtError, one_of
 from ppcls_ext.hosts.paddleclas.locate import activate
@@ -218,6 +218,12 @@ class RunSettings:
         stated = self.section("Arch").get("class_num") or self.section("Global").get("class_num")
         return stated or (1000 if self.arch.is_ours else None)
 
+    @property
+    def channels(self) -> int:
+        """Channels of the images: `Arch.in_channels` of this project's models, else 3."""
+        given = self.section("Arch").get("in_channels") if self.arch.is_ours else None
+        return RGB if given is None else given
+
     @functools.cached_property
     def task(self) -> str:
         """What is predicted of an image: "single-label" or "multi-label".
@@ -348,7 +354,7 @@ class RunSettings:
         for name in ("Eval", "Infer") if mode in ("train", "eval") else ("Infer", "Eval"):
             found = transforms[name]
             if isinstance(found, list) and len(found) > 1:
-                return rule_from_transforms(found)
+                return rule_from_transforms(found, self.channels)
         raise PpclsExtError("the configuration has no Infer.transforms, which say how images are prepared")
 
     def dataset(self, loader: str) -> dict[str, Any]:
@@ -475,7 +481,7 @@ class RunSettings:
         rule = names = None
         for preferred in (mode, "eval", "infer"):
             with contextlib.suppress(PpclsExtError):
-                rule = dataclasses.asdict(self.image_rule(preferred))
+                rule = self.image_rule(preferred).to_json()
                 break
         file = self._post_process.get("class_id_map_file")
         if isinstance(file, str):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ppcls_ext.config.load import parsed, set_field
+from ppcls_ext.data.image_rule import read_size
 from ppcls_ext.errors import PpclsExtError
 
 #: What is trained where only images are given.
@@ -58,6 +59,10 @@ def _is_natural(value: Any) -> bool:
     return type(value) is int and value >= 0
 
 
+def _is_size(value: Any) -> bool:
+    return read_size(value) is not None
+
+
 def _is_rate(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value) and value > 0
 
@@ -70,6 +75,7 @@ def _both(path: str) -> tuple[str, str]:
     return f"DataLoader.Train.{path}", f"DataLoader.Eval.{path}"
 
 
+_SIZE = "a whole number of px, or height and width such as 128x96"
 _COUNT, _NATURAL = "a whole number from 1", "a whole number from 0"
 _WEIGHTS, _KINDS = "a file, published or none", "balanced, sqrt, or a file"
 _FREEZE, _SAMPLER = "backbone, or backbone:N", "balanced, or the name of a sampler"
@@ -77,7 +83,8 @@ TRAIN_OPTIONS = (
     TrainOption("epochs", ("Global.epochs",), "N", "passes over the images", _is_count, _COUNT),
     TrainOption("batch_size", _both("sampler.batch_size"), "N", "images/step", _is_count, _COUNT),
     TrainOption("lr", ("Optimizer.lr.learning_rate",), "RATE", "highest rate", _is_rate, "a number greater than 0"),
-    TrainOption("size", ("Global.image_size",), "PX", "side of the images, in every place", _is_count, _COUNT),
+    TrainOption("size", ("Global.image_size",), "PX", "a side, or HEIGHTxWIDTH, px", _is_size, _SIZE),
+    TrainOption("channels", ("Arch.in_channels",), "N", "1 grey, 3 RGB, 4 RGBA, …", _is_count, _COUNT),
     TrainOption("weights", ("Global.pretrained_model",), "W", "published, none or a file", _is_text, _WEIGHTS),
     TrainOption("freeze", ("Recipe.freeze",), "PART", "backbone, or backbone:N for N stages", _is_text, _FREEZE),
     TrainOption("class_weights", ("Recipe.class_weights",), "KIND", "balanced, sqrt or a file", _is_text, _KINDS),
@@ -113,7 +120,7 @@ def set_options(config: dict, given: Mapping[str, Any], overrides: Iterable[str]
         option = BY_NAME[name]
         if not option.accepts(value):
             raise PpclsExtError(f"{name} ({option.flag}) is {value!r}: expected {option.expected}")
-        value = VALUES.get((name, value), value)
+        value = value if isinstance(value, list) else VALUES.get((name, value), value)
         for field in option.fields:
             if said.get(field, value) != value:
                 raise PpclsExtError(

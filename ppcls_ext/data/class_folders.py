@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from ppcls_ext.data.image_files import LeftOut, counted, find_faults, images_below, is_hidden, reason_of
+from ppcls_ext.data.image_rule import RGB
 from ppcls_ext.data.lists import SINGLE_LABEL, class_names_text, list_text, read_class_names, read_list, write_list
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.files import identical_files
@@ -177,19 +178,20 @@ def _unusable_name(name: str) -> str | None:
 
 
 def usable_files(
-    classes: Sequence[Sequence[Path]], report: Callable[[int, int], None] | None = None
+    classes: Sequence[Sequence[Path]], report: Callable[[int, int], None] | None = None, channels: int = RGB
 ) -> tuple[list[list[Path]], list[LeftOut]]:
     """Decodes every file of every class, and looks for byte-identical files.
 
     Args:
         classes: the files of each class.
         report: called after each file with (files done, files in all).
+        channels: that the images are decoded to.
 
     Returns:
         The usable files of each class, and all others with the reason.
     """
     images = [(label, path) for label, files in enumerate(classes) for path in files]
-    good, left_out = usable_images(images, "in several classes", "which class is right?", report)
+    good, left_out = usable_images(images, "in several classes", "which class is right?", report, channels)
     kept: list[list[Path]] = [[] for _ in classes]
     for label, path in good:
         kept[label].append(path)
@@ -201,6 +203,7 @@ def usable_images(
     kind: str,
     question: str,
     report: Callable[[int, int], None] | None = None,
+    channels: int = RGB,
 ) -> tuple[list[tuple[AnyLabel, Path]], list[LeftOut]]:
     """Decodes every file, and looks for byte-identical ones.
 
@@ -211,12 +214,13 @@ def usable_images(
         kind: what is said of duplicates with several labels.
         question: and what is asked.
         report: called after each file with (files done, files in all).
+        channels: that the images are decoded to.
 
     Returns:
         The usable images, and all others with the reason.
     """
     left_out, good = [], []
-    for (label, path), fault in zip(images, find_faults([path for _, path in images], report)):
+    for (label, path), fault in zip(images, find_faults([path for _, path in images], report, channels)):
         if fault is None:
             good.append((label, path))
         else:
@@ -297,6 +301,7 @@ def make_lists(
     seed: int = 0,
     report: Callable[[int, int], None] | None = None,
     classes: Sequence[str] | None = None,
+    channels: int = RGB,
 ) -> ClassLists:
     """Writes the lists of a folder of class folders.
 
@@ -308,6 +313,7 @@ def make_lists(
         seed: RNG seed of the split; the same images and seed give the same lists.
         report: called after each decoded image with (images done, images in all).
         classes: the class names by index, of a run say; the names of the folders, in their order, where None.
+        channels: that the images are decoded to.
 
     Raises:
         PpclsExtError: fewer than two classes have usable images, there is nothing to evaluate on, or a folder has the
@@ -321,7 +327,7 @@ def make_lists(
     require_known(root, found.classes, names)
     for part, files in (("train", found.train), ("val", found.val), ("test", found.test)):
         if files is not None:
-            usable[part], unusable = usable_files([files.get(name, ()) for name in names], report)
+            usable[part], unusable = usable_files([files.get(name, ()) for name in names], report, channels)
             left_out += unusable
     with_images = {index for index, paths in enumerate(usable["train"]) if paths}
     if len(with_images) < (2 if classes is None else 1):

@@ -10,6 +10,7 @@ import os
 import re
 import struct
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from PIL import Image
 
@@ -129,8 +130,48 @@ def require_bounded_tags(data: bytes) -> None:
 
     Pillow before 13 reads every tag into memory of its own, also where thousands of tags lie in the same place.
     """
+    _require_bounded_directory(data, _first_directory(data))
+
+
+class Page(NamedTuple):
+    """What a TIFF file tells of one of its images.
+
+    Attributes:
+        width: px.
+        height: px.
+        samples: numbers a pixel.
+    """
+
+    width: int
+    height: int
+    samples: int
+
+
+def tiff_pages(data: bytes, most: int) -> list[Page]:
+    """Returns the first pages of a TIFF file, up to `most`, and one at least.
+
+    Raises:
+        PpclsExtError: one of them is too large, or its tags tell the same bytes many times; or there is none.
+    """
+    pages: list[Page] = []
+    seen: set[int] = set()
+    at = _first_directory(data)
+    while at and at not in seen and len(pages) < most:
+        seen.add(at)
+        _require_bounded_directory(data, at)
+        tags = {tag: value for tag, _, count, value, _ in _directory(data, at) if count == 1}
+        page = Page(tags.get(256, 0), tags.get(257, 0), tags.get(277, 1))
+        require_size(page.width, page.height)
+        pages.append(page)
+        at = _next_directory(data, at)
+    if not pages:
+        raise PpclsExtError("damaged TIFF image: it has no directory")
+    return pages
+
+
+def _require_bounded_directory(data: bytes, at: int) -> None:
     total, tile = 0, {}
-    for index, (tag, kind, count, value, place) in enumerate(_directory(data)):
+    for index, (tag, kind, count, value, place) in enumerate(_directory(data, at)):
         size = count * TAG_SIZES.get(kind, 0)
         # of a tag that the file does not hold as a whole, Pillow reads what there is
         total += min(size, max(0, len(data) - place)) if size > 4 else 0
@@ -144,16 +185,39 @@ def require_bounded_tags(data: bytes) -> None:
         require_size(tile[322], tile[323])
 
 
-def _directory(data: bytes) -> Iterator[tuple[int, int, int, int, int]]:
-    """The first directory: of each tag number, type, count, its value where that is one number, and its place."""
+def _kinds(data: bytes) -> tuple[str, str, struct.Struct]:
+    """How a TIFF file, small or big, writes its numbers: a place, the count of entries, an entry."""
     order = "<" if data[:2] == b"II" else ">"
+    if 43 in data[2:4]:
+        return order + "Q", order + "Q", struct.Struct(order + "HHQQ")
+    return order + "I", order + "H", struct.Struct(order + "HHII")
+
+
+def _first_directory(data: bytes) -> int:
+    """The place of the first directory; 0 where there is none."""
+    place, _, _ = _kinds(data)
     try:
-        if 43 in data[2:4]:
-            entry, (at,) = struct.Struct(order + "HHQQ"), struct.unpack_from(order + "Q", data, 8)
-            (entries,), at = struct.unpack_from(order + "Q", data, at), at + 8
-        else:
-            entry, (at,) = struct.Struct(order + "HHII"), struct.unpack_from(order + "I", data, 4)
-            (entries,), at = struct.unpack_from(order + "H", data, at), at + 2
+        return struct.unpack_from(place, data, 8 if place[1] == "Q" else 4)[0]
+    except struct.error:
+        return 0
+
+
+def _next_directory(data: bytes, at: int) -> int:
+    """The place of the directory behind the one at `at`; 0 where there is none."""
+    place, count, entry = _kinds(data)
+    try:
+        (entries,) = struct.unpack_from(count, data, at)
+        return struct.unpack_from(place, data, at + struct.calcsize(count) + entries * entry.size)[0]
+    except (struct.error, OverflowError):
+        return 0
+
+
+def _directory(data: bytes, at: int) -> Iterator[tuple[int, int, int, int, int]]:
+    """The directory at `at`: of each tag number, type, count, its value where that is one number, and its place."""
+    _, counted, entry = _kinds(data)
+    order = counted[0]
+    try:
+        (entries,), at = struct.unpack_from(counted, data, at), at + struct.calcsize(counted)
         for _ in range(entries):
             tag, kind, count, place = entry.unpack_from(data, at)
             value = place

@@ -16,17 +16,17 @@ from PIL import Image
 
 from ppcls_ext.data.image_bounds import max_bytes, max_pixels
 from ppcls_ext.data.image_files import decode, pixels, read_image
-from ppcls_ext.data.image_rule import Pair, Preprocessing
+from ppcls_ext.data.image_rule import RGB, Pair, Preprocessing
 from ppcls_ext.errors import PpclsExtError
 
 #: An image as Python callers may give it: a path, the bytes of a file, a file open for reading bytes, a Pillow image,
-#: or the pixels as uint8 (H, W, 3), RGB.
+#: or the pixels as uint8 (H, W, C), RGB where C is 3.
 ImageLike = Union[str, os.PathLike, bytes, bytearray, memoryview, IO[bytes], Image.Image, np.ndarray]
 #: Test-time augmentation: how many views of an image it takes.
 TTA = {"flip": 2, "ten-crop": 10}
 CHUNK = 1 << 20
 """Bytes of an open file that are read at once."""
-EXPECTED = "expected a path, bytes, an open file, a Pillow image or an array uint8 (H, W, 3)"
+EXPECTED = "expected a path, bytes, an open file, a Pillow image or an array uint8 (H, W, C)"
 
 
 def is_image_like(value: object) -> bool:
@@ -35,43 +35,47 @@ def is_image_like(value: object) -> bool:
     return isinstance(value, kinds) or (isinstance(value, np.ndarray) and value.ndim != 4) or hasattr(value, "read")
 
 
-def network_input(image: ImageLike, rule: Preprocessing) -> np.ndarray:
+def network_input(image: ImageLike, rule: Preprocessing, whole: bool = False) -> np.ndarray:
     """Reads an image in any form and makes it the network's input.
 
     Args:
         image: a path, the bytes of a file, a file open for reading bytes, a Pillow image, or the pixels as uint8
-            (H, W, 3), RGB.
+            (H, W, C) with the rule's channels, RGB where these are 3.
         rule: the preprocessing that the network expects.
+        whole: keep the proportions and all of the image (`Preprocessing.whole`), for networks that take any size.
 
     Returns:
-        float32 (3, H, W).
+        float32 (C, H, W).
 
     Raises:
         PpclsExtError: a file cannot be read or is not an image (the message names it), or an array has another type or
             shape.
     """
-    return _to_input(_pixels_of(image, rule), rule)
+    pixels = _pixels_of(image, rule)
+    return _to_input(pixels, rule.whole(*pixels.shape[:2]) if whole else rule)
 
 
 def _pixels_of(image: ImageLike, rule: Preprocessing) -> np.ndarray:
-    """An image in any form → uint8 (H, W, 3), RGB."""
+    """An image in any form → uint8 (H, W, C)."""
     if isinstance(image, (str, os.PathLike)):
-        return _read(Path(image), rule.decode)
+        return _read(Path(image), rule)
     if isinstance(image, Image.Image):
-        return pixels(image, rule.decode)
-    if isinstance(image, (bytes, bytearray, memoryview)):
-        return decode(bytes(image), rule.decode)
+        return pixels(image, rule.decode, rule.channels)
     if not isinstance(image, np.ndarray):
-        return decode(_read_open(image), rule.decode)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise PpclsExtError(f"got an array {image.dtype} {image.shape}: expected uint8 (H, W, 3), RGB")
+        data = bytes(image) if isinstance(image, (bytes, bytearray, memoryview)) else _read_open(image)
+        return decode(data, rule.decode, rule.channels)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != rule.channels or 0 in image.shape:
+        expected = f"expected uint8 (H, W, {rule.channels}){', RGB' if rule.channels == RGB else ''}"
+        raise PpclsExtError(f"got an array {image.dtype} {image.shape}: {expected}")
     return image
 
 
-def check_tta(tta: str | None, rule: Preprocessing) -> None:
-    """Raises PpclsExtError where there is no such test-time augmentation, or none for images prepared by `rule`."""
+def check_tta(tta: str | None, rule: Preprocessing, whole: bool = False) -> None:
+    """Raises PpclsExtError where there is no such test-time augmentation, or none for images prepared so."""
     if tta is not None and tta not in TTA:
         raise PpclsExtError(f"tta is {tta!r}: expected {' or '.join(TTA)}")
+    if tta == "ten-crop" and whole:
+        raise PpclsExtError("ten-crop needs a crop, and a file for any size gets the whole of each image: take flip")
     fixed = rule.resize or (rule.resize_short, rule.resize_short)
     if tta == "ten-crop" and rule.crop in (None, fixed):
         raise PpclsExtError(
@@ -79,7 +83,7 @@ def check_tta(tta: str | None, rule: Preprocessing) -> None:
         )
 
 
-def network_inputs(image: ImageLike, rule: Preprocessing, tta: str | None = None) -> np.ndarray:
+def network_inputs(image: ImageLike, rule: Preprocessing, tta: str | None = None, whole: bool = False) -> np.ndarray:
     """Makes the views of an image of which test-time augmentation takes the mean score.
 
     Args:
@@ -87,14 +91,16 @@ def network_inputs(image: ImageLike, rule: Preprocessing, tta: str | None = None
         rule: the preprocessing that the network expects.
         tta: "flip": the image and its mirror image; "ten-crop": the centre and the four corners of the resized image,
             and their mirror images; None for the image alone.
+        whole: as for `network_input`.
 
     Returns:
-        float32 (views, 3, H, W).
+        float32 (views, C, H, W).
 
     Raises:
         PpclsExtError: as for `network_input`.
     """
     pixels = _pixels_of(image, rule)
+    rule = rule.whole(*pixels.shape[:2]) if whole else rule
     corners = [None, (0, 0), (1, 0), (0, 1), (1, 1)] if tta == "ten-crop" else [None]
     views = np.stack([_to_input(pixels, rule, corner) for corner in corners])
     return views if tta is None else np.concatenate([views, views[..., ::-1]])
@@ -108,7 +114,7 @@ class PreparedImages:
         rule: the preprocessing that the network expects.
 
     Attributes:
-        shape: (N, 3, H, W).
+        shape: (N, C, H, W).
     """
 
     def __init__(self, images: Sequence[ImageLike], rule: Preprocessing) -> None:
@@ -118,13 +124,13 @@ class PreparedImages:
         ]
         self._rule = rule
         width, height = rule.image_size
-        self.shape = (len(self._images), 3, height, width)
+        self.shape = (len(self._images), rule.channels, height, width)
 
     def __len__(self) -> int:
         return len(self._images)
 
     def __getitem__(self, index: int | slice) -> np.ndarray:
-        """Returns one input (3, H, W), or several (n, 3, H, W)."""
+        """Returns one input (C, H, W), or several (n, C, H, W)."""
         if isinstance(index, slice):
             return np.stack([network_input(image, self._rule) for image in self._images[index]])
         return network_input(self._images[index], self._rule)
@@ -149,9 +155,9 @@ def _read_open(file: Any) -> bytes:
     raise PpclsExtError(f"got a file of more than the {most:,} bytes that are read of an image")
 
 
-def _read(path: Path, library: str) -> np.ndarray:
+def _read(path: Path, rule: Preprocessing) -> np.ndarray:
     try:
-        return decode(read_image(path), library)
+        return decode(read_image(path), rule.decode, rule.channels)
     except OSError as error:
         raise PpclsExtError(f"{path}: {error.strerror or error}") from error
     except PpclsExtError as error:
@@ -159,7 +165,7 @@ def _read(path: Path, library: str) -> np.ndarray:
 
 
 def _to_input(image: np.ndarray, rule: Preprocessing, corner: Pair | None = None) -> np.ndarray:
-    """`image: uint8 (H, W, 3)`, RGB → float32 (3, H, W)."""
+    """`image: uint8 (H, W, C)` → float32 (C, H, W)."""
     image = resize_and_crop(image, rule, corner)
     if rule.channel_order == "BGR":
         image = image[:, :, ::-1]
@@ -173,12 +179,12 @@ def resize_and_crop(image: np.ndarray, rule: Preprocessing, corner: Pair | None 
     """Resizes an image and crops its centre, or a corner.
 
     Args:
-        image: uint8 (H, W, 3).
+        image: uint8 (H, W, C).
         rule: its `resize_short` or `resize`, `interpolation`, `backend` and `crop` are used.
         corner: (0 for left or 1 for right, 0 for top or 1 for bottom); None for the centre.
 
     Returns:
-        uint8 (height, width, 3).
+        uint8 (height, width, C).
 
     Raises:
         PpclsExtError: the resized image would be too large, or the interpolation is not implemented.
@@ -199,8 +205,13 @@ def resize_and_crop(image: np.ndarray, rule: Preprocessing, corner: Pair | None 
         return resize_as_opencv(image, size, rule.interpolation, columns, rows)
     if size[0] * size[1] > max_pixels():
         raise PpclsExtError(f"a {width} × {height} px image would become {size[0]} × {size[1]} px: too large")
-    resized = Image.fromarray(image).resize(size, getattr(Image.Resampling, rule.interpolation.upper()))
-    return np.asarray(resized)[top : top + crop[1], left : left + crop[0]]
+    filter_ = getattr(Image.Resampling, rule.interpolation.upper())
+    if image.shape[2] == RGB:
+        resized = np.asarray(Image.fromarray(image).resize(size, filter_))
+    else:  # one by one: a fourth channel need not be alpha, by which Pillow would weigh the others
+        planes = (Image.fromarray(np.ascontiguousarray(plane)) for plane in np.moveaxis(image, 2, 0))
+        resized = np.stack([np.asarray(plane.resize(size, filter_)) for plane in planes], axis=2)
+    return resized[top : top + crop[1], left : left + crop[0]]
 
 
 def resize_as_opencv(
@@ -213,14 +224,14 @@ def resize_as_opencv(
     """Computes a cut-out of `cv2.resize(image, size)`, without the pixels outside it.
 
     Args:
-        image: uint8 (H, W, 3).
+        image: uint8 (H, W, C).
         size: (width, height) of the whole resized image, px.
         interpolation: only "bilinear" is implemented.
         columns: the columns to keep; None keeps all.
         rows: the rows to keep; None keeps all.
 
     Returns:
-        uint8 (rows, columns, 3), computed as OpenCV does, with weights of 11 bits and bits dropped between the
+        uint8 (rows, columns, C), computed as OpenCV does, with weights of 11 bits and bits dropped between the
         horizontal and the vertical pass; bit-identical with OpenCV 5.0 on x86.
     """
     if interpolation != "bilinear":

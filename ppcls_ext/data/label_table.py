@@ -31,6 +31,7 @@ from ppcls_ext.data.class_folders import (
     write_left_out,
 )
 from ppcls_ext.data.image_files import LeftOut, images_below
+from ppcls_ext.data.image_rule import RGB
 from ppcls_ext.data.lists import (
     LARGEST_LIST,
     MULTI_LABEL,
@@ -153,6 +154,7 @@ def make_label_lists(
     val_share: float = 0.2,
     seed: int = 0,
     report: Callable[[int, int], None] | None = None,
+    channels: int = RGB,
 ) -> ClassLists:
     """Writes the multi-label lists of a folder of images and a table of their classes.
 
@@ -166,6 +168,7 @@ def make_label_lists(
         val_share: the share of the images to evaluate on. Each class with two images is in both parts where possible.
         seed: RNG seed of the division; the same images, labels and seed give the same lists.
         report: called after each decoded image with (images done, images in all).
+        channels: that the images are decoded to.
 
     Raises:
         PpclsExtError: the table has a fault or names a file that is not there, or a class has no usable image.
@@ -177,7 +180,7 @@ def make_label_lists(
     read = read_label_table(Path(table))
     listed = _find(root, read)
     images = [(listed[path], path) for path in sorted(listed)]
-    good, left_out = usable_images(images, "labelled differently", "which labels are right?", report)
+    good, left_out = usable_images(images, "labelled differently", "which labels are right?", report, channels)
     left_out += _unlisted(root, listed, read)
     for index, name in enumerate(read.classes):
         if not any(row[index] for row, _ in good):

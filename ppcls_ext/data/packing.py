@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ppcls_ext.data.class_folders import TEST_LIST, TRAIN_LIST, VAL_LIST, ClassLists, make_lists
 from ppcls_ext.data.image_files import read_image
+from ppcls_ext.data.image_rule import RGB
 from ppcls_ext.data.lists import list_text, read_list, write_list
 from ppcls_ext.data.shards import write_shards
 from ppcls_ext.errors import PpclsExtError
@@ -24,6 +25,7 @@ def pack_folder(
     val_share: float,
     seed: int,
     report: Callable[[int, int], None] | None = None,
+    channels: int = RGB,
 ) -> ClassLists:
     """Writes the images of class folders as shards, and the lists that `make_lists` makes, of what is in the shards.
 
@@ -34,6 +36,7 @@ def pack_folder(
         val_share: see `make_lists`.
         seed: see `make_lists`.
         report: called after each image with (images done, images in all), first as it is checked, then as it is packed.
+        channels: see `make_lists`.
 
     Raises:
         PpclsExtError: as of `make_lists` and `write_shards`, or `folder` holds other files.
@@ -41,7 +44,7 @@ def pack_folder(
     target = Path(folder)
     require_own_folder(target, FILES, "packed data set")
     with folder_at_once(target, FILES) as new:
-        made = make_lists(root, new, val_share, seed, report)
+        made = make_lists(root, new, val_share, seed, report, channels=channels)
         most = made.images[0]
         for name in (TRAIN_LIST, VAL_LIST, TEST_LIST):
             if not (new / name).exists():

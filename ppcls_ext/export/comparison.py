@@ -71,7 +71,7 @@ def classifier_inputs(
     """
     random = np.random.default_rng(0)
     levels = random.integers(0, 256, (1, *image_shape)).astype(np.float32)
-    mean, std = (np.asarray(values, np.float32).reshape(3, 1, 1) for values in (rule.mean, rule.std))
+    mean, std = (np.asarray(values, np.float32).reshape(-1, 1, 1) for values in (rule.mean, rule.std))
     inputs: dict[str, np.ndarray | PreparedImages] = {
         "noise": random.standard_normal((2, *image_shape), dtype=np.float32),
         "grey levels": (levels * np.float32(rule.scale) - mean) / std,

@@ -75,12 +75,12 @@ class InferenceModel(nn.Layer):
         return nn.functional.sigmoid(x) if self.output == SCORES else x
 
 
-def convert(model: InferenceModel, input_shape: tuple[int | None, int, int, int], opset: int) -> onnx.ModelProto:
+def convert(model: InferenceModel, input_shape: tuple[int | None, ...], opset: int) -> onnx.ModelProto:
     """Converts a model as it is, without any simplification.
 
     Args:
         model: it is made static, so pass a copy.
-        input_shape: (N, C, H, W); None for any N.
+        input_shape: (N, C, H, W); None for any N, H or W.
         opset: of ONNX's standard operators.
 
     Raises:

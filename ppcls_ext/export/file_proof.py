@@ -141,7 +141,7 @@ def _inputs(net: Net, images: PreparedImages | None, takes_pixels: bool) -> Inpu
         del inputs["noise"]
     coarse = np.random.default_rng(1).integers(0, 256, (PATCHES, channels, 4, 4)).astype(np.float32)
     rows, columns = np.arange(height) * 4 // height, np.arange(width) * 4 // width
-    mean, std = (np.asarray(values, np.float32).reshape(3, 1, 1) for values in (rule.mean, rule.std))
+    mean, std = (np.asarray(values, np.float32).reshape(-1, 1, 1) for values in (rule.mean, rule.std))
     inputs["patches"] = (coarse[:, :, rows][:, :, :, columns] * np.float32(rule.scale) - mean) / std
     return inputs
 

@@ -49,23 +49,24 @@ def reduce_to_float16(model: onnx.ModelProto) -> tuple[onnx.ModelProto, Float16R
         PpclsExtError: a weight is too large for fp16, or the outputs differ by more than `TOLERANCE`.
     """
     half = store_as_float16(model)
-    got, expected = _logits(half), _logits(model)
+    metadata = Metadata.from_properties({entry.key: entry.value for entry in model.metadata_props})
+    got, expected = _logits(half, metadata), _logits(model, metadata)
     difference = relative_difference(got, expected)
     if not difference <= TOLERANCE:
         raise PpclsExtError(
             f"fp16 changes the logits by {difference:.1e} of the largest, allowed is {TOLERANCE:g}; nothing was "
             "written: keep fp32"
         )
-    task = Metadata.from_properties({entry.key: entry.value for entry in model.metadata_props}).task
-    change = float(np.abs(scores_from(got, task) - scores_from(expected, task)).max())
+    change = float(np.abs(scores_from(got, metadata.task) - scores_from(expected, metadata.task)).max())
     return half, Float16Report(difference, change, half.ByteSize() / model.ByteSize())
 
 
-def _logits(model: onnx.ModelProto) -> np.ndarray:
+def _logits(model: onnx.ModelProto, metadata: Metadata) -> np.ndarray:
     graph = Graph(model)
     value = logits_name(model)
-    shape = [entry.dim_value for entry in model.graph.input[0].type.tensor_type.shape.dim]
-    noise = np.random.default_rng(0).standard_normal((4, *shape[1:]), dtype=np.float32)
+    width, height = metadata.preprocessing.image_size  # which the graph's input may leave free
+    shape = (4, metadata.preprocessing.channels, height, width)
+    noise = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
     runs = run_piece(graph.piece({graph.input: TensorProto.FLOAT}, [value]), {graph.input: noise}, [value])
     return np.concatenate([logits for (logits,) in runs])
 

@@ -18,13 +18,14 @@ import numpy as np
 
 from ppcls_ext.data.image_files import find_images
 from ppcls_ext.data.image_input import PreparedImages
-from ppcls_ext.data.image_rule import Preprocessing
+from ppcls_ext.data.image_rule import RGB, Preprocessing, channels_text
 from ppcls_ext.errors import PpclsExtError, one_line
+from ppcls_ext.export.opset import require_precision
 from ppcls_ext.export.web_page import require_known, require_runtime, web_page
 from ppcls_ext.files import atomic_write, folder_at_once, require_own_folder
 from ppcls_ext.packages import require
 from ppcls_ext.predict.coreml_model import import_coremltools
-from ppcls_ext.predict.metadata import LOGITS
+from ppcls_ext.predict.metadata import LOGITS, Metadata
 from ppcls_ext.predict.onnx_file import read_metadata, require_file
 from ppcls_ext.predict.runtimes import with_version
 
@@ -163,6 +164,8 @@ def export_file(
     precision = _precision(path, to, own, precision)
     target = _target(path, output, to, precision, own)
     rule = metadata.preprocessing
+    _require_input_of(path, metadata, to, tensor_input)
+    require_precision(precision, metadata.dynamic_size)
     if to == "web":
         require_known(rule)
     images = PreparedImages(find_images(samples), rule) if samples else None
@@ -210,6 +213,7 @@ def written_for(runtime: str, path: str | Path, folder: Path) -> Path:
     from ppcls_ext.export.net import read_net
 
     metadata = read_metadata(path)
+    _require_input_of(path, metadata, runtime, tensor_input=True)
     own = QUANTIZED.get(metadata.quantization or "")
     precision = _precision(path, runtime, own, None if own else "float32")
     target = folder / default_name("net", runtime, None)
@@ -228,6 +232,34 @@ def require_packages(to: str, tensor_input: bool = False) -> None:
         import_coremltools()
     else:
         require(*FORMATS[to].packages)
+
+
+def require_input(to: str, channels: int, tensor_input: bool) -> None:
+    """Raises PpclsExtError where a format's image input has other channels than the network: it is RGB.
+
+    Args:
+        to: a key of `FORMATS`.
+        channels: of the network.
+        tensor_input: of a .tflite, whether it takes normalised floats.
+    """
+    takes_pixels = to in ("coreml", "web") or (to == "tflite" and not tensor_input)
+    if takes_pixels and channels != RGB:
+        other = "--tensor-input makes one of floats"
+        if to != "tflite":
+            other = "export it to tflite with --tensor-input, or to ncnn, which take floats"
+        raise PpclsExtError(f"{_files(to)} take RGB images, and the network takes {channels_text(channels)}: {other}")
+
+
+def _files(to: str) -> str:
+    return "web pages" if to == "web" else f"{FORMATS[to].name} files"
+
+
+def _require_input_of(path: str | Path, metadata: Metadata, to: str, tensor_input: bool) -> None:
+    require_input(to, metadata.preprocessing.channels, tensor_input)
+    if metadata.dynamic_size and to != "onnx":
+        raise PpclsExtError(
+            f"{path} takes images of any size, and {_files(to)} those of one: export it again without --dynamic-size"
+        )
 
 
 def require_litertjs(to: str, folder: str | None) -> None:
@@ -368,5 +400,5 @@ def _input_text(net: Net, to: str, tensor_input: bool) -> str:
         width, height = image_input_size(net)
     if to == "web":
         return f"an image in the page: {input_description(net, True)}"
-    shape = (1, height, width, 3) if to == "tflite" else (channels, height, width)
+    shape = (1, height, width, channels) if to == "tflite" else (channels, height, width)
     return f"{'pixels' if takes_pixels else 'floats'} {shape}: {input_description(net, takes_pixels)}"

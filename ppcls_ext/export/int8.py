@@ -84,7 +84,7 @@ def quantize(
 
     Args:
         model: fp32, as `export_onnx` writes it; it is left unchanged.
-        images: (N, 3, H, W) float32, prepared, 32 to 500 like those that the model will see; half of them calibrate,
+        images: (N, C, H, W) float32, prepared, 32 to 500 like those that the model will see; half of them calibrate,
             the others check.
         seed: of the random split into the two halves.
         allow: return the form even if it agrees too little; see `comparison.AGREEMENT`.

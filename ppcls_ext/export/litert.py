@@ -53,7 +53,7 @@ def write_litert(net: Net, image_input: bool = True) -> bytes:
     Args:
         net: float32, float16 or int8.
         image_input: whether it takes pixels (1, H, W, 3) uint8, RGB, whose short side was resized as the image rule
-            says, and crops and normalises them itself; otherwise it takes normalised floats (1, H, W, 3).
+            says, and crops and normalises them itself; otherwise it takes normalised floats (1, H, W, C).
 
     Raises:
         PpclsExtError: ai-edge-litert is missing, or an operation cannot be written.

@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ppcls_ext.data.image_rule import RGB, channels_text
 from ppcls_ext.export.net import Net
 from ppcls_ext.packages import import_extra
 from ppcls_ext.predict.tflite_model import OWN
@@ -31,7 +32,9 @@ NORMALIZATION = {"mean": 0, "std": 1}
 STATS = {"max": 0, "min": 1}
 FILE = {"name": 0, "description": 1, "type": 2}
 #: Members of unions and enumerations.
-FEATURE, IMAGE, NORMALIZATION_OPTIONS, RGB, AXIS_LABELS = 1, 2, 1, 1, 2
+FEATURE, IMAGE, NORMALIZATION_OPTIONS, AXIS_LABELS = 1, 2, 1, 2
+#: Colour spaces by the number of channels; of others an input is no image to the library.
+COLOR_SPACES = {3: 1, 1: 2}
 
 
 def metadata_entries(net: Net, image_input: bool) -> tuple[dict[str, bytes], bytes]:
@@ -69,9 +72,10 @@ def _task_library(net: Net, image_input: bool) -> bytes:
     std = [1.0] if image_input else [value / rule.scale for value in rule.std]
     options = builder.table(NORMALIZATION, mean=builder.floats(mean), std=builder.floats(std))
     unit = builder.table(PROCESS_UNIT, options_type=NORMALIZATION_OPTIONS, options=options)
-    image = builder.table(
-        CONTENT, content_properties_type=IMAGE, content_properties=builder.table(IMAGE_PROPERTIES, color_space=RGB)
-    )
+    image = _feature(builder)
+    if rule.channels in COLOR_SPACES:
+        space = builder.table(IMAGE_PROPERTIES, color_space=COLOR_SPACES[rule.channels])
+        image = builder.table(CONTENT, content_properties_type=IMAGE, content_properties=space)
     given = builder.table(
         TENSOR,
         name=builder.text("image"),
@@ -80,9 +84,6 @@ def _task_library(net: Net, image_input: bool) -> bytes:
         process_units=builder.tables([unit]),
         stats=builder.table(STATS, max=builder.floats([255.0]), min=builder.floats([0.0])),
     )
-    feature = builder.table(
-        CONTENT, content_properties_type=FEATURE, content_properties=builder.table(FEATURE_PROPERTIES)
-    )
     labels = builder.table(
         FILE, name=builder.text(LABELS), description=builder.text("names of the classes"), type=AXIS_LABELS
     )
@@ -90,7 +91,7 @@ def _task_library(net: Net, image_input: bool) -> bytes:
         TENSOR,
         name=builder.text(net.output),
         description=builder.text(f"{net.output} of {net.classes} classes"),
-        content=feature,
+        content=_feature(builder),
         stats=builder.table(STATS, max=builder.floats([1.0]), min=builder.floats([0.0])),
         associated_files=builder.tables([labels]),
     )
@@ -108,6 +109,11 @@ def _task_library(net: Net, image_input: bool) -> bytes:
     return builder.finish(root)
 
 
+def _feature(builder: _Builder) -> _Offset:
+    properties = builder.table(FEATURE_PROPERTIES)
+    return builder.table(CONTENT, content_properties_type=FEATURE, content_properties=properties)
+
+
 def input_description(net: Net, image_input: bool) -> str:
     """Returns one sentence on how an image becomes the input."""
     rule = net.metadata.preprocessing
@@ -117,7 +123,8 @@ def input_description(net: Net, image_input: bool) -> str:
         return f"RGB levels 0 to 255 of the image, resized to {resized}{cut}; cropping and normalising are inside"
     width, height = rule.image_size
     normalised = f"(level · {rule.scale:.6g} - {list(rule.mean)}) / {list(rule.std)}"
-    return f"{rule.channel_order} image, resized to {resized}, its middle {width} × {height} px, {normalised}"
+    kind = f"{rule.channel_order} image" if rule.channels == RGB else f"image of {channels_text(rule.channels)}"
+    return f"{kind}, resized to {resized}, its middle {width} × {height} px, {normalised}"
 
 
 class _Builder:

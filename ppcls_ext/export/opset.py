@@ -23,14 +23,18 @@ INT8_OPSET = GELU_OPSET
 PRECISIONS = {"float32": "", "float16": "_fp16", "int8": "_int8"}
 
 
-def require_precision(precision: str) -> str:
+def require_precision(precision: str, dynamic_size: bool = False) -> str:
     """Returns it.
 
     Raises:
-        PpclsExtError: there is none of that name.
+        PpclsExtError: there is none of that name, or none for images of any size.
     """
     if precision not in PRECISIONS:
         raise PpclsExtError(f"precision is {precision!r}: expected {', '.join(PRECISIONS)}")
+    if precision == "int8" and dynamic_size:
+        raise PpclsExtError(
+            "int8 and dynamic_size (--dynamic-size) exclude each other: int8 is calibrated and checked at one size"
+        )
     return precision
 
 

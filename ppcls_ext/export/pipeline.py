@@ -21,7 +21,7 @@ from paddle import nn
 
 import ppcls_ext
 from ppcls_ext.data.image_input import ImageLike, PreparedImages
-from ppcls_ext.data.image_rule import Preprocessing
+from ppcls_ext.data.image_rule import SIZE, STRIDE, Preprocessing, read_size, size_text
 from ppcls_ext.data.lists import MULTI_LABEL, SINGLE_LABEL, TASKS, require_class_names
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.export import comparison, convert, fusion_proof
@@ -57,6 +57,7 @@ class ExportReport(WrittenFile):
         layer_difference: between fused and unfused layers on equal inputs; None where the model came fused.
         fused_difference: between the fused and the unfused model's logits; None where the model came fused.
         onnx_differences: between onnxruntime's and Paddle's logits, by batch.
+        size_differences: the same of a file for any size, by height and width of other images; empty else.
         noise: how far the logits move when the input moves by 1e-6; rounding errors do about as much.
         reduced: the report of `reduce`; None where the file is fp32.
     """
@@ -66,6 +67,7 @@ class ExportReport(WrittenFile):
     onnx_differences: Mapping[int, float]
     noise: float
     reduced: object | None = None
+    size_differences: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def __str__(self) -> str:
         return "\n".join([super().__str__(), *self.differences()])
@@ -76,6 +78,7 @@ class ExportReport(WrittenFile):
             "fused layers, from the sums of their branches": self.layer_difference,
             "fused model, from the unfused model": self.fused_difference,
             **{f"onnxruntime, from Paddle, batch {n}": value for n, value in self.onnx_differences.items()},
+            **{f"onnxruntime, from Paddle, at {n} px": value for n, value in self.size_differences.items()},
             f"for comparison: Paddle, the input changed by {comparison.NUDGE:.0e}": self.noise,
         }
         whose = "the logits" if self.reduced is None else "the logits in fp32"
@@ -111,7 +114,8 @@ def export_onnx(
         opset: of ONNX's standard operators, 11 to 20.
         batch: fixed batch size N; None leaves it free, under the name "batch".
         softmax: whether the output is "probabilities", or "scores" of a multi-label model, instead of "logits".
-        metadata: `Metadata(…).to_properties()`; versions and opset are added.
+        metadata: `Metadata(…).to_properties()`; versions and opset are added. With its `dynamic_size` height and width
+            are left free, and compared at three sizes.
         samples: real images, prepared, (N, C, H, W) float32, to compare on in addition to random ones; as
             `PreparedImages` they are read one by one.
         reduce: makes int8 or fp16 of the proved fp32 graph (`int8.quantize`, `float16.reduce_to_float16`), which is
@@ -144,7 +148,9 @@ def export_onnx(
         require_small("the fused and the unfused model's logits", fused_difference, allowed)
 
         parameters = fused.state_dict()
-        raw = convert.convert(convert.InferenceModel(fused, ending), (batch, *image_shape), opset)
+        channels, *sides = image_shape
+        spec = (batch, channels, *((None, None) if described.dynamic_size else sides))
+        raw = convert.convert(convert.InferenceModel(fused, ending), spec, opset)
         names = {parameter.name: name for name, parameter in parameters.items()}
         onnx_model = simplify.simplify(raw, described.architecture, names, ending)
         versions = {
@@ -159,6 +165,10 @@ def export_onnx(
         comparison.require_same_parameters(onnx_model, {name: value.numpy() for name, value in parameters.items()})
         content, reduced = onnx_model.SerializeToString(deterministic=True), None
         session = OnnxSession(with_logits(onnx_model, content))
+        sizes = _other_sizes(image_shape) if described.dynamic_size else ()
+        size_differences = {
+            size_text(*shape[1:]): _compare_at(shape, fused, session, ending, allowed) for shape in sizes
+        }
         onnx_differences = {n: _compare_with_paddle(session, inputs, logits, n, ending, allowed, tick) for n in batches}
     del session
     if reduce:
@@ -172,14 +182,30 @@ def export_onnx(
         onnx_differences=onnx_differences,
         noise=noise,
         reduced=reduced,
+        size_differences=size_differences,
     )
+
+
+def _other_sizes(image_shape: tuple[int, int, int]) -> list[tuple[int, int, int]]:
+    """Two further shapes, neither square nor of the same proportions."""
+    channels, height, width = image_shape
+    return [(channels, height + STRIDE, width), (channels, height, width + 2 * STRIDE)]
+
+
+def _compare_at(
+    image_shape: tuple[int, int, int], fused: nn.Layer, session: OnnxSession, output: str, allowed: float
+) -> float:
+    """Compares onnxruntime with Paddle on images of another shape; see `_compare_with_paddle`."""
+    noise = np.random.default_rng(0).standard_normal((2, *image_shape), dtype=np.float32)
+    logits = fusion_proof.paddle_logits(fused, {"noise": noise}, lambda: None)
+    return _compare_with_paddle(session, {"noise": noise}, logits, 2, output, allowed, lambda: None)
 
 
 def export_with_rule(
     model: nn.Layer,
     path: str | Path,
     *,
-    size: int | None = None,
+    size: int | str | Sequence[int] | None = None,
     class_names: Sequence[str] | Mapping[int, str] | None = None,
     task: str = SINGLE_LABEL,
     thresholds: Sequence[float] | None = None,
@@ -189,24 +215,26 @@ def export_with_rule(
     opset: int | None = None,
     batch: int | None = None,
     softmax: bool = True,
+    dynamic_size: bool = False,
 ) -> ExportReport:
     """See `ppcls_ext.export_onnx`."""
-    require_precision(precision)
+    require_precision(precision, dynamic_size)
     if task not in TASKS:
         raise PpclsExtError(f"task is {task!r}: expected {' or '.join(TASKS)}")
     if thresholds is not None and task != MULTI_LABEL:
         raise PpclsExtError(f"thresholds are for a {MULTI_LABEL} model: leave them out, or give task={MULTI_LABEL!r}")
-    rule = _image_rule(size, preprocessing)
+    rule = _image_rule(size, preprocessing, getattr(model, "in_channels", None))
     width, height = rule.image_size
     names = None if class_names is None else _names_by_index(class_names)
     limits = None if thresholds is None else tuple(map(check_threshold, thresholds))
-    metadata = Metadata(getattr(model, "arch", type(model).__name__), rule, names, task=task, thresholds=limits)
+    arch = getattr(model, "arch", type(model).__name__)
+    metadata = Metadata(arch, rule, names, task=task, thresholds=limits, dynamic_size=dynamic_size)
     images = PreparedImages(samples, rule) if len(samples) else None
     calibrating = images[:] if images is not None and precision == "int8" else np.empty(0)
     return export_onnx(
         model,
         path,
-        image_shape=(3, height, width),
+        image_shape=(rule.channels, height, width),
         opset=default_opset(precision) if opset is None else opset,
         batch=batch,
         softmax=softmax,
@@ -250,17 +278,30 @@ def _names_by_index(class_names: Sequence[str] | Mapping[int, str]) -> tuple[str
     return tuple(map(str, class_names))
 
 
-def _image_rule(size: int | None, preprocessing: Preprocessing | Mapping[str, Any] | None) -> Preprocessing:
-    """Returns ImageNet's rule at `size` px, with the fields of `preprocessing` instead of its own."""
+def _image_rule(
+    size: int | str | Sequence[int] | None,
+    preprocessing: Preprocessing | Mapping[str, Any] | None,
+    channels: int | None,
+) -> Preprocessing:
+    """Returns ImageNet's rule at `size` px, with the fields of `preprocessing` instead of its own.
+
+    `channels` are those of the model's images; None where it does not tell.
+    """
+    sides = read_size(DEFAULT_SIZE if size is None else size)
+    if sides is None:
+        raise PpclsExtError(f"size is {size!r}: expected a whole number of {SIZE}")
     if isinstance(preprocessing, Preprocessing):
-        if size is not None and preprocessing.image_size != (size, size):
+        if size is not None and preprocessing.image_size != sides[::-1]:
             raise PpclsExtError(f"size is {size} px, and preprocessing makes images of {preprocessing.image_size} px")
+        _require_channels(preprocessing, channels)
         return preprocessing
-    if size is None:
-        size = DEFAULT_SIZE
-    if type(size) is not int or size < 1:
-        raise PpclsExtError(f"size is {size!r}: expected a whole number of px")
-    fields = {"resize_short": round(size * MARGIN), "crop": (size, size), **(preprocessing or {})}
+    height, width = sides
+    fields: dict[str, Any] = {"crop": (width, height), **({} if channels is None else {"channels": channels})}
+    if height == width:
+        fields["resize_short"] = round(height * MARGIN)
+    else:
+        fields.update(resize_short=None, resize=(round(width * MARGIN), round(height * MARGIN)))
+    fields.update(preprocessing or {})
     known = [field.name for field in dataclasses.fields(Preprocessing)]
     unknown = sorted(set(fields) - set(known))
     if unknown:
@@ -268,7 +309,17 @@ def _image_rule(size: int | None, preprocessing: Preprocessing | Mapping[str, An
     values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
     }
-    return Preprocessing(**values)
+    rule = Preprocessing(**values)
+    _require_channels(rule, channels)
+    return rule
+
+
+def _require_channels(rule: Preprocessing, channels: int | None) -> None:
+    if channels not in (None, rule.channels):
+        raise PpclsExtError(
+            f"the model takes images of {channels} channels, and preprocessing makes {rule.channels}: expected "
+            f"channels={channels}"
+        )
 
 
 def _compare_with_paddle(
@@ -327,9 +378,10 @@ def _check_arguments(
         raise PpclsExtError(f"batch is {batch!r}: expected a whole number from 1, or none for any batch")
     described = Metadata.from_properties(metadata)
     width, height = described.preprocessing.image_size
-    if list(np.ravel(image_shape)) != [3, height, width]:
+    channels = described.preprocessing.channels
+    if list(np.ravel(image_shape)) != [channels, height, width]:
         raise PpclsExtError(
-            f"image_shape is {image_shape}, but the transforms make images of shape {(3, height, width)}: "
+            f"image_shape is {image_shape}, but the transforms make images of shape {(channels, height, width)}: "
             "change Global.image_shape or the sizes in Infer.transforms"
         )
     if samples is not None and (len(samples.shape) != 4 or samples.shape[1:] != tuple(image_shape) or not len(samples)):

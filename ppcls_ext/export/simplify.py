@@ -19,7 +19,8 @@ from ppcls_ext.export.opset import GELU_OPSET, opset_of
 from ppcls_ext.predict.metadata import LOGITS
 
 INPUT = "image"
-FREE_BATCH = "batch"
+#: Names of what is free, by axis.
+FREE = {0: "batch", 2: "height", 3: "width"}
 
 
 def simplify(raw: onnx.ModelProto, name: str, parameter_names: Mapping[str, str], output: str) -> onnx.ModelProto:
@@ -136,9 +137,9 @@ def _renamed(graph: Graph, name: str, parameter_names: Mapping[str, str], output
     for end, given, new in zip(ends, (graph.model.graph.input[0], graph.model.graph.output[0]), (INPUT, output)):
         end.CopyFrom(given)
         end.name = new
-        batch = end.type.tensor_type.shape.dim[0]
-        if not batch.dim_value:
-            batch.dim_param = FREE_BATCH
+        for axis, side in enumerate(end.type.tensor_type.shape.dim):
+            if axis in FREE and not side.dim_value:
+                side.dim_param = FREE[axis]
     return helper.make_graph(graph.nodes, name, ends[:1], ends[1:], graph.initializers(graph.nodes))
 
 

@@ -23,20 +23,22 @@ from ppcls_ext.models.factories import FACTORIES
 logger = logging.getLogger("ppcls_ext")
 
 
-def build_net(arch: str, pretrained: str | bool | None, fused: bool) -> Backbone:
+def build_net(arch: str, pretrained: str | bool | None, fused: bool, in_channels: int = 3) -> Backbone:
     """Returns the network of a name without its head, in the form that its family has for dense prediction.
 
     Args:
         arch: one of `ppcls_ext.list_models()`.
         pretrained: a weights file of any known kind, with a classifier or without; True for the published one.
         fused: build the one-convolution form.
+        in_channels: channels of the images.
 
     Raises:
         PpclsExtError: there are no such weights, or they do not fit, or they are fused and the network is not.
     """
     factory = FACTORIES[arch]
     try:
-        return factory(pretrained=pretrained or False, fused=fused, **factory.net.dense)  # type: ignore[attr-defined]
+        dense = factory.net.dense  # type: ignore[attr-defined]
+        return factory(pretrained=pretrained or False, fused=fused, in_channels=in_channels, **dense)
     except FusedWeightsError as error:
         raise FusedWeightsError(f"{error}; in a detector's or segmenter's YAML: {arch} with fused: True") from error
 

@@ -17,7 +17,7 @@ class SegmentationBackbone(nn.Layer):
     """A network as PaddleSeg calls its backbones; there is a subclass with the name of each network.
 
     Args:
-        in_channels: channels of the images: 3.
+        in_channels: channels of the images; published weights, for 3, are adapted to others.
         pretrained: a weights file of any kind that `ppcls_ext.load_weights` reads, loaded strictly; True for the
             published one.
         fused: whether to train the one-convolution form (for weights that are published fused).
@@ -27,7 +27,7 @@ class SegmentationBackbone(nn.Layer):
         feat_channels: channels of the maps that are returned.
 
     Raises:
-        PpclsExtError: `in_channels` is not 3, the family has no stem map, or the weights do not fit.
+        PpclsExtError: the family has no stem map, or the weights do not fit.
     """
 
     arch: str
@@ -36,9 +36,7 @@ class SegmentationBackbone(nn.Layer):
         self, in_channels: int = 3, pretrained: str | bool | None = None, fused: bool = False, stem: bool = False
     ) -> None:
         super().__init__()
-        if in_channels != 3:
-            raise PpclsExtError(f"in_channels of {self.arch} is {in_channels!r}: these nets take 3 channels")
-        self.net = build_net(self.arch, pretrained, fused)
+        self.net = build_net(self.arch, pretrained, fused, in_channels)
         self.stem = stem
         if stem and not self.net.stem_channels:
             raise PpclsExtError(
@@ -47,7 +45,7 @@ class SegmentationBackbone(nn.Layer):
         self.feat_channels = [*([self.net.stem_channels] if stem else []), *self.net.channels]
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """`x: (N, 3, H, W)` → the maps, the largest first."""
+        """`x: (N, in_channels, H, W)` → the maps, the largest first."""
         return self.net.features(x, stem=self.stem)
 
 

@@ -18,12 +18,14 @@ _Base: Any = theseus_layer() if is_there() else StandaloneLayer
 class Backbone(_Base):
     """A backbone whose intermediate maps can be returned, that can stop early, and whose first layers can be frozen.
 
-    Subclasses build their layers, set `channels`, `num_features` and `class_num`, and then call `set_outputs`.
+    Subclasses build their layers, set `in_channels`, `channels`, `num_features` and `class_num`, and then call
+    `set_outputs`.
     PaddleClas's own set-up differs between its generations (2.4 has no `freeze_befor`; later ones register hooks that
     do not survive a deep copy), so it is done here through the methods that all of them have, and a name or index that
     fits nothing is an error instead of a warning.
 
     Attributes:
+        in_channels: channels of the images.
         channels: of the four maps that `features` gives, known without running the model.
         num_features: inputs of the classifier.
         class_num: classes of the head; 0 where there is no classifier.
@@ -32,6 +34,8 @@ class Backbone(_Base):
 
     #: Names of the layers that end the stages, at strides 4, 8, 16 and 32.
     stages_pattern: Sequence[str] = ("stage1", "stage2", "stage3", "stage4")
+    #: Name of the layer that reads the images.
+    stem = "stage0"
     #: Of the four maps that `features` gives: pixels of the image for a pixel of the map.
     strides = (4, 8, 16, 32)
     #: Channels of the map at stride 2; 0 for a family that has none.
@@ -40,6 +44,7 @@ class Backbone(_Base):
     head_layers: Sequence[str] = ()
     #: The factory's arguments with which the family is used for dense prediction.
     dense: Mapping[str, Any] = {"features_only": True}
+    in_channels = 3
     channels: tuple[int, ...]
     num_features: int
     class_num: int
@@ -63,7 +68,7 @@ class Backbone(_Base):
         raise NotImplementedError
 
     def features(self, x: Tensor, stem: bool = False) -> list[Tensor]:
-        """`x: (N, 3, H, W)` → the maps of the four stages, (N, channels[i], H / strides[i], W / strides[i]).
+        """`x: (N, in_channels, H, W)` → the maps of the four stages, (N, channels[i], H / strides[i], W / strides[i]).
 
         Args:
             x: images.
@@ -84,7 +89,7 @@ class Backbone(_Base):
         return maps if stem else maps[1:]
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """`x: (N, 3, H, W)` → the last map, (N, channels[-1], H / 32, W / 32)."""
+        """`x: (N, in_channels, H, W)` → the last map, (N, channels[-1], H / 32, W / 32)."""
         for part in self.parts():
             for layer in part:
                 x = layer(x)
@@ -133,7 +138,7 @@ class Backbone(_Base):
         return returned
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
-        """`x: (N, 3, H, W)` → what `forward_head` gives, or with `features_only` the list that `features` gives."""
+        """`x: (N, in_channels, H, W)` → what `forward_head` gives, or with `features_only` the list of `features`."""
         return self.features(x) if self.features_only else self.forward_head(self.forward_features(x))
 
     def leave_out_head(self, class_num: int, features_only: bool) -> None:
@@ -168,7 +173,8 @@ class Backbone(_Base):
         if unknown:
             raise PpclsExtError(
                 f"{type(self).__name__} got unknown arguments {sorted(unknown)}: the factories take class_num, fused, "
-                "pretrained, use_ssld, features_only, return_stages, return_patterns, stop_after and freeze_befor"
+                "in_channels, pretrained, use_ssld, features_only, return_stages, return_patterns, stop_after and "
+                "freeze_befor"
             )
         if self.features_only and (return_stages or return_patterns or stop_after):
             raise PpclsExtError(

@@ -14,7 +14,7 @@ from ppcls_ext.models.backbone import Backbone
 from ppcls_ext.models.factory import Factory
 from ppcls_ext.models.table import MODELS
 from ppcls_ext.weights.files import read_weight_file
-from ppcls_ext.weights.loading import LoadReport, load_weights
+from ppcls_ext.weights.loading import LoadReport, channels_of, load_weights, stem_kernels
 from ppcls_ext.weights.naming import to_model_names
 from ppcls_ext.weights.published import fetch
 
@@ -32,7 +32,7 @@ def build(name: str, **kwargs: Any) -> Backbone:
 
 
 def load_model(source: str | Path, arch: str, class_num: int | None = None) -> tuple[nn.Layer, LoadReport]:
-    """The model that a weights file is for: fused or not, with the file's number of classes.
+    """The model that a weights file is for: fused or not, with the file's numbers of classes and of image channels.
 
     Args:
         source: see `load_weights`; or "published", or an address.
@@ -44,14 +44,15 @@ def load_model(source: str | Path, arch: str, class_num: int | None = None) -> t
     """
     weights = read_weight_file(fetch(source, arch))
     model = build(arch, fused=weights.is_fused)
-    in_file = _classes(weights.tensors, model)
-    if (class_num or in_file or 1000) != 1000:
-        model = build(arch, fused=weights.is_fused, class_num=class_num or in_file)
+    in_file, channels = _classes_and_channels(weights.tensors, model)
+    if (class_num or in_file or 1000) != 1000 or channels != model.in_channels:
+        model = build(arch, fused=weights.is_fused, class_num=class_num or in_file or 1000, in_channels=channels)
     return model, load_weights(model, weights, allow_other_classes=class_num not in (None, in_file))
 
 
-def _classes(arrays: dict[str, np.ndarray], model: nn.Layer) -> int | None:
+def _classes_and_channels(arrays: dict[str, np.ndarray], model: Backbone) -> tuple[int | None, int]:
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     named = to_model_names(arrays, expected, model.timm_names, paddle_layout=True).tensors
     bias = named.get(f"{model.classifier}.bias")
-    return None if bias is None else int(bias.size)
+    channels = channels_of(named, stem_kernels(model)) or model.in_channels
+    return None if bias is None else int(bias.size), channels

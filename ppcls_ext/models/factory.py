@@ -31,6 +31,7 @@ def _make_factory(net: type[Backbone], name: str, variant: Any) -> Factory:
         use_ssld: bool = False,
         class_num: int = 1000,
         fused: bool = False,
+        in_channels: int = 3,
         freeze: bool | int = False,
         **kwargs: Any,
     ) -> Backbone:
@@ -38,14 +39,18 @@ def _make_factory(net: type[Backbone], name: str, variant: Any) -> Factory:
             raise PpclsExtError(
                 f"class_num of {name} is {class_num!r}: expected a whole number of classes, 0 for no classifier"
             )
+        if type(in_channels) is not int or in_channels < 1:
+            raise PpclsExtError(f"in_channels of {name} is {in_channels!r}: expected a whole number from 1")
         tell_replaced(name)
+        if in_channels != 3:  # a family may know images of three channels alone
+            kwargs["in_channels"] = in_channels
         model = net(variant, class_num=class_num, fused=bool(fused), **kwargs)
         model.arch = name
         model.blueprint = functools.partial(factory, class_num=class_num, **kwargs)
         if pretrained in (True, PUBLISHED) and use_ssld:
             raise PpclsExtError(f"no SSLD weights of {name} are published: leave use_ssld at False")
         if pretrained:
-            load_weights(model, fetch(pretrained, name), allow_other_classes=True)
+            load_weights(model, fetch(pretrained, name), allow_other_classes=True, allow_other_channels=True)
         if freeze is not False:
             model.freeze(None if freeze is True else freeze)
         return model
@@ -63,6 +68,8 @@ def _make_factory(net: type[Backbone], name: str, variant: Any) -> Factory:
         class_num: classes of the head; with another number than the weights' the head starts afresh; 0 leaves the
             classifier out, and the model returns its inputs.
         fused: build the one-convolution form directly.
+        in_channels: channels of the images; with another number than the 3 of the weights, their first convolution is
+            adapted (see `ppcls_ext.load_weights`).
         freeze: a number, 1 to 4, keeps the stem and that many stages from learning; True all but the classifier (see
             `Backbone.freeze`).
         features_only: leave the head out; the model returns the list of the four stages' maps, whose sizes are in

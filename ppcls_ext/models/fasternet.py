@@ -137,9 +137,11 @@ class FasterNet(Backbone):
         features_only: no head; the model returns the list of the four stages' maps.
         fork_feat: `features_only` as the official code has it for dense prediction: each map goes through its own
             batch normalisation (`norm0`, `norm2`, `norm4`, `norm6`), which stays when the model is fused.
+        in_channels: channels of the images.
         **kwargs: see `Backbone.set_outputs`.
     """
 
+    stem = "patch_embed"
     stages_pattern = ("stages[0]", "stages[2]", "stages[4]", "stages[6]")
     classifier = "head"
     head_layers = ("avgpool_pre_head",)
@@ -159,12 +161,14 @@ class FasterNet(Backbone):
         fused: bool = False,
         features_only: bool = False,
         fork_feat: bool = False,
+        in_channels: int = 3,
         **kwargs: Any,
     ) -> None:
         super().__init__()
+        self.in_channels = in_channels
         self.channels = tuple(variant.channels * 2**index for index in range(len(variant.depths)))
         rates = paddle.linspace(0, variant.drop_path, sum(variant.depths)).tolist()
-        self.patch_embed = ConvNorm(3, variant.channels, 4, 4, ("proj", "norm"), fused)
+        self.patch_embed = ConvNorm(in_channels, variant.channels, 4, 4, ("proj", "norm"), fused)
         stages = []
         for index, (channels, depth) in enumerate(zip(self.channels, variant.depths)):
             if index:

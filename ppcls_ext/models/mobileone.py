@@ -53,6 +53,7 @@ class MobileOne(VggLike):
         class_num: classes of the head; 0 for no classifier.
         fused: build the one-convolution form directly.
         features_only: no head; the model returns the list of the four stages' maps.
+        in_channels: channels of the images.
         **kwargs: see `Backbone.set_outputs`.
     """
 
@@ -61,13 +62,20 @@ class MobileOne(VggLike):
     )
 
     def __init__(
-        self, variant: Variant, class_num: int = 1000, fused: bool = False, features_only: bool = False, **kwargs: Any
+        self,
+        variant: Variant,
+        class_num: int = 1000,
+        fused: bool = False,
+        features_only: bool = False,
+        in_channels: int = 3,
+        **kwargs: Any,
     ) -> None:
         super().__init__()
+        self.in_channels = in_channels
         self.set_widths(variant.widths)
         channels = self.stem_channels
         # the stem has one conv branch in every variant
-        self.stage0 = MobileOneBlock(3, channels, 3, stride=2, fused=fused)
+        self.stage0 = MobileOneBlock(in_channels, channels, 3, stride=2, fused=fused)
         for index in range(4):
             out_channels = self.channels[index]
             blocks = []

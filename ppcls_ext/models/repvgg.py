@@ -80,6 +80,7 @@ class RepVGG(VggLike):
         class_num: classes of the head; 0 for no classifier.
         fused: build the one-convolution form directly.
         features_only: no head; the model returns the list of the four stages' maps.
+        in_channels: channels of the images.
         **kwargs: see `Backbone.set_outputs`.
     """
 
@@ -94,13 +95,20 @@ class RepVGG(VggLike):
     )
 
     def __init__(
-        self, variant: Variant, class_num: int = 1000, fused: bool = False, features_only: bool = False, **kwargs: Any
+        self,
+        variant: Variant,
+        class_num: int = 1000,
+        fused: bool = False,
+        features_only: bool = False,
+        in_channels: int = 3,
+        **kwargs: Any,
     ) -> None:
         super().__init__()
+        self.in_channels = in_channels
         self.set_widths(variant.widths)
         channels = self.stem_channels
         options: dict[str, Any] = {"use_se": variant.use_se, "fused": fused}
-        self.stage0 = RepVGGBlock(3, channels, stride=2, **options)
+        self.stage0 = RepVGGBlock(in_channels, channels, stride=2, **options)
         layer = 1
         for index, depth in enumerate(variant.depths):
             out_channels = self.channels[index]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import collections
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,8 @@ import numpy as np
 
 from ppcls_ext import cpu
 from ppcls_ext.data.image_files import decode, decoding_threads, read_image
-from ppcls_ext.data.image_input import EXPECTED, ImageLike, is_image_like, network_input
+from ppcls_ext.data.image_input import EXPECTED, ImageLike, check_tta, is_image_like, network_input, network_inputs
+from ppcls_ext.data.image_rule import SIZE, read_size, size_text
 from ppcls_ext.data.lists import MULTI_LABEL, require_class_names
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.predict.answers import Choice, Threshold, scores_from
@@ -43,14 +44,17 @@ class Classifier:
         >>> classifier("flower.jpg", topk=2)
         [{'class_ids': [1, 0], 'scores': [0.97..., 0.01...], 'label_names': ['rose', 'daisy']}]
 
-    It is called with one image or several: paths, bytes, open files, Pillow images or arrays uint8 (H, W, 3), RGB, and
-    returns one dict per image; see `__call__`.
+    It is called with one image or several: paths, bytes, open files, Pillow images or arrays uint8 (H, W, C), RGB
+    where C is 3, and returns one dict per image; see `__call__`.
 
     Args:
         path: an exported file (.onnx, .tflite, .ncnn.param, .mlpackage), or the folder that export-model wrote.
         threads: number of threads of one operation; by default the runtime chooses.
         runtime: of an ONNX file "onnxruntime" (the default) or "openvino"; the others have one of their own.
         bf16: whether to compute in bfloat16, which "openvino" alone offers.
+        size: (height, width), or one number of px for both, of the images that a file for any size gets (export-onnx
+            --dynamic-size). By default it gets the whole of each image in its own proportions, with the shorter side
+            that images had before the crop, and sides of multiples of 32 px.
 
     Attributes:
         network: the loaded model.
@@ -68,19 +72,22 @@ class Classifier:
         threads: int | None = None,
         runtime: str | None = None,
         bf16: bool = False,
+        size: int | str | Sequence[int] | None = None,
     ) -> None:
         self._use(load(runtime, path, threads, bf16))
         if self.batch is not None and not 1 <= self.batch <= LARGEST_BATCH:
             raise PpclsExtError(
                 f"{path}: the network reads {self.batch:,} images at once: expected 1 to {LARGEST_BATCH:,}"
             )
-        width, height = self.metadata.preprocessing.image_size
-        if self.network.image_shape != [3, height, width]:
+        rule = self.metadata.preprocessing
+        expected = [rule.channels, *rule.image_size[::-1]]
+        if self.network.image_shape != expected:
             raise PpclsExtError(
                 f"{path}: the network reads images of shape {self.network.image_shape}, but its metadata make "
-                f"{[3, height, width]}: "
-                "export it again"
+                f"{expected}: export it again"
             )
+        if size is not None:
+            self._use_size(path, size)
 
     @classmethod
     def of(cls, network: ExportedModel) -> Classifier:
@@ -91,6 +98,31 @@ class Classifier:
 
     def _use(self, network: ExportedModel) -> None:
         self.network, self.metadata, self.batch = network, network.metadata, network.batch
+        self._rule, self._is_whole = self.metadata.preprocessing, self.metadata.dynamic_size
+
+    def _use_size(self, path: str | os.PathLike, size: int | str | Sequence[int]) -> None:
+        given = read_size(size)
+        if given is None:
+            raise PpclsExtError(f"size is {size!r}: expected {SIZE}")
+        if not self.metadata.dynamic_size and given[::-1] != self._rule.image_size:
+            own = size_text(*self._rule.image_size[::-1])
+            raise PpclsExtError(
+                f"{path} was exported for images of {own} px, and the size is {size_text(*given)}: leave it out, or "
+                "export with --dynamic-size"
+            )
+        self._rule, self._is_whole = self._rule.of_size(*given), False
+
+    def input(self, image: ImageLike) -> np.ndarray:
+        """Makes an image, in any form, the network's input: float32 (C, H, W); see `network_input`."""
+        return network_input(image, self._rule, self._is_whole)
+
+    def views(self, image: ImageLike, tta: str | None) -> np.ndarray:
+        """Makes the views of an image for test-time augmentation: float32 (views, C, H, W); see `network_inputs`."""
+        return network_inputs(image, self._rule, tta, self._is_whole)
+
+    def check_tta(self, tta: str | None) -> None:
+        """Raises PpclsExtError where there is no such test-time augmentation, or none for this file's images."""
+        check_tta(tta, self._rule, self._is_whole)
 
     def __call__(
         self, pictures: ImageLike | Iterable[ImageLike], topk: int | None = None, threshold: Threshold | None = None
@@ -99,7 +131,8 @@ class Classifier:
 
         Args:
             pictures: one or several images: paths, bytes of files, files open for reading bytes, Pillow images, or
-                uint8 arrays (H, W, 3), RGB; several as a sequence, a generator or an array (N, H, W, 3).
+                uint8 arrays (H, W, C), RGB where C is 3; several as a sequence, a generator or an array
+                (N, H, W, C).
             topk: the most classes per image. By default 5 of a single-label network, unless there is a threshold, and
                 as many of a multi-label one as an image shows.
             threshold: the score from which on an image shows a class: a number from 0 to 1, one for each class, or a
@@ -121,15 +154,19 @@ class Classifier:
         size, rest = self.batch or BATCH, iter(several)
         results: list[dict[str, list]] = []
         while some := list(itertools.islice(rest, size)):
-            images = [network_input(one, self.metadata.preprocessing) for one in some]
-            results += map(choose, self.scores(np.stack(images)))
+            results += map(choose, self.scores_of([self.input(one) for one in some]))
         return results
+
+    def scores_of(self, inputs: Sequence[np.ndarray]) -> np.ndarray:
+        """Runs the network on inputs (C, H, W) of one or several sizes; see `scores`."""
+        runs = itertools.groupby(inputs, key=lambda image: image.shape)
+        return np.concatenate([self.scores(np.stack(list(images))) for _, images in runs])
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Runs a single-label network.
 
         Args:
-            images: (N, 3, H, W) float32, the network's inputs; N may be less than a fixed batch size.
+            images: (N, C, H, W) float32, the network's inputs; N may be less than a fixed batch size.
 
         Returns:
             (N, classes) float32; each row sums up to 1.
@@ -145,7 +182,7 @@ class Classifier:
         """Runs the network.
 
         Args:
-            images: (N, 3, H, W) float32, the network's inputs; N may be less than a fixed batch size.
+            images: (N, C, H, W) float32, the network's inputs; N may be less than a fixed batch size.
 
         Returns:
             (N, classes) float32, from 0 to 1: the probabilities of a single-label network, and of a multi-label one
@@ -198,7 +235,7 @@ def classify(
         files: the image files.
         batch_size: number of images per run.
         choose: which classes each result holds.
-        keep: called with each decoded image, (H, W, 3) uint8, RGB; returns what to keep of it, such as a smaller one;
+        keep: called with each decoded image, (H, W, C) uint8; returns what to keep of it, such as a smaller one;
             by default nothing is kept.
 
     Yields:
@@ -207,7 +244,7 @@ def classify(
     prepared = ahead(partial(_prepared, classifier, keep=keep), files, AHEAD * batch_size)
     while chunk := list(itertools.islice(prepared, batch_size)):
         inputs = [image for _, image, _ in chunk if isinstance(image, np.ndarray)]
-        rows = iter(classifier.scores(np.stack(inputs)) if inputs else ())
+        rows = iter(classifier.scores_of(inputs) if inputs else ())
         for file, image, kept in chunk:
             result = image if isinstance(image, PpclsExtError) else choose(next(rows))
             yield Classified(file, result, kept)
@@ -232,8 +269,8 @@ def _prepared(classifier: Classifier, file: Path, keep: Callable[[np.ndarray], n
     """Returns the file, the network's input or the error that names the file, and what `keep` keeps."""
     rule = classifier.metadata.preprocessing
     try:
-        image = decode(read_image(file), rule.decode)
-        return file, network_input(image, rule), None if keep is None else keep(image)
+        image = decode(read_image(file), rule.decode, rule.channels)
+        return file, classifier.input(image), None if keep is None else keep(image)
     except OSError as error:
         return file, PpclsExtError(f"{file}: {error.strerror or error}"), None
     except PpclsExtError as error:

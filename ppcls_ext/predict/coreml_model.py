@@ -24,7 +24,7 @@ from ppcls_ext.files import read_regular
 from ppcls_ext.packages import import_extra, require
 from ppcls_ext.predict.metadata import Metadata
 from ppcls_ext.predict.onnx_file import ends_in_logits, open_session
-from ppcls_ext.predict.pixels import pixels_of
+from ppcls_ext.predict.pixels import fixed_shape, pixels_of
 
 if TYPE_CHECKING:
     import onnx
@@ -92,8 +92,7 @@ class CoreMlModel:
         self._size = package.size
         # the optimizer would compute parts of it in other types than the package says
         self.session = open_session(graph, threads or 0, as_it_stands=True)
-        width, height = self.metadata.preprocessing.image_size
-        self.image_shape = [3, height, width]
+        self.image_shape = fixed_shape(path, self.metadata, self.takes_pixels)
         self.ends_in_logits = ends_in_logits(path, self.metadata, properties.get("output", ""))
 
     def run(self, images: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from ppcls_ext.bounded_yaml import load_yaml
-from ppcls_ext.data.image_rule import Preprocessing
+from ppcls_ext.data.image_rule import RGB, Preprocessing
 from ppcls_ext.data.lists import MULTI_LABEL, SINGLE_LABEL
 from ppcls_ext.errors import PpclsExtError, one_line
 from ppcls_ext.files import read_regular
@@ -58,7 +58,8 @@ def to_inference_yml(metadata: Metadata, topk: int = 5) -> str:
     steps: list[dict[str, Any]] = [{"ResizeImage": {**size, "interpolation": word, "backend": rule.backend}}]
     if rule.crop is not None:
         steps.append({"CropImage": {"size": list(rule.crop)}})
-    numbers = {"scale": rule.scale, "mean": list(rule.mean), "std": list(rule.std), "order": "", "channel_num": 3}
+    numbers = {"scale": rule.scale, "mean": list(rule.mean), "std": list(rule.std), "order": ""}
+    numbers["channel_num"] = rule.channels
     steps += [{"NormalizeImage": numbers}, {"ToCHWImage": None}]
     post: dict[str, Any] = {"topk": topk} if metadata.task == SINGLE_LABEL else {"threshold": _threshold(metadata)}
     if metadata.class_names is not None:
@@ -72,10 +73,15 @@ def to_inference_yml(metadata: Metadata, topk: int = 5) -> str:
 
 
 def other_in_paddlex(metadata: Metadata) -> list[str]:
-    """Returns what PaddleX 3 does otherwise than `predict` in image_multilabel_classification, a sentence each."""
+    """Returns what PaddleX 3 does otherwise than `predict`, a sentence each."""
+    channels, said = metadata.preprocessing.channels, []
+    if channels != RGB:
+        said.append(
+            f"PaddleX makes {RGB} channels of every image, and the network takes {channels}: PaddleX cannot run it, "
+            "ppcls-ext predict --runtime paddle can"
+        )
     if metadata.task == SINGLE_LABEL:
-        return []
-    said = []
+        return said
     if metadata.preprocessing.crop is not None:
         said.append(
             "PaddleX's module for multi-label images leaves CropImage out, and so sees other images than the network "
@@ -126,6 +132,7 @@ def read_inference_yml(path: Path) -> Metadata:
             scale=normalize["scale"],
             mean=tuple(normalize["mean"]),
             std=tuple(normalize["std"]),
+            channels=normalize.get("channel_num", RGB),
         )
         name = str(said["Global"]["model_name"]).replace("FasterNet-", "FasterNet_")
         if task == SINGLE_LABEL:

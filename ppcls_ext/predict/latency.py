@@ -17,6 +17,7 @@ import numpy as np
 
 from ppcls_ext import cpu
 from ppcls_ext.data.image_input import network_input
+from ppcls_ext.data.image_rule import size_text
 from ppcls_ext.predict.classifier import Classifier
 from ppcls_ext.predict.runtimes import runtime_for
 
@@ -101,11 +102,11 @@ def measure_files(
         classifier = Classifier(path, threads, name, precision == "bf16")
         shape = classifier.network.image_shape
         # of grey levels, as some files take pixels
-        levels = np.random.default_rng(0).integers(0, 256, (*shape[1:], 3), dtype=np.uint8)
+        levels = np.random.default_rng(0).integers(0, 256, (*shape[1:], shape[0]), dtype=np.uint8)
         rule = dataclasses.replace(classifier.metadata.preprocessing, resize_short=None, resize=(shape[2], shape[1]))
         image = np.stack([network_input(levels, dataclasses.replace(rule, crop=None))] * (classifier.batch or 1))
         calls[f"{form} {wanted}"] = partial(classifier.network.run, image)
-        sizes[f"{form} {wanted}"] = shape[-1]
+        sizes[f"{form} {wanted}"] = shape[-1] if shape[-1] == shape[-2] else size_text(*shape[1:])
     for key, latency in measure(calls, turns).items():
         form, runtime = key.split(" ")
         described = {"model": model, "form": form, "runtime": runtime, "threads": threads, "px": sizes[key]}

@@ -6,7 +6,6 @@ read them. This module needs no other package.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,6 +36,8 @@ class Metadata:
         quantization: "int8" or "fp16"; None for fp32.
         task: "single-label" or "multi-label".
         thresholds: for "multi-label", the score of each class from which on an image shows it; None where unknown.
+        dynamic_size: whether the network takes images of any height and width; `preprocessing` makes those that it was
+            trained on. Earlier versions refuse such a file, whose input has no fixed shape.
     """
 
     architecture: str
@@ -45,6 +46,7 @@ class Metadata:
     quantization: str | None = None
     task: str = SINGLE_LABEL
     thresholds: tuple[float, ...] | None = None
+    dynamic_size: bool = False
 
     def to_properties(self) -> dict[str, str]:
         """Returns strings for `metadata_props`.
@@ -56,13 +58,15 @@ class Metadata:
             "schema_version": SCHEMA_VERSIONS[self.task],
             "architecture": self.architecture,
             "task": self.task,
-            "input_size": json.dumps([3, height, width]),
-            "preprocessing": json.dumps(dataclasses.asdict(self.preprocessing)),
+            "input_size": json.dumps([self.preprocessing.channels, height, width]),
+            "preprocessing": json.dumps(self.preprocessing.to_json()),
         }
         if self.class_names is not None:
             properties["class_names"] = json.dumps(self.class_names, ensure_ascii=False)
         if self.thresholds is not None:
             properties["thresholds"] = json.dumps([float(value) for value in self.thresholds])
+        if self.dynamic_size:
+            properties["dynamic_size"] = "true"
         return properties
 
     def ends_in_logits(self, output: str) -> bool:
@@ -116,11 +120,18 @@ class Metadata:
                 else None,
                 task=task,
                 thresholds=_read_thresholds(properties.get("thresholds"), task),
+                dynamic_size=_read_switch(properties.get("dynamic_size", "false")),
             )
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
             raise PpclsExtError(
                 f"the file's metadata are damaged ({printable(str(error)[:100])}): export it again"
             ) from error
+
+
+def _read_switch(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError(f"dynamic_size is {text[:20]}, neither true nor false")
+    return text == "true"
 
 
 def _read_thresholds(text: str | None, task: str) -> tuple[float, ...] | None:

@@ -16,6 +16,7 @@ from ppcls_ext.files import read_regular
 from ppcls_ext.packages import import_extra
 from ppcls_ext.predict.metadata import Metadata
 from ppcls_ext.predict.onnx_file import ends_in_logits, require_file
+from ppcls_ext.predict.pixels import fixed_shape
 
 #: Endings of the files.
 PARAM, BIN, DESCRIPTION = ".ncnn.param", ".ncnn.bin", ".ncnn.json"
@@ -45,8 +46,7 @@ class NcnnModel:
             )
         described = _description(stem)
         self.metadata = _metadata(f"{stem}{DESCRIPTION}", described)
-        width, height = self.metadata.preprocessing.image_size
-        self.image_shape = [3, height, width]
+        self.image_shape = fixed_shape(path, self.metadata)
         self._ends = str(described.get("input", "")), str(described.get("output", ""))
         self.ends_in_logits = ends_in_logits(path, self.metadata, str(described.get("output_name", "")))
         self.net = self.ncnn.Net()

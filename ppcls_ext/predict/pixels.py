@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 
-from ppcls_ext.data.image_rule import Preprocessing
+from ppcls_ext.data.image_rule import RGB, Preprocessing, channels_text
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.predict.metadata import Metadata
 
 #: How far a level may be from a whole number; float32 leaves about 1e-4.
 WHOLE = 0.02
+
+
+def fixed_shape(path: str | os.PathLike, metadata: Metadata, takes_pixels: bool = False) -> list[int]:
+    """Returns (C, H, W) of the images of a file that takes one size alone.
+
+    Args:
+        path: the file, for messages.
+        metadata: its own.
+        takes_pixels: whether its input are RGB pixels.
+
+    Raises:
+        PpclsExtError: the metadata say other channels, or any size.
+    """
+    rule = metadata.preprocessing
+    if takes_pixels and rule.channels != RGB:
+        raise PpclsExtError(
+            f"{path}: the file takes RGB pixels, but its metadata say {channels_text(rule.channels)}: export it again"
+        )
+    if metadata.dynamic_size:
+        raise PpclsExtError(f"{path}: the file takes images of one size, but its metadata say any: export it again")
+    width, height = rule.image_size
+    return [rule.channels, height, width]
 
 
 def pixels_of(image: np.ndarray, rule: Preprocessing, height: int, width: int) -> np.ndarray:

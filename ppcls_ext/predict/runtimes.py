@@ -35,7 +35,7 @@ class ExportedModel(Protocol):
     Attributes:
         metadata: its architecture, class names and preprocessing.
         batch: the batch size that the model requires; None where any size is accepted.
-        image_shape: (C, H, W) of its input.
+        image_shape: (C, H, W) of its input; where it takes any size, of what its preprocessing makes.
         ends_in_logits: whether its output still needs a softmax or, of a multi-label model, a sigmoid.
     """
 
@@ -45,7 +45,22 @@ class ExportedModel(Protocol):
     ends_in_logits: bool
 
     def run(self, images: np.ndarray) -> np.ndarray:
-        """Computes the output for `images: (N, 3, H, W)` float32, as (N, classes) float32."""
+        """Computes the output for `images: (N, C, H, W)` float32, as (N, classes) float32."""
+
+
+def _shape(path: str | os.PathLike, shape: list, metadata: Metadata) -> list:
+    """(C, H, W) of a network's input; H and W, where they are free, are those of the metadata.
+
+    Raises:
+        PpclsExtError: they are free and the metadata say otherwise, or the reverse.
+    """
+    free = [not isinstance(side, int) for side in shape[1:]]
+    if metadata.dynamic_size and not all(free):
+        raise PpclsExtError(
+            f"{path}: the network reads images of shape {shape}, but its metadata say any size: export it again"
+        )
+    width, height = metadata.preprocessing.image_size
+    return [shape[0], height, width] if metadata.dynamic_size else shape
 
 
 class OnnxRuntimeModel:
@@ -63,7 +78,8 @@ class OnnxRuntimeModel:
         self.metadata = read_metadata(path, self.session.get_modelmeta().custom_metadata_map)
         self._input = self._only(path, "input", self.session.get_inputs(), 4)
         self._output = self._only(path, "output", self.session.get_outputs(), 2)
-        batch, *self.image_shape = self._input.shape
+        batch, *shape = self._input.shape
+        self.image_shape = _shape(path, shape, self.metadata)
         self.batch = batch if isinstance(batch, int) else None
         self.ends_in_logits = ends_in_logits(path, self.metadata, self._output.name)
 
@@ -107,7 +123,8 @@ class OpenVinoModel:
         (value,), (output,) = self.compiled.inputs, self.compiled.outputs
         shape = value.get_partial_shape()
         self.batch = None if shape[0].is_dynamic else shape[0].get_length()
-        self.image_shape = [shape[axis].get_length() for axis in range(1, 4)]
+        sides = ["any" if side.is_dynamic else side.get_length() for side in list(shape)[1:]]
+        self.image_shape = _shape(path, sides, self.metadata)
         # OpenVINO may know an output by the names of the nodes before it, too
         name = next(iter({LOGITS, *OUTPUTS.values()} & set(output.get_names())), "")
         self.ends_in_logits = ends_in_logits(path, self.metadata, name)
@@ -132,7 +149,7 @@ class PaddleModel:
         require_one_set(folder)
         self.metadata = read_inference_yml(folder / NAME)
         width, height = self.metadata.preprocessing.image_size
-        self.image_shape = [3, height, width]
+        self.image_shape = [self.metadata.preprocessing.channels, height, width]
         config = inference.Config(str(programs[0]), str(folder / "inference.pdiparams"))
         config.disable_gpu()
         config.disable_glog_info()

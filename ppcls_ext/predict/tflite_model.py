@@ -16,7 +16,7 @@ from ppcls_ext.files import read_regular
 from ppcls_ext.packages import import_extra
 from ppcls_ext.predict.metadata import Metadata
 from ppcls_ext.predict.onnx_file import ends_in_logits, require_file
-from ppcls_ext.predict.pixels import pixels_of
+from ppcls_ext.predict.pixels import fixed_shape, pixels_of
 
 #: Name of the entry of a file's metadata that holds ours, as JSON.
 OWN = "ppcls_ext"
@@ -57,9 +57,8 @@ class TfliteModel:
             (self._output,) = self.interpreter.get_output_details()
         except Exception as error:  # LiteRT's exceptions have no common base
             raise PpclsExtError(f"{path}: LiteRT cannot load it ({one_line(error)}); export it again") from error
-        width, height = self.metadata.preprocessing.image_size
-        self.image_shape = [3, height, width]
         self.takes_pixels = self._input["dtype"] == np.uint8
+        self.image_shape = fixed_shape(path, self.metadata, self.takes_pixels)
         self.ends_in_logits = ends_in_logits(path, self.metadata, properties.get("output", ""))
 
     def run(self, images: np.ndarray) -> np.ndarray:

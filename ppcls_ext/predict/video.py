@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from ppcls_ext.data.image_bounds import require_size
-from ppcls_ext.data.image_files import MAGIC
-from ppcls_ext.data.image_input import network_input
+from ppcls_ext.data.image_files import MAGIC, pixels
+from ppcls_ext.data.image_rule import RGB, Preprocessing, channels_text
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.files import open_regular
 from ppcls_ext.packages import import_extra
@@ -178,7 +179,7 @@ def classify_video(classifier: Classifier, video: Video, choose: Choice) -> Iter
             if frames and int(frame.time) != int(frames[-1].time):
                 yield _second(classifier, choose, frames, inputs)
                 frames, inputs = [], []
-            prepared = network_input(frame.image, classifier.metadata.preprocessing)
+            prepared = classifier.input(_of_channels(frame.image, classifier.metadata.preprocessing))
             frames.append(frame._replace(image=frame.image[:0]))  # the pixels of a second may take gigabytes
             inputs.append(prepared)
     except (PpclsExtError, KeyboardInterrupt) as error:
@@ -190,6 +191,18 @@ def classify_video(classifier: Classifier, video: Video, choose: Choice) -> Iter
         raise
     if inputs:
         yield _second(classifier, choose, frames, inputs)
+
+
+def _of_channels(image: np.ndarray, rule: Preprocessing) -> np.ndarray:
+    """Makes of a frame, (H, W, 3), what an image file of its colours would be: (H, W, channels)."""
+    if rule.channels == RGB:
+        return image
+    try:
+        return pixels(Image.fromarray(image), rule.decode, rule.channels)
+    except PpclsExtError as error:
+        raise PpclsExtError(
+            f"a video's frames are RGB, and the network takes {channels_text(rule.channels)}: expected 1 to 4"
+        ) from error
 
 
 def _second(classifier: Classifier, choose: Choice, frames: list[Frame], inputs: list[np.ndarray]) -> Second:

@@ -125,14 +125,14 @@ class _Pair:
 def _calibrate(model: nn.Layer, pairs: list[_Pair], batches: Batches) -> None:
     if isinstance(batches, (Tensor, np.ndarray)):
         batches = [batches]
-    training = model.training
+    training, channels = model.training, getattr(model, "in_channels", 3)
     model.eval()
     hooks = [pair.fused.register_forward_pre_hook(pair.observe) for pair in pairs]
     try:
         for batch in batches:
             images: Any = batch[0] if isinstance(batch, (list, tuple)) else batch
-            if images.ndim != 4 or images.shape[1] != 3:
-                raise PpclsExtError(f"a calibration batch is {list(images.shape)}: expected (N, 3, H, W)")
+            if images.ndim != 4 or images.shape[1] != channels:
+                raise PpclsExtError(f"a calibration batch is {list(images.shape)}: expected (N, {channels}, H, W)")
             model(paddle.to_tensor(images) if isinstance(images, np.ndarray) else images)
     finally:
         for hook in hooks:
@@ -140,7 +140,7 @@ def _calibrate(model: nn.Layer, pairs: list[_Pair], batches: Batches) -> None:
         if training:
             model.train()
     if not all(pair.count for pair in pairs):
-        raise PpclsExtError("unfuse got no calibration images: give at least one batch (N, 3, H, W)")
+        raise PpclsExtError(f"unfuse got no calibration images: give at least one batch (N, {channels}, H, W)")
 
 
 def _kernel(branch: Branch, layer: Reparameterizable) -> Tensor:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ppcls_ext.data.image_files import decode, read_image
+from ppcls_ext.data.image_files import decode, own_channels, read_image
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.files import folder_at_once, require_own_folder
 from ppcls_ext.progress import progress, ticks
@@ -223,6 +223,7 @@ def _draw_mistakes(predictions: Predictions, path: Path) -> bool:
 def read_small(path: str) -> np.ndarray:
     """Reads an image for a sheet: (H, W, 3) uint8, grey where it can no longer be read."""
     try:
-        return shrunk(decode(read_image(path)), MISTAKE_SIDE)
+        data = read_image(path)
+        return shrunk(decode(data, channels=own_channels(data)), MISTAKE_SIDE)
     except (OSError, PpclsExtError):  # the network read it a moment ago
         return np.full((MISTAKE_SIDE, MISTAKE_SIDE, 3), 200, np.uint8)

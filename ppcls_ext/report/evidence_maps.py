@@ -16,7 +16,14 @@ from ppcls_ext.files import FreeNames
 from ppcls_ext.predict.answers import Choice, class_index, scores_from
 from ppcls_ext.predict.evidence import Evidence, Halves, read_each
 from ppcls_ext.predict.metadata import Metadata
-from ppcls_ext.report.image_figures import EXACT, FIRST_ORDER, activation_map, draw_activation_map, to_pixels
+from ppcls_ext.report.image_figures import (
+    EXACT,
+    FIRST_ORDER,
+    activation_map,
+    as_rgb,
+    draw_activation_map,
+    to_pixels,
+)
 
 
 class DrawnMap(NamedTuple):
@@ -57,7 +64,7 @@ class EvidenceMaps:
         files: Sequence[Path] = (),
     ) -> None:
         self._halves, self._rule, self._task = halves, metadata.preprocessing, metadata.task
-        self._names = metadata.class_names or ()
+        self._names, self._is_whole = metadata.class_names or (), metadata.dynamic_size
         self._folder = Path(folder)
         self._index = None if wanted is None else class_index(wanted, self._names, "--class is")
         self._shown = Choice(metadata, topk=None if metadata.task == MULTI_LABEL else 1)
@@ -69,7 +76,7 @@ class EvidenceMaps:
         Raises:
             PpclsExtError: the image cannot be read, the network's outputs are not finite, or it has no such class.
         """
-        image = network_input(file, self._rule)
+        image = network_input(file, self._rule, self._is_whole)
         return [self._draw(file, image, evidence) for evidence in read_each(self._halves, image, self._choose)]
 
     def _choose(self, logits: np.ndarray) -> list[int]:
@@ -94,4 +101,4 @@ class EvidenceMaps:
 
 def _pixels(image: np.ndarray, rule: Preprocessing) -> np.ndarray:
     pixels = to_pixels(image[None], rule.mean, rule.std, rule.scale)[0]
-    return pixels[:, :, ::-1] if rule.channel_order == "BGR" else pixels
+    return pixels[:, :, ::-1] if rule.channel_order == "BGR" else as_rgb(pixels)

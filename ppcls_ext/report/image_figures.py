@@ -104,22 +104,47 @@ def to_pixels(images: np.ndarray, mean: Sequence[float], std: Sequence[float], s
     """Undoes the normalisation of network inputs.
 
     Args:
-        images: (N, 3, H, W).
+        images: (N, C, H, W).
         mean: see `Preprocessing`.
         std: see `Preprocessing`.
         scale: see `Preprocessing`.
 
     Returns:
-        (N, H, W, 3) uint8.
+        (N, H, W, C) uint8.
     """
     values = images.transpose(0, 2, 3, 1).astype(np.float64)
     levels = (values * np.asarray(std) + np.asarray(mean)) / scale
     return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
 
 
+def as_rgb(image: np.ndarray) -> np.ndarray:
+    """Makes an image of any channels one to look at.
+
+    Args:
+        image: (…, C) uint8.
+
+    Returns:
+        (…, 3) uint8: one or two channels are grey, the second being alpha; of four the first three are RGB; of any
+        other number their mean is shown, in grey.
+    """
+    channels = image.shape[-1]
+    if channels in (3, 4):
+        return image[..., :3]
+    grey = image[..., :1] if channels < 3 else np.rint(image.mean(axis=-1, keepdims=True)).astype(np.uint8)
+    return np.repeat(grey, 3, axis=-1)
+
+
 def shrunk(image: np.ndarray, side: int = PREDICTION_SIDE) -> np.ndarray:
-    """Shrinks `image: (H, W, 3)` uint8 so that neither side is longer than `side`; smaller images stay as they are."""
-    small = Image.fromarray(image)
+    """Shrinks an image, so that neither side is longer than `side`; a smaller one stays as it is.
+
+    Args:
+        image: (H, W, C) uint8; see `as_rgb`.
+        side: px.
+
+    Returns:
+        (h, w, 3) uint8.
+    """
+    small = Image.fromarray(np.ascontiguousarray(as_rgb(image)))
     small.thumbnail((side, side))
     return np.asarray(small)
 
@@ -202,7 +227,7 @@ class SavedImages:
 
         Args:
             path: path of the image file.
-            image: (H, W, 3) uint8.
+            image: (H, W, C) uint8; see `as_rgb`.
             result: "class_ids", "scores" and "label_names", as `Classifier` returns them.
         """
         image, title, scores = shrunk(image), Path(path).name, result["scores"]

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ppcls_ext.data.image_input import TTA, check_tta, network_inputs
+from ppcls_ext.data.image_input import TTA
 from ppcls_ext.data.labelled import LabelledImages
 from ppcls_ext.data.lists import MULTI_LABEL, SINGLE_LABEL
 from ppcls_ext.errors import PpclsExtError, printable_name
@@ -227,7 +227,7 @@ def evaluate_file(
     metadata, labels = classifier.metadata, images.labels
     if report is not None:
         require_report(report)
-    check_tta(tta, metadata.preprocessing)
+    classifier.check_tta(tta)
     sure = least_probability(metadata.task, threshold)
     parts: list[Any] = []
     begin, classes, at = time.perf_counter(), 0, 0
@@ -279,10 +279,10 @@ def least_probability(task: str, threshold: Threshold | None) -> float | None:
 def _scores(classifier: Classifier, files: Iterable[str], tta: str | None) -> Iterator[np.ndarray]:
     """Yields the scores (classes,) of each file, the mean over its views."""
     size, views = classifier.batch or BATCH, TTA[tta] if tta else 1
-    prepare = partial(network_inputs, rule=classifier.metadata.preprocessing, tta=tta)
+    prepare = partial(classifier.views, tta=tta)
     inputs = itertools.chain.from_iterable(ahead(prepare, files, AHEAD * max(1, size // views)))
     batches = iter(lambda: list(itertools.islice(inputs, size)), [])
-    rows = itertools.chain.from_iterable(classifier.scores(np.stack(batch)) for batch in batches)
+    rows = itertools.chain.from_iterable(classifier.scores_of(batch) for batch in batches)
     while some := list(itertools.islice(rows, views)):
         yield some[0] if views == 1 else np.mean(some, axis=0)
 

@@ -123,7 +123,7 @@ def infer(engine: Any, threshold: Threshold | None = None) -> None:
             if writer is not None:
                 writer.add_all(answers)
             if saved is not None:
-                _draw(saved, names, answers)
+                _draw(saved, names, answers, engine.opened.channels)
         if saved is not None:
             print(printable(saved.finish()), file=sys.stderr)
     if read < len(paths):
@@ -159,7 +159,7 @@ def classify(
             if name in unreadable:
                 yield Classified(Path(name), unreadable[name])
             else:
-                kept = None if keep is None else keep(decode(read_image(name)))
+                kept = None if keep is None else keep(decode(read_image(name), channels=engine.opened.channels))
                 yield Classified(Path(name), answers[name], kept)
     for name in waiting:
         yield Classified(Path(name), unreadable[name])
@@ -178,17 +178,18 @@ def _batches(
     """Names and prepared images, `size` at a time; `failed` gets those that cannot be read, by default for stderr."""
     names: list[str] = []
     images: list[np.ndarray] = []
+    channels = engine.opened.channels
     for index, path in enumerate(paths):
         try:
             image = preprocess(engine, path)
         except Exception as error:
-            require_transforms(path, engine.preprocess_func, "Infer.transforms")
+            require_transforms(path, engine.preprocess_func, "Infer.transforms", channels)
             if not isinstance(error, (OSError, PpclsExtError)):
                 raise
             reason = getattr(error, "strerror", None) or error
             failed(path, PpclsExtError(f"{path}: {reason}"))
         else:
-            require_input(image, "Infer.transforms")
+            require_input(image, "Infer.transforms", channels)
             images.append(image)
             names.append(path)
         if images and (len(images) == size or index == len(paths) - 1):
@@ -196,13 +197,13 @@ def _batches(
             names, images = [], []
 
 
-def _draw(saved: SavedImages, names: Sequence[str], answers: Sequence[dict]) -> None:
+def _draw(saved: SavedImages, names: Sequence[str], answers: Sequence[dict], channels: int) -> None:
     for name, answer in zip(names, answers):
         if "class_ids" not in answer:
             raise PpclsExtError(
                 f"--save-image draws classes and scores, and Infer.PostProcess gives {', '.join(answer)}: expected Topk"
             )
-        saved.add(name, decode(read_image(name)), answer)
+        saved.add(name, decode(read_image(name), channels=channels), answer)
 
 
 def preprocess(engine: Any, path: str) -> np.ndarray:

@@ -220,7 +220,8 @@ class Curriculum:
                 break
             for crop in self._crops:
                 if stage.size is not None:
-                    set_crop_size(crop, stage.size)
+                    height, width = (stage.size,) * 2 if isinstance(stage.size, int) else stage.size
+                    set_crop_size(crop, (width, height))
             for policy in self._policies if stage.strength is not None else ():
                 policy.strength = stage.strength
         words = [f"{crop.size[0]} px" for crop in self._crops]

@@ -24,7 +24,7 @@ from ppcls_ext.predict.latency import machine
 from ppcls_ext.report.charts import draw_class_counts, draw_curves
 from ppcls_ext.report.evaluation_report import require_own_report, write_evaluation_report
 from ppcls_ext.report.figures import drawable
-from ppcls_ext.report.image_figures import LARGEST_SHEET, draw_sheet, to_pixels
+from ppcls_ext.report.image_figures import LARGEST_SHEET, as_rgb, draw_sheet, to_pixels
 from ppcls_ext.report.label_report import write_label_report
 from ppcls_ext.report.label_scores import LabelScores
 from ppcls_ext.report.predictions import Predictions
@@ -207,13 +207,13 @@ class TrainingReport(Observer):
         images, labels = images.numpy(), labels.numpy()
         if self._engine.task == MULTI_LABEL and labels.ndim == 3:
             labels = labels[:, 0]  # with `label_ratio`, the classes' shares stand below
-        if images.ndim == 4 and images.shape[1] == 3:
+        if images.ndim == 4:
             pixels = _pixels(images[:LARGEST_SHEET], self._engine.config["DataLoader"]["Train"]["dataset"])
             captions = [self._caption(label) for label in labels.reshape(len(labels), -1)[:LARGEST_SHEET]]
             title = (
                 f"first batch: {len(images)} images of {images.shape[3]} × {images.shape[2]} px, as the net sees them"
             )
-            draw_sheet(list(pixels), captions, title, self._engine.place / "batch.png")
+            draw_sheet(list(as_rgb(pixels)), captions, title, self._engine.place / "batch.png")
 
     def _caption(self, label: np.ndarray) -> list[str]:
         if self._engine.task == MULTI_LABEL:
@@ -302,7 +302,8 @@ def _write_report(
 def _pixels(images: np.ndarray, dataset: dict) -> np.ndarray:
     """Network inputs as images: their normalisation undone where it can be read, else stretched to all levels."""
     for operator in dataset.get("transform_ops") or ():
-        options = (operator or {}).get("NormalizeImage") if isinstance(operator, dict) else None
+        named = operator if isinstance(operator, dict) else {}
+        options = named.get("NormalizeImage") or named.get("NormalizeChannels")
         if options:
             mean, std = options.get("mean") or (0.485, 0.456, 0.406), options.get("std") or (0.229, 0.224, 0.225)
             scale = 1 / 255 if options.get("scale") is None else parse_scale(options["scale"])

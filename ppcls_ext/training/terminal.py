@@ -80,7 +80,7 @@ class TrainingOnTerminal(Observer):
         count = sum(parameter.size for parameter in engine.network.parameters())
         classes = f", {config['Arch']['class_num']} classes" if config["Arch"].get("class_num") else ""
         shape = settings.get("image_shape")
-        size = f", {shape[2]}×{shape[1]} px" if isinstance(shape, (list, tuple)) and len(shape) == 3 else ""
+        size = f", {_size(*shape)}" if isinstance(shape, (list, tuple)) and len(shape) == 3 else ""
         evaluated = getattr(engine, "eval_dataloader", None)
         images = f"{len(train.dataset):,} to train on" if hasattr(train, "dataset") else "from DALI"
         if evaluated is not None and hasattr(evaluated, "dataset"):
@@ -198,6 +198,12 @@ def shown_averages(values: dict[str, float]) -> dict[str, float]:
 def count_of(number: int, one: str, several: str = "") -> str:
     """A number of things in words: 1 epoch, 2 epochs; `several` where it is not `one` with an s."""
     return f"{number} {one if number == 1 else several or f'{one}s'}"
+
+
+def _size(channels: int, height: int, width: int) -> str:
+    order = "" if height == width else " (width × height)"
+    others = "" if channels == 3 else f", {count_of(channels, 'channel')}"
+    return f"{width}×{height} px{order}{others}"
 
 
 def duration(seconds: float) -> str:

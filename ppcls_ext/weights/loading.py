@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("ppcls_ext")
 
+RGB = 3
+"""Channels of the images of all published weights."""
 Source = Union[str, os.PathLike, WeightFile, Mapping[str, np.ndarray]]
 
 
@@ -35,6 +37,7 @@ class LoadReport(NamedTuple):
         fresh: the names of the tensors that kept their initial values: the classifier if the number of classes differs,
             and those that the published classification network does not have (FasterNet's `fork_feat` normalisations).
         unused: the names in the source that the model does not need (the head, for a headless model).
+        adapted: how the first convolution was made to read another number of channels; "" where it was not.
     """
 
     loaded: list[str]
@@ -42,6 +45,7 @@ class LoadReport(NamedTuple):
     fresh: list[str]
     unused: list[str]
     prefix: str = ""
+    adapted: str = ""
 
     def __str__(self) -> str:
         text = f"loaded {len(self.loaded)} tensors ({self.naming} names{f' behind {self.prefix}' * bool(self.prefix)})"
@@ -49,10 +53,14 @@ class LoadReport(NamedTuple):
             text += f"; starting afresh, since the weights have none that fit: {', '.join(self.fresh)}"
         if self.unused:
             text += f"; not used by this model: {', '.join(self.unused)}"
+        if self.adapted:
+            text += f"; {self.adapted}"
         return text
 
 
-def load_weights(model: nn.Layer, source: Source, *, allow_other_classes: bool = False) -> LoadReport:
+def load_weights(
+    model: nn.Layer, source: Source, *, allow_other_classes: bool = False, allow_other_channels: bool = False
+) -> LoadReport:
     """Loads weights into `model`, all of them or none.
 
     The naming (this project's, PaddleClas's, the official PyTorch one, timm's), the layout and the form (fused,
@@ -65,10 +73,15 @@ def load_weights(model: nn.Layer, source: Source, *, allow_other_classes: bool =
             .safetensors in official naming have PyTorch's layouts.
         allow_other_classes: whether the classifier may keep its initial values if its number of classes differs, or if
             the weights have none.
+        allow_other_channels: whether the first convolution may be adapted if the weights are for images of 3 channels,
+            and the model's for another number C of them. As timm does it, each kernel that reads the image,
+            K (O, 3, h, w), becomes for C = 1 the sum over the channels, K'[o, 0] = K[o, 0] + K[o, 1] + K[o, 2], which
+            answers to a grey image as K to its three equal channels; for other C it is repeated in turn and scaled,
+            K'[o, c] = 3 / C · K[o, c mod 3], which keeps the mean of what it sums up.
 
     Raises:
-        PpclsExtError: the file cannot be read, its tensors are not exactly the model's (the message names the first
-            differences), or one is not finite; the model is unchanged.
+        PpclsExtError: the file cannot be read, it is for images of another number of channels, its tensors are not
+            exactly the model's (the message names the first differences), or one is not finite; the model is unchanged.
     """
     import paddle
 
@@ -80,16 +93,59 @@ def load_weights(model: nn.Layer, source: Source, *, allow_other_classes: bool =
         file = source if isinstance(source, WeightFile) else read_weight_file(source)
         origin = os.fspath(source.path if isinstance(source, WeightFile) else source)
         arrays, paddle_layout = file.tensors, file.format == "paddle"
-    tensors, naming, prefix = to_model_names(arrays, expected, getattr(model, "timm_names", ()), paddle_layout)
+    named, naming, prefix = to_model_names(arrays, expected, getattr(model, "timm_names", ()), paddle_layout)
 
+    tensors, adapted = _with_channels(model, origin, named, allow_other_channels)
     wanted, fresh, unused, unexpected = _assign(model, tensors, expected, allow_other_classes)
     _check(model, origin, tensors, {name: expected[name] for name in wanted}, unexpected)
     require_finite({name: tensors[name] for name in wanted}, f"{origin}: its weights are", "use another file")
     for name in wanted:
         state[name].set_value(paddle.to_tensor(tensors[name]).astype(state[name].dtype))
-    report = LoadReport(wanted, naming, fresh, unused, prefix)
+    report = LoadReport(wanted, naming, fresh, unused, prefix, adapted)
     logger.info("%s: %s", origin, report)
     return report
+
+
+def stem_kernels(model: nn.Layer) -> list[str]:
+    """Returns the names of the convolutions that read the image: the stem's branches, or the one that they became."""
+    stem = f"{getattr(model, 'stem', 'stage0')}."
+    return [
+        name
+        for name, tensor in model.state_dict().items()
+        if name.startswith(stem) and name.endswith(".weight") and tensor.ndim == 4 and ".se." not in name
+    ]
+
+
+def channels_of(tensors: Mapping[str, np.ndarray], kernels: Sequence[str]) -> int | None:
+    """Returns how many channels the images of weights have, by the first of `kernels` that is there; None without."""
+    return next((tensors[name].shape[1] for name in kernels if name in tensors and tensors[name].ndim == 4), None)
+
+
+def _with_channels(
+    model: nn.Layer, origin: str, tensors: Mapping[str, np.ndarray], allow: bool
+) -> tuple[Mapping[str, np.ndarray], str]:
+    """The tensors with first convolutions for as many channels as the model's; see `load_weights`."""
+    kernels = stem_kernels(model)
+    wanted, there = getattr(model, "in_channels", None), channels_of(tensors, kernels)
+    if wanted is None or there in (None, wanted):
+        return tensors, ""
+    if not allow or there != RGB:
+        how = "" if there != RGB else "; fine-tuning adapts them (allow_other_channels)"
+        raise PpclsExtError(
+            f"{origin} is for images of {there} channels, and {getattr(model, 'arch', type(model).__name__)} takes "
+            f"{wanted} (in_channels): expected weights for {wanted}{how}"
+        )
+    adapted = {name: _adapted(tensors[name], wanted) for name in kernels if name in tensors}
+    how = "summed over the channels" if wanted == 1 else f"repeated in turn, times 3 / {wanted}"
+    return {**tensors, **adapted}, f"the first convolution, for 3 channels, was adapted to {wanted}: {how}"
+
+
+def _adapted(kernel: np.ndarray, channels: int) -> np.ndarray:
+    """`kernel: (O, 3, h, w)` → (O, channels, h, w)."""
+    if channels == 1:
+        return kernel.sum(axis=1, keepdims=True, dtype=np.float64).astype(kernel.dtype)
+    repeated = kernel[:, np.arange(channels) % RGB].astype(np.float64)
+    return (repeated * (RGB / channels)).astype(kernel.dtype)
 
 
 class _Assignment(NamedTuple):

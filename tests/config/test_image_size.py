@@ -59,11 +59,13 @@ def test_places_that_disagree_are_made_to_agree():
     set_image_size(config)
     assert train == [{"RandCropImage": {"size": 96}}]
     assert evaluation == [{"ResizeImage": {"resize_short": 110}}, {"CropImage": {"size": [96, 96]}}]
-    assert infer[0] == {"ResizeImage": {"size": [48, 96]}}
+    assert infer[0] == {"ResizeImage": {"size": [96, 96]}}
     assert config["Global"] == {"image_shape": [3, 96, 96]}
 
 
-@pytest.mark.parametrize("size", [0, -1, 31, 64.0, "large", True, [64, 64]])
+@pytest.mark.parametrize(
+    "size", [0, -1, 31, 64.0, "large", True, [64], [64, 64, 3], "64x", [64, 31], "64x31", [64.0, 64]]
+)
 def test_sizes_that_are_none(size):
     with pytest.raises(PpclsExtError, match=r"image_size \(--size\) is .*: expected a whole number of px from 32"):
         set_image_size({"Global": {"image_size": size}})

@@ -51,7 +51,7 @@ def test_what_stands_behind_o_wins_elsewhere():
     [
         *(("epochs", 0), ("epochs", 1.5), ("epochs", True), ("batch_size", -1), ("workers", -1), ("seed", 1e3)),
         *(("lr", 0), ("lr", float("nan")), ("lr", "fast"), ("device", ""), ("device", 1), ("weights", " ")),
-        ("size", "8"),
+        ("size", "8x"),
     ],
 )
 def test_values_of_another_kind(name, value):

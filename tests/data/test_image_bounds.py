@@ -291,7 +291,7 @@ def test_more_than_pillow_warns_of(monkeypatch):
     """Pillow warns above 89 million pixels, and refuses above twice that."""
     data = png_raw(1, 0, bytes((12_500 // 8 + 2) * 8000), width=12_500, height=8000)
     assert "too large" in refusal(data)
-    monkeypatch.setattr(image_files, "pixels", lambda image, library: image.size)
+    monkeypatch.setattr(image_files, "pixels", lambda image, library, channels: image.size)
     monkeypatch.setenv(OPTION, str(image_bounds.PIXELS_OF_PILLOW))
     assert decode(data) == (12_500, 8000)
 

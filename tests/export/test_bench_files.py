@@ -15,8 +15,8 @@ from tests.helpers import needs_converter
 @pytest.mark.parametrize("name", ["RepVGG_A0", "FasterNet_T0"])
 def test_the_unfused_form_is_the_whole_network(name, tmp_path):
     """Activations, squeeze-and-excitation and projections stay between the sums of branches."""
-    files = write_forms(name, ["unfused", "fused"], 32, tmp_path)
-    image = np.random.default_rng(0).standard_normal((1, 3, 32, 32), dtype=np.float32)
+    files = write_forms(name, ["unfused", "fused"], (64, 32), tmp_path)
+    image = np.random.default_rng(0).standard_normal((1, 3, 64, 32), dtype=np.float32)
     answers = []
     for file in files.values():
         session = open_session(str(file))

@@ -134,8 +134,8 @@ def test_every_name_in_paddleseg():
         assert [64 // map_.shape[2] for map_ in maps] == [*([2] if stem else []), 4, 8, 16, 32]
     with pytest.raises(PpclsExtError, match="no map at stride 2"):
         manager.BACKBONES["FasterNet_T0"](stem=True)
-    with pytest.raises(PpclsExtError, match="take 3 channels"):
-        manager.BACKBONES["FasterNet_T0"](in_channels=4)
+    maps = manager.BACKBONES["FasterNet_T0"](in_channels=4)(paddle.randn([1, 4, 64, 32]))
+    assert [map_.shape[1] for map_ in maps] == [40, 80, 160, 320]
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=needs(host)) for name, (host, *_) in DETECTION.items()])

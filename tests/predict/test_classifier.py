@@ -334,10 +334,10 @@ def test_images_are_decoded_ahead_but_not_all_of_them(exported, pictures, monkey
     """The order stays whatever takes long, and no more inputs are in memory than a few batches."""
     prepared, network = [], Classifier(exported[1])
 
-    def prepare(image, rule):
+    def prepare(image, rule, whole):
         time.sleep(0.02 * (len(prepared) % 3))
         prepared.append(image)
-        return network_input(image, rule)
+        return network_input(image, rule, whole)
 
     monkeypatch.setattr("ppcls_ext.predict.classifier.network_input", prepare)
     files = [pictures / name for name in ("a.png", "missing.png", "b.jpg", "notes.txt", "c.JPEG")] * 20

@@ -93,7 +93,7 @@ def test_every_configuration_can_be_described(path):
         (changed("NormalizeImage", scale="__import__('os')"), "scale"),
         (changed("NormalizeImage", std=[1, 1, 0]), "std"),
         (changed("NormalizeImage", mean=[0.5]), "mean"),
-        (changed("NormalizeImage", channel_num=4), "4 channels"),
+        (changed("NormalizeImage", channel_num=4), "channel_num"),
         (changed("DecodeImage", channel_first=True), "channel_first"),
     ],
 )

@@ -24,6 +24,7 @@ import numpy as np
 from paddle.io.dataloader.collate import default_collate_fn
 
 from ppcls_ext.data.image_files import decode, read_image
+from ppcls_ext.data.image_rule import RGB
 from ppcls_ext.data.lists import MULTI_LABEL, SINGLE_LABEL, ImageList
 from ppcls_ext.errors import PpclsExtError, one_line
 from ppcls_ext.hosts.adaptation import patch
@@ -36,17 +37,18 @@ LONGEST_FAILURE = 1 << 13
 """Bytes of the reason why images cannot be used any more, which names a path."""
 
 
-def hand_over(dataset: dict, images: ImageList, evaluates: bool) -> None:
+def hand_over(dataset: dict, images: ImageList, evaluates: bool, channels: int = RGB) -> None:
     """Makes PaddleClas build, from the section of a data set, one of a list that was read.
 
     Args:
         dataset: the section, `DataLoader.*.dataset`; changed in place.
         images: its list.
         evaluates: whether each image counts, or another one may take its place.
+        channels: of the images.
     """
     made = data_sets()[images.task]
     publish(made)
-    dataset.update(name=made.__name__, listed=Listed(images, evaluates))
+    dataset.update(name=made.__name__, listed=Listed(images, evaluates, channels))
 
 
 class Listed:
@@ -55,12 +57,13 @@ class Listed:
     Attributes:
         images: the list.
         evaluates: whether each image counts, or another one may take its place.
+        channels: of the images.
         counts: images asked for, of these replaced, and the index of the first of these.
         stand_in: the bytes of an image that can be read; empty before `ListedDataset.read_first`.
     """
 
-    def __init__(self, images: ImageList, evaluates: bool) -> None:
-        self.images, self.evaluates = images, evaluates
+    def __init__(self, images: ImageList, evaluates: bool, channels: int = RGB) -> None:
+        self.images, self.evaluates, self.channels = images, evaluates, channels
         try:
             lock: Any = multiprocessing.RLock()
         except OSError:  # no room for it in /dev/shm, and no processes then (loader_processes)
@@ -202,14 +205,14 @@ class ListedDataset:
             data = read_image(path)
             image = self._transformed(data)
         except Exception as error:
-            require_transforms(path, self._operators(), where)
+            require_transforms(path, self._operators(), where, self.listed.channels)
             raise PpclsExtError(
                 f"cannot read {path}: {type(error).__name__}: {one_line(error)}; {WHAT_TO_DO}"
             ) from error
         finally:
             random.setstate(states[0])
             np.random.set_state(states[1])
-        require_input(image, where)
+        require_input(image, where, self.listed.channels)
         self.listed.keep(data)
 
 
@@ -270,17 +273,18 @@ def is_image_list(dataset: Any) -> bool:
     return isinstance(dataset, ListedDataset)
 
 
-def require_transforms(path: str, operators: Sequence[Any], where: str) -> None:
+def require_transforms(path: str, operators: Sequence[Any], where: str, channels: int = RGB) -> None:
     """Raises PpclsExtError where it is not the image but one of the transforms that fails.
 
     Args:
         path: of an image.
         operators: PaddleClas's, as built.
         where: the path of their list in the configuration.
+        channels: of the images.
     """
     try:
         value: Any = read_image(path)
-        decode(value)
+        decode(value, channels=channels)
     except (OSError, PpclsExtError):
         return
     for index, operator in enumerate(operators):
@@ -295,17 +299,19 @@ def require_transforms(path: str, operators: Sequence[Any], where: str) -> None:
             ) from error
 
 
-def require_input(image: Any, where: str) -> None:
+def require_input(image: Any, where: str, channels: int = RGB) -> None:
     """Raises PpclsExtError where what the transforms make of an image is no input of a network.
 
     Args:
         image: what they made.
         where: the path of their list in the configuration.
+        channels: of the images.
     """
     if not isinstance(image, np.ndarray) or image.dtype.kind != "f":
         kind = image.dtype if isinstance(image, np.ndarray) else type(image).__name__
         raise PpclsExtError(f"{where} makes {kind}, and a network takes floats: NormalizeImage is missing")
-    if image.ndim != 3 or image.shape[0] != 3:
+    if image.ndim != 3 or image.shape[0] != channels:
         raise PpclsExtError(
-            f"{where} makes an image of shape {image.shape}: expected (3, height, width); mend channel_first and order"
+            f"{where} makes an image of shape {image.shape}: expected ({channels}, height, width); mend channel_first "
+            "and order"
         )

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import functools
+import random
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from ppcls_ext.data.image_files import decode
+from ppcls_ext.data.image_rule import RGB
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.hosts.adaptation import patch
 
@@ -73,12 +77,23 @@ def bound_resizing() -> None:
         width, height = size
         if width * height > LARGEST:
             raise PpclsExtError(f"resized to {width} × {height} px, the image would be too large")
+        if isinstance(src, np.ndarray) and src.ndim == 3 and src.shape[2] != RGB:
+            return _by_channel(functools.partial(resize, self, size=size), src)
         return resize(self, src, size)
 
     vars(resize_within_bounds)["bounded"] = True
     patch(UnifiedResize, "__call__", resize_within_bounds)
 
 
-def set_crop_size(operator: Any, side: int) -> None:
-    """Changes the size of an operator RandCropImage that PaddleClas has built, to `side` × `side` px."""
-    patch(operator, "size", (side, side))
+def _by_channel(resize: Callable[[np.ndarray], Any], image: np.ndarray) -> np.ndarray:
+    """Resizes (H, W, C) channel by channel: Pillow takes none but 3, or 4 of which one is alpha; cv2 drops an axis."""
+    state, planes = random.getstate(), []
+    for plane in np.moveaxis(image, 2, 0):
+        random.setstate(state)  # PaddleClas may draw the interpolation
+        planes.append(np.asarray(resize(np.ascontiguousarray(plane))))
+    return np.stack(planes, axis=2)
+
+
+def set_crop_size(operator: Any, size: tuple[int, int]) -> None:
+    """Changes the size of an operator RandCropImage that PaddleClas has built, to (width, height), px."""
+    patch(operator, "size", size)

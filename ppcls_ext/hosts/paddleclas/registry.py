@@ -39,11 +39,16 @@ def register(factories: Mapping[str, Callable]) -> None:
             patch(module, name, factory)
 
 
-def publish(kind: type) -> None:
-    """Makes a data set or a sampler known to PaddleClas, which looks up their names in `ppcls.data`."""
+def publish(kind: type, within: str = "") -> None:
+    """Makes a class known to PaddleClas, which looks up its name.
+
+    Args:
+        kind: a data set or a sampler, which it looks for in `ppcls.data`, or an operator on images.
+        within: the name of the module in `ppcls.data` where it looks for operators.
+    """
     import ppcls.data
 
-    patch(ppcls.data, kind.__name__, kind)
+    patch(getattr(ppcls.data, within) if within else ppcls.data, kind.__name__, kind)
 
 
 def tell_replaced(name: str) -> None:
