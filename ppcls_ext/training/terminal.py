@@ -180,7 +180,7 @@ class TrainingOnTerminal(Observer):
             f"kept       {', '.join(sizes)}",
             "next:",
             f"  ppcls-ext eval {folder}",
-            f"  ppcls-ext infer {folder} IMAGE…",
+            f"  ppcls-ext predict {folder} IMAGE…",
             f"  ppcls-ext {export} {folder}",
         ]
 

@@ -68,7 +68,7 @@ def test_calls_take_turns_and_warm_up_does_not_count():
 
 def test_what_is_neither_a_model_nor_a_file_is_refused(capsys):
     assert run(lambda: bench.main(["MobileOne_S9"])) == 1
-    assert "MobileOne_S9: neither a model (ppcls-ext models lists them) nor a file" in capsys.readouterr().err
+    assert "MobileOne_S9: no such file, and no model: expected one of MobileOne_S" in capsys.readouterr().err
 
 
 def test_files_are_one_set(exported, tmp_path, monkeypatch):

@@ -75,7 +75,7 @@ def test_the_terminal_is_quiet(trained):
     assert lines[9:13] == [
         "next:",
         f"  ppcls-ext eval {run}",
-        f"  ppcls-ext infer {run} IMAGE…",
+        f"  ppcls-ext predict {run} IMAGE…",
         f"  ppcls-ext export-onnx {run}",
     ]
     tied = [line for line in lines[13:-1] if re.match(r"top1 was [\d.]+ in all 2 evaluations", line)]
