@@ -490,9 +490,9 @@ def test_a_wrong_file_is_never_handed_over(to, exported, tmp_path, monkeypatch):
     ("options", "said"),
     [
         ({"to": "tensorrt"}, "the format is 'tensorrt': expected onnx, tflite, coreml, ncnn"),
-        ({"to": "ncnn", "form": "int8"}, "ncnn has no int8"),
+        ({"to": "ncnn", "precision": "int8"}, "ncnn has no int8"),
         ({"to": "tflite", "precision": "int4"}, "expected float32, float16, int8"),
-        ({"to": "tflite", "form": "int8"}, "--calibration FOLDER"),
+        ({"to": "tflite", "precision": "int8"}, "--calibration FOLDER"),
         ({"to": "tflite", "output": "net.onnx"}, r"ends in \.tflite"),
         ({"to": "ncnn", "output": "net.param"}, r"ends in \.ncnn\.param"),
         ({"to": "ncnn", "tensor_input": True}, "a tensor input is for tflite"),
@@ -643,7 +643,7 @@ def test_int8_of_an_fp32_file_by_its_own_calibration(exported, tmp_path):
         coarse = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
         coarse.resize((24, 20)).save(folder / f"{index}.png")
     path = save(with_gelu(onnx.load(exported[1])), tmp_path / "net.onnx")
-    options = {"form": "int8", "calibration": str(folder), "calibration_images": 36, "allow": True}
+    options = {"precision": "int8", "calibration": str(folder), "calibration_images": 36, "allow": True}
     report = export_file(path, "tflite", **options)
     assert report.path.name == "net_int8.tflite"
     assert report.reduced.calibrated == 18

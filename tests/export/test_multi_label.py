@@ -192,14 +192,14 @@ def test_verify_compares_labels(shown, tmp_path, capsys):
     for index in range(4):
         levels = np.random.default_rng(index).integers(0, 256, (40, 50, 3), dtype=np.uint8)
         Image.fromarray(levels).save(pictures / f"{index}.png")
-    count, task, comparisons = compare_runtimes(str(path), [str(pictures)])
-    assert (count, task) == (4, "multi-label")
-    for found in comparisons:
+    verified = compare_runtimes(str(path), [str(pictures)])
+    assert (verified.images, verified.task) == (4, "multi-label")
+    for found in verified.comparisons:
         if found.agreement is not None:
             assert found.agreement.labels == CLASSES
             assert found.agrees
     assert run_command(lambda: verify.main([str(path), str(pictures)])) == 0
     printed = capsys.readouterr().out
-    assert " ".join(printed.splitlines()[1].split()) == "runtime difference same label found by both"
+    assert " ".join(printed.splitlines()[1].split()) == "runtime difference same label found by both ms"
     if installed("openvino"):
-        assert printed.splitlines()[2].split()[-1] == "100.0%"
+        assert printed.splitlines()[2].split()[-2] == "100.0%"

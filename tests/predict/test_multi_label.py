@@ -182,7 +182,8 @@ def test_a_class_that_does_not_exist_is_one_line(exported, pictures, capsys):
     folder, _ = exported
     code, out, err = printed(capsys, folder / "scores.onnx", pictures, "--threshold", "tulip=0.2")
     assert (code, out) == (1, "")
-    assert err == "error: threshold is for 'tulip': expected a class's number or name\n"
+    assert err.startswith("error: threshold is for 'tulip': expected a class's number or name")
+    assert err.count("\n") == 1
 
 
 def test_metadata_and_graph_that_contradict_each_other(exported, tmp_path):
