@@ -214,6 +214,9 @@ READERS = {
     "cpu.py": "of the system",
     "config/folder.py": "is_file before",
     "export/convert.py": "written by the conversion",
+    "export/coreml.py": "written by coremltools before",
+    "export/web_page.py": "the package's own page",
+    "predict/video.py": "open_regular",
     "training/inference_program.py": "written by the export",
     "doctor.py": "of the system",
     "download.py": "the package's own cache",
@@ -251,7 +254,7 @@ WRITERS = {
     "data/shapes.py": "in a folder aside, which is renamed",
     "download.py": "a part of another name, and the lock",
     "export/program.py": "in a temporary folder",
-    "predict/runtimes.py": "in a temporary folder",
+    "export/formats.py": "in a folder aside, which is put in place as one",
     "predict/results.py": "under a name of its own, until all results are there",
     "training/inference_program.py": "in a folder aside, which is put in place as one",
 }
