@@ -51,7 +51,12 @@ def test_installation_is_light(requirements):
     assert requirements["all"] == set().union(
         *(requirements[name] for name in ("predict", "train", "paddle", "onnx", "report"))
     )
-    assert [name for name, brought in requirements.items() if "paddlepaddle" in brought] == ["all", "dev", "docs", "paddle"]
+    assert [name for name, brought in requirements.items() if "paddlepaddle" in brought] == [
+        "all",
+        "dev",
+        "docs",
+        "paddle",
+    ]
 
 
 def test_messages(monkeypatch):

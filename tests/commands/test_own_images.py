@@ -182,7 +182,12 @@ def test_eval_gives_what_training_gave_from_any_folder(trained, ppcls_ext, tmp_p
     shutil.copytree(run, moved)
     for place in (run, moved, moved / "best_model"):
         result = ppcls_ext("eval", place, cwd=tmp_path)
-        assert result.stdout.splitlines()[1:] == [best(trained)]
+        _, weights, figures, measures = result.stdout.splitlines()
+        assert (
+            weights
+            == f"weights: {place if place.is_dir() else place.parent}/best_model.pdparams, those of the best evaluation"
+        )
+        assert (figures, measures[:9]) == (best(trained), "macro F1 ")
     assert "warning" not in result.stderr
     assert sorted(os.listdir(tmp_path)) == ["kept run"]
     assert (moved / "eval.log").is_file()
