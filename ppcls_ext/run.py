@@ -594,8 +594,8 @@ class Run:
         with hidden() if quiet else contextlib.nullcontext():
             set_up()
             settings = with_own_folder(settings)
-            settings = with_images(settings, data, labels, val_share, split_seed, quiet)
             try:
+                settings = with_images(settings, data, labels, val_share, split_seed, quiet)
                 engine = _build_engine(settings, "train", verbose)
                 if loss is not None:
                     engine.use_loss(loss)

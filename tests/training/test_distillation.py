@@ -51,7 +51,7 @@ def test_what_is_printed_at_the_end_works(settings, capsys):
     following = [
         line.split()[1:] for line in shown.partition("next:\n")[2].splitlines() if line.startswith("  ppcls-ext")
     ]
-    assert [words[0] for words in following] == ["eval", "infer", "export-onnx"]
+    assert [words[0] for words in following] == ["eval", "predict", "export-onnx"]
     run = following[0][1]
     for words in following:
         assert main([IMAGE if word == "IMAGE…" else word for word in words]) == 0
