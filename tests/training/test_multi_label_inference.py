@@ -130,7 +130,7 @@ def test_infer_with_a_threshold(multi_label_run, expected, capsys, tmp_path):
     assert len(list((tmp_path / "drawn").glob("*.png"))) == 25
     assert main(["infer", str(multi_label_run), "--threshold", "blue=0.2"]) == 1
     assert capsys.readouterr().err.splitlines()[-1] == (
-        "error: threshold is for 'blue': expected a class's number or name"
+        "error: threshold is for 'blue': expected a class's number or name: red, green, night sky"
     )
 
 

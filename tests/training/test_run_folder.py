@@ -77,7 +77,7 @@ def fail(*arguments, **options):
 
 
 def test_a_start_that_is_refused_changes_nothing(folder, train, photos, monkeypatch):
-    before, accuracy = content(folder), str(ppcls_ext.Run(folder).evaluate())
+    before, accuracy = content(folder), ppcls_ext.Run(folder).evaluate().metrics
     with pytest.raises(PpclsExtError, match="unknown arguments"):
         train("Arch.no_such_argument=1", data="others")
     assert content(folder.with_name(f"{ARCH}-2")) == {}, "which the next training takes"
@@ -97,7 +97,7 @@ def test_a_start_that_is_refused_changes_nothing(folder, train, photos, monkeypa
                 train("Global.epochs=2", data="others", **options)
         process.communicate("\n")
     assert content(folder) == before
-    assert str(ppcls_ext.Run(folder).evaluate()) == accuracy
+    assert ppcls_ext.Run(folder).evaluate().metrics == accuracy
 
 
 def test_nothing_is_left_where_nothing_was(train, tmp_path):
@@ -123,7 +123,7 @@ def test_a_first_epoch_that_fails_loses_nothing(folder, train, monkeypatch):
 
 @pytest.mark.parametrize("moment", ["best_model", "latest"])
 def test_killed_in_the_first_epoch_the_earlier_run_is_whole(folder, train, photos, moment):
-    before, accuracy = content(folder), str(ppcls_ext.Run(folder).evaluate())
+    before, accuracy = content(folder), ppcls_ext.Run(folder).evaluate().metrics
     script = f"""
 import os, sys, ppcls_ext
 from ppcls_ext.training.checkpoints import Checkpoints
@@ -139,7 +139,7 @@ ppcls_ext.train("tiny.yml", data={str(photos / "others")!r}, overwrite=True)
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert {name: data for name, data in content(folder).items() if not name.startswith(("first_", "."))} == before
-    assert str(ppcls_ext.Run(folder).evaluate()) == accuracy
+    assert ppcls_ext.Run(folder).evaluate().metrics == accuracy
     run = train(data="others", overwrite=True)
     assert run.settings.class_names == ("blue", "green", "red")
     assert not (folder / "first_epoch").exists()

@@ -117,9 +117,12 @@ assert (config["Global"]["epochs"], config["Global"]["seed"], config["Loss"]["Tr
 #: A script in a checkout of PaddleSeg, which looks like this from outside.
 DOWNSTREAM = """
 import sys
+import types
 from ppcls_ext.commands import host_script
 from tests.helpers import build_engine
-host_script.REGISTER["paddleseg"] = lambda: __import__("paddle")
+registrar = sys.modules["registrar"] = types.ModuleType("registrar")
+registrar.register = lambda place: __import__("paddle")
+host_script.REGISTRARS["paddleseg"] = "registrar"
 host_script.main(["PaddleSeg/tools/load.py"])
 """
 
