@@ -56,7 +56,7 @@ def refused(path, overrides=()) -> str:
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert time.perf_counter() - started < 60
+    assert time.perf_counter() - started < 120
     assert peak < 150 * MIB
     message = str(caught.value)
     assert len(message) < 500

@@ -14,7 +14,7 @@ def test_long_names_take_linear_time(unit):
     text = unit * (4_000_000 // len(unit))
     start = time.process_time()
     found = printable(text)
-    assert time.process_time() - start < 1
+    assert time.process_time() - start < 60  # quadratic: hours
     assert found == printable(unit) * (4_000_000 // len(unit))
 
 

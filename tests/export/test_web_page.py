@@ -91,7 +91,7 @@ class Page:
 
     def wait_until(self, is_so) -> None:
         """Waits, without `wait_for_function`: the page's policy forbids code from strings."""
-        end = time.monotonic() + 30
+        end = time.monotonic() + 120
         while not is_so():
             assert time.monotonic() < end, self.tab.inner_text("body")
             self.tab.wait_for_timeout(20)

@@ -121,10 +121,10 @@ def test_the_best_are_those_of_sorting_everything(topk, levels):
 
 
 def test_many_classes_with_a_threshold_each_take_linear_time():
-    names = tuple(f"class number {index}" for index in range(21_000))
+    names = tuple(f"class number {index}" for index in range(200_000))
     many = dataclasses.replace(MULTI, class_names=names)
     start = time.process_time()
     choose = Choice(many, threshold=dict.fromkeys(names, 0.25))
     for _ in range(20):
-        choose(np.zeros(21_000, np.float32))
-    assert time.process_time() - start < 1
+        choose(np.zeros(len(names), np.float32))
+    assert time.process_time() - start < 60

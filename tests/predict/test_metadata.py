@@ -309,4 +309,4 @@ def test_a_batch_that_no_memory_holds(exported, tmp_path):
     started = time.perf_counter()
     with pytest.raises(PpclsExtError, match=r"m\.onnx: "):
         Classifier(tmp_path / "m.onnx")
-    assert time.perf_counter() - started < 30
+    assert time.perf_counter() - started < 120

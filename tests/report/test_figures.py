@@ -419,15 +419,15 @@ def undrawn(monkeypatch):
 
 
 def test_many_images_of_one_name_take_linear_time(tmp_path, undrawn):
-    sources = [f"{index}/cat.png" for index in range(20_000)]
+    sources = [f"{index}/cat.png" for index in range(60_000)]
     start = time.process_time()
     saved = SavedImages(tmp_path, sources)
     for source in sources:
         saved.add(source, PICTURE[:4, :4], RESULT)
     saved.finish()
-    assert time.process_time() - start < 5
-    assert len({path.name for path in saved.written}) == 20_000 + 313
-    assert saved.written[-1].name == "sheet-313.png"
+    assert time.process_time() - start < 60
+    assert len({path.name for path in saved.written}) == 60_000 + 938
+    assert saved.written[-1].name == "sheet-938.png"
 
 
 def test_images_that_are_called_as_sheets_are(tmp_path, undrawn):
@@ -451,6 +451,10 @@ def test_no_image_is_drawn_over_a_source(tmp_path, undrawn):
 
 
 def test_a_long_name_is_not_looked_through(tmp_path):
-    start = time.process_time()
-    assert drawable("r" * 50_000_000, "class 3") == "r" * 200
-    assert time.process_time() - start < 0.2
+    class Unread(str):
+        def isprintable(self) -> bool:
+            raise AssertionError("the whole name is looked through")
+
+        __iter__ = isprintable
+
+    assert drawable(Unread("r" * 5_000), "class 3") == "r" * 200

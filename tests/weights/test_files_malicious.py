@@ -32,7 +32,7 @@ def refusal(path, *, memory: int = 80 * MIB) -> str:
     finally:
         tracemalloc.stop()
     assert peak < memory + 4 * path.stat().st_size
-    assert time.perf_counter() - started < 20
+    assert time.perf_counter() - started < 120
     message = str(caught.value)
     assert len(message) < 700
     assert message.isprintable()

@@ -36,7 +36,7 @@ def read_in_bounds(read, path) -> object:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 200 * MIB
-        assert time.perf_counter() - started < 30
+        assert time.perf_counter() - started < 120
 
 
 def read_as_paddle_does(path) -> object:
