@@ -159,6 +159,7 @@ def train(
     val_share: float = 0.2,
     split_seed: int = 0,
     epochs: int | None = None,
+    budget: str | None = None,
     out: str | os.PathLike | None = None,
     name: str | None = None,
     batch_size: int | None = None,
@@ -199,6 +200,8 @@ def train(
         val_share: share of each class to evaluate on, where `data` has no val/.
         split_seed: RNG seed of that split.
         epochs: how many times each image is trained on (`Global.epochs`).
+        budget: a time such as "30m" or "1h30m", for as many epochs as fit into it, and no more than `epochs`
+            (`Global.budget`).
         out: the folder above the run's (`Global.output_dir`).
         name: of the run's folder; the model's where it is not given (`Global.run_name`).
         batch_size: images a step (`DataLoader.Train.sampler.batch_size` and that of `Eval`).
@@ -237,6 +240,7 @@ def train(
 
     options = {
         "epochs": epochs,
+        "budget": budget,
         "out": None if out is None else os.fspath(out),
         "name": name,
         "batch_size": batch_size,

@@ -7,17 +7,15 @@ import os
 import platform
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ppcls_ext import cpu
 from ppcls_ext.config.lists import with_made_lists
@@ -28,6 +26,9 @@ from ppcls_ext.hosts.paddleclas.locate import HOW_TO_GET_ONE, find
 from ppcls_ext.hosts.quiet import captured_output
 from ppcls_ext.hosts.threads import VARIABLE, use_all_cores
 from ppcls_ext.packages import EXTRAS, import_extra, missing
+
+if TYPE_CHECKING:
+    from ppcls_ext.training.trial import Trial
 
 LEAST_MEMORY = 2.0  # GiB; a training of the smallest nets takes about one
 #: Versions of Paddle that this project is made for: from, and below.
@@ -312,83 +313,49 @@ def _imbalance(images: ImageList, names: Sequence[str] | None) -> str:
 
 def _check_model(settings: RunSettings, folder: str, trials: list[_Trial]) -> Finding:
     """Builds the engine with its data and its model, with random weights."""
-    from ppcls_ext.training.engine import Engine
+    from ppcls_ext.training.trial import Trial
 
-    tried = settings.changed("Global", output_dir=folder, pretrained_model=None, checkpoints=None)
-    tried.config["Arch"].pop("pretrained", None)
-    if isinstance(tried.config.get("Recipe"), dict):
-        tried.config["Recipe"].pop("unfuse", None)
-        if settings.recipe.freeze is not None:  # which random weights would be refused
-            del tried.config["Recipe"]["freeze"]
-            tried.config["Arch"]["freeze"] = settings.recipe.freeze.stages or True
-    with captured_output():
-        engine = Engine(tried, "train")
-    trials.append(_Trial(engine))
+    trials.append(_Trial(Trial(settings, folder, STEPS)))
+    engine = trials[0].engine
     count = sum(parameter.size for parameter in engine.model.parameters() if parameter.trainable)
     device = engine.config["Global"]["device"]
     return Finding("model", f"{settings.arch.name}, {count / 1e6:.2f} M parameters, on the {device}")
 
 
 class _Trial:
-    """A few training steps of an engine, which both findings are about."""
+    """A few training steps, which both findings are about."""
 
-    def __init__(self, engine: Any) -> None:
-        self._engine = engine
-        self._wanted = min(STEPS, len(engine.train_dataloader))
-        self._ends: list[float] = []
-        self._shape: tuple[int, ...] | None = None
-        self._reading = 0.0  # seconds that the first batch took
+    def __init__(self, trial: Trial) -> None:
+        self._trial, self.engine = trial, trial.engine
         self._error: Exception | None = None
 
     def check_evaluation(self) -> Finding:
         """Puts one batch through the evaluation's losses and metrics."""
         from ppcls_ext.training.first_batch import try_parts
 
-        best_by = self._engine.best_by
+        best_by = self.engine.best_by
         if best_by is None:
             return Finding("evaluation", "none during training (Global.eval_during_train is false)")
         try:
             with captured_output():
-                try_parts(self._engine)
+                try_parts(self.engine)
         except PpclsExtError as error:
             return Finding("evaluation", "it would fail", str(error))
         return Finding("evaluation", f"one batch works; the best epoch is chosen by {best_by}")
 
     def check_batch(self) -> Finding:
         """Decodes and augments one batch."""
-        if not self._wanted:
+        if not len(self.engine.train_dataloader):
             advice = "there are fewer images than a batch takes: make DataLoader.Train.sampler.batch_size smaller"
             return Finding("one batch", "an epoch has none", advice)
-        self._engine.observers.append(self._observer())
-        with captured_output():
-            try:
-                self._engine.train()
-            except _EnoughError:
-                pass
-            except Exception as error:
-                self._error = error
-        if self._shape is None:
+        try:
+            self._trial.run()
+        except Exception as error:
+            self._error = error
+        if self._trial.shape is None:
             raise self._error or PpclsExtError("the engine asked for none")
-        number, _, height, width = self._shape
-        return Finding("one batch", f"{self._reading:.2f} s for {number} images of {width} × {height} px")
-
-    def _observer(self) -> Any:
-        """Returns an observer that notes the first batch and each step, and ends the training after a few steps."""
-        from ppcls_ext.training.observers import Observer
-
-        trial = self
-
-        class Trial(Observer):
-            def first_batch(self, images: Any, labels: Any) -> None:
-                trial._reading = trial._engine.time_info["reader_cost"].val
-                trial._shape = tuple(images.shape)
-
-            def batch(self, batch: Any) -> None:
-                trial._ends.append(time.perf_counter())
-                if len(trial._ends) >= trial._wanted:
-                    raise _EnoughError
-
-        return Trial()
+        number, _, height, width = self._trial.shape
+        return Finding("one batch", f"{self._trial.reading:.2f} s for {number} images of {width} × {height} px")
 
     def check_step(self) -> Finding:
         """Reports the median time of a training step with its batch, without the first step."""
@@ -396,12 +363,7 @@ class _Trial:
             raise self._error
         from ppcls_ext.training.terminal import duration
 
-        ends, steps = self._ends, len(self._engine.train_dataloader)
-        if len(ends) < 2:
+        seconds, steps = self._trial.step_seconds(), len(self.engine.train_dataloader)
+        if seconds is None:
             return Finding("one step", "an epoch has one: too few to time")
-        seconds = statistics.median(end - start for start, end in zip(ends, ends[1:]))
         return Finding("one step", f"{seconds:.2f} s; {steps} steps are an epoch, about {duration(seconds * steps)}")
-
-
-class _EnoughError(Exception):
-    """Ends the trial from inside the engine."""

@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -589,13 +590,17 @@ class Run:
         from ppcls_ext.training.start import set_up
         from ppcls_ext.weights.folder_lock import release
 
+        began = time.monotonic()
         settings = self.settings.changed("Global", **_true(overwrite=overwrite, report=report))
         settings.config["profiler_options"] = profiler_options
         with hidden() if quiet else contextlib.nullcontext():
             set_up()
+            from ppcls_ext.training.budget import with_epochs_that_fit  # which needs PaddleClas in place
+
             settings = with_own_folder(settings)
             try:
                 settings = with_images(settings, data, labels, val_share, split_seed, quiet)
+                settings = with_epochs_that_fit(settings, began, quiet)
                 engine = _build_engine(settings, "train", verbose)
                 if loss is not None:
                     engine.use_loss(loss)

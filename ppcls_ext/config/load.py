@@ -197,12 +197,12 @@ def _parse_value(value: str, old: Any, text: str) -> Any:
 KNOWN = {
     "": "Global AMP Arch DataLoader EMA IndexProcess Infer Loss Metric MLDecoder Optimizer Recipe SSL Slim UnLabelLoss "
     "profiler_options output_dir",
-    "Global": "best_by checkpoints class_num device distributed epochs eval_during_train eval_interval eval_mode "
-    "export_for_fd feature_binarize feature_normalize hpi_config_path image_channel image_shape image_size infer_imgs "
-    "iter_per_epoch log_ranks output_dir overwrite patience pdx_model_name pretrained_model print_batch_step report "
-    "print_mem_info re_ranking retrieval_feature_from run_name save_inference_dir save_interval seed sim_block_size "
-    "start_eval_epoch thresholds to_static train_mode uniform_output_enabled update_freq use_dali use_multilabel "
-    "use_visualdl warmup_iter",
+    "Global": "best_by budget checkpoints class_num device distributed epochs eval_during_train eval_interval "
+    "eval_mode export_for_fd feature_binarize feature_normalize hpi_config_path image_channel image_shape "
+    "image_size infer_imgs iter_per_epoch log_ranks output_dir overwrite patience pdx_model_name "
+    "pretrained_model print_batch_step report print_mem_info re_ranking retrieval_feature_from run_name "
+    "save_inference_dir save_interval seed sim_block_size start_eval_epoch thresholds to_static train_mode "
+    "uniform_output_enabled update_freq use_dali use_multilabel use_visualdl warmup_iter",
     "Arch": "Backbone BackboneStopLayer Head Neck class_num freeze_befor freeze_params_list fused in_channels "
     "infer_add_softmax infer_model_name infer_output_key is_rec models name pretrained pretrained_list return_patterns "
     "return_stages stop_after use_ml_decoder use_ssld use_sync_bn",

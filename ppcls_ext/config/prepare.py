@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ppcls_ext.config.best import BestBy, prepare_metrics
+from ppcls_ext.config.budget import read_budget
 from ppcls_ext.config.checks import (
     check_numbers,
     check_options,
@@ -212,6 +213,7 @@ def _prepare_training(run: RunSettings, resolved: dict) -> bool:
     if run.class_num == 1 and run.task == SINGLE_LABEL and run.arch.is_ours:
         raise PpclsExtError("Arch.class_num is 1: of one class there is nothing to learn; give the number of classes")
     check_patience(config)
+    read_budget(run)  # raises; the epochs are chosen before the engine is built
     resumed = place_checkpoints(config, run.folder)
     if resumed:
         latest = Path(f"{settings['checkpoints']}.pdparams")

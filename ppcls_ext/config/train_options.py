@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+from ppcls_ext.config.budget import EXPECTED, read_time
 from ppcls_ext.config.load import parsed, set_field
 from ppcls_ext.data.image_rule import read_size
 from ppcls_ext.errors import PpclsExtError
@@ -41,7 +42,7 @@ class TrainOption(NamedTuple):
     @property
     def is_number(self) -> bool:
         """Whether its values are numbers, else texts."""
-        return self.accepts is not _is_text
+        return self.accepts not in (_is_text, _is_time)
 
     def value_in(self, config: dict) -> Any:
         """Its value in a configuration, that of its first field; None where there is none."""
@@ -67,6 +68,10 @@ def _is_rate(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value) and value > 0
 
 
+def _is_time(value: Any) -> bool:
+    return read_time(value) is not None
+
+
 def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
@@ -81,6 +86,7 @@ _WEIGHTS, _KINDS = "a file, published or none", "balanced, sqrt, or a file"
 _FREEZE, _SAMPLER = "backbone, or backbone:N", "balanced, or the name of a sampler"
 TRAIN_OPTIONS = (
     TrainOption("epochs", ("Global.epochs",), "N", "passes over the images", _is_count, _COUNT),
+    TrainOption("budget", ("Global.budget",), "TIME", "as many epochs as fit: 30m, 1h30m", _is_time, EXPECTED),
     TrainOption("batch_size", _both("sampler.batch_size"), "N", "images/step", _is_count, _COUNT),
     TrainOption("lr", ("Optimizer.lr.learning_rate",), "RATE", "highest rate", _is_rate, "a number greater than 0"),
     TrainOption("size", ("Global.image_size",), "PX", "a side, or HEIGHTxWIDTH, px", _is_size, _SIZE),

@@ -52,7 +52,7 @@ def try_parts(engine: Any) -> None:
     distils = engine.mode == "train" and engine.config["Arch"]["name"] in DISTILLATION and not engine.trains_by_host
     if engine.use_dali or not (evaluates or distils):
         return
-    with _as_before(engine.model), paddle.no_grad(), unique_name.guard():
+    with as_before(engine.model), paddle.no_grad(), unique_name.guard():
         if distils:
             _try_distillation(engine)
         if evaluates and engine.eval_mode == "classification":
@@ -63,7 +63,7 @@ def try_parts(engine: Any) -> None:
 
 def _try_classification(engine: Any) -> None:
     config, loader = engine.config, engine.eval_dataloader
-    images, labels = engine.images_and_labels(_first_batch(loader, "DataLoader.Eval"), evaluating=True)
+    images, labels = engine.images_and_labels(first_batch_of(loader, "DataLoader.Eval"), evaluating=True)
     require_read(loader.dataset)
     with explained("Arch", images, labels):
         outputs = answers_to(engine, images, labels)
@@ -129,7 +129,7 @@ def _try_metrics(section: str, metrics: Any, outputs: Any, labels: Any) -> dict[
 def _try_distillation(engine: Any) -> None:
     """What goes wrong between teacher and student is known before the loop as well."""
     config = engine.config
-    images, labels = engine.images_and_labels(_first_batch(engine.train_dataloader, "DataLoader.Train"))
+    images, labels = engine.images_and_labels(first_batch_of(engine.train_dataloader, "DataLoader.Train"))
     with explained("Arch", images, labels), engine.precision.cast():
         outputs = engine.forward(images, labels)
     outputs = _finite(outputs)
@@ -198,7 +198,7 @@ class _OfOneClass:
     """
 
     def __init__(self, loader: Any, section: str, needed: int) -> None:
-        batch = _first_batch(loader, section)
+        batch = first_batch_of(loader, section)
         size = len(batch[0])
         times = math.ceil(min(needed, len(loader.dataset)) / size)
         self._batches = []
@@ -214,7 +214,7 @@ class _OfOneClass:
         return iter([list(batch) for batch in self._batches])
 
 
-def _first_batch(loader: Any, section: str) -> list:
+def first_batch_of(loader: Any, section: str) -> list:
     """The first batch of a loader, read in this process, whose sampler stays as it is.
 
     Raises:
@@ -245,7 +245,7 @@ def _finite(outputs: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _as_before(model: Any) -> Iterator[None]:
+def as_before(model: Any) -> Iterator[None]:
     """A context for which the model is in eval mode, and behind which it and all random numbers are as before."""
     modes = [(layer, layer.training) for layer in model.sublayers(include_self=True)]
     states = random.getstate(), np.random.get_state(), paddle.get_rng_state()

@@ -1,0 +1,239 @@
+"""Searches for the recipe that fine-tunes MobileOne_S0 best on few images, and measures what each ingredient is worth.
+
+Each experiment is the shipped Flowers102 recipe with a few fields changed. It is trained in a process of its own, once
+a seed, and judged on the validation list alone; `--test` measures the test list too, once a recipe is chosen. What was
+measured is a row of a csv file, and is not measured again: the search goes on where it was stopped.
+
+Example: ppcls-ext prepare-flowers102 --download
+         python benchmarks/recipe_search.py --weights mobileone_s0.pth.tar --seeds 1 2 3
+         python benchmarks/recipe_search.py --weights mobileone_s0.pth.tar base "lr 0.0006"    # these alone
+         python benchmarks/recipe_search.py --table                                            # what is known so far
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import platform
+import re
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+from ppcls_ext import cpu
+from ppcls_ext.files import atomic_write
+from ppcls_ext.report.tables import read_metrics
+
+RESULTS = ROOT / "docs" / "bench" / "recipe_search.csv"
+#: What all experiments share: a schedule that is long enough to tell recipes apart, and short enough for many of them.
+SHARED = (
+    "Global.image_size=128",
+    "Global.epochs=12",
+    "Global.eval_interval=4",
+    "Recipe.unfuse.pictures=512",
+    *(f"DataLoader.{part}.loader.num_workers=0" for part in ("Train", "Eval")),
+)
+_TRAIN = "DataLoader.Train.dataset"
+_CROP, _AFTER_FLIP = f"{_TRAIN}.transform_ops.1.RandCropImage", f"{_TRAIN}.transform_ops.3"
+_MIXING = f"{_TRAIN}.batch_transform_ops.0.OpSampler"
+#: name → the fields that differ from the shared ones.
+EXPERIMENTS: dict[str, tuple[str, ...]] = {
+    "base": (),
+    "160 px": ("Global.image_size=160",),
+    "192 px": ("Global.image_size=192",),
+    "224 px": ("Global.image_size=224",),
+    "96 px, then 128, then 160": (
+        "Recipe.progressive=[{epoch: 1, size: 96}, {epoch: 5, size: 128}, {epoch: 9, size: 160}]",
+    ),
+    "40 epochs": ("Global.epochs=40",),
+    "lr 0.00015": ("Optimizer.lr.learning_rate=0.00015",),
+    "lr 0.0006": ("Optimizer.lr.learning_rate=0.0006",),
+    "lr 0.001": ("Optimizer.lr.learning_rate=0.001",),
+    "head's lr ×3": ("Recipe.head_learning_rate=3",),
+    "head's lr ×30": ("Recipe.head_learning_rate=30",),
+    "warm-up 3 epochs": ("Optimizer.lr.warmup_epoch=3",),
+    "no average": ("Recipe.ema=null",),
+    "average 0.99": ("Recipe.ema.decay=0.99",),
+    "average 0.998": ("Recipe.ema.decay=0.998",),
+    "no smoothing": ("Loss.Train.0.CELoss.epsilon=0",),
+    "smoothing 0.2": ("Loss.Train.0.CELoss.epsilon=0.2",),
+    "no mixing": (f"{_TRAIN}.batch_transform_ops=null",),
+    "all batches mixed": (f"{_MIXING}.MixupOperator.prob=0.5", f"{_MIXING}.CutmixOperator.prob=0.5"),
+    "TrivialAugment's range": (f"{_AFTER_FLIP}={{TimmAutoAugment: {{config_str: rand-m5-n1-mstd2.5-inc1}}}}",),
+    "RandAugment 7": (f"{_AFTER_FLIP}={{TimmAutoAugment: {{config_str: rand-m7-mstd0.5-inc1}}}}",),
+    "crops from 0.08": (f"{_CROP}.scale=[0.08, 1.0]",),
+    "crops from 0.6": (f"{_CROP}.scale=[0.6, 1.0]",),
+    "decay 0.2": ("Optimizer.weight_decay=0.2",),
+    "two stages frozen": ("Recipe.freeze=backbone:2",),
+    "one stage frozen": ("Recipe.freeze=backbone:1",),
+    "batches of 16": ("DataLoader.Train.sampler.batch_size=16",),
+    "fused": ("Arch.fused=true", "Recipe.unfuse=null", "Optimizer.lr.learning_rate=0.0002"),
+}
+#: The sizes that a trained network is evaluated at, relative to the training's (arXiv 1906.06423).
+LARGER = (1.0, 1.25, 1.5)
+FIELDS = (
+    *("experiment", "seed", "train_images", "epochs", "px", "best_epoch", "val_best", "val_last", "val_loss_last"),
+    *("val_at_1.25", "val_at_1.5", "val_flip", "test", "cpu_minutes", "minutes", "processor", "paddle"),
+)
+
+
+def main() -> int:
+    """Runs what is not measured yet, and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="names (default: all)")
+    parser.add_argument("--weights", help="ImageNet's weights to begin with: a file, or published")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="default: 1 2 3")
+    parser.add_argument("--output", type=Path, default=Path("output", "recipe_search"), help="folder of the trainings")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="csv file (default: %(default)s)")
+    parser.add_argument("--test", action="store_true", help="measure the test list, too: of a recipe that is chosen")
+    parser.add_argument("--table", action="store_true", help="print the table of what was measured, and do nothing")
+    args = parser.parse_args()
+    unknown = [name for name in args.experiments if name not in EXPERIMENTS]
+    if unknown:
+        parser.error(f"no experiment is called {unknown[0]!r}: expected one of {', '.join(EXPERIMENTS)}")
+    if not args.table:
+        if args.weights is None:
+            parser.error("expected --weights FILE|published")
+        for seed in args.seeds:  # a seed of all, before the next
+            for name in args.experiments or EXPERIMENTS:
+                rows = read_rows(args.results)
+                if not any((row["experiment"], row["seed"]) == (name, str(seed)) for row in rows):
+                    row = measure(name, seed, args.weights, args.output, args.test)
+                    write_rows(args.results, [*rows, {field: str(row[field]) for field in FIELDS}])
+                    print(f"{name}, seed {seed}: val {row['val_last']}, {row['cpu_minutes']} CPU minutes", flush=True)
+    print(table(read_rows(args.results)))
+    return 0
+
+
+def measure(name: str, seed: int, weights: str, output: Path, with_test: bool) -> dict[str, object]:
+    """Trains one experiment and evaluates it.
+
+    Args:
+        name: a key of `EXPERIMENTS`.
+        seed: of all random numbers.
+        weights: what it begins with.
+        output: the folder of the trainings.
+        with_test: whether the test list is measured.
+
+    Returns:
+        A value for each of `FIELDS`.
+    """
+    run = output / f"{re.sub(r'[^a-z0-9.]+', '_', name.lower())}-{seed}"
+    shutil.rmtree(run, ignore_errors=True)
+    said = [*SHARED, *EXPERIMENTS[name], f"Global.seed={seed}", f"Global.pretrained_model={weights}"]
+    said += [f"Global.output_dir={run.parent}", f"Global.run_name={run.name}"]
+    wall, used = time.monotonic(), _cpu_seconds()
+    run_command("train", "-c", "MobileOne_S0", "--quiet", "-o", *said)
+    wall, used = time.monotonic() - wall, _cpu_seconds() - used
+    epochs = [row for row in read_metrics(run / "metrics.csv") if row["eval_top1"] is not None]
+    best = max(epochs, key=lambda row: row["eval_top1"] or 0.0)
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    px = next(int(text.split("=")[1]) for text in reversed(said) if text.startswith("Global.image_size="))
+    larger = {factor: evaluate(run, px=round(px * factor / 32) * 32) for factor in LARGER[1:]}
+    test = evaluate(run, data="dataset/flowers102/test_list.txt") if with_test else ""
+    return {
+        "experiment": name,
+        "seed": seed,
+        "train_images": record["lists"]["Train"]["pictures"],
+        "epochs": f"{epochs[-1]['epoch']:.0f}",
+        "px": px,
+        "best_epoch": f"{best['epoch']:.0f}",
+        "val_best": f"{best['eval_top1']:.4f}",
+        "val_last": f"{epochs[-1]['eval_top1']:.4f}",
+        "val_loss_last": f"{epochs[-1]['eval_loss']:.4f}",
+        "val_at_1.25": larger[1.25],
+        "val_at_1.5": larger[1.5],
+        "val_flip": evaluate(run, "--tta", "flip"),
+        "test": test,
+        "cpu_minutes": f"{used / 60:.1f}",
+        "minutes": f"{wall / 60:.1f}",
+        "processor": cpu.name(),
+        "paddle": f"{record['versions']['paddlepaddle']}, Python {platform.python_version()}",
+    }
+
+
+def evaluate(run: Path, *options: str, px: int | None = None, data: str | None = None) -> str:
+    """Returns the top-1 accuracy of a run, on its validation list where no other is given.
+
+    Args:
+        run: its folder.
+        options: further ones of `ppcls-ext eval`.
+        px: another side of the images than the run's.
+        data: another list.
+    """
+    chosen = [*options, *(["--data", data] if data else [])]
+    if px is not None:
+        chosen += ["-o", f"Global.image_size={px}"]
+    found = json.loads(run_command("eval", str(run), "--json", *chosen))
+    return f"{found['top1']:.4f}"
+
+
+def run_command(*arguments: str) -> str:
+    """Runs `ppcls-ext` and returns what it prints; a failure ends the search."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "ppcls_ext", *arguments]
+    return subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def _cpu_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Reads the csv file; no row where there is none."""
+    if not path.exists():
+        return []
+    with open(path, encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def write_rows(path: Path, rows: list[dict[str, str]]) -> None:
+    """Writes the csv file anew."""
+    with atomic_write(path, "w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, FIELDS)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def table(rows: list[dict[str, str]]) -> str:
+    """Returns a table in Markdown: a row an experiment, the best first; means over seeds and their spread, in %."""
+    of = {name: [row for row in rows if row["experiment"] == name] for name in EXPERIMENTS}
+    lines = ["| what differs | seeds | val, last epoch | flipped too | at 1.25 × the size | test | CPU minutes |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for name, found in sorted(of.items(), key=lambda item: -_mean(item[1], "val_last")):
+        if found:
+            cells = [name, str(len(found)), _percent(found, "val_last"), _percent(found, "val_flip")]
+            cells += [_percent(found, "val_at_1.25"), _percent(found, "test"), f"{_mean(found, 'cpu_minutes'):.0f}"]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _values(rows: list[Mapping[str, str]] | list[dict[str, str]], field: str) -> list[float]:
+    return [float(row[field]) for row in rows if row[field]]
+
+
+def _mean(rows: list[dict[str, str]], field: str) -> float:
+    values = _values(rows, field)
+    return statistics.mean(values) if values else 0.0
+
+
+def _percent(rows: list[dict[str, str]], field: str) -> str:
+    values = [100 * value for value in _values(rows, field)]
+    if not values:
+        return "–"
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
