@@ -13,7 +13,7 @@ from ppcls_ext.run import open_training
 
 VALUES = {
     **{"device": "cpu", "lr": 0.01, "weights": "a.pdparams", "size": 64, "class_weights": "sqrt", "sampler": "A"},
-    **{"out": "runs", "name": "third", "freeze": "backbone:2", "best_by": "f1_macro"},
+    **{"out": "runs", "name": "third", "freeze": "backbone:2", "best_by": "f1_macro", "budget": "30m"},
 }
 
 
@@ -51,7 +51,7 @@ def test_what_stands_behind_o_wins_elsewhere():
     [
         *(("epochs", 0), ("epochs", 1.5), ("epochs", True), ("batch_size", -1), ("workers", -1), ("seed", 1e3)),
         *(("lr", 0), ("lr", float("nan")), ("lr", "fast"), ("device", ""), ("device", 1), ("weights", " ")),
-        ("size", "8x"),
+        *(("size", "8x"), ("budget", "30"), ("budget", 30)),
     ],
 )
 def test_values_of_another_kind(name, value):
