@@ -17,17 +17,20 @@ from ppcls_ext.onednn.self_check import largest_difference
 VARIABLE = "PPCLS_EXT_ONEDNN"
 #: How far a result may lie from Paddle's, relative to its largest number.
 TOLERANCE = 1e-5
-_NAME, _OPENMP = "libdnnl.so.3", "libiomp5.so"
+#: By `sys.platform`: the library in Paddle's folder libs, and the OpenMP runtime that it runs on. macOS has none.
+#: That of Windows is not verified: its wheel's library exports what is called and imports this runtime of the system's.
+_FILES = {"linux": ("libdnnl.so.3", "libiomp5.so"), "win32": ("mkldnn.dll", "VCOMP140.DLL")}
 
 
 @functools.lru_cache(maxsize=1)
 def library() -> Library | None:
     """The library, or None where there is none, it is another version, or `PPCLS_EXT_ONEDNN=0` switches it off."""
     folder = Path(paddle.__file__).parent / "libs"
-    if os.environ.get(VARIABLE) == "0" or sys.platform != "linux" or not (folder / _NAME).is_file():
+    name, openmp = _FILES.get(sys.platform, ("", ""))
+    if os.environ.get(VARIABLE) == "0" or not (folder / name).is_file():
         return None
     try:
-        found = Library(folder / _NAME, folder / _OPENMP)
+        found = Library(str(folder / name), str(folder / openmp) if (folder / openmp).is_file() else openmp)
     except (UnsupportedError, OSError, AttributeError):
         return None
     try:

@@ -12,7 +12,6 @@ import contextlib
 import ctypes
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -114,15 +113,15 @@ class Library:
 
     Args:
         path: of the shared library.
-        openmp: path of the OpenMP runtime that it runs on.
+        openmp: path of the OpenMP runtime that it runs on, or its name among the system's libraries.
 
     Raises:
         UnsupportedError: it is not the oneDNN that is expected.
         OSError, AttributeError: it is missing, or misses a function.
     """
 
-    def __init__(self, path: Path, openmp: Path) -> None:
-        functions = ctypes.CDLL(str(path))
+    def __init__(self, path: str, openmp: str) -> None:
+        functions = ctypes.CDLL(path)
         functions.dnnl_version.restype = ctypes.POINTER(_Version)
         version = functions.dnnl_version().contents
         if version.major != _MAJOR or version.cpu_runtime != _OPENMP:
@@ -135,7 +134,7 @@ class Library:
         self.set_pointer = self.functions["memory_set_data_handle"]
         self.execute = self.functions["primitive_execute"]
         self.multiply = self.functions["sgemm"]
-        runtime = ctypes.CDLL(str(openmp))
+        runtime = ctypes.CDLL(openmp)
         self.threads, self.set_threads = runtime.omp_get_max_threads, runtime.omp_set_num_threads
         self.engine = self.make("engine", "engine_create", _CPU, 0)
         self.stream = self.make("stream", "stream_create", self.engine, _IN_ORDER)

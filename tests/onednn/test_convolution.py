@@ -158,12 +158,14 @@ def test_where_it_keeps_out(monkeypatch):
         find.library.cache_clear()
 
 
-@pytest.mark.parametrize("damage", ["version", "missing", "function", "wrong"])
+@pytest.mark.parametrize("damage", ["version", "missing", "platform", "function", "wrong"])
 def test_another_library_is_not_used(monkeypatch, tmp_path, damage):
     if damage == "version":
         monkeypatch.setattr(library, "_MAJOR", 4)
     elif damage == "missing":
-        monkeypatch.setattr(find, "_NAME", "libdnnl.so.4")
+        monkeypatch.setattr(find, "_FILES", {"linux": ("libdnnl.so.4", "libiomp5.so")})
+    elif damage == "platform":
+        monkeypatch.setattr(find, "_FILES", {})
     elif damage == "function":
         monkeypatch.setattr(library.Library, "make", lambda *_: (_ for _ in ()).throw(AttributeError("no function")))
     else:
