@@ -7,7 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ppcls_ext.commands.options import add_config_arguments, command_parser, load_paddle, open_source, positive
+from ppcls_ext.commands.options import (
+    add_config_arguments,
+    add_int8_arguments,
+    command_parser,
+    load_paddle,
+    open_source,
+    require_int8,
+)
 from ppcls_ext.errors import printable, printable_lines
 from ppcls_ext.export.formats import FORMATS, export_file, require_litertjs, require_packages, require_precision_of
 
@@ -18,8 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     options_of = {"float32": args.fp32, "float16": args.fp16, "int8": args.int8}
     precision = next((name for name, is_given in options_of.items() if is_given), None)
-    if precision != "int8" and (args.calibration or args.allow):
-        parser.error("--calibration and --allow belong to --int8")
+    require_int8(parser, args, args.int8)
     require_packages(args.to, args.tensor_input)
     require_litertjs(args.to, args.litertjs)
     require_precision_of(args.to, precision)
@@ -74,10 +80,5 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tensor-input", action="store_true", help=tensor)
     runtime = "web: folder of the npm package @litertjs/core (default: node_modules/@litertjs/core)"
     parser.add_argument("--litertjs", metavar="FOLDER", help=runtime)
-    place = "with --int8: images like those it will see, see export-onnx; of an fp32 FILE a folder or pattern"
-    parser.add_argument("--calibration", metavar="PLACE", help=place)
-    count = "with --int8: how many, 32 to 500; half of them check the result (default: 256)"
-    parser.add_argument("--calibration-images", type=positive, default=256, metavar="N", help=count)
-    allow = "with --int8: write it even where it names other classes too often"
-    parser.add_argument("--allow", action="store_true", help=allow)
+    add_int8_arguments(parser, "images like those it will see, see export-onnx; of an fp32 FILE a folder or pattern")
     return parser

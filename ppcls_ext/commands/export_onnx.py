@@ -5,7 +5,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from ppcls_ext.commands.options import add_source_arguments, command_parser, load_paddle, open_source, positive
+from ppcls_ext.commands.options import (
+    add_int8_arguments,
+    add_source_arguments,
+    command_parser,
+    load_paddle,
+    open_source,
+    positive,
+    require_int8,
+)
 from ppcls_ext.errors import printable, printable_lines
 
 
@@ -13,8 +21,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """`ppcls-ext export-onnx`."""
     parser = _parser()
     args = parser.parse_args(argv)
-    if not args.int8 and (args.calibration or args.allow):
-        parser.error("--calibration and --allow belong to --int8")
+    require_int8(parser, args, args.int8)
     run, _ = open_source(parser, args)
     load_paddle()
     precision = "int8" if args.int8 else "float16" if args.fp16 else "float32"
@@ -27,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         samples=args.samples or (),
         precision=precision,
         calibration=args.calibration,
-        calibration_images=args.calibration_pictures,
+        calibration_images=args.calibration_images,
         allow=args.allow,
         dynamic_size=args.dynamic_size,
     )
@@ -58,11 +65,14 @@ def _parser() -> argparse.ArgumentParser:
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--int8", action="store_true", help="quantize, and check that the classes stay the same")
     kind.add_argument("--fp16", action="store_true", help="store the weights in half the space")
-    place = "with --int8: images like those it will see: a list, a folder, or the folder of a training "
+    place = "images like those it will see: a list, a folder, or the folder of a training "
     place += "(default: the training images of the configuration)"
-    parser.add_argument("--calibration", metavar="PLACE", help=place)
-    count = "with --int8: how many, 32 to 500; half of them check the result (default: 256)"
-    parser.add_argument("--calibration-pictures", type=positive, default=256, metavar="N", help=count)
-    allow = "with --int8: write it even where it names other classes too often"
-    parser.add_argument("--allow", action="store_true", help=allow)
+    add_int8_arguments(parser, place)
+    parser.add_argument(  # its name until version 0.2
+        "--calibration-pictures",
+        dest="calibration_images",
+        type=positive,
+        default=argparse.SUPPRESS,
+        help=argparse.SUPPRESS,
+    )
     return parser

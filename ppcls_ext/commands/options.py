@@ -61,6 +61,26 @@ def command_parser(name: str, *examples: str, description: str = "") -> argparse
     )
 
 
+def add_int8_arguments(parser: argparse.ArgumentParser, place: str) -> None:
+    """Adds the options that belong to --int8.
+
+    Args:
+        parser: which has --int8.
+        place: what --calibration names, for its help.
+    """
+    parser.add_argument("--calibration", metavar="PLACE", help=f"with --int8: {place}")
+    count = "with --int8: how many, 32 to 500; half of them check the result (default: 256)"
+    parser.add_argument("--calibration-images", type=positive, default=256, metavar="N", help=count)
+    allow = "with --int8: write it even where it names other classes too often"
+    parser.add_argument("--allow", action="store_true", help=allow)
+
+
+def require_int8(parser: argparse.ArgumentParser, args: argparse.Namespace, is_int8: bool) -> None:
+    """A usage error where options of --int8 are given without it."""
+    if not is_int8 and (args.calibration or args.allow):
+        parser.error("--calibration and --allow belong to --int8")
+
+
 def positive(text: str) -> int:
     """A type for argparse: whole numbers from 1."""
     if not text.isdecimal() or int(text) < 1:

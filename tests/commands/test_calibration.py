@@ -126,8 +126,9 @@ def test_too_few_images_leave_nothing(pictures, tmp_path, capsys):
     assert not (tmp_path / "int8.onnx").exists()
 
 
-def test_too_many_images_are_refused_before_one_is_read(tmp_path, capsys):
-    options = ["--int8", "--calibration", tmp_path / "none", "--calibration-pictures", 100_000]
+@pytest.mark.parametrize("spelling", ["--calibration-images", "--calibration-pictures"])  # the name until version 0.2
+def test_too_many_images_are_refused_before_one_is_read(spelling, tmp_path, capsys):
+    options = ["--int8", "--calibration", tmp_path / "none", spelling, 100_000]
     assert export("-c", small_config(tmp_path), *options, "--output", tmp_path / "int8.onnx") == 1
     assert "int8 got 100000 calibration images: expected 32 to 500" in capsys.readouterr().err
 
