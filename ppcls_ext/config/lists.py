@@ -119,7 +119,7 @@ def say_what_is_left_out(run: RunSettings, lists: Mapping[str, ImageList]) -> No
     for loader, images in lists.items():
         sampler = run.config["DataLoader"][loader].get("sampler") or {}
         if sampler.get("name") in PLAIN_SAMPLERS and sampler.get("drop_last"):
-            _left_out(loader, images, sampler["batch_size"], get_world_size())
+            _left_out(loader, images, sampler, get_world_size())
         if loader == "Train" and sampler.get("name") in PLAIN_SAMPLERS:
             _say_batches_of_one(run, images, sampler, get_world_size())
     for loader, images in lists.items():
@@ -132,8 +132,8 @@ def say_what_is_left_out(run: RunSettings, lists: Mapping[str, ImageList]) -> No
         _say_absent_classes(lists["Train"], run.class_num)
 
 
-def _left_out(loader: str, images: ImageList, batch: int, processes: int) -> None:
-    where = f"DataLoader.{loader}.sampler"
+def _left_out(loader: str, images: ImageList, sampler: Mapping[str, Any], processes: int) -> None:
+    where, batch = f"DataLoader.{loader}.sampler", sampler["batch_size"]
     batches = math.ceil(len(images) / processes) // batch
     if batches == 0:
         raise PpclsExtError(
@@ -143,9 +143,15 @@ def _left_out(loader: str, images: ImageList, batch: int, processes: int) -> Non
         )
     left = len(images) - batches * batch * processes
     if left > 0:
+        each = "epoch" if loader == "Train" else "evaluation"
+        each += ", others each time" if loader == "Train" and sampler.get("shuffle") else ""
         logger.warning(
             "%d of the %d images of %s are left out of each %s: %s.drop_last",
-            *(left, len(images), images.path, "epoch" if loader == "Train" else "evaluation", where),
+            left,
+            len(images),
+            images.path,
+            each,
+            where,
         )
 
 

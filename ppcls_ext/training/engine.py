@@ -24,7 +24,7 @@ from ppcls_ext.hosts.paddleclas.errors import naming_sections
 from ppcls_ext.hosts.paddleclas.image_lists import ListedDataset, note_failures
 from ppcls_ext.hosts.paddleclas.loader_processes import fit_shared_memory
 from ppcls_ext.hosts.paddleclas.locate import engine_class
-from ppcls_ext.hosts.paddleclas.log_file import log_in
+from ppcls_ext.hosts.paddleclas.log_file import log_in, withdraw_log
 from ppcls_ext.predict.answers import Threshold
 from ppcls_ext.reparam.fuse import require_fusible
 from ppcls_ext.report.label_scores import USUAL_THRESHOLD
@@ -106,6 +106,7 @@ class Engine(_HostEngine):
             self._build(run.config, mode, run.recipe)
         except BaseException:
             if mode == "train":
+                withdraw_log(self.folder)
                 release(self.folder)  # which `prepare` holds
             raise
 

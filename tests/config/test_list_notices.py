@@ -59,7 +59,10 @@ def test_images_left_out(lines, config):
     assert lines(drop_last=True) == []
     (line,) = lines(batch_size=9)
     assert line.startswith("6 of the 24 images of ")
-    assert line.endswith("are left out of each epoch: DataLoader.Train.sampler.drop_last")
+    assert line.endswith("are left out of each epoch, others each time: DataLoader.Train.sampler.drop_last")
+    assert lines(batch_size=9, shuffle=False)[-1].endswith(
+        "are left out of each epoch: DataLoader.Train.sampler.drop_last"
+    )
     config["DataLoader"]["Train"]["sampler"].update(batch_size=8)
     config["DataLoader"]["Eval"]["sampler"]["drop_last"] = True
     assert "4 of the 20 images" in lines()[-1]

@@ -54,10 +54,27 @@ def _log_to(path: Path) -> None:
     host_logger._logger.addHandler(handler)
 
 
+def withdraw_log(folder: Path) -> None:
+    """Ends the log file in a folder whose training could not be built, and removes it if it was new."""
+    from ppcls.utils import logger as host_logger
+
+    for handler in list(host_logger._logger.handlers):
+        if isinstance(handler, _LogFile) and Path(handler.baseFilename).parent == folder.absolute():
+            host_logger._logger.removeHandler(handler)
+            handler.close()
+            if handler.is_new:
+                Path(handler.baseFilename).unlink(missing_ok=True)
+
+
 class _LogFile(logging.FileHandler):
-    """PaddleClas's log, up to the first line that cannot be written: then a warning says so once."""
+    """PaddleClas's log, up to the first line that cannot be written: then a warning says so once.
+
+    Attributes:
+        is_new: whether there was no such file before.
+    """
 
     def __init__(self, path: Path) -> None:
+        self.is_new = not path.exists()
         super().__init__(path, "a", encoding="utf-8")
         self.set_name(HANDLER)
         self.setFormatter(logging.Formatter(FORMAT, DATES))

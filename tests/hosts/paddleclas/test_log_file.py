@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ppcls_ext.hosts.paddleclas.log_file import log_in
+from ppcls_ext.hosts.paddleclas.log_file import log_in, withdraw_log
 
 
 @pytest.fixture
@@ -34,6 +34,21 @@ def test_lines_go_to_the_runs_own_file_once(host_log, tmp_path):
     host_log.info("some – line")
     (line,) = (tmp_path / "Net" / "eval.log").read_text(encoding="utf-8").splitlines()
     assert line.endswith("ppcls INFO: some – line")
+
+
+def test_the_log_of_what_was_not_built_goes_if_it_is_new(host_log, tmp_path):
+    for name in ("new", "old"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "old" / "eval.log").write_text("before\n")
+    for name in ("new", "old"):
+        open_log(tmp_path / name)
+        host_log.info("line")
+        withdraw_log(tmp_path / name)
+    host_log.info("another")
+    assert not list((tmp_path / "new").iterdir())
+    first, second = (tmp_path / "old" / "eval.log").read_text().splitlines()
+    assert first == "before"
+    assert second.endswith("line")
 
 
 @pytest.mark.parametrize("place", ["file/Net", "n" * 300])
