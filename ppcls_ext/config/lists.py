@@ -18,7 +18,7 @@ from typing import Any
 
 from ppcls_ext.config.best import METRICS
 from ppcls_ext.config.checks import LOSSES_OF_SEVERAL, MIXING
-from ppcls_ext.config.folder import CONFIG
+from ppcls_ext.config.folder import CONFIG, LISTS
 from ppcls_ext.config.load import override
 from ppcls_ext.config.settings import DISTILLATION, RunSettings, distilled_networks, open_run
 from ppcls_ext.data.class_folders import (
@@ -335,8 +335,9 @@ def evaluate_on(settings: RunSettings, data: str | os.PathLike) -> RunSettings:
     name = "ImageNetDataset" if settings.task == SINGLE_LABEL else "MultiLabelDataset"
     images = {"name": name, "image_root": str(path.parent), "cls_label_path": str(path)}
     delimiter = None
-    if (path / CONFIG).is_file():
-        listed = list_of_run(open_run(path), settings.class_names, settings.task)
+    of_run = list_of_a_run(path, settings.class_names, settings.task)
+    if of_run is not None:
+        listed = of_run
         images.update(image_root=str(listed.image_root), cls_label_path=str(listed.path))
         delimiter = listed.delimiter
     elif path.is_dir():
@@ -351,19 +352,46 @@ def evaluate_on(settings: RunSettings, data: str | os.PathLike) -> RunSettings:
     return dataclasses.replace(changed, trained_lists=others)
 
 
-def list_of_run(run: RunSettings, names: Sequence[str] | None, task: str) -> ImageList:
+def list_of_a_run(path: Path, names: Sequence[str] | None, task: str) -> ImageList | None:
+    """The images of a run that a path means: its folder, or a list in its folder `lists`; None where it means neither.
+
+    The images of such a list are where the run's configuration says, and not beside the list.
+
+    Args:
+        path: of a folder or a file.
+        names: the classifier's class names by index; None where unknown.
+        task: the classifier's.
+
+    Raises:
+        PpclsExtError: as of `list_of_run`.
+    """
+    if (path / CONFIG).is_file():
+        return list_of_run(open_run(path), names, task)
+    folder = path.absolute().parent
+    if folder.name != LISTS or not path.is_file() or not (folder.parent / CONFIG).is_file():
+        return None
+    run = open_run(folder.parent)
+    for loader in ("Eval", "Train"):
+        listed = run.dataset(loader).get("cls_label_path")
+        if isinstance(listed, str) and os.path.realpath(listed) == os.path.realpath(path):
+            return list_of_run(run, names, task, loader)
+    return None
+
+
+def list_of_run(run: RunSettings, names: Sequence[str] | None, task: str, loader: str = "Eval") -> ImageList:
     """The images that a run evaluates on, for another classifier of the same classes.
 
     Args:
         run: its settings.
         names: the classifier's class names by index; None where unknown.
         task: the classifier's.
+        loader: "Eval", or "Train" for those that it is trained on.
 
     Raises:
         PpclsExtError: the run has no list, it was changed after the training, or its classes are others.
     """
-    run.require_trained_list("Eval")
-    images = run.image_list("Eval")
+    run.require_trained_list(loader)
+    images = run.image_list(loader)
     if images is None:
         raise PpclsExtError(f"{run.folder} evaluates on no image list: give a folder of class folders, or a list")
     if task != run.task:

@@ -22,7 +22,7 @@ from ppcls_ext.training.checkpoints import Checkpoints
 from ppcls_ext.training.engine import Engine
 from ppcls_ext.weights import checkpoint_sets
 from ppcls_ext.weights.checkpoint_sets import read_set
-from tests.helpers import ROOT
+from tests.helpers import ROOT, needs_converter
 
 ARCH = "FasterNet_T0"
 HOLDER = "import sys; from pathlib import Path; from ppcls_ext.weights.folder_lock import hold; hold(Path(sys.argv[1]))"
@@ -255,6 +255,22 @@ def test_a_list_that_the_user_names_is_not_compared(folder, train, photos):
     assert read_set(folder / "latest").state["epoch"] == 2
     (evaluation,) = run.evaluate().evaluations
     assert evaluation.images == 3
+
+
+@needs_converter
+def test_the_lists_of_a_run_say_where_its_images_are(folder, train, tmp_path):
+    run = ppcls_ext.Run(folder)
+    (own,) = run.evaluate().evaluations
+    (listed,) = run.evaluate(folder / "lists" / "val_list.txt").evaluations
+    assert str(listed) == str(own)
+    train_list = folder / "lists" / "train_list.txt"
+    (trained,) = run.evaluate(train_list).evaluations
+    assert trained.images == len(run.settings.image_list("Train"))
+    exported = run.export_onnx().path
+    assert ppcls_ext.evaluate(exported, train_list).top1 == pytest.approx(trained.value)
+    shutil.copy(train_list, tmp_path / "train_list.txt")
+    with pytest.raises(PpclsExtError, match="the list's paths start from image_root"):
+        run.evaluate(tmp_path / "train_list.txt")
 
 
 def test_resuming_keeps_the_lists(folder, train):
