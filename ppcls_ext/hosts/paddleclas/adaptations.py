@@ -126,13 +126,13 @@ def _retrieval_metrics_fail() -> bool:
 def _one_element_losses() -> None:
     from ppcls.loss import CombinedLoss
 
-    patch(CombinedLoss, "__call__", _with_one_element_results(CombinedLoss.__call__))
+    _give_one_element_results(CombinedLoss, "__call__")
 
 
 def _one_element_metrics() -> None:
     from ppcls.metric import CombinedMetrics
 
-    patch(CombinedMetrics, "forward", _with_one_element_results(CombinedMetrics.forward))
+    _give_one_element_results(CombinedMetrics, "forward")
 
 
 def _averages_of_floats() -> None:
@@ -159,14 +159,15 @@ def _one_element_means() -> None:
     patch(metrics, "paddle", extended)
 
 
-def _with_one_element_results(method: Callable) -> Callable:
-    """Wraps a function that returns a dict of tensors: its 0-D tensors become 1-D."""
+def _give_one_element_results(owner: type, name: str) -> None:
+    """Wraps a method that returns a dict of tensors: its 0-D tensors become 1-D."""
+    method: Callable[..., dict] = getattr(owner, name)
 
     @functools.wraps(method)
     def wrapped(*args: Any, **kwargs: Any) -> dict:
-        return {name: _one_element(value) for name, value in method(*args, **kwargs).items()}
+        return {key: _one_element(value) for key, value in method(*args, **kwargs).items()}
 
-    return wrapped
+    patch(owner, name, wrapped)
 
 
 def _one_element(value: Any) -> Any:
