@@ -65,6 +65,27 @@ def _weights_of_ours_stay() -> None:
     patch(trainer, "reset_initialized_parameter", reset_others)
 
 
+def _labels_are_int32() -> bool:
+    from ppdet.modeling.assigners.task_aligned_assigner import TaskAlignedAssigner
+
+    label, one, centre = paddle.zeros([1, 1, 1], "int32"), paddle.ones([1, 1, 1]), paddle.ones([1, 2])
+    box = paddle.to_tensor([[[0.0, 0.0, 2.0, 2.0]]])
+    # Paddle 3 promotes no integers: those of the labels' kind fail where they are added to indices, which are int64
+    return raises(TypeError, TaskAlignedAssigner(topk=1), one, box, centre, [1], label, box, one, 1)
+
+
+def _labels_of_int64() -> None:
+    from ppdet.modeling.assigners.task_aligned_assigner import TaskAlignedAssigner
+
+    original = TaskAlignedAssigner.forward
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+        *before, labels = args[:5]
+        return original(self, *before, labels.astype("int64"), *args[5:], **kwargs)
+
+    patch(TaskAlignedAssigner, "forward", forward)
+
+
 def _suppression_fails() -> bool:
     from ppdet.modeling import ops
 
@@ -135,6 +156,9 @@ ADAPTATIONS = (
     Adaptation("grids", "ppdet/modeling/heads/yolov7_head.py, make_grid", _grids_are_integers, _grids_of_floats),
     # the trainer draws all weights anew after the model is built, those that `pretrained` names too
     Adaptation("backbone weights", "ppdet/engine/trainer.py, __init__", _weights_are_reset, _weights_of_ours_stay),
+    Adaptation(
+        "labels", "ppdet/modeling/assigners/task_aligned_assigner.py, forward", _labels_are_int32, _labels_of_int64
+    ),
     # its branch for programs writes those of Paddle 2
     Adaptation("suppression", "ppdet/modeling/ops.py, multiclass_nms", _suppression_fails, _suppression_in_programs),
     Adaptation("text sizes", "ppdet/utils/visualizer.py, draw_bbox", _texts_have_no_size, _sizes_of_texts),

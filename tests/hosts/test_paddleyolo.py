@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from ppcls_ext.hosts import paddleyolo
+from ppcls_ext.hosts.adaptation import raises
 
 #: Asks in one way for arrays and in another, Paddle 2's, for programs.
 OPS = """
@@ -24,6 +25,17 @@ def multiclass_nms(bboxes, scores, score_threshold, nms_top_k, keep_top_k, nms_t
         boxes, index, number = _C_ops.multiclass_nms3(bboxes, scores, rois_num, *settings)
         return boxes, number, index if return_index else None
     LayerHelper("multiclass_nms3").append_op(type="multiclass_nms3", inputs={{"BBoxes": bboxes, "Scores": scores}})
+"""
+#: Adds its labels to indices.
+ASSIGNER = """
+import paddle
+
+class TaskAlignedAssigner(paddle.nn.Layer):
+    def __init__(self, topk):
+        super().__init__()
+
+    def forward(self, scores, boxes, points, anchors, labels, its_boxes, mask, bg_index):
+        return scores.argmax(-1) + labels.squeeze(-1){cast} + bg_index
 """
 VISUALIZER = """
 from PIL import ImageDraw
@@ -84,6 +96,22 @@ def test_a_suppression_that_programs_know_is_left(host):
     original = ops.multiclass_nms
     assert not applied("suppression")
     assert ops.multiclass_nms is original
+
+
+def test_labels_of_int64(host):
+    assigner = host("modeling/assigners/task_aligned_assigner.py", ASSIGNER.format(cast="")).TaskAlignedAssigner(topk=1)
+    one = paddle.ones([1, 1, 1])
+    assert applied("labels") == raises(TypeError, lambda: paddle.ones([1], "int64") + paddle.ones([1], "int32"))
+    assert not applied("labels")
+    assert assigner(one, one, one, [1], paddle.full([1, 1, 1], 5, "int32"), one, one, bg_index=1).tolist() == [[6]]
+
+
+def test_an_assigner_that_takes_labels_of_int32_is_left(host):
+    text = ASSIGNER.format(cast='.astype("int64")')
+    original = host("modeling/assigners/task_aligned_assigner.py", text).TaskAlignedAssigner
+    forward = original.forward
+    assert not applied("labels")
+    assert original.forward is forward
 
 
 def test_sizes_of_texts(host):

@@ -27,7 +27,7 @@ import functools
 import inspect
 import os
 from collections.abc import Callable
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from ppcls_ext.hosts.adaptation import Adaptation, Extended, apply_needed, patch, raises
@@ -60,13 +60,18 @@ def _sgd_fails() -> bool:
 def _auto_augment_with_int() -> None:
     from ppcls.data.preprocess.ops import autoaugment
 
-    patch(autoaugment, "np", Extended(autoaugment.np, int=int))
+    _give_back_to_numpy(autoaugment, int=int)
 
 
 def _hybrid_mixing_with_bool() -> None:
     from ppcls.data.preprocess.batch_ops import batch_operators
 
-    patch(batch_operators, "np", Extended(batch_operators.np, bool=bool))
+    _give_back_to_numpy(batch_operators, bool=bool)
+
+
+def _give_back_to_numpy(module: ModuleType, **names: type) -> None:
+    """Gives a file of the host names that NumPy has no more."""
+    patch(module, "np", Extended(module.np, **names))
 
 
 def _sgd_with_getfullargspec() -> None:
