@@ -43,6 +43,7 @@ PADDLEDET = {
 PADDLEYOLO = {
     "yolov5_repvgg_a0": "RepVGG",
     "yolov7_mobileone_s0": "MobileOne",
+    "yolov8_fasternet_t0": "FasterNet",
 }
 DETECTION = {**PADDLEDET, **PADDLEYOLO}
 SEGMENTATION = {
@@ -55,7 +56,7 @@ HOSTS = {"PaddleDetection": PADDLEDET, "PaddleYOLO": PADDLEYOLO, "PaddleSeg": SE
 BARE = {
     "PicoDet": ("export.benchmark=True",),
     "YOLOv3": ("PPYOLOEHead.exclude_nms=True",),
-    **{f"YOLOv{number}": (f"YOLOv{number}Head.exclude_nms=True",) for number in (5, 7)},
+    **{f"YOLOv{number}": (f"YOLOv{number}Head.exclude_nms=True",) for number in (5, 7, 8)},
     "YOLOX": tuple(f"YOLOXHead.nms.{what}" for what in ("score_threshold=0.0", "nms_threshold=1.0", "keep_top_k=1000")),
 }
 COLOURS = np.array([(0, 0, 0), (220, 40, 40), (40, 160, 60), (50, 90, 230)], np.uint8)
@@ -105,8 +106,6 @@ def detector(name: str, published: Path | None, trained: bool) -> tuple[str, dic
     )
     architecture = re.search(r"^architecture: (\w+)", config.read_text(encoding="utf-8"), re.MULTILINE).group(1)
     kinds = {"whole": (), "bare": BARE[architecture]}
-    if name in PADDLEYOLO:
-        del kinds["whole"]  # its suppression cannot be exported on Paddle 3: ppdet/modeling/ops.py, multiclass_nms
     for kind, extra in kinds.items():
         arguments = [*overrides, *extra, "--output_dir", folder / kind]
         script(home, "export_model.py", *arguments, log=folder / f"export_{kind}.log")
@@ -156,7 +155,7 @@ def row(name: str) -> str:
         f"{training['cpu']:.1f} ({training['wall']:.1f})",
     ]
     for kind in ("whole", "bare"):
-        cells += [str(result[kind]["nodes"]), f"{result[kind]['difference']:.1e}"] if kind in result else ["–", "–"]
+        cells += [str(result[kind]["nodes"]), f"{result[kind]['difference']:.1e}"]
     return " | ".join(cells)
 
 
@@ -227,7 +226,7 @@ def main() -> None:
     done = [name for name in everything if Path("output", name, "result.json").exists()]
     lines = [COLUMNS, re.sub(r"[^|]+", " --- ", COLUMNS).strip(), *map(row, done)]
     Path("output", "downstream.md").write_text("\n".join(f"| {line} |" for line in lines) + "\n", encoding="utf-8")
-    drawn = {name: onnx_file(name, "whole" if name in PADDLEDET else "bare") for name in done if name not in PADDLEYOLO}
+    drawn = {name: onnx_file(name, "whole" if name in DETECTION else "bare") for name in done}
     if drawn:
         draw_all(drawn, ROOT / "docs" / "images" / "downstream.png")
 

@@ -23,6 +23,9 @@ FILES = {
     "ppdet/utils/visualizer.py": "from PIL import ImageFont\n",
     "ppdet/modeling/__init__.py": "",
     "ppdet/modeling/heads/__init__.py": "",
+    "ppdet/modeling/ops.py": "def multiclass_nms(boxes, scores, **settings):\n    return [boxes]\n",
+    "ppdet/modeling/assigners/__init__.py": "",
+    "ppdet/modeling/assigners/task_aligned_assigner.py": "TaskAlignedAssigner = lambda topk: lambda *inputs: None\n",
     "tools/show.py": "import ppdet\nprint(ppdet.__file__)\n",
 }
 YOLO = {"ppdet/modeling/architectures/yolov5.py": ""}

@@ -8,8 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import paddle
 import pytest
+from PIL import Image
 
 import ppcls_ext
 from ppcls_ext.data.shapes import make
@@ -28,6 +30,7 @@ DETECTION = {
     "yolox_fasternet_t0": (PADDLEDET, "YOLOXHead", "YOLOXHead.exclude_nms=True"),
     "yolov5_repvgg_a0": (PADDLEYOLO, "YOLOv5Head", "YOLOv5Head.exclude_nms=True"),
     "yolov7_mobileone_s0": (PADDLEYOLO, "YOLOv7Head", "YOLOv7Head.exclude_nms=True"),
+    "yolov8_fasternet_t0": (PADDLEYOLO, "YOLOv8Head", "YOLOv8Head.exclude_nms=True"),
 }
 SEGMENTATION = ["pp_liteseg_mobileone_s0", "deeplabv3p_repvgg_a0", "fcn_fasternet_t0"]
 
@@ -45,13 +48,18 @@ def script(host, name, *arguments, folder, fails=False):
     return text
 
 
+#: Of onnxruntime's outputs from Paddle's, beside what program_to_onnx requires. PaddleYOLO draws all weights anew, and
+#: two steps leave networks in which rounding grows: an input moved by a rounding error moves their boxes by 2e-4.
+DIFFERENCE = {PADDLEDET: 1e-4, PADDLESEG: 1e-4, PADDLEYOLO: 1e-3}
+
+
 def export(host, name, *arguments, folder, program):
     """Exports with the host's script, fused and with proof, and makes an ONNX file of `program`; gives its report."""
     text = script(host, name, *arguments, folder=folder)
     assert "blocks fused" in text
     assert "the program differs by" in text
     report = program_to_onnx(folder / program, folder / program.with_suffix(".onnx"))
-    assert report.difference < 1e-4
+    assert report.difference < DIFFERENCE[host]
     return report
 
 
@@ -145,19 +153,16 @@ def test_detectors(name, folder):
     config, weights = ROOT / "configs" / "detection" / f"{name}.yml", f"weights=output/{name}/model_final.pdparams"
     text = script(host, "train.py", "-c", config, "-o", "epoch=1", folder=folder)
     assert (folder / "output" / name / "model_final.pdparams").exists(), text
-    # PaddleYOLO says only that nothing is found yet
-    evaluated = script(host, "eval.py", "-c", config, "-o", weights, folder=folder)
-    assert "Average Precision" in evaluated or (host is PADDLEYOLO and "Evaluation results empty" in evaluated)
-    if host is PADDLEDET:  # PaddleYOLO draws with a method that Pillow 10 removed
-        picture = sorted((folder / "dataset/shapes/images/val").iterdir())[0]
-        arguments = ["-c", config, "-o", weights, "--infer_img", picture, "--output_dir", "drawn"]
-        script(host, "infer.py", *arguments, folder=folder)
-        assert (folder / "drawn" / picture.name).exists()
-    # after two steps all boxes score the same, so that rounding alone would choose; benchmarks/downstream.py compares
-    # the lists of trained detectors
-    kinds = {"whole": f"{head}.nms.score_threshold=0.9", "without": without}
-    if host is PADDLEYOLO:  # ppdet/modeling/ops.py, multiclass_nms, makes no programs of Paddle 3
-        del kinds["whole"]
+    all_boxes = ["-c", config, "-o", weights, f"{head}.nms.score_threshold=0.0"]
+    assert "Average Precision" in script(host, "eval.py", *all_boxes, folder=folder)
+    picture = sorted((folder / "dataset/shapes/images/val").iterdir())[0]
+    arguments = ["--infer_img", picture, "--output_dir", "drawn", "--draw_threshold", 0, *all_boxes]
+    script(host, "infer.py", *arguments, folder=folder)
+    drawn = Image.open(folder / "drawn" / picture.name).convert("RGB")
+    assert (np.asarray(drawn).astype(int) - np.asarray(Image.open(picture).convert("RGB"))).any()
+    # after two steps all boxes score the same, 1 at times, so that rounding alone would choose: none is kept;
+    # benchmarks/downstream.py compares the lists of trained detectors
+    kinds = {"whole": f"{head}.nms.score_threshold=1.0", "without": without}
     for kind, override in kinds.items():
         arguments = ["-c", config, "--output_dir", kind, "-o", weights, override]
         report = export(host, "export_model.py", *arguments, folder=folder, program=Path(kind, name))

@@ -27,7 +27,7 @@ import functools
 import inspect
 import os
 from collections.abc import Callable
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from ppcls_ext.hosts.adaptation import Adaptation, Extended, apply_needed, patch, raises
@@ -60,13 +60,18 @@ def _sgd_fails() -> bool:
 def _auto_augment_with_int() -> None:
     from ppcls.data.preprocess.ops import autoaugment
 
-    patch(autoaugment, "np", Extended(autoaugment.np, int=int))
+    _give_back_to_numpy(autoaugment, int=int)
 
 
 def _hybrid_mixing_with_bool() -> None:
     from ppcls.data.preprocess.batch_ops import batch_operators
 
-    patch(batch_operators, "np", Extended(batch_operators.np, bool=bool))
+    _give_back_to_numpy(batch_operators, bool=bool)
+
+
+def _give_back_to_numpy(module: ModuleType, **names: type) -> None:
+    """Gives a file of the host names that NumPy has no more."""
+    patch(module, "np", Extended(module.np, **names))
 
 
 def _sgd_with_getfullargspec() -> None:
@@ -126,13 +131,13 @@ def _retrieval_metrics_fail() -> bool:
 def _one_element_losses() -> None:
     from ppcls.loss import CombinedLoss
 
-    patch(CombinedLoss, "__call__", _with_one_element_results(CombinedLoss.__call__))
+    _give_one_element_results(CombinedLoss, "__call__")
 
 
 def _one_element_metrics() -> None:
     from ppcls.metric import CombinedMetrics
 
-    patch(CombinedMetrics, "forward", _with_one_element_results(CombinedMetrics.forward))
+    _give_one_element_results(CombinedMetrics, "forward")
 
 
 def _averages_of_floats() -> None:
@@ -159,14 +164,15 @@ def _one_element_means() -> None:
     patch(metrics, "paddle", extended)
 
 
-def _with_one_element_results(method: Callable) -> Callable:
-    """Wraps a function that returns a dict of tensors: its 0-D tensors become 1-D."""
+def _give_one_element_results(owner: type, name: str) -> None:
+    """Wraps a method that returns a dict of tensors: its 0-D tensors become 1-D."""
+    method: Callable[..., dict] = getattr(owner, name)
 
     @functools.wraps(method)
     def wrapped(*args: Any, **kwargs: Any) -> dict:
-        return {name: _one_element(value) for name, value in method(*args, **kwargs).items()}
+        return {key: _one_element(value) for key, value in method(*args, **kwargs).items()}
 
-    return wrapped
+    patch(owner, name, wrapped)
 
 
 def _one_element(value: Any) -> Any:

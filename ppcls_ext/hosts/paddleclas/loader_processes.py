@@ -104,15 +104,19 @@ def fit_shared_memory(loaders: Mapping[str, Any], processes: int = 1, folder: Pa
     if free < locks:
         for loader in loaders.values():
             patch(loader, "num_workers", 0)
-            patch(loader, "use_shared_memory", False)
+        _share_nothing(loaders)
         return _line(folder, free, locks, loaders, "no processes are started, as with loader.num_workers 0")
     sharing = {name: loader for name, loader in loaders.items() if loader.use_shared_memory}
     needed = locks + sum(map(_in_flight, sharing.values())) * processes
     if not sharing or free >= needed:
         return ""
-    for loader in sharing.values():
-        patch(loader, "use_shared_memory", False)
+    _share_nothing(sharing)
     return _line(folder, free, needed, sharing, "batches go through pipes, as with loader.use_shared_memory false")
+
+
+def _share_nothing(loaders: Mapping[str, Any]) -> None:
+    for loader in loaders.values():
+        patch(loader, "use_shared_memory", False)
 
 
 def _line(folder: Path, free: int, needed: int, loaders: Mapping[str, Any], done: str) -> str:
