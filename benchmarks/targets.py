@@ -273,13 +273,13 @@ def about(args: argparse.Namespace) -> str:
     images = len(find_images([args.images])[::COMPARED])
     return (
         f"{datetime.date.today()}, {machine()} ({features}), one thread; {runtimes}; {images} images of 224 px, "
-        f"medians of {args.turns} turns"
+        f"medians of {args.turns} turns{args.note and f'; {args.note}'}"
     )
 
 
 def page(rows: Sequence[Row], measured: str) -> str:
     """targets.md."""
-    return f"{HEADER.format(about=measured)}\n{tables(rows)}"
+    return HEADER.format(about=measured) + tables(rows)
 
 
 def tables(rows: Sequence[Row]) -> str:
@@ -301,8 +301,9 @@ Written by `benchmarks/targets.py`: {about}.
 
 The difference is that of the probabilities to onnxruntime's for the ONNX file **of the same precision**, and the class
 the best one; how much int8 loses against float32 stands in [int8](../explanation/quantization.md). Time is that of one
-image as a part of onnxruntime's in float32, by turns; of ONNX files too. Web pages were opened in Chromium, and their
-time is what they say themselves, that of the network alone.
+image as a part of onnxruntime's in float32, by turns; of ONNX files too. int8 of the ONNX file is computed with weights
+that saturate nowhere, as the file defines it. Web pages were opened in Chromium, and their time is what they say
+themselves, that of the network alone.
 
 **Nothing here was run on a phone or on Apple hardware, and no page in another browser.** Core ML was computed from its
 files, which tells nothing about its time. It computes float16 and int8 in halves, where the ONNX files only store
@@ -321,6 +322,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--litertjs", metavar="FOLDER", help="of @litertjs/core; without it there are no web pages")
     parser.add_argument("--chromium", default="/usr/bin/chromium", metavar="FILE", help="opens the pages")
     parser.add_argument("--turns", type=int, default=50, metavar="N")
+    parser.add_argument("--note", default="", metavar="TEXT", help="about the machine, for the page")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="for targets.csv and targets.md (default: none)")
     args = parser.parse_args()
     args.weights = dict(pair.split("=", 1) for pair in args.weights)
