@@ -32,7 +32,7 @@ BLOCK = re.compile(
 RUN = ("console", "python", "output", "diff", "bash", "sh")
 #: The pages that are run one after the other in one folder.
 PAGES = (
-    ("howto/own_images", "howto/deploy", "howto/quantize"),
+    ("howto/own_images", "howto/deploy", "howto/quantize", "howto/runtimes"),
     ("howto/multi_label",),
     ("howto/fine_tune", "howto/imbalance"),
     ("howto/distributed",),

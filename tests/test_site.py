@@ -122,6 +122,26 @@ def test_an_error_ends_with_its_page(arguments, page, tmp_path, monkeypatch, cap
     assert page is None or line.endswith(f" (more: ppcls-ext docs {page})")
 
 
+def test_the_table_of_targets_is_made_of_its_figures():
+    from benchmarks import targets
+
+    rows = targets.read_rows(DOCS / "bench" / "targets.csv")
+    expected = [(name, form) for name in ("onnx", *targets.TARGETS) for form in targets.FORMATS[name].precisions]
+    for name in targets.MODELS:
+        own = [row for row in rows if row["model"] == name]
+        assert [(row["target"], row["precision"]) for row in own] == expected
+        assert all(row["difference"] and row["same"] for row in own if row["target"] != "onnx")
+        assert [bool(row["time"]) for row in own] == [row["target"] != "coreml" for row in own], "it is computed"
+    assert (DOCS / "bench" / "targets.md").read_text(encoding="utf-8").endswith(targets.tables(rows))
+
+
+def test_no_page_calls_the_command_of_mnn():
+    """It installs a package with pip before it converts; `_tools`, which it calls, does not."""
+    for page in DOCS.rglob("*.md"):
+        for _, _, block in BLOCK.findall(page.read_text(encoding="utf-8")):
+            assert not re.search(r"^(\$ )?(\S*/)?mnn(convert|quant)? |MNN\.tools", block, re.MULTILINE), page
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_are_what_their_text_says(path):
     jupytext = pytest.importorskip("jupytext")

@@ -113,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
         "eval -c MobileOne_S0 -o Global.pretrained_model=output/MobileOne_S0/best_model",
         description="An exported file needs no Paddle. Several MODELs give one table.",
     )
-    model = "folder that a training wrote, weights in it, file of export-onnx, or folder of export-model"
+    model = "folder that a training wrote, weights in it, file of export or export-onnx, or folder of export-model"
     parser.add_argument("names", nargs="*", metavar="MODEL", help=model)
     add_config_arguments(parser)
     data = "labelled images: a folder with one folder per class, named as the model's classes, an image list, or a "
@@ -126,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     add_threshold_argument(parser, threshold)
     views = "average the scores of an image and its mirror image, or of ten crops"
     parser.add_argument("--tta", choices=TTA, help=views)
-    parser.add_argument("--runtime", choices=RUNTIMES, help="of a file (default: onnxruntime; paddle for a folder)")
+    parser.add_argument("--runtime", choices=RUNTIMES, help="of a file (default: its own, else onnxruntime)")
     parser.add_argument("--per-class", action="store_true", help="table of precision, recall and F1, the worst first")
     parser.add_argument("--json", action="store_true", help="print one JSON document, and nothing else on stdout")
     report = "write confusions, mistakes, calibration and one HTML page (default: report-eval in the run's folder)"

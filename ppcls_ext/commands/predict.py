@@ -346,7 +346,7 @@ def _parse(name: str, argv: Sequence[str] | None) -> argparse.Namespace:
     add("--every", type=positive, metavar="N", help="look at one frame of N (default: about 2 a second)")
     add("--batch-size", type=positive, metavar="N", help="images at once (default: the model's, or 8)")
     add("--threads", type=positive, metavar="N", help="of a file's runtime (default: its own choice)")
-    add("--runtime", choices=RUNTIMES, help="of a file (default: onnxruntime; paddle for a folder)")
+    add("--runtime", choices=RUNTIMES, help="of a file (default: its own, else onnxruntime)")
     free = "of a MODEL for any size: that of all images, a side or HEIGHTxWIDTH (default: their own)"
     add("--size", type=size, metavar="PX", help=free)
     add("--bf16", action="store_true", help="with --runtime openvino: compute in bfloat16")

@@ -10,6 +10,7 @@ from ppcls_ext.commands.options import command_parser
 from ppcls_ext.data.lists import MULTI_LABEL
 from ppcls_ext.errors import PpclsExtError, message_line, printable
 from ppcls_ext.export.agreement import compare_runtimes
+from ppcls_ext.predict.coreml_model import COMPUTED
 from ppcls_ext.predict.coreml_model import SUFFIX as PACKAGE
 from ppcls_ext.predict.runtimes import RUNTIMES, with_version
 
@@ -39,11 +40,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if agreed is None:
             print(f"{comparison.name:<{WIDTH}} {message_line(comparison.error)}")
             continue
-        is_file = comparison.name.endswith(RUNTIMES[comparison.runtime].suffix or "/")
+        is_file = (RUNTIMES[comparison.runtime].suffix or "/") in comparison.name
         name = printable(comparison.name if is_file else with_version(comparison.runtime, comparison.name))
         line = COLUMNS.format(name, f"{agreed.change:.1e}", f"{agreed.same:.1%}")
         line += FOUND.format(f"{agreed.found:.1%}") if several else ""
-        print(line + TIME.format(f"{comparison.seconds * 1e3:.1f}"))
+        print(line + TIME.format("–" if comparison.seconds is None else f"{comparison.seconds * 1e3:.1f}"))
+    computed = [comparison.name for comparison in found.comparisons if comparison.agreement and not comparison.seconds]
+    if computed:
+        print(f"{printable(', '.join(computed))}: {COMPUTED}")
     if failed:
         raise PpclsExtError(f"{file}: a runtime gives other answers than onnxruntime; the table says which")
     return 0

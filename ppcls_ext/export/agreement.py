@@ -18,6 +18,7 @@ from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.export.comparison import Agreement, AgreementCounts
 from ppcls_ext.export.formats import written_for
 from ppcls_ext.predict.classifier import BATCH, Classifier
+from ppcls_ext.predict.coreml_model import AppleModel, CoreMlModel, runs_here
 from ppcls_ext.predict.metadata import Metadata
 from ppcls_ext.predict.runtimes import RUNTIMES, installed, runtime_for
 from ppcls_ext.progress import progress
@@ -35,7 +36,7 @@ class Comparison(NamedTuple):
         error: the reason why there is nothing to compare; None otherwise.
         agreement: of the answers; None where there are none.
         agrees: whether these stay within the limits.
-        seconds: for an image.
+        seconds: for an image; None where its own runtime did not run it, but it was computed from the file.
     """
 
     name: str
@@ -43,7 +44,7 @@ class Comparison(NamedTuple):
     error: str | None = None
     agreement: Agreement | None = None
     agrees: bool = True
-    seconds: float = 0.0
+    seconds: float | None = None
 
 
 class Verified(NamedTuple):
@@ -122,13 +123,13 @@ def _others(file: str, source: str, program: str | None, metadata: Metadata, fol
     """Returns what is compared: a file that is no ONNX file itself, else all runtimes, and the files of its name."""
     if file != source:
         name = runtime_for(file)
-        return [_Other(name, name, file, False, metadata)]
+        return [_Other(name, name, file, False, metadata), *_by_apple(name, file, metadata)]
     others = [
         _Other("openvino", "openvino", file, False, metadata),
         _Other("openvino bf16", "openvino", file, True, metadata),
     ]
-    for name in ("tflite", "ncnn"):
-        others.append(_Other(name, name, file, False, metadata, partial(written_for, name, file, folder)))
+    for name in ("tflite", "ncnn", "coreml"):
+        others.append(_Other(name, name, file, False, metadata, partial(_converted, name, file, folder)))
     if program:
         others.append(_Other("paddle", "paddle", program, False, metadata))
     stem = file[: -len(".onnx")] if file.endswith(".onnx") else file
@@ -136,8 +137,21 @@ def _others(file: str, source: str, program: str | None, metadata: Metadata, fol
         for form in ("", "_fp32", "_fp16", "_int8") if kind.suffix else ():
             path = f"{stem}{form}{kind.suffix}"
             if Path(path).exists():
-                others.append(_Other(Path(path).name, name, path, False, metadata))
+                others += [_Other(Path(path).name, name, path, False, metadata), *_by_apple(name, path, metadata)]
     return others
+
+
+def _by_apple(runtime: str, path: str, metadata: Metadata) -> list[_Other]:
+    """A package, run by Core ML itself, where there is one."""
+    if runtime != "coreml" or not runs_here():
+        return []
+    name = f"{Path(path).name}, run by Core ML"
+    return [_Other(name, runtime, path, False, metadata, lambda: Classifier.of(AppleModel(path)))]
+
+
+def _converted(runtime: str, file: str, folder: Path) -> Classifier:
+    """Returns what runs the ONNX file in the form that a runtime of phones takes."""
+    return Classifier(written_for(runtime, file, folder), runtime=runtime)
 
 
 class _Other:
@@ -149,7 +163,7 @@ class _Other:
         path: what it runs.
         bf16: whether it computes in bfloat16.
         metadata: of the file that it is compared with.
-        convert: writes what the runtime runs instead of `path`.
+        load: makes what runs it, where that is not `Classifier(path)`.
     """
 
     def __init__(
@@ -159,7 +173,7 @@ class _Other:
         path: str,
         bf16: bool,
         metadata: Metadata,
-        convert: Callable[[], Path] | None = None,
+        load: Callable[[], Classifier] | None = None,
     ) -> None:
         self._name, self._runtime = name, runtime
         self._is_loose, self._is_shown_only = bf16, False
@@ -171,7 +185,7 @@ class _Other:
             self._failed = Comparison(name, runtime, f'not installed: pip install "ppcls-ext[{runtime}]"')
             return
         try:
-            self._classifier = Classifier(convert() if convert else path, runtime=runtime, bf16=bf16)
+            self._classifier = load() if load else Classifier(path, runtime=runtime, bf16=bf16)
         except PpclsExtError as error:
             # a runtime may lack what bfloat16 needs; a program that was named has to be one
             self._failed = Comparison(name, runtime, str(error), agrees=runtime != "paddle")
@@ -204,7 +218,9 @@ class _Other:
             return self._failed
         found = self._counts.result()
         agrees = self._is_shown_only or (found.is_enough and (self._is_loose or found.change <= LARGEST_DIFFERENCE))
-        return Comparison(self._name, self._runtime, None, found, agrees, self._seconds / self._images)
+        is_computed = isinstance(self._classifier.network, CoreMlModel)
+        seconds = None if is_computed else self._seconds / self._images
+        return Comparison(self._name, self._runtime, None, found, agrees, seconds)
 
 
 def _scores(classifier: Classifier, inputs: np.ndarray) -> np.ndarray:

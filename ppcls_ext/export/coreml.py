@@ -24,10 +24,8 @@ from ppcls_ext.export.litert_metadata import input_description
 from ppcls_ext.export.net import Constant, Net, Operation
 from ppcls_ext.hosts.quiet import captured_output, logging_from
 from ppcls_ext.packages import import_extra
-from ppcls_ext.predict.coreml_model import OWN, SUFFIX, import_coremltools
+from ppcls_ext.predict.coreml_model import IMAGE, OWN, SUFFIX, import_coremltools
 from ppcls_ext.predict.metadata import PROBABILITIES
-
-INPUT = "image"
 
 
 def write_coreml(net: Net, halves: bool = True) -> dict[str, bytes]:
@@ -99,7 +97,7 @@ class _Program:
             program,
             convert_to="mlprogram",
             minimum_deployment_target=self._target,
-            inputs=[tools.ImageType(name=INPUT, shape=shape, color_layout=tools.colorlayout.RGB)],
+            inputs=[tools.ImageType(name=IMAGE, shape=shape, color_layout=tools.colorlayout.RGB)],
             classifier_config=tools.ClassifierConfig(unique_labels(net)) if is_classifier else None,
             compute_precision=precision,
             skip_model_load=True,
@@ -119,7 +117,7 @@ class _Program:
         }
         for name, text in described.items():
             setattr(model, name, text)
-        model.input_description[INPUT] = input_description(self._net, True)
+        model.input_description[IMAGE] = input_description(self._net, True)
         model.user_defined_metadata[OWN] = json.dumps(properties, ensure_ascii=False, sort_keys=True)
 
     def _normalised(self, image: Any) -> Any:

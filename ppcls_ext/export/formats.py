@@ -24,7 +24,7 @@ from ppcls_ext.export.opset import require_precision
 from ppcls_ext.export.web_page import require_known, require_runtime, web_page
 from ppcls_ext.files import atomic_write, folder_at_once, require_own_folder
 from ppcls_ext.packages import require
-from ppcls_ext.predict.coreml_model import import_coremltools
+from ppcls_ext.predict.coreml_model import COMPUTED, import_coremltools
 from ppcls_ext.predict.metadata import LOGITS, Metadata
 from ppcls_ext.predict.onnx_file import read_metadata, require_file
 from ppcls_ext.predict.runtimes import with_version
@@ -71,7 +71,7 @@ PROVING = ("onnxruntime", "tflite", "ncnn")
 #: How a file was proved, and who computed it then.
 PROVED = {
     "tflite": "run by {tflite} with XNNPACK",
-    "coreml": "computed from the file by {onnxruntime}, not run on Apple hardware,",
+    "coreml": f"{COMPUTED}, by {{onnxruntime}}",
     "ncnn": "run by {ncnn}",
     "web": "the .tflite inside run by {tflite} with XNNPACK, the page opened in no browser,",
 }

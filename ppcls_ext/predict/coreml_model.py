@@ -1,7 +1,7 @@
 """A Core ML package (.mlpackage), computed from what is in it: no Core ML runs outside of Apple's systems.
 
 The package's program and weights are read back and become an ONNX graph, operation by operation, which onnxruntime
-computes as it stands; halves as halves.
+computes as it stands; halves as halves. On macOS `verify` asks Core ML itself, too.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import json
 import logging
 import os
 import struct
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from ppcls_ext.errors import PpclsExtError, one_line
 from ppcls_ext.files import read_regular
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
     import onnx
 
 SUFFIX = ".mlpackage"
+#: The name of a package's input.
+IMAGE = "image"
+#: What is said of a package wherever Core ML did not run it.
+COMPUTED = "computed from the file, not run on Apple hardware"
 #: Of the user's metadata in the package, the entry that holds ours, as JSON.
 OWN = "ppcls_ext"
 LARGEST = 1 << 32  # bytes
@@ -62,6 +68,8 @@ class CoreMlModel:
         weights: the weights and biases that the program reads, in the order of its operations.
         computes_in_halves: whether the program computes in float16.
         takes_pixels: whether the input are the levels of pixels, as floats.
+        size: height and width of the input.
+        labels: of a classifier, in the order of its classes.
 
     Raises:
         PpclsExtError: coremltools is missing, or the package is missing, damaged or not one of this project's.
@@ -89,7 +97,7 @@ class CoreMlModel:
         self.weights, self.labels = package.weights, package.labels
         self.takes_pixels = package.takes_pixels
         self.computes_in_halves = any(node.op_type == "Cast" for node in graph.graph.node)
-        self._size = package.size
+        self.size = package.size
         # the optimizer would compute parts of it in other types than the package says
         self.session = open_session(graph, threads or 0, as_it_stands=True)
         self.image_shape = fixed_shape(path, self.metadata, self.takes_pixels)
@@ -109,11 +117,64 @@ class CoreMlModel:
         rows = []
         for image in images:
             if self.takes_pixels:
-                image = pixels_of(image, self.metadata.preprocessing, *self._size).transpose(2, 0, 1).astype(np.float32)
+                image = pixels_of(image, self.metadata.preprocessing, *self.size).transpose(2, 0, 1).astype(np.float32)
             found = self.session.run(None, {given.name: np.ascontiguousarray(image[None])})
             rows.append([row.reshape(-1).astype(np.float32) for row in found])
         output, logits = (np.stack(values) for values in zip(*rows))
         return output, logits
+
+
+def runs_here() -> bool:
+    """Returns whether Core ML itself runs on this system."""
+    return sys.platform == "darwin"
+
+
+class AppleModel:
+    """A Core ML package that Core ML itself runs, one image at a time, on macOS.
+
+    Args:
+        path: the package.
+
+    Raises:
+        PpclsExtError: as of `CoreMlModel`, or Core ML cannot load it.
+    """
+
+    batch: int | None = 1
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        read = CoreMlModel(path, None)
+        self.metadata, self.image_shape, self.ends_in_logits = read.metadata, read.image_shape, read.ends_in_logits
+        self._size, self._labels = read.size, read.labels
+        try:
+            self._model = import_coremltools().models.MLModel(str(path))
+        except Exception as error:  # coremltools' exceptions have no common base
+            raise PpclsExtError(f"{path}: Core ML cannot load it ({one_line(error)})") from error
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """See `ppcls_ext.predict.runtimes.ExportedModel.run`."""
+        rows = []
+        for image in images:
+            pixels = Image.fromarray(pixels_of(image, self.metadata.preprocessing, *self._size))
+            try:
+                answer = self._model.predict({IMAGE: pixels})
+            except Exception as error:  # as above
+                raise PpclsExtError(f"Core ML cannot run the package: {one_line(error)}") from error
+            rows.append(answered(answer, self._labels))
+        return np.stack(rows)
+
+
+def answered(answer: Mapping[str, Any], labels: list[str]) -> np.ndarray:
+    """Returns the scores (classes,) in an answer of Core ML.
+
+    Args:
+        answer: the outputs by name: of a classifier the best label, and a dictionary of all labels' probabilities.
+        labels: of a classifier, in the order of the classes; empty otherwise.
+    """
+    if labels:
+        by_label = next(value for value in answer.values() if isinstance(value, Mapping))
+        return np.array([by_label[label] for label in labels], np.float32)
+    (scores,) = answer.values()
+    return np.asarray(scores, np.float32).ravel()
 
 
 def import_coremltools() -> ModuleType:

@@ -67,13 +67,24 @@ class TfliteModel:
         Raises:
             PpclsExtError: the file takes pixels, and an image is none: its levels are no whole numbers.
         """
+        return self.compute(self.prepared(images))
+
+    def prepared(self, images: np.ndarray) -> list[np.ndarray]:
+        """Returns what LiteRT takes of each image; raises as `run`."""
         rows = []
         for image in images:
             given = image.transpose(1, 2, 0)
             if self.takes_pixels:
                 _, height, width, _ = map(int, self._input["shape"])
                 given = pixels_of(image, self.metadata.preprocessing, height, width)
-            self.interpreter.set_tensor(self._input["index"], np.ascontiguousarray(given[None]))
+            rows.append(np.ascontiguousarray(given[None]))
+        return rows
+
+    def compute(self, prepared: list[np.ndarray]) -> np.ndarray:
+        """Computes the output for what `prepared` returned."""
+        rows = []
+        for given in prepared:
+            self.interpreter.set_tensor(self._input["index"], given)
             self.interpreter.invoke()
             rows.append(self.interpreter.get_tensor(self._output["index"]).ravel())
         return np.stack(rows)

@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from ppcls_ext.commands import bench, predict, verify
+from ppcls_ext.commands import bench, evaluate, predict, verify
 from ppcls_ext.commands import export as command
 from ppcls_ext.commands.outcome import run
 from ppcls_ext.data.image_input import network_input
@@ -155,6 +156,7 @@ def test_core_ml_in_floats_and_with_our_int8_weights(exported, tmp_path):
     assert report.precision == "int8"
     weights = Classifier(report.path).network.weights
     assert sum(weight.dtype == np.float16 for weight in weights) == len(weights)
+    file_proof.require_weights(read_net(net), weights)  # our scales: coremltools' own compression loses more
     (weight_bin,) = report.path.rglob("weight.bin")
     operations = [operation for operation in read_net(net).operations if operation.weight]
     assert weight_bin.stat().st_size < 1.5 * sum(op.weight.stored.size for op in operations) + 300 * len(operations)
@@ -362,6 +364,40 @@ def test_equal_labels_become_unique(exported, tmp_path):
     assert network.metadata.class_names == names, "predict names them as they are"
 
 
+def test_core_ml_crops_and_normalises_in_its_program(exported, tmp_path):
+    """An image has one scale for its three channels there, and its short side is not that of the network.
+
+    The first convolution stays as it is: its zeros at the border are normalised ones.
+    """
+    needs("coreml")
+    from ppcls_ext.predict.coreml_model import _Package
+
+    model = onnx.load(exported[1])
+    rule = Preprocessing(resize_short=20, crop=(16, 16), mean=(0.1, 0.4, 0.7), std=(0.2, 0.3, 0.5))
+    helper.set_model_props(model, Metadata("TinyNet", rule).to_properties())
+    report = export_file(save(model, tmp_path / "net.onnx"), "coreml", precision="float32")
+    package = _Package(report.path)
+    nodes = list(package.graph().graph.node)
+    assert package.size == [20, 20]
+    assert [node.op_type for node in nodes[:4]] == ["Slice", "Mul", "Sub", "Conv"]
+    held = package._initializers
+    assert held[nodes[0].input[1]].tolist() == [0, 0, 2, 2]
+    std, mean = np.array(rule.std), np.array(rule.mean)
+    np.testing.assert_allclose(held[nodes[1].input[1]].ravel(), 1 / 255 / std, rtol=1e-6)
+    np.testing.assert_allclose(held[nodes[2].input[1]].ravel(), mean / std, rtol=1e-6)
+    first = next(operation for operation in read_net(model).operations if operation.kind == "conv")
+    assert first.padding
+    np.testing.assert_array_equal(held[nodes[3].input[1]], first.weight.stored)
+
+
+def test_core_ml_is_computed_as_it_stands(package):
+    """onnxruntime's optimizer computes parts in other types than the program says."""
+    import onnxruntime
+
+    level = Classifier(package.path).network.session.get_session_options().graph_optimization_level
+    assert level == onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+
+
 def test_core_ml_s_halves_of_tiny_numbers_are_zero(exported, tmp_path):
     """coremltools makes 6e-8 of each: a dead channel of an int8 file would live."""
     needs("coreml")
@@ -410,6 +446,17 @@ def test_halves_of_ncnn_fill_four_bytes(exported):
     writer._store(Constant(np.ones((1, 3), np.float16)))
     assert len(writer.weights) == 4 + 8
     assert writer.weights[:4] == (0x01306B47).to_bytes(4, "little")
+
+
+def test_ncnn_s_application_normalises(exported, tmp_path):
+    """The layers begin with the network's own, and the description says what belongs before them."""
+    needs("ncnn")
+    path = export_file(exported[1], "ncnn", tmp_path / "net.ncnn.param").path
+    layers = [line.split()[0] for line in path.read_text().splitlines()[2:4]]
+    assert layers == ["Input", "Convolution"]
+    described = json.loads((tmp_path / "net.ncnn.json").read_text(encoding="utf-8"))
+    rule = Metadata.from_properties(described).preprocessing
+    assert rule == Classifier(exported[1]).metadata.preprocessing
 
 
 def test_ncnn_takes_an_image_that_is_not_contiguous(exported, tmp_path):
@@ -611,6 +658,66 @@ def test_predict_verify_and_bench_open_them_as_they_open_onnx(exported, pictures
     ]
     assert run(lambda: bench.main([path, "--turns", "2", "--runtimes", "onnxruntime", "tflite", "ncnn"])) == 0
     assert [line.split()[2] for line in capsys.readouterr().out.splitlines()[1:]] == ["onnxruntime", "tflite", "ncnn"]
+
+
+def test_verify_of_a_run_is_one_table_of_all_runtimes(tiny_run, capsys):
+    needs("tflite", "ncnn", "coreml")
+    for to in ("onnx", "tflite", "coreml", "ncnn"):
+        assert run(lambda: command.main([str(tiny_run), "--to", to])) == 0  # noqa: B023
+    capsys.readouterr()
+    assert run(lambda: verify.main([str(tiny_run), "png/00.png"])) == 0
+    first, _, *lines, last = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(rf"{tiny_run}/FasterNet_T0.onnx: 1 images, compared with onnxruntime .* \([\d.]+ ms\)", first)
+    table = {line[:32].split()[0]: line[32:].split() for line in lines}
+    files = [f"FasterNet_T0{suffix}" for suffix in SUFFIXES.values()]
+    assert {"tflite", "ncnn", "coreml", *files} <= table.keys()
+    for name in ("tflite", "ncnn", "FasterNet_T0.tflite", "FasterNet_T0.ncnn.param"):
+        assert float(table[name][0]) <= 1e-4
+        assert float(table[name][2]) > 0, "ms"
+    for name in ("coreml", "FasterNet_T0.mlpackage"):
+        assert table[name][1:] == ["100.0%", "–"]
+    assert last == "coreml, FasterNet_T0.mlpackage: computed from the file, not run on Apple hardware"
+
+
+def test_where_core_ml_runs_verify_asks_it(package, pictures, capsys, monkeypatch):
+    """As on macOS; what Core ML would say there is said nowhere else, and so its line says why there is none."""
+    from ppcls_ext.predict import coreml_model
+
+    assert not coreml_model.runs_here() or sys.platform == "darwin"
+    monkeypatch.setattr(coreml_model.sys, "platform", "darwin")
+    assert run(lambda: verify.main([str(package.path), str(pictures)])) == 1
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = (line for line in lines if line.startswith("net.mlpackage, run by Core ML"))
+    assert "Core ML cannot" in line
+
+
+def test_answers_of_core_ml_are_in_the_order_of_the_classes():
+    from ppcls_ext.predict.coreml_model import answered
+
+    answer = {"classLabel": "b", "classLabel_probs": {"b": 0.7, "c": 0.1, "a": 0.2}}
+    np.testing.assert_array_equal(answered(answer, ["a", "b", "c"]), np.float32([0.2, 0.7, 0.1]))
+    np.testing.assert_array_equal(answered({"scores": np.array([[0.5, 0.9]])}, []), np.float32([0.5, 0.9]))
+
+
+def test_eval_of_each_format_on_labelled_images(exported, tmp_path, capsys):
+    """One figure for one network, whatever runs it; int8 too."""
+    needs("tflite", "ncnn", "coreml")
+    rule = Preprocessing(resize_short=16, crop=(16, 16))
+    model = onnx.load(exported[1])
+    helper.set_model_props(model, Metadata("TinyNet", rule, tuple("abcde")).to_properties())
+    path = save(model, tmp_path / "net.onnx")
+    rng = np.random.default_rng(0)
+    for index in range(20):
+        folder = tmp_path / "data" / "abcde"[index % 5]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(folder / f"{index}.png")
+    eight = save(quantized_tiny(model), tmp_path / "net_int8.onnx")
+    files = [path, *(export_file(path, to).path for to in SUFFIXES), eight, export_file(eight, "tflite").path]
+    assert run(lambda: evaluate.main([*map(str, files), "--data", str(tmp_path / "data"), "--json"])) == 0
+    found = [one["metrics"]["top1"] for one in json.loads(capsys.readouterr().out)]
+    assert len(found) == 6
+    assert found[:4] == [found[0]] * 4
+    assert abs(found[4] - found[5]) <= 0.1, "on some CPUs onnxruntime's sums saturate"
 
 
 def test_verify_needs_the_onnx_file(exported, pictures, tmp_path, capsys):

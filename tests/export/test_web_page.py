@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import gzip
 import json
 import os
 import shutil
@@ -138,6 +140,16 @@ def test_in_a_browser(fp32, files, litertjs, browser, tmp_path):
 
 
 @one_net
+def test_an_image_of_four_inks(fp32, files, litertjs, browser, tmp_path):
+    """Which browsers turn into RGB by formulas of their own: to two levels."""
+    Image.open(files[-1]).convert("CMYK").save(tmp_path / "inks.jpg", quality=95)
+    page = Page(browser, export(describe(fp32), tmp_path, litertjs))
+    got = page.choose(tmp_path / "inks.jpg")["input"].reshape(32, 32, 3)
+    levels = (got - network_input(tmp_path / "inks.jpg", RULE).transpose(1, 2, 0)) * RULE.std / RULE.scale
+    assert np.abs(levels).max() <= 2.01
+
+
+@one_net
 def test_eight_bits_in_a_browser(fp32, files, litertjs, browser, tmp_path):
     from ppcls_ext.export.int8 import quantize
     from tests.export.conftest import make_pictures
@@ -195,6 +207,9 @@ def test_imagenet_in_a_browser(shared, litertjs, browser, tmp_path):
 def test_the_page_holds_the_model(fp32, litertjs, tmp_path):
     page = export(describe(fp32), tmp_path, litertjs).read_bytes()
     assert model_in_page(page)[4:8] == b"TFL3"
+    # the build that needs no relaxed SIMD, which browsers lack, and no threads, which a page from the disk may not have
+    wasm = gzip.decompress(base64.b64decode(page.partition(b'id="wasm">')[2].partition(b"</script>")[0]))
+    assert wasm == (Path(litertjs) / "wasm" / "litert_wasm_compat_internal.wasm").read_bytes()
     assert b"http" not in page.partition(b'id="sources"')[0].replace(b"http-equiv", b"")
     meta = json.loads(page.partition(b'id="meta">')[2].partition(b"</script>")[0])
     assert tuple(meta["names"]) == NAMES
