@@ -105,10 +105,10 @@ def main() -> int:
             parser.error("expected --weights FILE|published")
         for seed in args.seeds:  # a seed of all, before the next
             for name in args.experiments or EXPERIMENTS:
-                rows = read_rows(args.results)
-                if not any((row["experiment"], row["seed"]) == (name, str(seed)) for row in rows):
+                if not any((row["experiment"], row["seed"]) == (name, str(seed)) for row in read_rows(args.results)):
                     row = measure(name, seed, args.weights, args.output, args.test)
-                    write_rows(args.results, [*rows, {field: str(row[field]) for field in FIELDS}])
+                    found = {field: str(row[field]) for field in FIELDS}
+                    write_rows(args.results, [*read_rows(args.results), found])  # another search may have added some
                     print(f"{name}, seed {seed}: val {row['val_last']}, {row['cpu_minutes']} CPU minutes", flush=True)
     print(table(read_rows(args.results)))
     return 0
@@ -162,7 +162,7 @@ def measure(name: str, seed: int, weights: str, output: Path, with_test: bool) -
 
 
 def evaluate(run: Path, *options: str, px: int | None = None, data: str | None = None) -> str:
-    """Returns the top-1 accuracy of a run, on its validation list where no other is given.
+    """Returns the top-1 accuracy of a run's last epoch, on its validation list where no other is given.
 
     Args:
         run: its folder.
@@ -173,8 +173,9 @@ def evaluate(run: Path, *options: str, px: int | None = None, data: str | None =
     chosen = [*options, *(["--data", data] if data else [])]
     if px is not None:
         chosen += ["-o", f"Global.image_size={px}"]
-    found = json.loads(run_command("eval", str(run), "--json", *chosen))
-    return f"{found['top1']:.4f}"
+    weights = next(path for name in ("latest.ema", "latest") if (path := run / f"{name}.pdparams").exists())
+    found = json.loads(run_command("eval", str(weights), "--json", *chosen))
+    return f"{found['metrics']['top1']:.4f}"
 
 
 def run_command(*arguments: str) -> str:
