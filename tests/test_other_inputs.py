@@ -101,17 +101,17 @@ def test_four_channels_from_weights_of_three(folder, capsys, caplog):
 
 def test_height_and_width(folder, capsys):
     images = folder(3)
-    trained = train(images, size="64x96")
-    assert "96×64 px (width × height)\n" in capsys.readouterr().out
+    trained = train(images, size="128x96")
+    assert "96×128 px (width × height)\n" in capsys.readouterr().out
     classifier = every_way(trained, images, capsys)
     file = next(images.glob("*/*.png"))
-    assert classifier.input(file).shape == (3, 64, 96)
+    assert classifier.input(file).shape == (3, 128, 96)
     assert np.array_equal(classifier.input(file), network_input(file, trained.settings.image_rule("eval")))
     assert run(lambda: export_onnx.main(["output/run", "--dynamic-size", "--output", "any.onnx"])) == 0
     assert "image (batch, 3, height, width)" in capsys.readouterr().out
-    assert Classifier("any.onnx").input(file).shape == (3, 64, 96), "44 × 66 px, in its own proportions"
+    assert Classifier("any.onnx").input(file).shape == (3, 96, 160), "44 × 66 px, by multiples of 32"
     assert run(lambda: predict.main(["any.onnx", str(file), "--size", "32x64"])) == 0
     assert run(lambda: predict.main(["net.onnx", str(file), "--size", "32x64"])) == 1
-    assert "was exported for images of 64x96 px" in capsys.readouterr().err
+    assert "was exported for images of 128x96 px" in capsys.readouterr().err
     assert run(lambda: export_onnx.main(["output/run", "--dynamic-size", "--int8"])) == 1
     assert "int8 is calibrated and checked at one size" in capsys.readouterr().err
