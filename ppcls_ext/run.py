@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ppcls_ext.config.folder import CONFIG, config_text, find_run, read_config
-from ppcls_ext.config.lists import evaluate_on, images_in, list_of_a_run, list_of_run
+from ppcls_ext.config.lists import evaluate_on, images_in, list_at, list_of_run
 from ppcls_ext.config.load import load_config, override
 from ppcls_ext.config.numbered import LATEST, with_own_folder
 from ppcls_ext.config.settings import RunSettings, open_config, open_run
@@ -688,7 +688,7 @@ class _ImagesOf:
         assert self.data is not None, "checked by compare"
         if isinstance(self.data, Run):
             return LabelledImages.of_list(list_of_run(self.data.settings, names, task))
-        if (listed := list_of_a_run(Path(self.data), names, task)) is not None:
+        if (listed := list_at(Path(self.data), names, task)) is not None:
             return LabelledImages.of_list(listed)
         return labelled_images(self.data, names, task)
 

@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     options_of = {"float32": args.fp32, "float16": args.fp16, "int8": args.int8}
     precision = next((name for name, is_given in options_of.items() if is_given), None)
-    require_int8(parser, args, args.int8)
+    require_int8(parser, args)
     require_packages(args.to, args.tensor_input)
     require_litertjs(args.to, args.litertjs)
     require_precision_of(args.to, precision)

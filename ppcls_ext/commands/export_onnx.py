@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """`ppcls-ext export-onnx`."""
     parser = _parser()
     args = parser.parse_args(argv)
-    require_int8(parser, args, args.int8)
+    require_int8(parser, args)
     run, _ = open_source(parser, args)
     load_paddle()
     precision = "int8" if args.int8 else "float16" if args.fp16 else "float32"

@@ -75,9 +75,9 @@ def add_int8_arguments(parser: argparse.ArgumentParser, place: str) -> None:
     parser.add_argument("--allow", action="store_true", help=allow)
 
 
-def require_int8(parser: argparse.ArgumentParser, args: argparse.Namespace, is_int8: bool) -> None:
+def require_int8(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """A usage error where options of --int8 are given without it."""
-    if not is_int8 and (args.calibration or args.allow):
+    if not args.int8 and (args.calibration or args.allow):
         parser.error("--calibration and --allow belong to --int8")
 
 

@@ -335,9 +335,8 @@ def evaluate_on(settings: RunSettings, data: str | os.PathLike) -> RunSettings:
     name = "ImageNetDataset" if settings.task == SINGLE_LABEL else "MultiLabelDataset"
     images = {"name": name, "image_root": str(path.parent), "cls_label_path": str(path)}
     delimiter = None
-    of_run = list_of_a_run(path, settings.class_names, settings.task)
-    if of_run is not None:
-        listed = of_run
+    listed = list_at(path, settings.class_names, settings.task)
+    if listed is not None:
         images.update(image_root=str(listed.image_root), cls_label_path=str(listed.path))
         delimiter = listed.delimiter
     elif path.is_dir():
@@ -352,7 +351,7 @@ def evaluate_on(settings: RunSettings, data: str | os.PathLike) -> RunSettings:
     return dataclasses.replace(changed, trained_lists=others)
 
 
-def list_of_a_run(path: Path, names: Sequence[str] | None, task: str) -> ImageList | None:
+def list_at(path: Path, names: Sequence[str] | None, task: str) -> ImageList | None:
     """The images of a run that a path means: its folder, or a list in its folder `lists`; None where it means neither.
 
     The images of such a list are where the run's configuration says, and not beside the list.

@@ -51,13 +51,14 @@ def with_epochs_that_fit(settings: RunSettings, began: float, quiet: bool = Fals
         trial = Trial(settings, folder, STEPS, SHARE * budget)
         building = time.monotonic() - start
         steps = len(trial.engine.train_dataloader)
-        if steps:  # else the training itself says what is wrong
-            trial.run()
-        step, evaluation = trial.step_seconds(), trial.evaluation_seconds() if steps else 0.0
-    epoch = trial.reading + (steps * step if step is not None else trial.first_step)
+        if not steps:
+            return settings  # the training itself says what is wrong
+        trial.run()
+        step, evaluation = trial.step_seconds(), trial.evaluation_seconds()
+    epoch = trial.first_step if step is None else trial.reading + steps * step
     interval = options.get("eval_interval") or 1
     room = FILLED * (budget - (time.monotonic() - began) - building)
-    fitting = math.floor(room / (epoch + evaluation / interval)) if steps else options["epochs"]
+    fitting = math.floor(room / (epoch + evaluation / interval))
     takes = f"one takes {duration(epoch)}" + (f", its evaluation {duration(evaluation)}" if evaluation else "")
     if fitting < 1:
         least = (epoch + evaluation) / FILLED + (time.monotonic() - began) + building

@@ -63,7 +63,8 @@ def withdraw_log(folder: Path) -> None:
             host_logger._logger.removeHandler(handler)
             handler.close()
             if handler.is_new:
-                Path(handler.baseFilename).unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # what went wrong before is worth more
+                    Path(handler.baseFilename).unlink()
 
 
 class _LogFile(logging.FileHandler):
