@@ -595,7 +595,9 @@ class Run:
         settings.config["profiler_options"] = profiler_options
         with hidden() if quiet else contextlib.nullcontext():
             set_up()
-            from ppcls_ext.training.budget import with_epochs_that_fit  # which needs PaddleClas in place
+            # which need PaddleClas in place
+            from ppcls_ext.hosts.paddleclas.log_file import withdraw_log
+            from ppcls_ext.training.budget import with_epochs_that_fit
 
             settings = with_own_folder(settings)
             try:
@@ -605,6 +607,7 @@ class Run:
                 if loss is not None:
                     engine.use_loss(loss)
             except BaseException:
+                withdraw_log(settings.folder)
                 release(settings.folder)
                 raise
             engine.observers.extend(observers)

@@ -107,6 +107,12 @@ def test_nothing_is_left_where_nothing_was(train, tmp_path, override):
     assert not (tmp_path / "output").exists()
 
 
+def test_nothing_is_left_of_a_loss_that_is_refused(train, tmp_path):
+    with pytest.raises(PpclsExtError, match="has parameters"):
+        train(loss=paddle.nn.Linear(2, 1))
+    assert not (tmp_path / "output").exists()
+
+
 def test_a_first_epoch_that_fails_loses_nothing(folder, train, monkeypatch):
     before = content(folder)
     save = Checkpoints.save
