@@ -10,7 +10,19 @@ from pathlib import Path
 #: Linux's file about the processors.
 INFORMATION = Path("/proc/cpuinfo")
 #: Instruction sets that matter for matrix products and for int8, by their names in that file.
-FEATURES = ("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp", "i8mm")
+FEATURES = (
+    "avx2",
+    "fma",
+    "avx512f",
+    "avx512_vnni",
+    "avx_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "amx_bf16",
+    "asimd",
+    "asimddp",
+    "i8mm",
+)
 #: Those that multiply and add bytes.
 INT8_FEATURES = frozenset(("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"))
 

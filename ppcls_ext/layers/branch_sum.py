@@ -124,7 +124,7 @@ def sum_by_onednn(x: Tensor, branches: list[Branch], geometry: Geometry, relu: b
                 return None
             convs.append((norm, own))
         inputs.append([norm.weight, norm.bias] if kernel is None else [kernel, norm.weight, norm.bias])
-    if not all(usable(*values, training=True) for values in inputs):
+    if not all(usable(*values, training=True, maps=0) for values in inputs):
         return None
     parameters = [value for values in inputs for value in values]
     norms = [norm for norm, _ in convs]

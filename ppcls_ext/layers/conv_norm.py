@@ -8,6 +8,7 @@ from ppcls_ext.layers.branch_sum import branch_sum, is_plain_norm
 from ppcls_ext.onednn.builders import Geometry
 from ppcls_ext.onednn.convolution import plain_geometry, run_conv
 from ppcls_ext.onednn.elementwise import relu
+from ppcls_ext.onednn.maps import as_float32
 from ppcls_ext.reparam.reparameterizable import Reparameterizable
 
 
@@ -64,7 +65,7 @@ class ConvNorm(Reparameterizable):
                 return y
         if y is None:
             conv, norm = (self._sub_layers[name] for name in self.branch_names)
-            y = norm(run_conv(conv, x))
+            y = norm(as_float32(run_conv(conv, x)))
         return relu(y, self.training) if activate else y
 
     def _is_as_built(self, training: bool) -> bool:

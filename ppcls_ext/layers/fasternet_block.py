@@ -13,7 +13,15 @@ from ppcls_ext.onednn import builders, operations
 from ppcls_ext.onednn.builders import Geometry
 from ppcls_ext.onednn.convolution import can_convolve, plain_geometry
 from ppcls_ext.onednn.elementwise import gelu
-from ppcls_ext.onednn.maps import Operation, elementwise, from_channels_last, learns, to_channels_last
+from ppcls_ext.onednn.maps import (
+    Operation,
+    as_float32,
+    elementwise,
+    from_channels_last,
+    is_bfloat16,
+    learns,
+    to_channels_last,
+)
 
 #: Of the partial convolution, and of the pointwise ones.
 GEOMETRY, _POINTWISE = Geometry(padding=1), Geometry()
@@ -38,6 +46,7 @@ class PartialConv(nn.Layer):
         conv = self.partial_conv3
         if self.by_onednn(x):
             return _PartialConvolution()(x, conv.weight)
+        x = as_float32(x)
         mixed, passed = paddle.split(x, self.sections, axis=1)
         return paddle.concat([conv(mixed), passed], axis=1)
 
@@ -89,7 +98,8 @@ class DropPath(nn.Layer):
         if not self.training or self.rate == 0:
             return None
         keep = paddle.full([x.shape[0], 1, 1, 1], 1 - self.rate, dtype="float32")
-        return (paddle.bernoulli(keep) / (1 - self.rate)).astype(x.dtype)
+        weights = paddle.bernoulli(keep) / (1 - self.rate)
+        return weights if is_bfloat16(x) else weights.astype(x.dtype)
 
 
 class GELU(nn.GELU):

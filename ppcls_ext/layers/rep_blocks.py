@@ -11,6 +11,7 @@ from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.layers.rep_conv import BranchNames, RepConv
 from ppcls_ext.layers.squeeze_excite import SqueezeExcite
 from ppcls_ext.onednn.elementwise import relu
+from ppcls_ext.onednn.maps import as_float32
 
 #: A class of layers, or anything else that makes a layer when it is called without arguments; None for no activation.
 Activation = Callable[[], nn.Layer]
@@ -46,7 +47,7 @@ class VggBlock(RepConv):
         else:
             y = self.se(self.convolve(x))
             y = relu(y, self.training) if with_relu else y
-        return self.activation(y) if activate and self.activation is not None else y
+        return self.activation(as_float32(y)) if activate and self.activation is not None else y
 
 
 def _make(activation: Activation) -> nn.Layer:

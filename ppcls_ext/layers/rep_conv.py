@@ -11,7 +11,7 @@ from ppcls_ext.layers.branch_sum import branch_sum, is_plain_norm
 from ppcls_ext.onednn.builders import Geometry
 from ppcls_ext.onednn.convolution import plain_geometry
 from ppcls_ext.onednn.elementwise import is_plain, relu
-from ppcls_ext.onednn.maps import is_channels_last
+from ppcls_ext.onednn.maps import as_float32, is_channels_last
 from ppcls_ext.reparam.reparameterizable import Reparameterizable
 
 
@@ -160,6 +160,7 @@ class RepConv(Reparameterizable):
 
     def sum_of_branches(self, x: Tensor) -> Tensor:
         """The layer's definition, one operation per branch; `forward` computes the same faster."""
+        x = as_float32(x)
         if is_channels_last(x):
             x = x.contiguous()  # once, not in every branch
         outputs = [layer(x) for layer in self.branch_layers()]

@@ -8,11 +8,13 @@ import paddle
 from paddle import Tensor, nn
 
 from ppcls_ext.onednn import operations
+from ppcls_ext.onednn.bfloat16 import to_float32
 from ppcls_ext.onednn.builders import Geometry
 from ppcls_ext.onednn.convolution import plain_geometry, run_conv
 from ppcls_ext.onednn.elementwise import is_plain
 from ppcls_ext.onednn.maps import (
     Operation,
+    as_float32,
     elementwise,
     from_channels_last,
     is_channels_last,
@@ -49,6 +51,7 @@ class SqueezeExcite(nn.Layer):
             and usable(x, *parameters, training=self.training or learns(*parameters))
         ):
             return _Gate()(x, *parameters)
+        x = as_float32(x)
         gate = nn.functional.sigmoid(run_conv(expand, nn.functional.relu(run_conv(reduce, self.pool(x)))))
         return elementwise(paddle.multiply, x, gate)
 
@@ -62,6 +65,8 @@ class SqueezeExcite(nn.Layer):
 class _Gate(Operation):
     """`x · sigmoid(E relu(R mean(x) + r) + e)`; called with x, R, r, E, e. Paddle's own takes twenty times as long."""
 
+    mixes = False
+
     def forward(self, x: Tensor, *parameters: Tensor) -> tuple[Tensor, list[Tensor]]:
         rows = to_channels_last(x)
         reduce, reduce_bias, expand, expand_bias = parameters
@@ -73,7 +78,7 @@ class _Gate(Operation):
     def backward(self, grad: Tensor, inputs: list[Tensor], saved: list[Tensor], needed: list[bool]) -> list[Any]:
         rows, means, squeezed, gate = saved
         _, reduce, _, expand, _ = inputs
-        of_gate = image_sums(grad * rows) * gate * (1 - gate)
+        of_gate = image_sums(to_float32(grad) * to_float32(rows)) * gate * (1 - gate)
         of_squeezed = paddle.matmul(of_gate, expand.flatten(1)) * (squeezed > 0).astype("float32")
         x_grad = None
         if needed[0]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ from paddle import Tensor, nn
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.hosts.paddleclas.locate import is_there, theseus_layer
 from ppcls_ext.models.standalone import StandaloneLayer, find_layer
+from ppcls_ext.onednn import bfloat16
+from ppcls_ext.onednn.maps import as_float32
 from ppcls_ext.weights.naming import Renaming
 
 _Base: Any = theseus_layer() if is_there() else StandaloneLayer
@@ -49,6 +52,7 @@ class Backbone(_Base):
     num_features: int
     class_num: int
     features_only = False
+    _hands_out_maps = False  # to PaddleClas's hooks
     _frozen_parts = 0  # of `parts`; one more where the head's layers are frozen, too
     #: Name of the layer whose size is the number of classes.
     classifier = "linear"
@@ -82,18 +86,24 @@ class Backbone(_Base):
                 f"{type(self).__name__} has no map at stride 2: its first convolution goes to stride 4 at once"
             )
         maps = []
-        for part in self.parts():
-            for layer in part:
-                x = layer(x)
-            maps.append(x)
-        return maps if stem else maps[1:]
+        with self.maps_between_layers():
+            for part in self.parts():
+                for layer in part:
+                    x = layer(x)
+                maps.append(x)
+        return [as_float32(x) for x in (maps if stem else maps[1:])]
 
     def forward_features(self, x: Tensor) -> Tensor:
         """`x: (N, in_channels, H, W)` → the last map, (N, channels[-1], H / 32, W / 32)."""
-        for part in self.parts():
-            for layer in part:
-                x = layer(x)
-        return x
+        with self.maps_between_layers():
+            for part in self.parts():
+                for layer in part:
+                    x = layer(x)
+        return as_float32(x)
+
+    def maps_between_layers(self) -> contextlib.AbstractContextManager[None]:
+        """A context in which mixed precision on a CPU leaves maps in bfloat16, unless they are given out, too."""
+        return bfloat16.kept_between_layers(not self._hands_out_maps)
 
     def forward_head(self, x: Tensor) -> Tensor:
         """The last map → logits (N, class_num), or without a classifier its inputs (N, num_features)."""
@@ -189,6 +199,7 @@ class Backbone(_Base):
             for name in wanted:
                 self._require_layer("return_patterns", name)
             self.update_res(wanted)
+            self._hands_out_maps = True
         if freeze_befor is not None:
             self.freeze_befor(freeze_befor)
         if stop_after is not None:

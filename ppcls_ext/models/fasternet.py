@@ -26,7 +26,7 @@ from ppcls_ext.onednn.builders import GELU as GELU_OF_ONEDNN
 from ppcls_ext.onednn.builders import RELU, Geometry
 from ppcls_ext.onednn.convolution import can_convolve, is_supported, plain_geometry, run_conv
 from ppcls_ext.onednn.elementwise import add, is_plain
-from ppcls_ext.onednn.maps import usable
+from ppcls_ext.onednn.maps import as_float32, usable
 
 
 class Variant(NamedTuple):
@@ -69,7 +69,7 @@ class MLP(ConvNorm):
             return operation(x, *parameters)
         if is_plain(activation, nn.ReLU):
             return run_conv(project, self.convolve(x, activate=True))
-        return run_conv(project, activation(self.convolve(x)))
+        return run_conv(project, activation(as_float32(self.convolve(x))))
 
     def operation(self) -> tuple[ExpandProject, list[Tensor]]:
         """All of it in train mode, and the parameters that it is called with."""
@@ -90,7 +90,7 @@ class MLP(ConvNorm):
         if batch * height * width == 1:
             return False  # the normalisation would see one value a channel: see `branch_sum`
         hidden = (batch, conv.weight.shape[0], height, width)
-        return usable(norm.weight, norm.bias, project.weight, training=True) and is_supported(
+        return usable(norm.weight, norm.bias, project.weight, training=True, maps=0) and is_supported(
             hidden, tuple(project.weight.shape), Geometry()
         )
 
@@ -213,7 +213,9 @@ class FasterNet(Backbone):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """See `Backbone.forward_features`."""
-        return self.stages(self.patch_embed(x))
+        with self.maps_between_layers():
+            x = self.stages(self.patch_embed(x))
+        return as_float32(x)
 
     def forward_head(self, x: Tensor) -> Tensor:
         """See `Backbone.forward_head`."""

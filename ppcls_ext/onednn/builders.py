@@ -1,6 +1,8 @@
 """Builds the primitives: what oneDNN's C API wants to know for each operation.
 
 Maps are given as (N, H, W, C), the order of their memory; oneDNN names the same memory (N, C, H, W) with strides.
+`numbers` says whether they are float32 or bfloat16; vectors, kernels in memory and the gradients of these are float32.
+oneDNN adds in float32 always.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ import ctypes
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ppcls_ext.onednn.library import Handle, Library, Primitive, dims
+from ppcls_ext.onednn.library import FLOAT32, Description, Handle, Library, Primitive, dims
 
 # <dnnl_types.h>: kinds, algorithms, flags, and the indices of arguments
 _TRAINING, _BACKWARD, _DIRECT, _GIVEN_STATISTICS, _SCALE_AND_SHIFT = 64, 128, 1, 1, 2 | 4
@@ -35,29 +37,37 @@ class Geometry(NamedTuple):
         return [shape[0], height, width, kernel[0]]
 
 
-def convolution(library: Library, shape: Shape, kernel: Shape, geometry: Geometry, pitch: int, bias: bool) -> Primitive:
+def convolution(
+    library: Library,
+    shape: Shape,
+    kernel: Shape,
+    geometry: Geometry,
+    pitch: int,
+    bias: bool,
+    numbers: int = FLOAT32,
+) -> Primitive:
     """(x, kernel, bias where there is one) → y; `pitch`: numbers from pixel to pixel in memory, of x and y alike."""
-    sides = _Convolution(library, shape, kernel, geometry, pitch)
+    sides = _Convolution(library, shape, kernel, geometry, pitch, numbers)
     inputs = [(_SRC, sides.x()), (_WEIGHTS, sides.kernel()), *([(_BIAS, sides.bias())] if bias else [])]
     return Primitive(library, sides.forward(bias), inputs, [(_DST, sides.y())])
 
 
 def convolution_input_gradient(
-    library: Library, shape: Shape, kernel: Shape, geometry: Geometry, pitch: int
+    library: Library, shape: Shape, kernel: Shape, geometry: Geometry, pitch: int, numbers: int = FLOAT32
 ) -> Primitive:
     """(gradient of y, kernel) → gradient of x."""
-    sides = _Convolution(library, shape, kernel, geometry, pitch)
+    sides = _Convolution(library, shape, kernel, geometry, pitch, numbers)
     descriptor = sides.backward("data", sides.any_x(), sides.any_kernel(), sides.any_y())
     inputs = [(_DIFF_DST, sides.y()), (_WEIGHTS, sides.kernel())]
     return Primitive(library, descriptor, inputs, [(_DIFF_SRC, sides.x())])
 
 
 def convolution_kernel_gradient(
-    library: Library, shape: Shape, kernel: Shape, geometry: Geometry, pitch: int
+    library: Library, shape: Shape, kernel: Shape, geometry: Geometry, pitch: int, numbers: int = FLOAT32
 ) -> Primitive:
     """(x, gradient of y) → gradient of the kernel."""
-    sides = _Convolution(library, shape, kernel, geometry, pitch)
-    descriptor = sides.backward("weights", sides.any_x(), sides.any_kernel(), None, sides.any_y())
+    sides = _Convolution(library, shape, kernel, geometry, pitch, numbers)
+    descriptor = sides.backward("weights", sides.any_x(), sides.any_kernel(FLOAT32), None, sides.any_y())
     inputs = [(_SRC, sides.x()), (_DIFF_DST, sides.y())]
     return Primitive(library, descriptor, inputs, [(_DIFF_WEIGHTS, sides.kernel())])
 
@@ -65,31 +75,33 @@ def convolution_kernel_gradient(
 class _Convolution:
     """Descriptions of a convolution's tensors, as they are (`x`) and as oneDNN is to take them (`any_x`)."""
 
-    def __init__(self, library: Library, shape: Shape, kernel: Shape, geometry: Geometry, pitch: int) -> None:
-        self.library, self.shape, self.geometry, self.pitch = library, shape, geometry, pitch
+    def __init__(
+        self, library: Library, shape: Shape, kernel: Shape, geometry: Geometry, pitch: int, numbers: int
+    ) -> None:
+        self.library, self.shape, self.geometry, self.pitch, self.numbers = library, shape, geometry, pitch, numbers
         self.out_shape, self.kernel_shape = geometry.output_shape(shape, kernel), list(kernel)
         if geometry.groups > 1:
             self.kernel_shape = [geometry.groups, kernel[0] // geometry.groups, *kernel[1:]]
 
-    def x(self) -> Handle:
-        return _map(self.library, self.shape, self.pitch)
+    def x(self) -> Description:
+        return _map(self.library, self.shape, self.numbers, self.pitch)
 
-    def any_x(self) -> Handle:
-        return _map(self.library, self.shape)
+    def any_x(self) -> Description:
+        return _map(self.library, self.shape, self.numbers)
 
-    def y(self) -> Handle:
-        return _map(self.library, self.out_shape, self.pitch)
+    def y(self) -> Description:
+        return _map(self.library, self.out_shape, self.numbers, self.pitch)
 
-    def any_y(self) -> Handle:
-        return _map(self.library, self.out_shape)
+    def any_y(self) -> Description:
+        return _map(self.library, self.out_shape, self.numbers)
 
-    def kernel(self) -> Handle:
+    def kernel(self) -> Description:
         return self.library.description(self.kernel_shape, _dense_strides(self.kernel_shape))
 
-    def any_kernel(self) -> Handle:
-        return self.library.description(self.kernel_shape)
+    def any_kernel(self, numbers: int | None = None) -> Description:
+        return self.library.description(self.kernel_shape, None, self.numbers if numbers is None else numbers)
 
-    def bias(self) -> Handle:
+    def bias(self) -> Description:
         return _vector(self.library, self.out_shape[3])
 
     def forward(self, bias: bool = False) -> Handle:
@@ -107,14 +119,14 @@ class _Convolution:
         return dims(stride, stride), dims(0, 0), padding, padding
 
 
-def normalisation(library: Library, shape: Shape, epsilon: float, gradient: bool) -> Primitive:
+def normalisation(library: Library, shape: Shape, epsilon: float, gradient: bool, numbers: int = FLOAT32) -> Primitive:
     """(x, γ, β) → (y, mean, variance), or (x, mean, variance, gradient of y, γ) → (gradients of x, γ, β).
 
     In one thread, as Paddle does it, but several times faster: oneDNN's threads wait for each other in a loop here,
     which on a machine with more to do (the processes that load images) takes a hundred times the work itself.
     """
     channels, of_batch = shape[3], ctypes.c_float(epsilon)
-    x, vector = _map(library, shape), _vector(library, channels)
+    x, vector = _map(library, shape, numbers), _vector(library, channels)
     with library.one_thread():
         forward = library.descriptor(
             "batch_normalization_forward", library.engine, _TRAINING, x, x, of_batch, _SCALE_AND_SHIFT
@@ -130,9 +142,9 @@ def normalisation(library: Library, shape: Shape, epsilon: float, gradient: bool
         return Primitive(library, backward, inputs, outputs)
 
 
-def normalisation_by(library: Library, shape: Shape, epsilon: float) -> Primitive:
+def normalisation_by(library: Library, shape: Shape, epsilon: float, numbers: int = FLOAT32) -> Primitive:
     """(x, mean, variance, γ, β) → y; in one thread, too."""
-    x, vector, flags = _map(library, shape), _vector(library, shape[3]), _GIVEN_STATISTICS | _SCALE_AND_SHIFT
+    x, vector, flags = _map(library, shape, numbers), _vector(library, shape[3]), _GIVEN_STATISTICS | _SCALE_AND_SHIFT
     with library.one_thread():
         descriptor = library.descriptor(
             "batch_normalization_forward", library.engine, _TRAINING, x, x, ctypes.c_float(epsilon), flags
@@ -141,9 +153,9 @@ def normalisation_by(library: Library, shape: Shape, epsilon: float) -> Primitiv
         return Primitive(library, descriptor, inputs, [(_DST, x)])
 
 
-def normalisation_gradient(library: Library, shape: Shape) -> Primitive:
+def normalisation_gradient(library: Library, shape: Shape, numbers: int = FLOAT32) -> Primitive:
     """(x, −μ, vectors a and b, gradient of y, vector c) → `((x − μ) · a + b + gradient) · c`."""
-    x, vector = _map(library, shape), _channel_vector(library, shape)
+    x, vector = _map(library, shape, numbers), _channel_vector(library, shape)
     post_ops = library.make("post_ops", "post_ops_create")
     inputs = [(_SRC, x), (_SRC_1, vector)]
     for number, (algorithm, other) in enumerate([(_MULTIPLY, vector), (_ADD, vector), (_ADD, x), (_MULTIPLY, vector)]):
@@ -153,9 +165,11 @@ def normalisation_gradient(library: Library, shape: Shape) -> Primitive:
     return Primitive(library, descriptor, inputs, [(_DST, x)])
 
 
-def weighted_sum(library: Library, shape: Shape, scaled: bool, vectors: Sequence[bool], relu: bool) -> Primitive:
+def weighted_sum(
+    library: Library, shape: Shape, scaled: bool, vectors: Sequence[bool], relu: bool, numbers: int = FLOAT32
+) -> Primitive:
     """(x, factor of its channels or else another map, more maps or vectors) → the sum, maybe through a ReLU."""
-    x, vector = _map(library, shape), _channel_vector(library, shape)
+    x, vector = _map(library, shape, numbers), _channel_vector(library, shape)
     post_ops = library.make("post_ops", "post_ops_create")
     inputs = [(_SRC, x), (_SRC_1, vector if scaled else x)]
     for number, is_vector in enumerate(vectors):
@@ -170,27 +184,27 @@ def weighted_sum(library: Library, shape: Shape, scaled: bool, vectors: Sequence
     return Primitive(library, descriptor, inputs, [(_DST, x)])
 
 
-def by_picture(library: Library, shape: Shape, product: bool, addend: bool) -> Primitive:
+def by_picture(library: Library, shape: Shape, product: bool, addend: bool, numbers: int = FLOAT32) -> Primitive:
     """(x, a number for each image and channel, maybe a map) → the first two's product or sum, plus the map."""
     batch, height, width, channels = shape
-    x = _map(library, shape)
-    numbers = library.description([batch, channels, 1, 1], [channels, 1, channels, channels])
+    x = _map(library, shape, numbers)
+    factors = library.description([batch, channels, 1, 1], [channels, 1, channels, channels])
     if channels == 1:
         # the same memory with the images as channels, since oneDNN has no fast implementation of the other
-        x = library.description([1, batch, height, width], _dense_strides([1, batch, height, width]))
-        numbers = library.description([1, batch, 1, 1], [batch, 1, 1, 1])
-    inputs, post_ops = [(_SRC, x), (_SRC_1, numbers)], library.make("post_ops", "post_ops_create")
+        x = library.description([1, batch, height, width], _dense_strides([1, batch, height, width]), numbers)
+        factors = library.description([1, batch, 1, 1], [batch, 1, 1, 1])
+    inputs, post_ops = [(_SRC, x), (_SRC_1, factors)], library.make("post_ops", "post_ops_create")
     if addend:
         library.call("post_ops_append_binary", post_ops, _ADD, x)
         inputs.append((_POST_OP | _SRC_1, x))
     algorithm = _MULTIPLY if product else _ADD
-    descriptor = library.descriptor("binary", library.engine, algorithm, x, numbers, x, post_ops=post_ops)
+    descriptor = library.descriptor("binary", library.engine, algorithm, x, factors, x, post_ops=post_ops)
     return Primitive(library, descriptor, inputs, [(_DST, x)])
 
 
-def activation(library: Library, shape: Shape, algorithm: int, gradient: bool) -> Primitive:
+def activation(library: Library, shape: Shape, algorithm: int, gradient: bool, numbers: int = FLOAT32) -> Primitive:
     """X → y, or (x, gradient of y) → gradient of x; for the ReLU's gradient y takes the place of x."""
-    x = _map(library, shape)
+    x = _map(library, shape, numbers)
     algorithm = _RELU_FROM_OUTPUT if gradient and algorithm == RELU else algorithm
     forward = library.descriptor("eltwise_forward", library.engine, _TRAINING, algorithm, x, x, _ZERO, _ZERO)
     if not gradient:
@@ -200,11 +214,17 @@ def activation(library: Library, shape: Shape, algorithm: int, gradient: bool) -
     return Primitive(library, backward, [(given, x), (_DIFF_DST, x)], [(_DIFF_SRC, x)])
 
 
-def layout(library: Library, shape: Shape) -> Primitive:
+def layout(library: Library, shape: Shape, numbers: int = FLOAT32) -> Primitive:
     """The memory (N, C, H, W) of a map → (N, H, W, C)."""
     batch, height, width, channels = shape
     sizes = [batch, channels, height, width]
-    return _reorder(library, library.description(sizes, _dense_strides(sizes)), _map(library, shape))
+    given = library.description(sizes, _dense_strides(sizes), numbers)
+    return _reorder(library, given, _map(library, shape, numbers))
+
+
+def conversion(library: Library, shape: Shape, source: int, target: int) -> Primitive:
+    """The numbers of a map as another kind of numbers, rounded to the nearest, of two the even one."""
+    return _reorder(library, _map(library, shape, source), _map(library, shape, target))
 
 
 def kernel_part(library: Library, kernel: Shape, sides: Shape, strides: Shape, back: bool) -> Primitive:
@@ -214,7 +234,7 @@ def kernel_part(library: Library, kernel: Shape, sides: Shape, strides: Shape, b
     return _reorder(library, copy, part, add=True) if back else _reorder(library, part, copy)
 
 
-def _reorder(library: Library, source: Handle, target: Handle, add: bool = False) -> Primitive:
+def _reorder(library: Library, source: Description, target: Description, add: bool = False) -> Primitive:
     attributes = None
     if add:
         post_ops = library.make("post_ops", "post_ops_create")
@@ -227,18 +247,19 @@ def _reorder(library: Library, source: Handle, target: Handle, add: bool = False
     return Primitive(library, descriptor, [(_SRC, source)], [(_DST, target)])
 
 
-def _map(library: Library, shape: Shape, pitch: int = 0) -> Handle:
+def _map(library: Library, shape: Shape, numbers: int, pitch: int = 0) -> Description:
     batch, height, width, channels = shape
     pitch = pitch or channels
-    return library.description([batch, channels, height, width], [height * width * pitch, 1, width * pitch, pitch])
+    strides = [height * width * pitch, 1, width * pitch, pitch]
+    return library.description([batch, channels, height, width], strides, numbers)
 
 
-def _channel_vector(library: Library, shape: Shape) -> Handle:
+def _channel_vector(library: Library, shape: Shape) -> Description:
     """A number for each channel of a map, as a map that is broadcast."""
     return library.description([1, shape[3], 1, 1], [shape[3], 1, shape[3], shape[3]])
 
 
-def _vector(library: Library, length: int) -> Handle:
+def _vector(library: Library, length: int) -> Description:
     return library.description([length], [1])
 
 

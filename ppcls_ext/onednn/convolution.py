@@ -9,7 +9,7 @@ from paddle import Tensor, nn
 
 from ppcls_ext.onednn import operations
 from ppcls_ext.onednn.builders import Geometry
-from ppcls_ext.onednn.maps import Operation, from_channels_last, learns, to_channels_last, usable
+from ppcls_ext.onednn.maps import Operation, as_float32, from_channels_last, learns, to_channels_last, usable
 from ppcls_ext.onednn.statistics import channel_sums
 
 
@@ -27,9 +27,9 @@ def conv2d(
     `training`: see `usable`.
     """
     geometry = Geometry(stride, padding, groups)
-    if can_convolve(x, kernel, geometry, training) and (bias is None or usable(bias, training=training)):
+    if can_convolve(x, kernel, geometry, training) and (bias is None or usable(bias, training=training, maps=0)):
         return _Convolution(geometry)(*((x, kernel) if bias is None else (x, kernel, bias)))
-    return nn.functional.conv2d(x, kernel, bias, stride, padding, groups=groups)
+    return nn.functional.conv2d(as_float32(x), kernel, bias, stride, padding, groups=groups)
 
 
 def can_convolve(x: Tensor, kernel: Tensor, geometry: Geometry, training: bool, channels: int | None = None) -> bool:
@@ -48,7 +48,7 @@ def run_conv(conv: nn.Layer, x: Tensor) -> Tensor:
     """
     geometry = plain_geometry(conv)
     if geometry is None:
-        return conv(x)
+        return conv(as_float32(x))
     return conv2d(x, conv.weight, conv.bias, *geometry, training=conv.training or learns(conv.weight))
 
 

@@ -35,7 +35,7 @@ def add(x: Tensor, other: Tensor, training: bool) -> Tensor:
     if (
         is_channels_last(x)
         and is_channels_last(other)
-        and usable(x, other, training=training)
+        and usable(x, other, training=training, maps=2)
         and x.shape == other.shape
     ):
         return _Add()(x, other)
@@ -43,6 +43,8 @@ def add(x: Tensor, other: Tensor, training: bool) -> Tensor:
 
 
 class _Activation(Operation):
+    mixes = False
+
     def __init__(self, algorithm: int) -> None:
         self.algorithm = algorithm
 
@@ -56,7 +58,7 @@ class _Activation(Operation):
 
 
 class _Add(Operation):
-    maps = 2
+    maps, mixes = 2, False
 
     def forward(self, x: Tensor, other: Tensor) -> tuple[Tensor, list[Tensor]]:
         return operations.weighted_sum(to_channels_last(x), [to_channels_last(other)]), []

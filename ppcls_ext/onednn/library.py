@@ -23,7 +23,11 @@ CAPACITY = 1024
 
 # <dnnl_types.h>; the numbers are part of oneDNN's ABI
 _MAJOR, _OPENMP, _CPU, _IN_ORDER = 3, 2, 1, 1
-_FLOAT, _ANY = 3, 1
+_ANY = 1
+FLOAT32, BFLOAT16 = 3, 2  # kinds of numbers
+_BYTES = {FLOAT32: 4, BFLOAT16: 2}
+_HAS_BFLOAT16 = 1 << 7  # of the effective instruction set: AVX-512 BF16, which all processors with AMX have, too
+_HAS_AMX = 1 << 11  # for bfloat16
 _QUERY_NAME, _QUERY_ARGUMENT = 8, 255
 _FROM, _TO, _SCRATCHPAD = 1, 17, 80
 _USER = 1  # scratchpad mode
@@ -32,6 +36,7 @@ _ALIGNMENT = 64  # bytes
 _POINTER, _INT, _SIZE, _FLOAT32, _INT64 = ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t, ctypes.c_float, ctypes.c_int64
 #: The functions that are called, `dnnl_NAME`, with the types of their arguments (<dnnl.h>, oneDNN 3).
 _FUNCTIONS = {
+    "get_effective_cpu_isa": [],
     "engine_create": [_POINTER, _INT, _SIZE],
     "engine_destroy": [_POINTER],
     "stream_create": [_POINTER, _POINTER, _INT],
@@ -99,6 +104,18 @@ class Handle:
         self._destroy(self._as_parameter_)
 
 
+class Description(Handle):
+    """Of a tensor in memory.
+
+    Attributes:
+        bytes: of each of its numbers.
+    """
+
+    def __init__(self, destroy: Callable, value: ctypes.c_void_p, numbers: int) -> None:
+        super().__init__(destroy, value)
+        self.bytes = _BYTES[numbers]
+
+
 class _Version(ctypes.Structure):
     _fields_ = [(name, ctypes.c_int) for name in ("major", "minor", "patch")]
     _fields_ += [("hash", ctypes.c_char_p), ("cpu_runtime", ctypes.c_uint), ("gpu_runtime", ctypes.c_uint)]
@@ -138,6 +155,9 @@ class Library:
         self.threads, self.set_threads = runtime.omp_get_max_threads, runtime.omp_set_num_threads
         self.engine = self.make("engine", "engine_create", _CPU, 0)
         self.stream = self.make("stream", "stream_create", self.engine, _IN_ORDER)
+        instructions = self.functions["get_effective_cpu_isa"]()
+        #: Whether the processor computes products of bfloat16 numbers, by AVX-512 BF16 or AMX, and whether by AMX.
+        self.has_bfloat16, self.has_amx = bool(instructions & _HAS_BFLOAT16), bool(instructions & _HAS_AMX)
         self.lock: Any = threading.RLock()  # Any: typeshed knows no _is_owned
         self.primitives: collections.OrderedDict[tuple, Primitive | None] = collections.OrderedDict()
         self._scratch = (np.empty(0, np.uint8), 0, 0)  # the memory, its first aligned address, the bytes from there
@@ -154,12 +174,17 @@ class Library:
         self.call(name, ctypes.byref(value), *arguments)
         return Handle(self.functions[f"{kind}_destroy"], value)
 
-    def description(self, shape: Sequence[int], strides: Sequence[int] | None = None) -> Handle:
-        """Of a float32 tensor in memory; without strides oneDNN is free to choose the layout."""
-        kind, sizes = "memory_desc", dims(*shape)
+    def description(
+        self, shape: Sequence[int], strides: Sequence[int] | None = None, numbers: int = FLOAT32
+    ) -> Description:
+        """Of a tensor in memory; without strides oneDNN is free to choose the layout."""
+        value, sizes = ctypes.c_void_p(), dims(*shape)
+        arguments = (ctypes.byref(value), len(shape), sizes, numbers)
         if strides is None:
-            return self.make(kind, "memory_desc_create_with_tag", len(shape), sizes, _FLOAT, _ANY)
-        return self.make(kind, "memory_desc_create_with_strides", len(shape), sizes, _FLOAT, dims(*strides))
+            self.call("memory_desc_create_with_tag", *arguments, _ANY)
+        else:
+            self.call("memory_desc_create_with_strides", *arguments, dims(*strides))
+        return Description(self.functions["memory_desc_destroy"], value, numbers)
 
     def descriptor(self, operation: str, *arguments: Any, post_ops: Handle | None = None) -> Handle:
         """A primitive descriptor; scratch memory is handed in at each call.
@@ -246,20 +271,25 @@ class Primitive:
         outputs: of each tensor written, following the inputs.
 
     Attributes:
-        counts: float32 numbers in the memory of each input and output.
+        memory: how many numbers, and of how many bytes each, lie in the memory of each input and output.
 
     Raises:
         UnsupportedError: the primitive does not take one of these arguments.
     """
 
     def __init__(
-        self, library: Library, descriptor: Handle, inputs: list[tuple[int, Handle]], outputs: list[tuple[int, Handle]]
+        self,
+        library: Library,
+        descriptor: Handle,
+        inputs: list[tuple[int, Description]],
+        outputs: list[tuple[int, Description]],
     ) -> None:
         self.library, self._descriptor = library, descriptor
         self._outer: list[Handle] = []
         self._inner: list[tuple[Handle, int]] = []  # with offsets in the scratch memory
         self._size = 0
-        self.counts = [library.functions["memory_desc_get_size"](given) // 4 for _, given in (*inputs, *outputs)]
+        size_of = library.functions["memory_desc_get_size"]
+        self.memory = [(size_of(given) // given.bytes, given.bytes) for _, given in (*inputs, *outputs)]
         before, after, arguments = [], [], []
         for index, given in (*inputs, *outputs):
             outer = memory = self._memory(given)

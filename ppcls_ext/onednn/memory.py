@@ -9,16 +9,17 @@ from paddle import Tensor
 from ppcls_ext.errors import PpclsExtError
 
 
-def address(tensor: Tensor, count: int, exact: bool = True) -> int:
-    """Where the numbers of a float32 tensor on the CPU lie.
+def address(tensor: Tensor, count: int, exact: bool = True, size: int = 4) -> int:
+    """Where the numbers of a tensor on the CPU lie.
 
     Args:
         tensor: contiguous.
         count: how many numbers will be read or written there.
         exact: whether the tensor has to hold just as many; more are enough otherwise.
+        size: of each number, bytes: 4 of float32, 2 of bfloat16.
 
     Raises:
-        PpclsExtError: the tensor holds another number of them, or holds them with gaps.
+        PpclsExtError: the tensor holds another number of them, or others, or holds them with gaps.
     """
     held = math.prod(tensor.shape)
     if held < count or (exact and held != count):
@@ -26,6 +27,14 @@ def address(tensor: Tensor, count: int, exact: bool = True) -> int:
             f"a tensor of shape {list(tensor.shape)} has {held} numbers where {count} are expected: "
             "γ, β, bias and statistics need one for each channel of the map, kernels the map's channels"
         )
+    if tensor.element_size() != size:
+        expected = "bfloat16" if size == 2 else "float32"
+        raise PpclsExtError(f"a tensor of shape {list(tensor.shape)} is {tensor.dtype}: expected {expected}")
     if not tensor.is_contiguous():
         raise PpclsExtError(f"a tensor of shape {list(tensor.shape)} is not contiguous: pass tensor.contiguous()")
     return tensor.data_ptr()
+
+
+def is_half(x: Tensor) -> bool:
+    """Whether a map of ours is bfloat16, float32 otherwise; comparing `dtype` takes ten times as long."""
+    return x.element_size() == 2

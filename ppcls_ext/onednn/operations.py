@@ -1,7 +1,8 @@
 """Convolution, batch normalisation, sums and activations of channels-last maps by oneDNN, with their gradients.
 
-Plain functions from contiguous float32 tensors, maps (N, H, W, C), kernels and vectors of Paddle's shapes, to new
-tensors. No gradient is recorded. Where oneDNN has no fast implementation Paddle's own operations compute the same.
+Plain functions from contiguous tensors, maps (N, H, W, C), kernels and vectors of Paddle's shapes, to new tensors. No
+gradient is recorded. Maps are float32 or bfloat16 and give maps of their kind; all else is float32. Where oneDNN has no
+fast implementation Paddle's own operations compute the same, of bfloat16 maps these functions themselves in float32.
 Memory is handed to oneDNN by `_run`, which raises `PpclsExtError` where a tensor has gaps or an unexpected size.
 """
 
@@ -16,10 +17,11 @@ from paddle import Tensor
 
 from ppcls_ext.onednn import builders, by_paddle, products
 from ppcls_ext.onednn.arena import empty, empty_map
+from ppcls_ext.onednn.bfloat16 import has_primitives, to_bfloat16, to_float32
 from ppcls_ext.onednn.builders import Geometry
 from ppcls_ext.onednn.find import loaded
-from ppcls_ext.onednn.library import Primitive, UnsupportedError
-from ppcls_ext.onednn.memory import address
+from ppcls_ext.onednn.library import BFLOAT16, FLOAT32, Primitive, UnsupportedError
+from ppcls_ext.onednn.memory import address, is_half
 from ppcls_ext.onednn.statistics import LONGEST, mean_and_variance, normalisation_sums
 
 #: Numbers in a map from which on copying it is worth while to reach a faster gradient.
@@ -34,7 +36,13 @@ MOST_ADDENDS = 24
 def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
     """`x: (N, H, W, C)`, `kernel: (O, C / groups, k, k)`, `bias: (O,)` → (N, Ho, Wo, O)."""
     shape, kernel_shape = tuple(x.shape), tuple(kernel.shape)
-    y = empty_map(geometry.output_shape(shape, kernel_shape))
+    sizes = (shape, kernel_shape, geometry, 0, bias is not None)
+    inputs = (x, kernel) if bias is None else (x, kernel, bias)
+    y = empty_map(geometry.output_shape(shape, kernel_shape), x.element_size())
+    if is_half(x):
+        if not _run(builders.convolution, sizes, *inputs, y):
+            y = to_bfloat16(convolve(to_float32(x), _rounded(kernel), bias, geometry))
+        return y
     if bias is None and products.is_product(kernel_shape, geometry):
         # a kernel that is transposed first, as a map (1, O, 1, C), is multiplied up to three times as fast
         turned = empty_map([kernel_shape[1], kernel_shape[0]])
@@ -44,8 +52,6 @@ def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, geometry: Geometry)
     if bias is None and products.sees_all(shape, kernel_shape, geometry):
         products.unfolded(x, kernel, geometry, y)
         return y
-    sizes = (shape, kernel_shape, geometry, 0, bias is not None)
-    inputs = (x, kernel) if bias is None else (x, kernel, bias)
     if not _run(builders.convolution, sizes, *inputs, y):
         y = by_paddle.convolve(x, kernel, bias, geometry)
     return y
@@ -53,14 +59,15 @@ def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, geometry: Geometry)
 
 def input_gradient(grad: Tensor, kernel: Tensor, shape: Sequence[int], geometry: Geometry) -> Tensor:
     """Of `convolve`: `grad: (N, Ho, Wo, O)` → (N, H, W, C) = `shape`."""
-    result = empty_map(shape)
-    if products.is_product(kernel.shape, geometry):
+    result, sizes = empty_map(shape, grad.element_size()), (tuple(shape), tuple(kernel.shape), geometry, 0)
+    if is_half(grad):
+        if not _run(builders.convolution_input_gradient, sizes, grad, kernel, result):
+            result = to_bfloat16(input_gradient(to_float32(grad), _rounded(kernel), shape, geometry))
+    elif products.is_product(kernel.shape, geometry):
         products.pointwise_input_gradient(grad, kernel, result)
     elif products.sees_all(shape, kernel.shape, geometry):
         products.unfolded_input_gradient(grad, kernel, geometry, result)
-    elif not _run(
-        builders.convolution_input_gradient, (tuple(shape), tuple(kernel.shape), geometry, 0), grad, kernel, result
-    ):
+    elif not _run(builders.convolution_input_gradient, sizes, grad, kernel, result):
         result = by_paddle.convolution_gradients(paddle.zeros(shape, "float32"), kernel, grad, geometry)[0]
     return result
 
@@ -69,6 +76,7 @@ def kernel_gradient(x: Tensor, grad: Tensor, kernel_shape: Sequence[int], geomet
     """Of `convolve`: `x: (N, H, W, C)`, `grad: (N, Ho, Wo, O)` → the kernel's shape."""
     if kernel_shape[1] == 1 and tuple(x.shape[1:]) == (1, 1, kernel_shape[0]) and grad.shape[1:3] == [1, 1]:
         # ten times faster than oneDNN
+        x, grad = to_float32(x), to_float32(grad)
         return _kernel_gradient_of_one_pixel(x, grad, kernel_shape, geometry.padding)
     if geometry.stride > 1 and products.is_product(kernel_shape, geometry._replace(stride=1)) and x.shape[3] < 16:
         # oneDNN 3.6.2 (cpu/x64/jit_uni_1x1_conv_utils.hpp) writes beyond its scratch memory there
@@ -78,14 +86,15 @@ def kernel_gradient(x: Tensor, grad: Tensor, kernel_shape: Sequence[int], geomet
         # for depthwise kernels that are higher than the map oneDNN takes ten times as long; zeros change nothing
         x = _with_zeros(x, lacking)
         grad = _with_zeros(grad, geometry.output_shape(x.shape, kernel_shape)[1] - grad.shape[1])
-    result = empty_map(kernel_shape)
-    if products.is_product(kernel_shape, geometry) and products.has_product_gradient(x.shape):
+    result, sizes = empty_map(kernel_shape), (tuple(x.shape), tuple(kernel_shape), geometry, 0)
+    if is_half(x):
+        if not _run(builders.convolution_kernel_gradient, sizes, x, grad, result):
+            result = kernel_gradient(to_float32(x), to_float32(grad), kernel_shape, geometry)
+    elif products.is_product(kernel_shape, geometry) and products.has_product_gradient(x.shape):
         products.pointwise_kernel_gradient(x, grad, result)
     elif products.sees_all(x.shape, kernel_shape, geometry):
         products.unfolded_kernel_gradient(x, grad, geometry, result)
-    elif not _run(
-        builders.convolution_kernel_gradient, (tuple(x.shape), tuple(kernel_shape), geometry, 0), x, grad, result
-    ):
+    elif not _run(builders.convolution_kernel_gradient, sizes, x, grad, result):
         result = by_paddle.convolution_gradients(x, paddle.zeros(kernel_shape, "float32"), grad, geometry)[1]
     return result
 
@@ -108,18 +117,18 @@ def _only(size: int, place: int) -> Tensor:
 
 def _with_zeros(x: Tensor, count: int) -> Tensor:
     """`x: (N, H, W, C)` with so many more rows at the bottom."""
-    return paddle.concat([x, _zeros(x.shape[0], count, *x.shape[2:])], 1) if count else x
+    return paddle.concat([x, _zeros(x.dtype, x.shape[0], count, *x.shape[2:])], 1) if count else x
 
 
 @functools.lru_cache(maxsize=64)
-def _zeros(*shape: int) -> Tensor:
-    return paddle.zeros(shape, "float32")
+def _zeros(dtype: paddle.dtype, *shape: int) -> Tensor:
+    return paddle.zeros(shape, dtype)
 
 
 def normalise(x: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
     """Batch normalisation by the batch's statistics; also returns these, (C,) each, the variance biased."""
     if math.prod(x.shape[:3]) <= LONGEST:
-        y, mean, variance = empty_map(x.shape), *(empty(gamma.shape) for _ in range(2))
+        y, mean, variance = empty_map(x.shape, x.element_size()), *(empty(gamma.shape) for _ in range(2))
         if _run(builders.normalisation, (tuple(x.shape), epsilon, False), x, gamma, beta, y, mean, variance):
             return y, mean, variance
     mean, variance = mean_and_variance(x)
@@ -128,9 +137,9 @@ def normalise(x: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> tuple[T
 
 def normalise_by(x: Tensor, mean: Tensor, variance: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> Tensor:
     """As `normalise`, by statistics that are known."""
-    y = empty_map(x.shape)
+    y = empty_map(x.shape, x.element_size())
     if not _run(builders.normalisation_by, (tuple(x.shape), epsilon), x, mean, variance, gamma, beta, y):
-        y = by_paddle.normalise_by(x, mean, variance, gamma, beta, epsilon)
+        y = _alike(x, by_paddle.normalise_by(to_float32(x), mean, variance, gamma, beta, epsilon))
     return y
 
 
@@ -140,16 +149,16 @@ def normalise_gradient(
     """Of `normalise`, for x, γ and β."""
     pixels = math.prod(x.shape[:3])
     if pixels < LONG_SUM:
-        results = empty_map(x.shape), *(empty(gamma.shape) for _ in range(2))
+        results = empty_map(x.shape, x.element_size()), *(empty(gamma.shape) for _ in range(2))
         if _run(builders.normalisation, (tuple(x.shape), epsilon, True), x, mean, variance, grad, gamma, *results):
             return results
     gamma_grad, beta_grad = normalisation_sums(x, grad, mean, variance, epsilon)
     inverse = paddle.rsqrt(variance + epsilon)
     # γ / σ · (dy − (dβ + (x − μ) / σ · dγ) / pixels), in one pass
     vectors = -mean, inverse * gamma_grad / -pixels, beta_grad / -pixels, gamma * inverse
-    x_grad = empty_map(x.shape)
+    x_grad = empty_map(x.shape, x.element_size())
     if not _run(builders.normalisation_gradient, (tuple(x.shape),), x, *vectors[:3], grad, vectors[3], x_grad):
-        x_grad = by_paddle.scaled_twice(x, *vectors[:3], grad, vectors[3])
+        x_grad = _alike(x, by_paddle.scaled_twice(to_float32(x), *vectors[:3], to_float32(grad), vectors[3]))
     return x_grad, gamma_grad, beta_grad
 
 
@@ -165,9 +174,10 @@ def weighted_sum(
         return weighted_sum(x, others[MOST_ADDENDS:], None, relu, in_place=True)
     tensors = others if factor is None else [factor, *others]
     vectors = tuple(other.ndim == 1 for other in tensors[1:])
-    y = x if in_place else empty_map(x.shape)
+    y = x if in_place else empty_map(x.shape, x.element_size())
     if not _run(builders.weighted_sum, (tuple(x.shape), factor is not None, vectors, relu), x, *tensors, y):
-        paddle.assign(by_paddle.weighted_sum(x, others, factor, relu), y)
+        others = [to_float32(other) for other in others]
+        paddle.assign(_alike(x, by_paddle.weighted_sum(to_float32(x), others, factor, relu)), y)
     return y
 
 
@@ -175,26 +185,28 @@ def by_picture(
     x: Tensor, numbers: Tensor, product: bool, addend: Tensor | None = None, in_place: bool = False
 ) -> Tensor:
     """`x: (N, H, W, C)` times or plus `numbers: (N, C)`, plus another map; `in_place`: it takes the place of x."""
-    y = x if in_place else empty_map(x.shape)
+    y = x if in_place else empty_map(x.shape, x.element_size())
     maps = (x, numbers) if addend is None else (x, numbers, addend)
     if not _run(builders.by_picture, (tuple(x.shape), product, addend is not None), *maps, y):
-        paddle.assign(by_paddle.by_picture(x, numbers, product, addend), y)
+        addend = None if addend is None else to_float32(addend)
+        paddle.assign(_alike(x, by_paddle.by_picture(to_float32(x), numbers, product, addend)), y)
     return y
 
 
 def activate(x: Tensor, algorithm: int, in_place: bool = False) -> Tensor:
     """`builders.RELU` or `builders.GELU` of every number; `in_place`: they take the place of x."""
-    y = x if in_place else empty_map(x.shape)
+    y = x if in_place else empty_map(x.shape, x.element_size())
     if not _run(builders.activation, (tuple(x.shape), algorithm, False), x, y):
-        paddle.assign(by_paddle.activate(x, algorithm == builders.RELU), y)
+        paddle.assign(_alike(x, by_paddle.activate(to_float32(x), algorithm == builders.RELU)), y)
     return y
 
 
 def activate_gradient(x: Tensor, grad: Tensor, algorithm: int) -> Tensor:
     """Of `activate`; for the ReLU `x` is its output."""
-    result = empty_map(x.shape)
+    result = empty_map(x.shape, x.element_size())
     if not _run(builders.activation, (tuple(x.shape), algorithm, True), x, grad, result):
-        result = by_paddle.activate_gradient(x, grad, algorithm == builders.RELU)
+        result = by_paddle.activate_gradient(to_float32(x), to_float32(grad), algorithm == builders.RELU)
+        result = _alike(x, result)
     return result
 
 
@@ -202,7 +214,11 @@ def convolve_first(x: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
     """`x` with its first channels convolved; the kernel has as many outputs as inputs and keeps the map's size."""
     y, mixed = x.clone(), kernel.shape[1]
     sizes = ((*x.shape[:3], mixed), tuple(kernel.shape), geometry, x.shape[3], False)
-    if not _run(builders.convolution, sizes, x, kernel, y, all_channels=False):
+    if _run(builders.convolution, sizes, x, kernel, y, all_channels=False):
+        return y
+    if is_half(x):
+        y = _with_first(y, to_bfloat16(convolve(_first(x, mixed), _rounded(kernel), None, geometry)))
+    else:
         y[:, :, :, :mixed] = by_paddle.convolve(x[:, :, :, :mixed], kernel, None, geometry)
     return y
 
@@ -211,7 +227,12 @@ def input_gradient_first(grad: Tensor, kernel: Tensor, geometry: Geometry) -> Te
     """Of `convolve_first`, for `x`."""
     result, mixed = grad.clone(), kernel.shape[1]
     sizes = ((*grad.shape[:3], mixed), tuple(kernel.shape), geometry, grad.shape[3])
-    if not _run(builders.convolution_input_gradient, sizes, grad, kernel, result, all_channels=False):
+    if _run(builders.convolution_input_gradient, sizes, grad, kernel, result, all_channels=False):
+        return result
+    if is_half(grad):
+        first = _first(grad, mixed)
+        result = _with_first(result, to_bfloat16(input_gradient(first, _rounded(kernel), first.shape, geometry)))
+    else:
         first = grad[:, :, :, :mixed].contiguous()
         result[:, :, :, :mixed] = by_paddle.convolution_gradients(paddle.zeros_like(first), kernel, first, geometry)[0]
     return result
@@ -221,7 +242,11 @@ def kernel_gradient_first(x: Tensor, grad: Tensor, kernel_shape: Sequence[int], 
     """Of `convolve_first`, for the kernel."""
     result, mixed = empty(kernel_shape), kernel_shape[1]
     sizes = ((*x.shape[:3], mixed), tuple(kernel_shape), geometry, x.shape[3])
-    if not _run(builders.convolution_kernel_gradient, sizes, x, grad, result, all_channels=False):
+    if _run(builders.convolution_kernel_gradient, sizes, x, grad, result, all_channels=False):
+        return result
+    if is_half(x):
+        result = kernel_gradient(_first(x, mixed), _first(grad, mixed), kernel_shape, geometry)
+    else:
         x, grad = (value[:, :, :, :mixed].contiguous() for value in (x, grad))
         result = by_paddle.convolution_gradients(x, paddle.zeros(kernel_shape, "float32"), grad, geometry)[1]
     return result
@@ -230,7 +255,7 @@ def kernel_gradient_first(x: Tensor, grad: Tensor, kernel_shape: Sequence[int], 
 def channels_last(x: Tensor) -> Tensor:
     """A contiguous (N, C, H, W) → (N, H, W, C)."""
     batch, channels, height, width = x.shape
-    y = empty_map([batch, height, width, channels])
+    y = empty_map([batch, height, width, channels], x.element_size())
     if not _run(builders.layout, ((batch, height, width, channels),), x, y):
         y = by_paddle.channels_last(x)
     return y
@@ -254,18 +279,48 @@ def supports_convolution(shape: Sequence[int], kernel_shape: Sequence[int], geom
     return True
 
 
+def _has(x: Tensor) -> bool:
+    """Whether oneDNN computes with such numbers."""
+    return not is_half(x) or has_primitives()
+
+
+def _alike(x: Tensor, result: Tensor) -> Tensor:
+    """A float32 result, rounded where the map x is bfloat16."""
+    return to_bfloat16(result.contiguous()) if is_half(x) else result
+
+
+def _rounded(kernel: Tensor) -> Tensor:
+    """A kernel of the numbers that bfloat16 has, float32."""
+    return to_float32(to_bfloat16(kernel.contiguous()))
+
+
+def _first(x: Tensor, channels: int) -> Tensor:
+    """The first channels of a bfloat16 map, float32."""
+    return to_float32(x)[:, :, :, :channels].contiguous()
+
+
+def _with_first(x: Tensor, first: Tensor) -> Tensor:
+    """`x` with other first channels."""
+    return paddle.concat([first, x[:, :, :, first.shape[3] :]], 3)
+
+
 def _run(build: Callable[..., Primitive], sizes: tuple, *tensors: Tensor, all_channels: bool = True) -> bool:
     """Runs the primitive on inputs and outputs; False where oneDNN has no fast one.
 
-    `all_channels`: false where the primitive reads and writes the first channels of its maps only.
+    `all_channels`: false where the primitive reads and writes the first channels of its maps only. The kind of numbers
+    is that of the first tensor.
 
     Raises:
         PpclsExtError: a tensor does not hold as many numbers as the primitive reads or writes, or holds them with gaps.
     """
-    found = loaded()
+    found, x = loaded(), tensors[0]
+    if not _has(x):
+        return False
+    sizes = (*sizes, BFLOAT16 if is_half(x) else FLOAT32)
     try:
         primitive = found.primitive((build, *sizes), build, *sizes)
     except UnsupportedError:
         return False
-    primitive(*[address(tensor, count, all_channels) for tensor, count in zip(tensors, primitive.counts)])
+    places = zip(tensors, primitive.memory)
+    primitive(*[address(tensor, count, all_channels, size) for tensor, (count, size) in places])
     return True

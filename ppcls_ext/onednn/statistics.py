@@ -17,9 +17,10 @@ from paddle import Tensor
 
 from ppcls_ext.onednn import builders, by_paddle
 from ppcls_ext.onednn.arena import empty
+from ppcls_ext.onednn.bfloat16 import has_primitives, to_float32
 from ppcls_ext.onednn.find import loaded
-from ppcls_ext.onednn.library import Primitive, UnsupportedError
-from ppcls_ext.onednn.memory import address
+from ppcls_ext.onednn.library import BFLOAT16, FLOAT32, Primitive, UnsupportedError
+from ppcls_ext.onednn.memory import address, is_half
 
 #: Pixels in one sum at most.
 LONGEST = 1024
@@ -31,6 +32,8 @@ ADDENDS = 256
 
 def channel_sums(x: Tensor) -> Tensor:
     """Over all pixels: (N, H, W, C) → (C,)."""
+    if is_half(x):
+        return mean_and_variance(x)[0] * math.prod(x.shape[:3])  # needs no float32 copy of the map
     # products with ones are several times faster than Paddle's sum
     rows, channels = x.reshape([-1, x.shape[3]]), x.shape[3]
     single = rows.shape[0] % ADDENDS
@@ -45,27 +48,31 @@ def channel_sums(x: Tensor) -> Tensor:
 def image_sums(x: Tensor) -> Tensor:
     """Over the pixels of each image: (N, H, W, C) → (N, C)."""
     batch, height, width, channels = x.shape
+    x = to_float32(x)
     rows = paddle.matmul(_ones(height), x.reshape([batch, height, width * channels]))
     return paddle.matmul(_ones(width), rows.reshape([batch, width, channels]))
 
 
 def mean_and_variance(x: Tensor) -> tuple[Tensor, Tensor]:
     """Of each channel, (C,), the variance biased; `x: (N, H, W, C)`. Reads the map once."""
-    channels, pixels = x.shape[3], math.prod(x.shape[:3])
+    if is_half(x) and not has_primitives():
+        x = to_float32(x)
+    channels, pixels, numbers = x.shape[3], math.prod(x.shape[:3]), x.element_size()
     pieces, shares = _pieces(pixels)
     ones = _ones(PARTS * channels).data_ptr()
-    normalised = empty([PIECE * channels])
+    normalised = empty([PIECE * channels], numbers)
     parts_of = np.empty([2, len(shares), channels], np.float32)
-    start, of_means, of_variances = address(x, pixels * channels), parts_of[0].ctypes.data, parts_of[1].ctypes.data
+    start = address(x, pixels * channels, size=numbers)
+    of_means, of_variances = parts_of[0].ctypes.data, parts_of[1].ctypes.data
     try:
         for size, parts in pieces:
-            primitive = _piece(size, parts, channels, 1.0, False)
+            primitive = _piece(size, parts, channels, 1.0, False, numbers)
             primitive(start, ones, ones, normalised.data_ptr(), of_means, of_variances)
-            start += 4 * channels * size
+            start += numbers * channels * size
             of_means += 4 * channels * parts
             of_variances += 4 * channels * parts
     except UnsupportedError:
-        return by_paddle.mean_and_variance(x)
+        return by_paddle.mean_and_variance(to_float32(x))
     means, variances = parts_of
     mean = shares @ means
     variance = shares @ (variances + np.square(means - mean))
@@ -79,32 +86,35 @@ def normalisation_sums(
 
     `x, grad: (N, H, W, C)`. Reads the maps once.
     """
-    channels, pixels = x.shape[3], math.prod(x.shape[:3])
+    if is_half(x) and not has_primitives():
+        x, grad = to_float32(x), to_float32(grad)
+    channels, pixels, numbers = x.shape[3], math.prod(x.shape[:3]), x.element_size()
     pieces, shares = _pieces(pixels)
     ones = _ones(PARTS * channels).data_ptr()
     means, variances = (value.tile([PARTS]) for value in (mean, variance))
-    unused = empty([PIECE * channels])
+    unused = empty([PIECE * channels], numbers)
     sums = np.empty([2, len(shares), channels], np.float32)
-    x_start, grad_start = address(x, pixels * channels), address(grad, pixels * channels)
+    x_start, grad_start = (address(value, pixels * channels, size=numbers) for value in (x, grad))
     of_gamma, of_beta = sums[0].ctypes.data, sums[1].ctypes.data
     statistics = address(means, PARTS * channels), address(variances, PARTS * channels)
     try:
         for size, parts in pieces:
-            primitive = _piece(size, parts, channels, epsilon, True)
+            primitive = _piece(size, parts, channels, epsilon, True, numbers)
             primitive(x_start, *statistics, grad_start, ones, unused.data_ptr(), of_gamma, of_beta)
-            x_start += 4 * channels * size
-            grad_start += 4 * channels * size
+            x_start += numbers * channels * size
+            grad_start += numbers * channels * size
             of_gamma += 4 * channels * parts
             of_beta += 4 * channels * parts
     except UnsupportedError:
-        return by_paddle.normalisation_sums(x, grad, mean, variance, epsilon)
+        return by_paddle.normalisation_sums(to_float32(x), to_float32(grad), mean, variance, epsilon)
     return tuple(_tensor(value) for value in sums.sum(1, dtype=np.float64))
 
 
-def _piece(size: int, parts: int, channels: int, epsilon: float, gradient: bool) -> Primitive:
+def _piece(size: int, parts: int, channels: int, epsilon: float, gradient: bool, bytes_of_one: int) -> Primitive:
     """The normalisation of so many pixels, or its gradient, with so many sums for each channel."""
     # pixels that follow each other go to different sums: to oneDNN they are channels
-    sizes = ((1, 1, size // parts, parts * channels), epsilon, gradient)
+    numbers = FLOAT32 if bytes_of_one == 4 else BFLOAT16
+    sizes = ((1, 1, size // parts, parts * channels), epsilon, gradient, numbers)
     return loaded().primitive((builders.normalisation, *sizes), builders.normalisation, *sizes)
 
 

@@ -19,7 +19,7 @@ from paddle import Tensor
 
 from ppcls_ext.onednn import operations
 from ppcls_ext.onednn.builders import Geometry
-from ppcls_ext.onednn.maps import Operation, from_channels_last, to_channels_last
+from ppcls_ext.onednn.maps import Operation, from_channels_last, is_bfloat16, to_channels_last
 from ppcls_ext.onednn.statistics import channel_sums
 from ppcls_ext.reparam.algebra import Branch, fold_branches
 
@@ -46,9 +46,9 @@ class Folded:
 
     @staticmethod
     def can_be_kept(x: Tensor, branches: Sequence[Branch]) -> bool:
-        """Whether the map, all parameters and statistics are float32 on the CPU, whose memory can be compared."""
+        """Whether all parameters and statistics are float32 on the CPU, whose memory can be compared, as the map is."""
         values = [
-            x,
+            *([] if is_bfloat16(x) else [x]),
             *parameters_of(branches),
             *(value for _, norm in branches for value in (norm._mean, norm._variance)),
         ]

@@ -8,7 +8,7 @@ from paddle import Tensor, nn
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.onednn.builders import Geometry
 from ppcls_ext.onednn.convolution import can_convolve, conv2d, run_conv
-from ppcls_ext.onednn.maps import is_traced, learns
+from ppcls_ext.onednn.maps import as_float32, is_traced, learns
 from ppcls_ext.reparam.algebra import Branch, fold_branches
 from ppcls_ext.reparam.folded import Folded, FoldedConvolution, parameters_of
 
@@ -120,6 +120,7 @@ class Reparameterizable(nn.Layer):
             return run_conv(self.fused_conv, x)
         y = None if is_traced() or self.dilation != 1 else self._run_kept(x)
         if y is None:
+            x = as_float32(x)
             kernel, bias = (value.astype(x.dtype) for value in self.equivalent_kernel())
             if self.dilation != 1:
                 return nn.functional.conv2d(x, kernel, bias, self.stride, self.padding, self.dilation, self.groups)
