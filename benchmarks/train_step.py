@@ -7,9 +7,12 @@ ratios of paired steps, and each process's largest memory.
 
 Forms: `ppcls_ext`; `paddle`, the same without oneDNN; `timm`; `timm-last`, in channels_last memory (it crashes for some
 nets: then its column says so). timm needs the extra [peers], or `--peer-python` of another environment that has it.
+With "-bf16" behind a form it computes in bfloat16: ours by `ppcls_ext.mixed_precision`, timm by `torch.autocast`;
+`--precision bfloat16` is all forms so, `--precision both` each in both.
 
 Examples:
     python benchmarks/train_step.py
+    python benchmarks/train_step.py --precision both
     python benchmarks/train_step.py --model MobileOne_S0 --batch 64 --size 32 --forms ppcls_ext paddle --json times.json
 """
 
@@ -25,6 +28,9 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+from ppcls_ext import cpu
+
 MODELS = ["MobileOne_S0", "MobileOne_S4", "RepVGG_A0", "RepVGG_B1g4", "FasterNet_T0", "FasterNet_S"]
 SHAPES = [(64, 32), (16, 96), (8, 224)]  # pictures a step, their side in px
 PAUSE = 0.35  # seconds
@@ -36,6 +42,7 @@ name, batch, size, clock = sys.argv[1], *map(int, sys.argv[2:4]), getattr(time, 
 from ppcls_ext.hosts.threads import use_all_cores
 use_all_cores()
 import paddle, ppcls_ext
+mixed = sys.argv[6] == "bfloat16"
 paddle.seed(0)
 model = ppcls_ext.build(name)
 model.train()
@@ -44,7 +51,9 @@ x, labels = paddle.randn([batch, 3, size, size]), paddle.randint(0, 1000, [batch
 print(f"Paddle {paddle.__version__}", flush=True)
 for _ in sys.stdin:
     start = clock()
-    paddle.nn.functional.cross_entropy(model(x), labels).backward()
+    with ppcls_ext.mixed_precision(mixed):
+        loss = paddle.nn.functional.cross_entropy(model(x), labels)
+    loss.backward()
     optimizer.step()
     optimizer.clear_grad()
     print(clock() - start, flush=True)
@@ -52,7 +61,7 @@ for _ in sys.stdin:
 TIMM_STEP = """
 import sys, time, torch, timm
 name, batch, size, threads, clock = sys.argv[1], *map(int, sys.argv[2:5]), getattr(time, sys.argv[5])
-layout = getattr(torch, sys.argv[6])
+mixed, layout = sys.argv[6] == "bfloat16", getattr(torch, sys.argv[7])
 torch.set_num_threads(threads)
 torch.manual_seed(0)
 model = timm.create_model(name.lower()).train().to(memory_format=layout)
@@ -61,7 +70,9 @@ x, labels = torch.randn(batch, 3, size, size).to(memory_format=layout), torch.ra
 print(f"timm {timm.__version__}, torch {torch.__version__}", flush=True)
 for _ in sys.stdin:
     start = clock()
-    torch.nn.functional.cross_entropy(model(x), labels).backward()
+    with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+        loss = torch.nn.functional.cross_entropy(model(x), labels)
+    loss.backward()
     optimizer.step()
     optimizer.zero_grad()
     print(clock() - start, flush=True)
@@ -72,21 +83,25 @@ FORMS = {
     "timm": (TIMM_STEP, ("contiguous_format",), {}),
     "timm-last": (TIMM_STEP, ("channels_last",), {}),
 }
+MIXED = "-bf16"
+PRECISIONS = {"float32": ("",), "bfloat16": (MIXED,), "both": (MIXED, "")}
 
 
 class Form:
     """A process that takes a step for each line it is sent.
 
     Args:
-        name: of the form, a key of `FORMS`.
+        name: of the form, a key of `FORMS`, maybe with `MIXED` behind it.
         case: model, batch, side.
         arguments: of the program.
     """
 
     def __init__(self, name: str, case: tuple[str, int, int], arguments: argparse.Namespace) -> None:
-        code, more, variables = FORMS[name]
+        code, more, variables = FORMS[name.removesuffix(MIXED)]
+        precision = "bfloat16" if name.endswith(MIXED) else "float32"
         python = arguments.peer_python if name.startswith("timm") else sys.executable
-        command = [python, "-c", code, *map(str, case), str(arguments.threads), CLOCKS[arguments.clock], *more]
+        command = [python, "-c", code, *map(str, case), str(arguments.threads), CLOCKS[arguments.clock], precision]
+        command += more
         environment = {**os.environ, "OMP_NUM_THREADS": str(arguments.threads), **variables}
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
@@ -168,6 +183,13 @@ def show(result: dict, names: list[str]) -> None:
     print(f"{result['model']:13} {result['batch']:3}x{result['size']:<4}", *cells, flush=True)
 
 
+def computes_bfloat16() -> bool:
+    """Whether oneDNN computes in bfloat16 on this processor."""
+    code = "from ppcls_ext.onednn.bfloat16 import instructions; print(instructions())"
+    found = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True)
+    return bool(found.stdout.split())
+
+
 def main(argv: list[str] | None = None) -> None:
     """Runs the benchmark and prints what it measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -175,6 +197,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, help="pictures a step; default: 64, 16 and 8 with the sizes below")
     parser.add_argument("--size", type=int, help="their side, px; default: 32, 96 and 224")
     parser.add_argument("--forms", nargs="+", choices=list(FORMS), default=["ppcls_ext", "timm", "timm-last"])
+    kind = "default: float32; both: the bfloat16 forms first, so that ratios are to ours of them"
+    parser.add_argument("--precision", choices=list(PRECISIONS), default="float32", help=kind)
     parser.add_argument("--timm", action="store_true", help="the same as --forms ppcls_ext timm")
     parser.add_argument(
         "--rounds", type=int, default=7, help="timed steps of each form, after two that are not counted"
@@ -190,8 +214,12 @@ def main(argv: list[str] | None = None) -> None:
         arguments.forms = ["ppcls_ext", "timm"]
     if (arguments.batch is None) != (arguments.size is None):
         parser.error("give --batch and --size together")
+    arguments.forms = [name + kind for kind in PRECISIONS[arguments.precision] for name in arguments.forms]
+    if any(name.endswith(MIXED) for name in arguments.forms) and not computes_bfloat16():
+        parser.exit(message=f"{cpu.name()}: no AVX-512 BF16 and no AMX: nothing is measured in bfloat16\n")
     shapes = SHAPES if arguments.batch is None else [(arguments.batch, arguments.size)]
 
+    print(f"{cpu.name()}: {' '.join(cpu.features())}")
     print(f"{arguments.clock} seconds a step, {arguments.threads} threads; ", end="")
     print(f"the ratio is {arguments.forms[0]}'s seconds to the form's; largest memory")
     print(f"{'':22}", *(f"{name:>22}" for name in arguments.forms), flush=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from paddle import nn
 
@@ -38,6 +39,7 @@ __all__ = [
     "export_onnx",
     "list_models",
     "load_weights",
+    "mixed_precision",
     "register",
     "register_in_paddledet",
     "register_in_paddleseg",
@@ -137,6 +139,31 @@ def build(name: str, **kwargs: Any) -> Backbone:
     return build_model(name, **kwargs)
 
 
+def mixed_precision(enabled: bool = True) -> AbstractContextManager[None]:
+    """A context in which networks compute in bfloat16 what loses little by it.
+
+    On a CPU with AVX-512 BF16 or AMX, which Paddle's own `paddle.amp.auto_cast` cannot use, convolutions of this
+    package's models and blocks compute with bfloat16 maps and kernels and add in float32; between the layers of a model
+    maps are bfloat16. Batch statistics, head, loss, parameters, their gradients and the optimizer stay float32: no
+    scaling of the loss is needed. On a GPU it is `paddle.amp.auto_cast` in bfloat16.
+
+    Args:
+        enabled: false for a context without mixed precision, also inside of another one.
+
+    Warns:
+        UserWarning: the processor has no bfloat16 instructions, or Paddle no oneDNN: float32 is used.
+
+    Example:
+        >>> with ppcls_ext.mixed_precision():
+        ...     loss = paddle.nn.functional.cross_entropy(net(images), labels)
+        >>> loss.backward()
+    """
+    _require_paddle()
+    from ppcls_ext.onednn.bfloat16 import mixed_precision as context
+
+    return context(enabled)
+
+
 def __getattr__(name: str) -> Any:
     """`Classifier` and `Run` are loaded when they are used: a class cannot import as late as a function."""
     if name == "Classifier":
@@ -169,6 +196,7 @@ def train(
     seed: int | None = None,
     workers: int | None = None,
     device: str | None = None,
+    bf16: bool = False,
     patience: int | None = None,
     weights: str | None = None,
     class_weights: str | None = None,
@@ -211,6 +239,7 @@ def train(
         seed: RNG seed of the whole training (`Global.seed`).
         workers: processes that load images (`DataLoader.Train.loader.num_workers` and that of `Eval`).
         device: "cpu", "gpu" or "auto" (`Global.device`).
+        bf16: whether most is computed in bfloat16, on a processor that has it (`AMP.dtype`).
         patience: ends the training after so many epochs without a better evaluation (`Global.patience`).
         weights: to start from: a file, "published" or "none" (`Global.pretrained_model`).
         class_weights: in the loss, "balanced", "sqrt" or a file (`Recipe.class_weights`).
@@ -250,6 +279,7 @@ def train(
         "seed": seed,
         "workers": workers,
         "device": device,
+        "bf16": bf16 or None,
         "patience": patience,
         "weights": None if weights is None else str(weights),
         "class_weights": class_weights,
@@ -282,6 +312,7 @@ def evaluate(
     threshold: Threshold | None = None,
     tta: str | None = None,
     runtime: str | None = None,
+    bf16: bool = False,
     report: str | os.PathLike | bool | None = None,
     verbose: bool = False,
 ) -> Evaluated:
@@ -304,6 +335,7 @@ def evaluate(
         tta: test-time augmentation, which averages the scores of several views: "flip" of the image and its mirror
             image, "ten-crop" of the centre, the corners and their mirror images.
         runtime: of a file: "onnxruntime" (the default), "openvino", "ncnn" or "paddle" (the default for a folder).
+        bf16: whether to compute in bfloat16: of a run in mixed precision, of a file with "openvino".
         report: a folder to write a report to, with figures and one HTML page; True for "report-eval" in a run's folder.
         verbose: whether to show PaddleClas's own output, of a run.
 
@@ -315,7 +347,7 @@ def evaluate(
     """
     from ppcls_ext import run
 
-    options: dict[str, Any] = {"topk": topk, "threshold": threshold, "tta": tta, "runtime": runtime}
+    options: dict[str, Any] = {"topk": topk, "threshold": threshold, "tta": tta, "runtime": runtime, "bf16": bf16}
     return run.compare([model], data, report=report, verbose=verbose, **options)[0]
 
 
@@ -331,7 +363,8 @@ def compare(
     Args:
         models: each as for `evaluate`.
         data: see `evaluate`; the evaluation's images of the first run among the models where it is left out.
-        **options: those of `evaluate`: `topk`, `threshold`, `tta`, `runtime` of the files, `verbose`.
+        **options: those of `evaluate`: `topk`, `threshold`, `tta`, `runtime` of the files, `bf16`,
+            `verbose`.
 
     Returns:
         A list of the results, which `print` shows as a table: size, top-1, macro F1, calibration error, images/s.

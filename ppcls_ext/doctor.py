@@ -148,12 +148,15 @@ def check_onednn() -> Finding:
     if _is_missing("paddle"):
         return Finding("oneDNN", "none: it comes with Paddle")
     from ppcls_ext.onednn import find as onednn  # loads Paddle
+    from ppcls_ext.onednn.bfloat16 import instructions
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         found = onednn.library()
     if found is not None:
-        return Finding("oneDNN", f"{found.version} of Paddle, used on CPUs")
+        with_bfloat16 = instructions()
+        mixed = f"--bf16 computes by {with_bfloat16}" if with_bfloat16 else "no bfloat16 on this processor"
+        return Finding("oneDNN", f"{found.version} of Paddle, used on CPUs; {mixed}")
     if os.environ.get(onednn.VARIABLE) == "0":
         return Finding("oneDNN", f"switched off by {onednn.VARIABLE}=0: training on the CPU is slower")
     why = one_line(caught[-1].message) if caught else "none in this Paddle that is known"

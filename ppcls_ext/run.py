@@ -156,7 +156,26 @@ class Run:
             import paddle
 
             paddle.set_device(self.settings.device)
-        return Classifier.of(_Network(self.model, metadata))
+        return self._classifier(metadata)
+
+    def _classifier(self, metadata: Metadata) -> Classifier:
+        from ppcls_ext.training.network import Network
+
+        return Classifier.of(Network(self.model, metadata, self.settings.evaluates_in_bfloat16))
+
+    def in_bfloat16(self) -> Run:
+        """Returns this run with evaluations and predictions in mixed precision; see `ppcls_ext.mixed_precision`.
+
+        Raises:
+            PpclsExtError: its network cannot be computed so, or not on this machine.
+        """
+        require("paddle")
+        from ppcls_ext.config.checks import precision_fault
+
+        if self.settings.device == "cpu" and (fault := precision_fault(self.settings.config)):
+            raise PpclsExtError(f"bf16: {fault}; leave it out")
+        amp = {"use_amp": True, "level": "O1", "dtype": "bfloat16", "use_fp16_test": True}
+        return Run(self.settings.changed("AMP", **amp))
 
     def classify(
         self,
@@ -292,7 +311,7 @@ class Run:
         check_tta(tta, metadata.preprocessing)
         name, size = _name_and_size(self.settings)
         return evaluate_file(
-            Classifier.of(_Network(self.model, metadata)),
+            self._classifier(metadata),
             LabelledImages.of_list(list_of_run(self.settings, metadata.class_names, metadata.task)),
             name,
             topk=topk,
@@ -627,6 +646,7 @@ def compare(
     *,
     announce: Callable[[Run], None] | None = None,
     runtime: str | None = None,
+    bf16: bool = False,
     report: str | os.PathLike | bool | None = None,
     verbose: bool = False,
     **options: Any,
@@ -638,11 +658,14 @@ def compare(
         data: see `ppcls_ext.compare`.
         announce: called with each run before its turn.
         runtime: see `ppcls_ext.evaluate`, as the others.
+        bf16: whether to compute in bfloat16.
         report: for one model alone.
         verbose: see `ppcls_ext.evaluate`.
         **options: `topk`, `threshold` and `tta`.
     """
     opened = [one if isinstance(one, (Run, Classifier)) or is_exported(one) else Run(one) for one in models]
+    if bf16:
+        opened = [one.in_bfloat16() if isinstance(one, Run) else one for one in opened]
     runs = [one for one in opened if isinstance(one, Run)]
     if runtime is not None and len(runs) == len(opened):
         raise PpclsExtError(f"runtime is for exported files, and {runs[0].folder} is a run: export it first")
@@ -661,7 +684,7 @@ def compare(
         name, size = "", None
         if not isinstance(model, Classifier):
             name, size = str(model), size_of(model)
-            model = Classifier(model, runtime=runtime)
+            model = Classifier(model, runtime=runtime, bf16=bf16)
         name = name or model.metadata.architecture
         if data is None:
             raise PpclsExtError(
@@ -744,33 +767,14 @@ def _true(**switches: bool) -> dict[str, bool]:
     return {name: value for name, value in switches.items() if value}
 
 
-class _Network:
-    """A model as the runtimes of exported files are; see `ppcls_ext.predict.runtimes.ExportedModel`."""
-
-    batch: int | None = None
-    ends_in_logits: bool = True
-
-    def __init__(self, model: Backbone, metadata: Metadata) -> None:
-        self._model, self.metadata = model, metadata
-        width, height = metadata.preprocessing.image_size
-        self.image_shape = [metadata.preprocessing.channels, height, width]
-        model.eval()
-
-    def run(self, images: np.ndarray) -> np.ndarray:
-        """(N, classes) of prepared images (N, C, H, W)."""
-        import paddle
-
-        with paddle.no_grad():
-            return self._model(paddle.to_tensor(images)).numpy()
-
-
 def _name_and_size(settings: RunSettings) -> tuple[str, int | None]:
     """The weights of a configuration, or else its folder, and the bytes of the file."""
     weights = settings.section("Global").get("pretrained_model")
+    behind = ", in bfloat16" if settings.evaluates_in_bfloat16 else ""
     if not isinstance(weights, str):
-        return str(settings.folder), None
+        return f"{settings.folder}{behind}", None
     files = [path for path in (Path(weights), Path(f"{weights}.pdparams")) if path.is_file()]
-    return weights, size_of(files[0]) if files else None
+    return f"{weights}{behind}", size_of(files[0]) if files else None
 
 
 def _open(source: str | os.PathLike, overrides: Sequence[str]) -> RunSettings:

@@ -35,11 +35,11 @@ ARROWS = {
     "weights": "errors files packages download",
     "hosts/paddleclas": "errors bounded_yaml packages processes data weights hosts",
     "models": "errors hosts/paddleclas onednn layers reparam weights",
-    "config": "errors files bounded_yaml progress hosts hosts/paddleclas data models weights",
+    "config": "errors files bounded_yaml progress hosts hosts/paddleclas onednn data models weights",
     "export": "errors files packages progress processes cpu hosts hosts/paddleclas data predict reparam weights models "
     "config",
-    "training": "errors files packages progress hosts hosts/paddleclas report data predict reparam weights models "
-    "config export",
+    "training": "errors files packages progress hosts hosts/paddleclas onednn report data predict reparam weights "
+    "models config export",
     "hosts/dense": "errors hosts models export",
     "hosts/paddleyolo": "hosts hosts/dense",
     "hosts/paddledet": "errors hosts models export hosts/dense hosts/paddleyolo",

@@ -68,7 +68,8 @@ def train_options() -> str:
     for option in TRAIN_OPTIONS:
         value = option.value_in(config)
         fields = ", ".join(f"`{field}`" for field in option.fields)
-        rows.append(f"| `{option.flag} {option.metavar}` | `{option.name}` | {fields} | {_default(value)} |")
+        flag = f"{option.flag} {option.metavar}".strip()
+        rows.append(f"| `{flag}` | `{option.name}` | {fields} | {_default(value)} |")
     return "\n".join(rows)
 
 

@@ -56,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _evaluate(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Comparison:
     models = [_open(parser, args, name) for name in (args.names or [None])]
+    if args.bf16:  # beside float32, which it is to be compared with
+        models = [one for model in models if isinstance(model, Run) for one in (model, model.in_bfloat16())]
 
     def announce(run: Run) -> None:
         load_host(args.config or run.folder)
@@ -127,6 +129,8 @@ def _parser() -> argparse.ArgumentParser:
     views = "average the scores of an image and its mirror image, or of ten crops"
     parser.add_argument("--tta", choices=TTA, help=views)
     parser.add_argument("--runtime", choices=RUNTIMES, help="of a file (default: its own, else onnxruntime)")
+    mixed = "of a run: measure it in bfloat16, too, on a processor that has it"
+    parser.add_argument("--bf16", action="store_true", help=mixed)
     parser.add_argument("--per-class", action="store_true", help="table of precision, recall and F1, the worst first")
     parser.add_argument("--json", action="store_true", help="print one JSON document, and nothing else on stdout")
     report = "write confusions, mistakes, calibration and one HTML page (default: report-eval in the run's folder)"
@@ -149,6 +153,10 @@ def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpa
     if files and (args.check_images or args.override):
         option = "--check-images" if args.check_images else "-o"
         parser.error(f"{option} is for a run or -c FILE, and {files[0]} is an exported file")
+    if files and args.bf16:
+        parser.error(f"--bf16 is for a run or -c FILE, and {files[0]} is an exported file")
+    if args.bf16 and args.report:
+        parser.error("--report is of one result, and --bf16 gives two")
     if args.runtime and not files:
         parser.error("--runtime is for exported files")
     return args

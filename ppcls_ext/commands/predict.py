@@ -132,7 +132,7 @@ def _open(args: argparse.Namespace) -> Network:
                 f"--batch-size is {args.batch_size}, but {args.model} was exported for {classifier.batch}"
             )
         return Network(classifier, None, classifier.metadata.task, classifier.metadata.class_names)
-    run = _open_run(args)
+    run = _open_run(args).in_bfloat16() if args.bf16 else _open_run(args)
     given = [f"--{name}" for name in ("runtime", "threads", "size") if getattr(args, name)]
     if given:
         raise PpclsExtError(f"{' and '.join(given)}: for exported files; {args.config or args.model} is run by Paddle")
@@ -349,7 +349,7 @@ def _parse(name: str, argv: Sequence[str] | None) -> argparse.Namespace:
     add("--runtime", choices=RUNTIMES, help="of a file (default: its own, else onnxruntime)")
     free = "of a MODEL for any size: that of all images, a side or HEIGHTxWIDTH (default: their own)"
     add("--size", type=size, metavar="PX", help=free)
-    add("--bf16", action="store_true", help="with --runtime openvino: compute in bfloat16")
+    add("--bf16", action="store_true", help="compute in bfloat16: a run, or with --runtime openvino")
     add("--paddleclas", action="store_true", help="print PaddleClas's own lists, as tools/infer.py does")
     add("-v", "--verbose", action="store_true", help="of a run: show PaddleClas's own output")
     args = parser.parse_args(argv)
@@ -358,8 +358,9 @@ def _parse(name: str, argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    if args.bf16 and args.runtime != "openvino":
-        parser.error("--bf16 belongs to --runtime openvino")
+    is_file = args.config is None and args.model is not None and _is_exported(Path(args.model))
+    if args.bf16 and is_file and args.runtime != "openvino":
+        parser.error("--bf16 of an exported file belongs to --runtime openvino")
     if args.json and args.csv:
         parser.error("--json and --csv: choose one")
     if args.resume and (args.out is None or args.save_image):

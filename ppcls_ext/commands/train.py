@@ -108,7 +108,10 @@ def _parser(defaults: dict) -> argparse.ArgumentParser:
     for option in TRAIN_OPTIONS:
         value = option.value_in(defaults)
         help_text = f"{option.help} ({option.fields[0]}{'' if value is None else f': {value}'})"
-        short.add_argument(option.flag, type=_type_of(option), metavar=option.metavar, help=help_text)
+        if option.metavar:
+            short.add_argument(option.flag, type=_type_of(option), metavar=option.metavar, help=help_text)
+        else:
+            short.add_argument(option.flag, action="store_const", const=True, help=help_text)
     return parser
 
 

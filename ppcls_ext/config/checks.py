@@ -233,7 +233,7 @@ def check_options(config: dict, mode: str) -> None:
     if is_ours(config):
         _check_image_shape(config)
     if mode in ("train", "eval"):
-        _tell_precision(config)
+        _check_precision(config)
         _check_losses(config)
     if mode == "train":
         _check_optimizer(config)
@@ -301,13 +301,46 @@ def check_task(config: dict, task: str, sections: tuple[str, ...]) -> None:
                 )
 
 
-def _tell_precision(config: dict) -> None:
-    """Paddle says so in a warning, which PaddleClas filters away."""
+def _check_precision(config: dict) -> None:
+    """What `AMP` comes to; Paddle's own warning is filtered away by PaddleClas."""
     import paddle
 
-    device = config["Global"]["device"]
-    if config.get("AMP") and (device == "cpu" or not paddle.amp.is_float16_supported(device)):
-        logger.warning("AMP is given, and %s has no mixed precision in Paddle: all is computed in float32", device)
+    settings, device = config.get("AMP"), config["Global"]["device"]
+    if not settings:
+        return
+    kind = settings.get("dtype")
+    if kind not in (None, "float16", "bfloat16"):
+        raise PpclsExtError(f"AMP.dtype is {kind!r}: expected bfloat16 or float16")
+    is_bfloat16 = device == "cpu" or kind == "bfloat16"
+    if device == "cpu":
+        fault = precision_fault(config)
+    else:
+        is_there = (paddle.amp.is_bfloat16_supported if is_bfloat16 else paddle.amp.is_float16_supported)(device)
+        fault = None if is_there else f"AMP is given, and {device} has no such mixed precision"
+    if fault is not None:
+        logger.warning("%s: all is computed in float32", fault)
+        return
+    if is_bfloat16 and kind == "float16":
+        logger.warning("AMP.dtype is float16, and mixed precision on a CPU is in bfloat16: that is used")
+    if is_bfloat16 and str(settings.get("level")).upper() == "O2":
+        logger.warning("AMP.level is O2, and mixed precision in bfloat16 keeps its weights in float32 (O1)")
+
+
+def precision_fault(config: dict) -> str | None:
+    """What keeps a training or evaluation on a CPU from mixed precision; None where nothing does.
+
+    Args:
+        config: the prepared configuration.
+    """
+    from ppcls_ext.onednn.bfloat16 import lacking
+
+    if not is_ours(config):
+        return (
+            f"on a CPU only this project's models have mixed precision, and Arch.name is {config['Arch'].get('name')}"
+        )
+    if config["Global"].get("to_static"):
+        return "Global.to_static leaves Paddle's own operations only, which have no mixed precision on a CPU"
+    return lacking()
 
 
 def _check_losses(config: dict) -> None:

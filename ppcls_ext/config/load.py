@@ -212,7 +212,7 @@ KNOWN = {
 
 #: The fields below some sections, by the path of the mapping.
 BELOW = {
-    r"AMP": "use_amp level scale_loss use_dynamic_loss_scaling use_fp16_test use_promote",
+    r"AMP": "use_amp level dtype scale_loss use_dynamic_loss_scaling use_fp16_test use_promote",
     r"Loss": "Train Eval Basic MetaTrain MetaTest",
     r"(Metric|UnLabelLoss)": "Train Eval",
     r"DataLoader": "Train Eval Test Gallery Query UnLabelTrain Metalearning class_num mean std",

@@ -123,6 +123,12 @@ class RunSettings:
             config[section] = {**self.section(section), **fields}
         return dataclasses.replace(self, config=config)
 
+    @property
+    def evaluates_in_bfloat16(self) -> bool:
+        """Whether evaluations and predictions are computed in mixed precision."""
+        amp = self.section("AMP")
+        return amp.get("dtype") == "bfloat16" and bool(amp.get("use_fp16_test")) and amp.get("use_amp") is not False
+
     def with_lists_in_place(self) -> RunSettings:
         """A copy that names the lists made for a training where they are once it has begun."""
         if self.made_lists is None:

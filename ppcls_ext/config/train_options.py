@@ -21,7 +21,7 @@ class TrainOption(NamedTuple):
     Attributes:
         name: as an argument of `ppcls_ext.train`; on the command line with two dashes, and - for _.
         fields: the paths of the fields that it sets.
-        metavar: what its value is called in --help.
+        metavar: what its value is called in --help; "" for a switch, which has none.
         help: what it is.
         accepts: whether a value is one of it.
         expected: what a value must be, for the message.
@@ -72,6 +72,10 @@ def _is_time(value: Any) -> bool:
     return read_time(value) is not None
 
 
+def _is_switch(value: Any) -> bool:
+    return value is True
+
+
 def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
@@ -99,12 +103,17 @@ TRAIN_OPTIONS = (
     TrainOption("patience", ("Global.patience",), "N", "end N epochs after the best", _is_count, _COUNT),
     TrainOption("seed", ("Global.seed",), "N", "of all random numbers", _is_natural, _NATURAL),
     TrainOption("workers", _both("loader.num_workers"), "N", "image loaders", _is_natural, _NATURAL),
+    TrainOption("bf16", ("AMP.dtype", "AMP.use_amp"), "", "mixed precision in bfloat16", _is_switch, "True"),
     TrainOption("device", ("Global.device",), "NAME", "cpu, gpu or auto", _is_text, "a name"),
     TrainOption("out", ("Global.output_dir",), "FOLDER", "the run is OUT/NAME", _is_text, "a folder"),
     TrainOption("name", ("Global.run_name",), "NAME", "by default the model's", _is_text, "a name"),
 )
-#: Short values of options, and what they stand for.
-VALUES: dict[tuple[str, Any], Any] = {("weights", "none"): None, ("sampler", "balanced"): "BalancedBatchSampler"}
+#: Short values of options, and what they stand for: a value, or one for each field.
+VALUES: dict[tuple[str, Any], Any] = {
+    ("weights", "none"): None,
+    ("sampler", "balanced"): "BalancedBatchSampler",
+    ("bf16", True): {"AMP.dtype": "bfloat16", "AMP.use_amp": True},
+}
 BY_NAME = {option.name: option for option in TRAIN_OPTIONS}
 
 
@@ -128,8 +137,8 @@ def set_options(config: dict, given: Mapping[str, Any], overrides: Iterable[str]
             raise PpclsExtError(f"{name} ({option.flag}) is {value!r}: expected {option.expected}")
         value = value if isinstance(value, list) else VALUES.get((name, value), value)
         for field in option.fields:
-            if said.get(field, value) != value:
-                raise PpclsExtError(
-                    f"{option.flag} {value} and -o {field}={said[field]} contradict each other: give one of them"
-                )
-            set_field(config, field, value)
+            wanted = value[field] if isinstance(value, dict) else value
+            if said.get(field, wanted) != wanted:
+                written = f"{option.flag} {wanted}" if option.metavar else option.flag
+                raise PpclsExtError(f"{written} and -o {field}={said[field]} contradict each other: give one of them")
+            set_field(config, field, wanted)

@@ -112,8 +112,12 @@ class Engine(_HostEngine):
 
     def _build(self, config: dict, mode: str, section: RecipeSettings | None) -> None:
         config["Global"]["output_dir"] = str(self.folder)
-        if mode == "infer":
-            config["AMP"] = None  # a few images need no half precision
+        amp = config.get("AMP") or {}
+        if mode == "infer" and not amp.get("use_fp16_test"):
+            amp = {}  # a few images need no half precision
+        # what Paddle has no scaling of the loss for, or nothing at all, is our own: see `Precision`
+        by_us = amp.get("dtype") == "bfloat16" or config["Global"]["device"] == "cpu"
+        config["AMP"] = None if by_us or not amp else amp
         weights = config["Arch"].get("pretrained")
         # our factories let the number of classes differ, to fine-tune; elsewhere it has to fit
         strict = is_ours(config) and mode != "train" and isinstance(weights, str)
@@ -130,7 +134,7 @@ class Engine(_HostEngine):
             load_weights(self.network, without_training_only(weights) if drop else weights)
         self.answers: Answers | None = Answers(self.task) if mode == "eval" else None
         self.evaluations: list[Evaluation] = []
-        self.precision = Precision(self)
+        self.precision = Precision(self, amp)
         self._guard_images()
         self._fit_shared_memory()
         if recipe is not None:

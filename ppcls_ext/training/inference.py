@@ -220,7 +220,8 @@ def preprocess(engine: Any, path: str) -> np.ndarray:
 
 
 def _logits(engine: Any, images: np.ndarray) -> paddle.Tensor:
-    out = engine.model(paddle.to_tensor(images))
+    with engine.precision.cast(evaluating=True):
+        out = engine.model(paddle.to_tensor(images))
     require_finite_outputs(out)
     if isinstance(out, list):
         out = out[0]

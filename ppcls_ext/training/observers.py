@@ -181,6 +181,7 @@ class RunRecord(Observer):
             device=paddle.device.get_device(),
             processes=dist.get_world_size(),
             threads=os.environ.get("OMP_NUM_THREADS"),
+            precision=str(self._engine.precision),
             epochs=self._settings["epochs"],
             **facts,
         )

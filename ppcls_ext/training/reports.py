@@ -272,6 +272,7 @@ class TrainingReport(Observer):
                 "weights": folder / "best_model.pdparams",
                 **self._chosen,
                 "duration": f"{duration(time.monotonic() - self._begun)}{resumed}, evaluations included",
+                "computed in": str(self._engine.precision),
                 **_circumstances(),
             }
             page = _write_report(self._best, folder / "report", title, settings, figures, facts)

@@ -98,10 +98,14 @@ def assert_same(a, b, where: str) -> None:
         assert a == b, where
 
 
+@pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("arch", ["MobileOne_S0", "RepVGG_A0", "FasterNet_T0", "FasterNet_T1"])
-def test_resumed_training_is_bit_identical(train, config, arch):
+def test_resumed_training_is_bit_identical(train, config, monkeypatch, arch, mixed):
     """FasterNet_T1 has stochastic depth: Paddle's random numbers; crops and flips are NumPy's and Python's."""
     config["Arch"]["name"] = arch
+    if mixed:
+        monkeypatch.setattr("ppcls_ext.onednn.bfloat16.lacking", lambda: None)
+        config["AMP"] = {"use_amp": True, "dtype": "bfloat16"}
     config["Recipe"] = RECIPE
     whole = train("whole")
     parts = train("parts", stop=(2, 2))
