@@ -316,9 +316,9 @@ def _check_precision(config: dict) -> None:
         fault = precision_fault(config)
     else:
         is_there = (paddle.amp.is_bfloat16_supported if is_bfloat16 else paddle.amp.is_float16_supported)(device)
-        fault = None if is_there else f"AMP is given, and {device} has no such mixed precision"
+        fault = None if is_there else f"{device} has no such mixed precision"
     if fault is not None:
-        logger.warning("%s: all is computed in float32", fault)
+        logger.warning("AMP is given, and %s: all is computed in float32", fault)
         return
     if is_bfloat16 and kind == "float16":
         logger.warning("AMP.dtype is float16, and mixed precision on a CPU is in bfloat16: that is used")
@@ -340,6 +340,8 @@ def precision_fault(config: dict) -> str | None:
         )
     if config["Global"].get("to_static"):
         return "Global.to_static leaves Paddle's own operations only, which have no mixed precision on a CPU"
+    if config["Global"].get("train_mode"):
+        return "Global.train_mode trains by PaddleClas's own functions, which have no mixed precision on a CPU"
     return lacking()
 
 

@@ -88,15 +88,18 @@ def test_evaluations_are_in_float32_unless_asked(config, tmp_path, monkeypatch, 
         ({}, "the processor has no bfloat16 instructions (AVX-512 BF16 or AMX): all is computed in float32"),
         ({"arch": "ResNet18"}, "on a CPU only this project's models have mixed precision, and Arch.name is ResNet18"),
         ({"to_static": True}, "Global.to_static leaves Paddle's own operations only"),
+        ({"train_mode": "progressive"}, "Global.train_mode trains by PaddleClas's own functions"),
     ],
 )
 def test_one_line_says_that_float32_is_used(config, registered, nowhere, caplog, change, said):
     config["Arch"]["name"], config["AMP"] = change.get("arch", "FasterNet_T0"), AMP
-    config["Global"].update(to_static=change.get("to_static", False), device="cpu")
+    fields = {name: value for name, value in change.items() if name != "arch"}
+    config["Global"].update(fields, device="cpu")
     with caplog.at_level(logging.WARNING, "ppcls_ext"):
         prepared(config, "train")
     lines = [record.getMessage() for record in caplog.records if "float32" in record.getMessage()]
     assert len(lines) == 1
+    assert lines[0].startswith("AMP is given, and ")
     assert said in lines[0]
 
 
