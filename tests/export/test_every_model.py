@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 
 import onnx
@@ -48,9 +49,11 @@ def exported_model(request, tmp_path_factory):
     randomise_norms(model, seed=0)
     model.eval()
     metadata = Metadata(name, rule_from_transforms(TRANSFORMS), None).to_properties()
-    path = tmp_path_factory.mktemp(name) / "model.onnx"
+    folder = tmp_path_factory.mktemp(name)
+    path = folder / "model.onnx"
     export_onnx(model, path, image_shape=(3, 32, 32), metadata=metadata)
-    return name, model, path
+    yield name, model, path
+    shutil.rmtree(folder)  # all models' files together hold 11 GB
 
 
 def test_nodes(exported_model):
