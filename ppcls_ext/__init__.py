@@ -363,8 +363,7 @@ def compare(
     Args:
         models: each as for `evaluate`.
         data: see `evaluate`; the evaluation's images of the first run among the models where it is left out.
-        **options: those of `evaluate`: `topk`, `threshold`, `tta`, `runtime` of the files, `bf16`,
-            `verbose`.
+        **options: those of `evaluate`: `topk`, `threshold`, `tta`, `runtime` of the files, `bf16`, `verbose`.
 
     Returns:
         A list of the results, which `print` shows as a table: size, top-1, macro F1, calibration error, images/s.

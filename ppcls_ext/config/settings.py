@@ -126,8 +126,12 @@ class RunSettings:
     @property
     def evaluates_in_bfloat16(self) -> bool:
         """Whether evaluations and predictions are computed in mixed precision."""
-        amp = self.section("AMP")
-        return amp.get("dtype") == "bfloat16" and bool(amp.get("use_fp16_test")) and amp.get("use_amp") is not False
+        from ppcls_ext.config.checks import precision_fault
+
+        amp, on_cpu = self.section("AMP"), self.device == "cpu"
+        if not amp.get("use_fp16_test") or amp.get("use_amp") is False:
+            return False
+        return precision_fault(self.config) is None if on_cpu else amp.get("dtype") == "bfloat16"
 
     def with_lists_in_place(self) -> RunSettings:
         """A copy that names the lists made for a training where they are once it has begun."""

@@ -29,37 +29,39 @@ import paddle
 from paddle import Tensor, _C_ops
 from paddle.utils.dlpack import from_dlpack
 
+from ppcls_ext.onednn.memory import BFLOAT16, FLOAT32
+
 #: Smaller ones are left to Paddle, which is quicker with them; bytes.
 SMALLEST = 1 << 20
 #: Blocks that are taken before memory that none of them reached goes back to the system.
 INTERVAL = 4096
 _PAGE = 4096  # bytes
 _CPU = paddle.CPUPlace()
-_TYPES = {4: paddle.float32, 2: paddle.bfloat16}  # by the bytes of a number
+_TYPES = {FLOAT32: paddle.float32, BFLOAT16: paddle.bfloat16}
 _MAP_NORESERVE = 0x4000  # <sys/mman.h>; Python has it from 3.13 on
 
 
-def empty_map(shape: Sequence[int], number: int = 4) -> Tensor:
+def empty_map(shape: Sequence[int], numbers: int = FLOAT32) -> Tensor:
     """A tensor of that shape, of any content; its memory is free again when the last one lets go of it.
 
-    `number`: bytes of each, 4 of float32, 2 of bfloat16.
+    `numbers`: their kind, `FLOAT32` or `BFLOAT16`.
     """
-    size = number * math.prod(shape)
+    size = numbers * math.prod(shape)
     if size >= SMALLEST and (found := arena()) is not None and (block := found.take(size)) is not None:
         block.__array_interface__ = {
             "shape": tuple(shape),
-            "typestr": "<f4" if number == 4 else "<i2",  # NumPy has no bfloat16
+            "typestr": "<f4" if numbers == FLOAT32 else "<i2",  # NumPy has no bfloat16
             "data": (block.address, False),
             "version": 3,
         }
         found = from_dlpack(np.asarray(block).__dlpack__())
-        return found if number == 4 else found.view(_TYPES[2])
-    return empty(shape, number)
+        return found if numbers == FLOAT32 else found.view(paddle.bfloat16)
+    return empty(shape, numbers)
 
 
-def empty(shape: Sequence[int], number: int = 4) -> Tensor:
-    """As `paddle.empty` on the CPU, in a fifth of its time, which small maps feel; `number`: see `empty_map`."""
-    return _C_ops.empty(list(shape), _TYPES[number], _CPU)
+def empty(shape: Sequence[int], numbers: int = FLOAT32) -> Tensor:
+    """As `paddle.empty` on the CPU, in a fifth of its time, which small maps feel; `numbers`: see `empty_map`."""
+    return _C_ops.empty(list(shape), _TYPES[numbers], _CPU)
 
 
 @functools.lru_cache(maxsize=1)

@@ -20,28 +20,20 @@ from paddle import Tensor
 from ppcls_ext.onednn import builders
 from ppcls_ext.onednn.arena import empty_map
 from ppcls_ext.onednn.find import library, loaded
-from ppcls_ext.onednn.library import BFLOAT16, FLOAT32
-from ppcls_ext.onednn.memory import address, is_half
+from ppcls_ext.onednn.memory import BFLOAT16, FLOAT32, address, is_half
 from ppcls_ext.onednn.self_check import bfloat16_fault
 
 _on, _stays = ContextVar("_on", default=False), ContextVar("_stays", default=False)
 
 
-@contextlib.contextmanager
-def mixed_precision(enabled: bool = True) -> Iterator[None]:
+def mixed_precision(enabled: bool = True) -> contextlib.AbstractContextManager[None]:
     """See `ppcls_ext.mixed_precision`."""
     if paddle.device.get_device() != "cpu":
-        with paddle.amp.auto_cast(enable=enabled, dtype="bfloat16"):
-            yield
-        return
+        return paddle.amp.auto_cast(enable=enabled, dtype="bfloat16")
     if enabled and (lack := lacking()) is not None:
         warnings.warn(f"{lack}: float32 is used", stacklevel=3)
         enabled = False
-    token = _on.set(enabled)
-    try:
-        yield
-    finally:
-        _on.reset(token)
+    return _within(_on, enabled)
 
 
 def is_on() -> bool:
@@ -49,19 +41,23 @@ def is_on() -> bool:
     return _on.get()
 
 
-@contextlib.contextmanager
-def kept_between_layers(enabled: bool = True) -> Iterator[None]:
+def kept_between_layers(enabled: bool = True) -> contextlib.AbstractContextManager[None]:
     """Within, what an operation of mixed precision gives stays bfloat16: only operations of ours read it."""
-    token = _stays.set(enabled)
-    try:
-        yield
-    finally:
-        _stays.reset(token)
+    return _within(_stays, enabled)
 
 
 def stays() -> bool:
     """Whether maps stay bfloat16 between operations."""
     return _stays.get()
+
+
+@contextlib.contextmanager
+def _within(variable: ContextVar[bool], value: bool) -> Iterator[None]:
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        variable.reset(token)
 
 
 def lacking() -> str | None:
@@ -107,9 +103,9 @@ def to_float32(rows: Tensor) -> Tensor:
 def _converted(rows: Tensor, dtype: str) -> Tensor:
     if not has_primitives():
         return rows.cast(dtype)
-    number, *kinds = (2, FLOAT32, BFLOAT16) if dtype == "bfloat16" else (4, BFLOAT16, FLOAT32)
-    result, shape = empty_map(rows.shape, number), tuple(rows.shape)
+    kinds = (FLOAT32, BFLOAT16) if dtype == "bfloat16" else (BFLOAT16, FLOAT32)
+    result, shape = empty_map(rows.shape, kinds[1]), tuple(rows.shape)
     primitive = loaded().primitive((builders.conversion, shape, *kinds), builders.conversion, shape, *kinds)
     places = zip((rows, result), primitive.memory)
-    primitive(*[address(tensor, count, size=size) for tensor, (count, size) in places])
+    primitive(*[address(tensor, count, numbers=numbers) for tensor, (count, numbers) in places])
     return result

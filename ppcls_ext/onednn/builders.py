@@ -11,7 +11,8 @@ import ctypes
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ppcls_ext.onednn.library import FLOAT32, Description, Handle, Library, Primitive, dims
+from ppcls_ext.onednn.library import Description, Handle, Library, Primitive, dims
+from ppcls_ext.onednn.memory import FLOAT32
 
 # <dnnl_types.h>: kinds, algorithms, flags, and the indices of arguments
 _TRAINING, _BACKWARD, _DIRECT, _GIVEN_STATISTICS, _SCALE_AND_SHIFT = 64, 128, 1, 1, 2 | 4

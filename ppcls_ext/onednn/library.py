@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.onednn.memory import BFLOAT16, FLOAT32
 
 #: Primitives that are kept; a model needs one or two hundred for each size of image.
 CAPACITY = 1024
@@ -24,8 +25,7 @@ CAPACITY = 1024
 # <dnnl_types.h>; the numbers are part of oneDNN's ABI
 _MAJOR, _OPENMP, _CPU, _IN_ORDER = 3, 2, 1, 1
 _ANY = 1
-FLOAT32, BFLOAT16 = 3, 2  # kinds of numbers
-_BYTES = {FLOAT32: 4, BFLOAT16: 2}
+_DATA_TYPES = {FLOAT32: 3, BFLOAT16: 2}
 _HAS_BFLOAT16 = 1 << 7  # of the effective instruction set: AVX-512 BF16, which all processors with AMX have, too
 _HAS_AMX = 1 << 11  # for bfloat16
 _QUERY_NAME, _QUERY_ARGUMENT = 8, 255
@@ -105,15 +105,11 @@ class Handle:
 
 
 class Description(Handle):
-    """Of a tensor in memory.
-
-    Attributes:
-        bytes: of each of its numbers.
-    """
+    """Of a tensor in memory, with the kind of its numbers."""
 
     def __init__(self, destroy: Callable, value: ctypes.c_void_p, numbers: int) -> None:
         super().__init__(destroy, value)
-        self.bytes = _BYTES[numbers]
+        self.numbers = numbers
 
 
 class _Version(ctypes.Structure):
@@ -177,9 +173,9 @@ class Library:
     def description(
         self, shape: Sequence[int], strides: Sequence[int] | None = None, numbers: int = FLOAT32
     ) -> Description:
-        """Of a tensor in memory; without strides oneDNN is free to choose the layout."""
+        """Of a tensor in memory, `FLOAT32` or `BFLOAT16`; without strides oneDNN is free to choose the layout."""
         value, sizes = ctypes.c_void_p(), dims(*shape)
-        arguments = (ctypes.byref(value), len(shape), sizes, numbers)
+        arguments = (ctypes.byref(value), len(shape), sizes, _DATA_TYPES[numbers])
         if strides is None:
             self.call("memory_desc_create_with_tag", *arguments, _ANY)
         else:
@@ -271,7 +267,7 @@ class Primitive:
         outputs: of each tensor written, following the inputs.
 
     Attributes:
-        memory: how many numbers, and of how many bytes each, lie in the memory of each input and output.
+        memory: how many numbers, and of which kind, lie in the memory of each input and output.
 
     Raises:
         UnsupportedError: the primitive does not take one of these arguments.
@@ -289,7 +285,7 @@ class Primitive:
         self._inner: list[tuple[Handle, int]] = []  # with offsets in the scratch memory
         self._size = 0
         size_of = library.functions["memory_desc_get_size"]
-        self.memory = [(size_of(given) // given.bytes, given.bytes) for _, given in (*inputs, *outputs)]
+        self.memory = [(size_of(given) // given.numbers, given.numbers) for _, given in (*inputs, *outputs)]
         before, after, arguments = [], [], []
         for index, given in (*inputs, *outputs):
             outer = memory = self._memory(given)

@@ -20,7 +20,7 @@ from ppcls_ext.onednn.arena import empty, empty_map
 from ppcls_ext.onednn.bfloat16 import has_primitives, to_bfloat16, to_float32
 from ppcls_ext.onednn.builders import Geometry
 from ppcls_ext.onednn.find import loaded
-from ppcls_ext.onednn.library import BFLOAT16, FLOAT32, Primitive, UnsupportedError
+from ppcls_ext.onednn.library import Primitive, UnsupportedError
 from ppcls_ext.onednn.memory import address, is_half
 from ppcls_ext.onednn.statistics import LONGEST, mean_and_variance, normalisation_sums
 
@@ -316,11 +316,11 @@ def _run(build: Callable[..., Primitive], sizes: tuple, *tensors: Tensor, all_ch
     found, x = loaded(), tensors[0]
     if not _has(x):
         return False
-    sizes = (*sizes, BFLOAT16 if is_half(x) else FLOAT32)
+    sizes = (*sizes, x.element_size())
     try:
         primitive = found.primitive((build, *sizes), build, *sizes)
     except UnsupportedError:
         return False
     places = zip(tensors, primitive.memory)
-    primitive(*[address(tensor, count, all_channels, size) for tensor, (count, size) in places])
+    primitive(*[address(tensor, count, all_channels, numbers) for tensor, (count, numbers) in places])
     return True

@@ -16,7 +16,8 @@ from paddle import Tensor
 
 from ppcls_ext.onednn import builders, by_paddle
 from ppcls_ext.onednn.builders import Geometry
-from ppcls_ext.onednn.library import BFLOAT16, FLOAT32, Library, UnsupportedError
+from ppcls_ext.onednn.library import Library, UnsupportedError
+from ppcls_ext.onednn.memory import BFLOAT16, FLOAT32
 
 _SHAPE, _EPSILON = (2, 7, 5, 16), 1e-5  # N, H, W, C
 _CHANNELS = _SHAPE[3]

@@ -19,7 +19,7 @@ from ppcls_ext.onednn import builders, by_paddle
 from ppcls_ext.onednn.arena import empty
 from ppcls_ext.onednn.bfloat16 import has_primitives, to_float32
 from ppcls_ext.onednn.find import loaded
-from ppcls_ext.onednn.library import BFLOAT16, FLOAT32, Primitive, UnsupportedError
+from ppcls_ext.onednn.library import Primitive, UnsupportedError
 from ppcls_ext.onednn.memory import address, is_half
 
 #: Pixels in one sum at most.
@@ -62,7 +62,7 @@ def mean_and_variance(x: Tensor) -> tuple[Tensor, Tensor]:
     ones = _ones(PARTS * channels).data_ptr()
     normalised = empty([PIECE * channels], numbers)
     parts_of = np.empty([2, len(shares), channels], np.float32)
-    start = address(x, pixels * channels, size=numbers)
+    start = address(x, pixels * channels, numbers=numbers)
     of_means, of_variances = parts_of[0].ctypes.data, parts_of[1].ctypes.data
     try:
         for size, parts in pieces:
@@ -94,7 +94,7 @@ def normalisation_sums(
     means, variances = (value.tile([PARTS]) for value in (mean, variance))
     unused = empty([PIECE * channels], numbers)
     sums = np.empty([2, len(shares), channels], np.float32)
-    x_start, grad_start = (address(value, pixels * channels, size=numbers) for value in (x, grad))
+    x_start, grad_start = (address(value, pixels * channels, numbers=numbers) for value in (x, grad))
     of_gamma, of_beta = sums[0].ctypes.data, sums[1].ctypes.data
     statistics = address(means, PARTS * channels), address(variances, PARTS * channels)
     try:
@@ -110,10 +110,9 @@ def normalisation_sums(
     return tuple(_tensor(value) for value in sums.sum(1, dtype=np.float64))
 
 
-def _piece(size: int, parts: int, channels: int, epsilon: float, gradient: bool, bytes_of_one: int) -> Primitive:
+def _piece(size: int, parts: int, channels: int, epsilon: float, gradient: bool, numbers: int) -> Primitive:
     """The normalisation of so many pixels, or its gradient, with so many sums for each channel."""
     # pixels that follow each other go to different sums: to oneDNN they are channels
-    numbers = FLOAT32 if bytes_of_one == 4 else BFLOAT16
     sizes = ((1, 1, size // parts, parts * channels), epsilon, gradient, numbers)
     return loaded().primitive((builders.normalisation, *sizes), builders.normalisation, *sizes)
 

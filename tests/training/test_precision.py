@@ -166,6 +166,14 @@ def test_a_classifier_of_a_run(tiny_run, dataset, anywhere):
     assert 0 < np.abs(got - expected).max() < 0.05
 
 
+def test_an_evaluation_says_what_it_was_computed_in(tiny_run, dataset, monkeypatch):
+    asked = ["AMP.use_amp=True", "AMP.use_fp16_test=True"]
+    monkeypatch.setattr(bfloat16, "lacking", lambda: "nothing can")
+    assert ", in bfloat16" not in Run(tiny_run, asked).evaluate().model
+    monkeypatch.setattr(bfloat16, "lacking", lambda: None)
+    assert Run(tiny_run, asked).evaluate().model.endswith(", in bfloat16")
+
+
 def test_a_machine_without_it_refuses_to_evaluate_in_it(tiny_run, nowhere):
     with pytest.raises(PpclsExtError, match=r"^bf16: the processor has no bfloat16 .*; leave it out$"):
         Run(tiny_run).in_bfloat16()
