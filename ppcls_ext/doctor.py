@@ -271,6 +271,7 @@ def try_configuration(
         checks: dict[str, Check] = {
             "data": lambda: _check_data(settings, folder),
             "model": lambda: _check_model(settings, folder, trials),
+            "schedule": lambda: trials[0].check_schedule(),
             "evaluation": lambda: trials[0].check_evaluation(),
             "one batch": lambda: trials[0].check_batch(),
             "one step": lambda: trials[0].check_step(),
@@ -331,6 +332,14 @@ class _Trial:
     def __init__(self, trial: Trial) -> None:
         self._trial, self.engine = trial, trial.engine
         self._error: Exception | None = None
+
+    def check_schedule(self) -> Finding:
+        """Reports the epochs, their batches and the highest learning rate."""
+        from ppcls_ext.training.terminal import schedule_of
+
+        optimizer = self.engine.config["Optimizer"]
+        rate = (optimizer.get("lr") or {}).get("learning_rate") if isinstance(optimizer, dict) else None
+        return Finding("schedule", schedule_of(self.engine) + ("" if rate is None else f", learning rate {rate}"))
 
     def check_evaluation(self) -> Finding:
         """Puts one batch through the evaluation's losses and metrics."""

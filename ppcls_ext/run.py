@@ -22,6 +22,7 @@ from ppcls_ext.config.folder import CONFIG, config_text, find_run, read_config
 from ppcls_ext.config.lists import evaluate_on, images_in, list_at, list_of_run
 from ppcls_ext.config.load import load_config, override
 from ppcls_ext.config.numbered import LATEST, with_own_folder
+from ppcls_ext.config.schedule import open_fields
 from ppcls_ext.config.settings import RunSettings, open_config, open_run
 from ppcls_ext.config.thresholds import own_thresholds
 from ppcls_ext.config.train_options import DEFAULT, set_options
@@ -758,7 +759,8 @@ def open_training(
         config["Global"].update(output_dir=str(folder.parent), run_name=folder.absolute().name)
     if resume:
         config["Global"]["checkpoints"] = LATEST
-    settings = RunSettings(config, folder, tuple(overrides))
+    fields = frozenset() if data is None else open_fields(source, options, overrides)
+    settings = RunSettings(config, folder, tuple(overrides), open_fields=fields)
     _ = settings.recipe  # what is wrong with it is said before anything is loaded
     return Run(settings)
 

@@ -148,6 +148,7 @@ def test_a_configuration(config, tmp_path, monkeypatch, capfd):
     found = lines(output.out)
     assert found["data"] == ("ok", "Train 24 images of 2 classes, Eval 20 images of 2 classes")
     assert found["model"][1].startswith("FasterNet_T0, 2.63 M parameters, on the cpu")
+    assert found["schedule"] == ("ok", "1 epoch of 3 batches of 8, Momentum, learning rate 0.01")
     assert found["evaluation"] == ("ok", "one batch works; the best epoch is chosen by top1, the greater the better")
     assert found["one batch"][1].endswith(" s for 8 images of 32 × 32 px")
     assert found["one step"][1].split("; ")[1].startswith("3 steps are an epoch, about ")

@@ -20,6 +20,7 @@ from ppcls_ext.config.best import METRICS
 from ppcls_ext.config.checks import LOSSES_OF_SEVERAL, MIXING
 from ppcls_ext.config.folder import CONFIG, LISTS
 from ppcls_ext.config.load import override
+from ppcls_ext.config.schedule import fit_to_images
 from ppcls_ext.config.settings import DISTILLATION, RunSettings, distilled_networks, open_run
 from ppcls_ext.data.class_folders import (
     LABEL_LIST,
@@ -267,6 +268,7 @@ def with_lists(settings: RunSettings, made: ClassLists) -> RunSettings:
     config = copy.deepcopy(settings.config)
     use_lists(config, made)
     override(config, settings.overrides)
+    fit_to_images(config, settings.open_fields, made.images[0])
     return dataclasses.replace(settings, config=config)
 
 

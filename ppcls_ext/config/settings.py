@@ -106,6 +106,7 @@ class RunSettings:
         overrides: the user's changes, which `config` contains already.
         trained_lists: of a run, the lists that it was trained with; see `config.folder.trained_lists`.
         made_lists: the folder of lists made for a training that is to begin, which then go to the run's folder.
+        open_fields: of a training on a folder, the fields that follow from its images; see `config.schedule`.
         distilled_in: of a student (`deployed`), the settings of the distillation whose weights hold its own.
     """
 
@@ -114,6 +115,7 @@ class RunSettings:
     overrides: tuple[str, ...] = ()
     trained_lists: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     made_lists: Path | None = None
+    open_fields: frozenset[str] = frozenset()
     distilled_in: RunSettings | None = None
 
     def changed(self, section: str, **fields: Any) -> RunSettings:

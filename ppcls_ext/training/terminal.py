@@ -38,6 +38,17 @@ def quiet_host() -> None:
             handler.addFilter(lambda record: not record.getMessage().startswith(UNASKED))
 
 
+def schedule_of(engine: Any) -> str:
+    """Says the epochs of a training, their batches, and by what it learns."""
+    config, train = engine.config, engine.train_dataloader
+    batch = getattr(getattr(train, "batch_sampler", None), "batch_size", None)
+    processes = f" × {dist.get_world_size()} processes" if dist.get_world_size() > 1 else ""
+    optimizer = config["Optimizer"]
+    names = [optimizer["name"]] if isinstance(optimizer, dict) else [key for item in optimizer for key in item]
+    batches = f"{count_of(len(train), 'batch', 'batches')} of {batch}{processes}"
+    return f"{count_of(config['Global']['epochs'], 'epoch')} of {batches}, {', '.join(names)}"
+
+
 class TrainingOnTerminal(Observer):
     """Shows a training: what is trained, a bar, a line an epoch, and what there is in the end.
 
@@ -85,18 +96,13 @@ class TrainingOnTerminal(Observer):
         images = f"{len(train.dataset):,} to train on" if hasattr(train, "dataset") else "from DALI"
         if evaluated is not None and hasattr(evaluated, "dataset"):
             images += f", {len(evaluated.dataset):,} to evaluate on"
-        batch = getattr(getattr(train, "batch_sampler", None), "batch_size", None)
-        processes = f" × {dist.get_world_size()} processes" if dist.get_world_size() > 1 else ""
-        optimizer = config["Optimizer"]
-        names = [optimizer["name"]] if isinstance(optimizer, dict) else [key for item in optimizer for key in item]
         threads = os.environ.get("OMP_NUM_THREADS", "")
         device = paddle.device.get_device()
         device += f", {count_of(int(threads), 'thread')}" if threads.isdecimal() and device == "cpu" else ""
-        batches = f"{count_of(len(train), 'batch', 'batches')} of {batch}{processes}, {', '.join(names)}"
         return [
             f"model      {config['Arch']['name']}, {count / 1e6:.1f} million parameters{classes}",
             f"images     {images}{size}",
-            f"training   {count_of(settings['epochs'], 'epoch')} of {batches}, on {device}, {engine.precision}",
+            f"training   {schedule_of(engine)}, on {device}, {engine.precision}",
             f"folder     {engine.folder}, PaddleClas's output is in train.log",
         ]
 

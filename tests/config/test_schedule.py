@@ -1,0 +1,114 @@
+"""Epochs and learning rate that follow from the images of a folder."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from PIL import Image
+
+from ppcls_ext.config.lists import with_lists
+from ppcls_ext.config.load import load_config
+from ppcls_ext.config.schedule import (
+    BATCH_SIZE,
+    EPOCHS,
+    FEWEST,
+    IMAGES,
+    OPEN_FIELDS,
+    RATE,
+    epochs_for,
+    fit_to_images,
+    open_fields,
+    rate_for,
+)
+from ppcls_ext.config.shipped import RECIPES
+from ppcls_ext.data.class_folders import make_lists
+from ppcls_ext.models.table import MODELS
+from ppcls_ext.run import open_training
+
+BOTH = frozenset(OPEN_FIELDS)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_shipped_configurations_have_these_batches(name):
+    assert RECIPES[f"{name}.yml"].batch_size == BATCH_SIZE
+    assert set(open_fields(name, {}, [])) == BOTH
+
+
+@pytest.mark.parametrize(
+    ("images", "epochs"),
+    [(1, 40), (500, 40), (IMAGES, 40), (2000, 29), (7169, 15), (50_000, 6), (1_281_167, FEWEST)],
+)
+def test_epochs(images, epochs):
+    assert epochs_for(images, 40) == epochs
+
+
+def test_few_epochs_stay_as_few():
+    assert epochs_for(10**6, 3) == 3
+
+
+@pytest.mark.parametrize(("batch_size", "rate"), [(8, 1.5e-4), (32, 3e-4), (64, 4.24e-4), (128, 6e-4)])
+def test_learning_rate(batch_size, rate):
+    assert rate_for(batch_size, 3e-4) == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "overrides", "expected"),
+    [
+        ("FasterNet_T0", {"epochs": 20}, [], {RATE}),
+        ("FasterNet_T0", {"lr": 0.1, "epochs": None}, [], {EPOCHS}),
+        ("FasterNet_T0", {}, ["Global.epochs=3"], {RATE}),
+        ("FasterNet_T0", {}, ["Global={epochs: 3}"], {RATE}),
+        ("FasterNet_T0", {}, ["Global.epochs_of_another=3"], {EPOCHS, RATE}),
+        ("FasterNet_T0", {}, ["Optimizer.lr.learning_rate=3"], {EPOCHS}),
+        ("FasterNet_T0", {}, ["Optimizer.name=Momentum"], {EPOCHS}),  # whose rate is another
+        ("FasterNet_T0", {}, ["Optimizer.lr.warmup_epoch=8"], set()),
+        ("FasterNet_T0", {}, ["Optimizer.lr={name: Constant, learning_rate: 0.1}"], set()),
+        ("FasterNet_T0", {}, ["Recipe.progressive=[{epoch: 1, size: 64}]"], {RATE}),
+        ("ImageNet/FasterNet_T0", {}, [], set()),
+        ("digits/MobileOne_S0", {}, [], set()),
+        ("my.yml", {}, [], set()),
+        (None, {}, [], set()),
+    ],
+)
+def test_what_nobody_gives(source, options, overrides, expected):
+    assert open_fields(source, options, overrides) == expected
+
+
+@pytest.mark.parametrize("weights", [None, "published"])
+def test_fitting(weights, caplog):
+    config = load_config("MobileOne_S0", ["DataLoader.Train.sampler.batch_size=8"])
+    config["Global"]["pretrained_model"] = weights
+    with caplog.at_level(logging.INFO, "ppcls_ext"):
+        fit_to_images(config, BOTH, 4080)
+    assert config["Global"]["epochs"] == (20 if weights else 40)  # which random weights need all of
+    assert config["Optimizer"]["lr"]["learning_rate"] == pytest.approx(1.5e-4)
+    epochs = ["4080 images: 20 epochs (--epochs), not 40 as for 1020"] if weights else []
+    assert caplog.messages == [*epochs, "batches of 8: learning rate 0.00015 (--lr), not 0.0003 as for 32"]
+
+
+def test_as_shipped_nothing_is_said(caplog):
+    config = load_config("MobileOne_S0", ["Global.pretrained_model=published"])
+    with caplog.at_level(logging.INFO, "ppcls_ext"):
+        fit_to_images(config, BOTH, 300)
+    assert config == load_config("MobileOne_S0", ["Global.pretrained_model=published"])
+    assert not caplog.messages
+
+
+def test_the_settings_of_a_training():
+    assert open_training("MobileOne_S0", data="flowers").settings.open_fields == BOTH
+    assert open_training(None, data="flowers").settings.open_fields == BOTH
+    assert open_training(None, data="flowers", epochs=3, lr=0.1).settings.open_fields == set()
+    assert open_training("MobileOne_S0").settings.open_fields == set()  # Flowers102 itself
+    assert open_training("MobileOne_S0", ["Global.epochs=40"], data="flowers").settings.open_fields == {RATE}
+
+
+def test_the_lists_of_a_folder_bring_them(tmp_path):
+    for number in range(8):
+        path = tmp_path / "images" / f"class {number % 2}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(path)
+    made = make_lists(tmp_path / "images", tmp_path / "lists")._replace(images=(4080, 2))
+    for options, epochs in (({}, 20), ({"epochs": 30}, 30), ({"weights": "none"}, 40)):
+        settings = open_training(None, data="images", **{"weights": "published", **options}).settings
+        assert with_lists(settings, made).section("Global")["epochs"] == epochs
