@@ -16,7 +16,7 @@ from ppcls_ext.onednn.memory import FLOAT32
 
 # <dnnl_types.h>: kinds, algorithms, flags, and the indices of arguments
 _TRAINING, _BACKWARD, _DIRECT, _GIVEN_STATISTICS, _SCALE_AND_SHIFT = 64, 128, 1, 1, 2 | 4
-RELU, GELU = 0x20, 0x31
+RELU, GELU, _SQUARE = 0x20, 0x31, 0x23
 _RELU_FROM_OUTPUT, _ADD, _MULTIPLY = 0x100, 0x1FFF0, 0x1FFF1
 _SRC, _SRC_1, _DST, _WEIGHTS, _BIAS, _MEAN, _VARIANCE, _SCALE, _SHIFT = 1, 2, 17, 33, 41, 49, 50, 51, 52
 _DIFF_SRC, _DIFF_DST, _DIFF_WEIGHTS, _DIFF_SCALE, _DIFF_SHIFT, _POST_OP = 129, 145, 161, 255, 256, 0x8000
@@ -154,6 +154,18 @@ def normalisation_by(library: Library, shape: Shape, epsilon: float, numbers: in
         return Primitive(library, descriptor, inputs, [(_DST, x)])
 
 
+def shifted_and_scaled(library: Library, shape: Shape, numbers: int = FLOAT32) -> Primitive:
+    """(x, −μ, vectors a and β) → `(x − μ) · a + β`."""
+    x, vector = _map(library, shape, numbers), _channel_vector(library, shape)
+    post_ops = library.make("post_ops", "post_ops_create")
+    inputs = [(_SRC, x), (_SRC_1, vector)]
+    for number, algorithm in enumerate([_MULTIPLY, _ADD]):
+        library.call("post_ops_append_binary", post_ops, algorithm, vector)
+        inputs.append((_POST_OP * (number + 1) | _SRC_1, vector))
+    descriptor = library.descriptor("binary", library.engine, _ADD, x, vector, x, post_ops=post_ops)
+    return Primitive(library, descriptor, inputs, [(_DST, x)])
+
+
 def normalisation_gradient(library: Library, shape: Shape, numbers: int = FLOAT32) -> Primitive:
     """(x, −μ, vectors a and b, gradient of y, vector c) → `((x − μ) · a + b + gradient) · c`."""
     x, vector = _map(library, shape, numbers), _channel_vector(library, shape)
@@ -164,6 +176,15 @@ def normalisation_gradient(library: Library, shape: Shape, numbers: int = FLOAT3
         inputs.append((_POST_OP * (number + 1) | _SRC_1, other))
     descriptor = library.descriptor("binary", library.engine, _ADD, x, vector, x, post_ops=post_ops)
     return Primitive(library, descriptor, inputs, [(_DST, x)])
+
+
+def centred_squares(library: Library, shape: Shape) -> Primitive:
+    """(x, −μ) → (x − μ)²; float32."""
+    x, vector = _map(library, shape, FLOAT32), _channel_vector(library, shape)
+    post_ops = library.make("post_ops", "post_ops_create")
+    library.call("post_ops_append_eltwise", post_ops, _SQUARE, _ZERO, _ZERO)
+    descriptor = library.descriptor("binary", library.engine, _ADD, x, vector, x, post_ops=post_ops)
+    return Primitive(library, descriptor, [(_SRC, x), (_SRC_1, vector)], [(_DST, x)])
 
 
 def weighted_sum(

@@ -34,7 +34,12 @@ def convolution_gradients(x: Tensor, kernel: Tensor, grad: Tensor, geometry: Geo
 def mean_and_variance(x: Tensor) -> tuple[Tensor, Tensor]:
     """Of each channel, (C,), the variance biased."""
     mean = x.mean([0, 1, 2])
-    return mean, paddle.square(x - mean).mean([0, 1, 2])
+    return mean, centred_squares(x, -mean).mean([0, 1, 2])
+
+
+def centred_squares(x: Tensor, minus_mean: Tensor) -> Tensor:
+    """Of every number, `minus_mean: (C,)`."""
+    return paddle.square(x + minus_mean)
 
 
 def normalise_by(x: Tensor, mean: Tensor, variance: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> Tensor:

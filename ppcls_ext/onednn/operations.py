@@ -29,6 +29,8 @@ LARGE = 1 << 14
 #: Pixels from which on the gradients of γ and β are sums of sums: there one long float32 sum loses the fifth digit, and
 #: sums of sums, which take twice as long, are worth it for the few maps of a net that are so large.
 LONG_SUM = 1 << 16
+#: Channels from which on oneDNN's normalisations of a forward pass are slow, which go down one channel after the other.
+WIDE = 512
 #: Maps and vectors that one primitive adds; oneDNN takes 32 operations behind one at most.
 MOST_ADDENDS = 24
 
@@ -127,7 +129,7 @@ def _zeros(dtype: paddle.dtype, *shape: int) -> Tensor:
 
 def normalise(x: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
     """Batch normalisation by the batch's statistics; also returns these, (C,) each, the variance biased."""
-    if math.prod(x.shape[:3]) <= LONGEST:
+    if math.prod(x.shape[:3]) <= LONGEST and x.shape[3] < WIDE:
         y, mean, variance = empty_map(x.shape, x.element_size()), *(empty(gamma.shape) for _ in range(2))
         if _run(builders.normalisation, (tuple(x.shape), epsilon, False), x, gamma, beta, y, mean, variance):
             return y, mean, variance
@@ -138,7 +140,12 @@ def normalise(x: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> tuple[T
 def normalise_by(x: Tensor, mean: Tensor, variance: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> Tensor:
     """As `normalise`, by statistics that are known."""
     y = empty_map(x.shape, x.element_size())
-    if not _run(builders.normalisation_by, (tuple(x.shape), epsilon), x, mean, variance, gamma, beta, y):
+    if x.shape[3] < WIDE:
+        is_done = _run(builders.normalisation_by, (tuple(x.shape), epsilon), x, mean, variance, gamma, beta, y)
+    else:
+        factor = gamma * paddle.rsqrt(variance + epsilon)
+        is_done = _run(builders.shifted_and_scaled, (tuple(x.shape),), x, -mean, factor, beta, y)
+    if not is_done:
         y = _alike(x, by_paddle.normalise_by(to_float32(x), mean, variance, gamma, beta, epsilon))
     return y
 

@@ -122,10 +122,15 @@ class _Check:
         grads = self.run(builders.normalisation, (_SHAPE, _EPSILON, True), inputs, *shapes)
         for name, got, expected in zip(("x", "γ", "β"), grads, (x_grad, *sums)):
             yield f"gradient of a normalisation's {name}", got, expected
+        if self.numbers == FLOAT32:
+            (got,) = self.run(builders.centred_squares, (_SHAPE,), [x, self.shift])
+            yield "centred squares", got, by_paddle.centred_squares(x, self.shift)
         known = self.shift, paddle.square(gamma)
         expected = by_paddle.normalise_by(x, *known, gamma, beta, _EPSILON)  # first: the library might write there
         (got,) = self.run(builders.normalisation_by, (_SHAPE, _EPSILON), [x, *known, gamma, beta])
         yield "normalisation by statistics", got, expected
+        (got,) = self.run(builders.shifted_and_scaled, (_SHAPE,), [x, self.shift, gamma, beta])
+        yield "shifted and scaled", got, (x + self.shift) * gamma + beta
         inputs = [x, self.shift, gamma, beta, grad, self.shift]
         (got,) = self.run(builders.normalisation_gradient, (_SHAPE,), inputs)
         yield "sums and products of a normalisation's gradient", got, by_paddle.scaled_twice(*inputs)

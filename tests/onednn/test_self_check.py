@@ -27,6 +27,7 @@ def test_the_library_here_agrees():
     [
         ("RELU", 0x21),
         ("GELU", 0x20),
+        ("_SQUARE", 0x24),
         ("_RELU_FROM_OUTPUT", 0x101),
         ("_ADD", 0x1FFF2),
         ("_MULTIPLY", 0x1FFF0),
