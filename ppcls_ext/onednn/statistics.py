@@ -27,7 +27,7 @@ LONGEST = 1024
 #: Pixels that are read at a time, to stay in the processor's cache, and the sums that they are divided into.
 PIECE, PARTS = 4096, 32
 #: Pixels in one of the sums of `channel_sums`.
-ADDENDS = 128
+ADDENDS = 64
 
 
 def channel_sums(x: Tensor) -> Tensor:

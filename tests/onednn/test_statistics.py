@@ -7,12 +7,14 @@ import paddle
 import pytest
 
 from ppcls_ext.onednn import find, operations
-from ppcls_ext.onednn.statistics import LONGEST, PIECE, channel_sums, mean_and_variance
+from ppcls_ext.onednn.operations import WIDE
+from ppcls_ext.onednn.statistics import ADDENDS, LONGEST, PIECE, channel_sums, mean_and_variance
 
 pytestmark = pytest.mark.skipif(find.library() is None, reason="this Paddle has no oneDNN that can be called")
 EPSILON = 1e-5
-# whole pieces, a last smaller one, numbers with few divisors, one pixel more than one sum takes
+# whole pieces, a last smaller one, numbers with few divisors, one pixel more than one sum takes, many channels
 SHAPES = [(4, 64, 64, 20), (3, 41, 43, 5), (1, 1, LONGEST + 7, 16), (2, 1, PIECE - 1, 3), (1, 1, 13 * 79, 2)]
+SHAPES += [(3, 5, 7, WIDE), (1, 1, ADDENDS * ADDENDS + 1, 2), (2, 1, 1, 3)]
 
 
 def make_map(shape) -> np.ndarray:
