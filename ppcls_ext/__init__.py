@@ -227,13 +227,14 @@ def train(
             of each image below `data`, then a 0 or 1 for each class, whose names stand in the first line.
         val_share: share of each class to evaluate on, where `data` has no val/.
         split_seed: RNG seed of that split.
-        epochs: how many times each image is trained on (`Global.epochs`).
+        epochs: how many times each image is trained on (`Global.epochs`); where it is not given, weights are fine-tuned
+            for fewer epochs the more images `data` has.
         budget: a time such as "30m" or "1h30m", for as many epochs as fit into it, and no more than `epochs`
             (`Global.budget`).
         out: the folder above the run's (`Global.output_dir`).
         name: of the run's folder; the model's where it is not given (`Global.run_name`).
         batch_size: images a step (`DataLoader.Train.sampler.batch_size` and that of `Eval`).
-        lr: the highest learning rate (`Optimizer.lr.learning_rate`).
+        lr: the highest learning rate (`Optimizer.lr.learning_rate`); where it is not given, it follows the batch size.
         size: side of the images, px, or (height, width), set in every place (`Global.image_size`).
         channels: of the images: 1 grey, 3 RGB, 4 RGBA, or any number of a TIFF file's bands (`Arch.in_channels`).
         seed: RNG seed of the whole training (`Global.seed`).

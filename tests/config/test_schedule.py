@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -41,6 +43,19 @@ def test_the_shipped_configurations_have_these_batches(name):
 )
 def test_epochs(images, epochs):
     assert epochs_for(images, 40) == epochs
+
+
+def test_the_table_of_the_documentation():
+    text = (Path(__file__).parents[2] / "docs" / "reference" / "configuration.md").read_text(encoding="utf-8")
+    section = text.split("## Epochs and learning rate of a folder")[1].split("\n## ")[0]
+    rows = [
+        [int(cell.replace(",", "")) for cell in row]
+        for row in re.findall(r"^\| ([\d,]+) \| (\d+) \| ([\d,]+) \|$", section, re.M)
+    ]
+    assert len(rows) == 6
+    for images, epochs, steps in rows:
+        assert epochs == epochs_for(images, 40)
+        assert steps == epochs * (images // BATCH_SIZE)
 
 
 def test_few_epochs_stay_as_few():
