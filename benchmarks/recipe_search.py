@@ -47,6 +47,8 @@ _BATCH = "DataLoader.Train.sampler.batch_size"
 _RESIZE = "DataLoader.Eval.dataset.transform_ops.1.ResizeImage"
 _MIXING = f"{_TRAIN}.batch_transform_ops.0.OpSampler"
 _CUBIC = tuple(f"{place}.{field}" for place in (_CROP, _RESIZE) for field in ("interpolation=bicubic", "backend=pil"))
+_ALL_MIXED = (f"{_MIXING}.MixupOperator.prob=0.5", f"{_MIXING}.CutmixOperator.prob=0.5")
+_ONE_BRANCH = ("Arch.num_conv_branches=1",)
 _FUSED = ("Arch.fused=true", "Recipe.unfuse=null", "Optimizer.lr.learning_rate=0.0002")
 #: name → the fields that differ from the shared ones.
 EXPERIMENTS: dict[str, tuple[str, ...]] = {
@@ -71,7 +73,7 @@ EXPERIMENTS: dict[str, tuple[str, ...]] = {
     "no smoothing": ("Loss.Train.0.CELoss.epsilon=0",),
     "smoothing 0.2": ("Loss.Train.0.CELoss.epsilon=0.2",),
     "no mixing": (f"{_TRAIN}.batch_transform_ops=null",),
-    "all batches mixed": (f"{_MIXING}.MixupOperator.prob=0.5", f"{_MIXING}.CutmixOperator.prob=0.5"),
+    "all batches mixed": _ALL_MIXED,
     "TrivialAugment's range": (f"{_AFTER_FLIP}={{TimmAutoAugment: {{config_str: rand-m5-n1-mstd2.5-inc1}}}}",),
     "RandAugment 7": (f"{_AFTER_FLIP}={{TimmAutoAugment: {{config_str: rand-m7-mstd0.5-inc1}}}}",),
     "crops from 0.08": (f"{_CROP}.scale=[0.08, 1.0]",),
@@ -84,6 +86,11 @@ EXPERIMENTS: dict[str, tuple[str, ...]] = {
     "batches of 16, lr × √½": (f"{_BATCH}=16", "Optimizer.lr.learning_rate=0.00021"),
     "batches of 64": (f"{_BATCH}=64",),
     "batches of 64, lr × √2": (f"{_BATCH}=64", "Optimizer.lr.learning_rate=0.00042"),
+    "one conv branch": _ONE_BRANCH,
+    "one conv branch, 192 px": (*_ONE_BRANCH, "Global.image_size=192"),
+    "one conv branch, 224 px": (*_ONE_BRANCH, "Global.image_size=224"),
+    "one conv branch, 224 px, all batches mixed": (*_ONE_BRANCH, "Global.image_size=224", *_ALL_MIXED),
+    "one conv branch, 40 epochs": (*_ONE_BRANCH, "Global.epochs=40"),
     "fused": _FUSED,
     "fused, lr 0.00005": (*_FUSED, "Optimizer.lr.learning_rate=0.00005"),
     "fused, lr 0.0001": (*_FUSED, "Optimizer.lr.learning_rate=0.0001"),

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from paddle import nn
 
+from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.layers.rep_blocks import MobileOneBlock
 from ppcls_ext.models.factory import make_factories
 from ppcls_ext.models.vgg_like import VggLike, timm_names
@@ -54,7 +55,12 @@ class MobileOne(VggLike):
         fused: build the one-convolution form directly.
         features_only: no head; the model returns the list of the four stages' maps.
         in_channels: channels of the images.
+        num_conv_branches: conv branches k of each block but the stem, for another training form of the same fused
+            network; the variant's where it is None.
         **kwargs: see `Backbone.set_outputs`.
+
+    Raises:
+        PpclsExtError: `num_conv_branches` is no whole number from 1.
     """
 
     timm_names = timm_names(
@@ -68,9 +74,13 @@ class MobileOne(VggLike):
         fused: bool = False,
         features_only: bool = False,
         in_channels: int = 3,
+        num_conv_branches: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__()
+        conv_branches = variant.conv_branches if num_conv_branches is None else num_conv_branches
+        if type(conv_branches) is not int or conv_branches < 1:
+            raise PpclsExtError(f"num_conv_branches is {conv_branches!r}: expected a whole number from 1")
         self.in_channels = in_channels
         self.set_widths(variant.widths)
         channels = self.stem_channels
@@ -81,7 +91,7 @@ class MobileOne(VggLike):
             blocks = []
             for pair in range(STAGE_PAIRS[index]):
                 use_se = variant.use_se and pair >= STAGE_PAIRS[index] - SE_PAIRS[index]
-                options = (variant.conv_branches, use_se, fused)
+                options = (conv_branches, use_se, fused)
                 stride = 2 if pair == 0 else 1
                 blocks.append(MobileOneBlock(channels, channels, 3, stride, channels, *options))
                 blocks.append(MobileOneBlock(channels, out_channels, 1, 1, 1, *options))
