@@ -184,7 +184,7 @@ class Backbone(_Base):
             raise PpclsExtError(
                 f"{type(self).__name__} got unknown arguments {sorted(unknown)}: the factories take class_num, fused, "
                 "in_channels, pretrained, use_ssld, features_only, return_stages, return_patterns, stop_after and "
-                "freeze_befor"
+                "freeze_befor, and MobileOne num_conv_branches"
             )
         if self.features_only and (return_stages or return_patterns or stop_after):
             raise PpclsExtError(

@@ -74,6 +74,7 @@ def _make_factory(net: type[Backbone], name: str, variant: Any) -> Factory:
             `Backbone.freeze`).
         features_only: leave the head out; the model returns the list of the four stages' maps, whose sizes are in
             `channels` and `strides`.
-        **kwargs: `return_stages`, `return_patterns`, `stop_after`, `freeze_befor` (see `Backbone.set_outputs`).
+        **kwargs: `return_stages`, `return_patterns`, `stop_after`, `freeze_befor` (see `Backbone.set_outputs`), and the
+            family's own (see `{net.__name__}`).
     """
     return made
