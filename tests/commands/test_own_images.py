@@ -80,7 +80,10 @@ def test_the_terminal_is_quiet(trained):
     ]
     tied = [line for line in lines[13:-1] if re.match(r"top1 was [\d.]+ in all 2 evaluations", line)]
     assert len(lines) == 14 + len(tied)
-    assert [line.partition(" from")[0] for line in trained.stderr.splitlines()] == ["FasterNet_T0 starts"]
+    assert [line.partition(" from")[0] for line in trained.stderr.splitlines()] == [
+        "batches of 8: learning rate 0.00015 (--lr), not 0.0003 as for 32",
+        "FasterNet_T0 starts",
+    ]
     log = (trained.folder / run / "train.log").read_text()
     for text in ("AdamW", "based on 8 gpus", "[Train][Epoch 2/2][Avg]"):
         assert text in log, "all of PaddleClas's output"
@@ -221,7 +224,7 @@ def test_resuming_is_one_flag(trained, ppcls_ext, tmp_path):
     assert not re.search(r"^epoch 2/3: ", result.stdout, re.MULTILINE)
     (line,) = result.stderr.splitlines()
     assert line.startswith("warning: resuming with changed settings: Global.epochs 2 → 3")
-    assert "Optimizer.lr.learning_rate 0.0003 → 1e-05" in line
+    assert "Optimizer.lr.learning_rate 0.00015 → 1e-05" in line
     os.rename(tmp_path / run, tmp_path / "renamed")
     shutil.rmtree(tmp_path / "output")
     result = ppcls_ext("train", "--resume", "renamed", "-v", "-o", "Global.epochs=4", cwd=tmp_path)
