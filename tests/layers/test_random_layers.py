@@ -148,11 +148,13 @@ def test_random_layers(monkeypatch):
             scale = max(abs(value).max(), 1e-2 * largest if "gradient" in name else 0) + 1e-6
             errors[name] = [difference(values[name], value, scale, of_ties) for values in (got, usual)]
         # of few numbers a channel the gradients all but cancel: which of them float32 gets wrong is chance
+        y = exact["output 0"]
+        usual_bound = 1e-3 if y.size >= 8 * y.shape[1] else 2e-2
         for words in ("gradient", "output", "_mean", "_variance"):
             of_these = {name: pair for name, pair in errors.items() if words in name}
             allowed = 20 * max((usual_error for _, usual_error in of_these.values()), default=0.0)
             for name, (error, _) in of_these.items():
-                bound = 0.05 if tie and words == "gradient" else 1e-3
+                bound = 0.05 if tie and words == "gradient" else usual_bound
                 assert error <= max(bound, allowed), (seed, text, name, error, allowed)
         count += 1
     assert count > 5
