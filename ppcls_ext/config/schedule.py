@@ -85,8 +85,10 @@ def fit_to_images(config: dict[str, Any], fields: frozenset[str], images: int) -
         config["Global"]["epochs"] = epochs = epochs_for(images, shipped)
         if epochs != shipped:
             logger.info("%d images: %d epochs (--epochs), not %d as for %d", images, epochs, shipped, IMAGES)
-    batch_size = config["DataLoader"]["Train"]["sampler"].get("batch_size")
-    if RATE in fields and type(batch_size) is int and batch_size not in (0, BATCH_SIZE):
+    sampler = config["DataLoader"]["Train"].get("sampler")
+    batch_size = sampler.get("batch_size") if isinstance(sampler, dict) else None
+    # what is no number of images is refused later
+    if RATE in fields and type(batch_size) is int and batch_size > 0 and batch_size != BATCH_SIZE:
         schedule = config["Optimizer"]["lr"]
         shipped = schedule["learning_rate"]
         schedule["learning_rate"] = rate = rate_for(batch_size, shipped)

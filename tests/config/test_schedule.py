@@ -102,6 +102,15 @@ def test_fitting(weights, caplog):
     assert caplog.messages == [*epochs, "batches of 8: learning rate 0.00015 (--lr), not 0.0003 as for 32"]
 
 
+@pytest.mark.parametrize(
+    "text", ["sampler.batch_size=-8", "sampler.batch_size=0", "sampler.batch_size=x", "sampler=null"]
+)
+def test_batches_that_are_refused_later(text):
+    config = load_config("MobileOne_S0", [f"DataLoader.Train.{text}"])
+    fit_to_images(config, BOTH, 4080)
+    assert config["Optimizer"]["lr"]["learning_rate"] == 3e-4
+
+
 def test_as_shipped_nothing_is_said(caplog):
     config = load_config("MobileOne_S0", ["Global.pretrained_model=published"])
     with caplog.at_level(logging.INFO, "ppcls_ext"):
