@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import ctypes
+import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.onednn.memory import BFLOAT16, FLOAT32
+from ppcls_ext.onednn.signals import undisturbed
 
 #: Primitives that are kept; a model needs one or two hundred for each size of image.
 CAPACITY = 1024
@@ -146,9 +148,11 @@ class Library:
             function.argtypes, function.restype = types, _RESULTS.get(name, _INT)
         self.set_pointer = self.functions["memory_set_data_handle"]
         self.execute = self.functions["primitive_execute"]
-        self.multiply = self.functions["sgemm"]
         runtime = ctypes.CDLL(openmp)
         self.threads, self.set_threads = runtime.omp_get_max_threads, runtime.omp_set_num_threads
+        number = version.major, version.minor, version.patch
+        #: Calls what multiplies matrices, where that takes care.
+        self.undisturbed = undisturbed(number, runtime, self.threads)
         self.engine = self.make("engine", "engine_create", _CPU, 0)
         self.stream = self.make("stream", "stream_create", self.engine, _IN_ORDER)
         instructions = self.functions["get_effective_cpu_isa"]()
@@ -169,6 +173,11 @@ class Library:
         value = ctypes.c_void_p()
         self.call(name, ctypes.byref(value), *arguments)
         return Handle(self.functions[f"{kind}_destroy"], value)
+
+    def multiply(self, *arguments: Any) -> int:
+        """`dnnl_sgemm`, returns its status."""
+        function = self.functions["sgemm"]
+        return function(*arguments) if self.undisturbed is None else self.undisturbed(function, *arguments)
 
     def description(
         self, shape: Sequence[int], strides: Sequence[int] | None = None, numbers: int = FLOAT32
@@ -193,11 +202,15 @@ class Library:
         if post_ops is not None:
             self.call("primitive_attr_set_post_ops", attributes, post_ops)
         descriptor = self.make("primitive_desc", f"{operation}_primitive_desc_create", *arguments, attributes)
-        name = ctypes.c_char_p()
-        self.call("primitive_desc_query", descriptor, _QUERY_NAME, 0, ctypes.byref(name))
-        if name.value is not None and name.value.startswith(b"ref"):
+        if self.implementation(descriptor).startswith("ref"):
             raise UnsupportedError(f"{operation} is slow")
         return descriptor
+
+    def implementation(self, descriptor: Handle) -> str:
+        """Name of what computes a primitive."""
+        name = ctypes.c_char_p()
+        self.call("primitive_desc_query", descriptor, _QUERY_NAME, 0, ctypes.byref(name))
+        return (name.value or b"").decode()
 
     def refuse_reentry(self) -> None:
         """Raises where this thread holds the lock: a signal handler runs a model in the middle of an operation."""
@@ -304,6 +317,9 @@ class Primitive:
         if library.functions["memory_desc_get_size"](scratchpad):
             arguments.append((_SCRATCHPAD, self._scratch_memory(scratchpad)))
         self._calls = [*before, self._call(descriptor, arguments), *after]
+        self._execute = library.execute
+        if library.undisturbed is not None and "gemm" in library.implementation(descriptor):
+            self._execute = functools.partial(library.undisturbed, library.execute)
 
     def __call__(self, *addresses: int) -> None:
         """Runs on the memory of the inputs, then the outputs.
@@ -321,7 +337,7 @@ class Primitive:
                 for memory, offset in self._inner:
                     library.set_pointer(memory, start + offset)
             for primitive, count, arguments in self._calls:
-                if library.execute(primitive, library.stream, count, arguments):
+                if self._execute(primitive, library.stream, count, arguments):
                     raise RuntimeError("oneDNN could not execute a primitive that it has built")
 
     def _query(self, index: int) -> ctypes.c_void_p:
