@@ -94,7 +94,7 @@ def kernel_gradient(x: Tensor, grad: Tensor, kernel_shape: Sequence[int], geomet
             result = kernel_gradient(to_float32(x), to_float32(grad), kernel_shape, geometry)
     elif products.is_product(kernel_shape, geometry) and products.has_product_gradient(x.shape):
         products.pointwise_kernel_gradient(x, grad, result)
-    elif products.sees_all(x.shape, kernel_shape, geometry):
+    elif products.sees_all(x.shape, kernel_shape, geometry, products.FEWEST_OF_GRADIENT):
         products.unfolded_kernel_gradient(x, grad, geometry, result)
     elif not _run(builders.convolution_kernel_gradient, sizes, x, grad, result):
         result = by_paddle.convolution_gradients(x, paddle.zeros(kernel_shape, "float32"), grad, geometry)[1]

@@ -26,8 +26,9 @@ from ppcls_ext.onednn.memory import address
 
 #: Pixels up to which the gradient of a kernel, which adds them one by one in float32, is a product.
 MOST = 2048
-#: Images from which on the product is worth unfolding the kernel.
-FEWEST = 32
+#: Images from which on the product is worth unfolding the kernel; its gradient, for which oneDNN unfolds the map of one
+#: image after the other, is from fewer on.
+FEWEST, FEWEST_OF_GRADIENT = 32, 8
 _POINTWISE = Geometry()
 
 
@@ -70,10 +71,13 @@ def _multiply(turn_a: bytes, turn_b: bytes, sizes: tuple, a: tuple, b: tuple, c:
         raise RuntimeError("oneDNN could not multiply two matrices")
 
 
-def sees_all(shape: Sequence[int], kernel_shape: Sequence[int], geometry: Geometry) -> bool:
-    """Whether each output of the convolution of a map (N, H, W, C) sees each input, and unfolding pays."""
+def sees_all(shape: Sequence[int], kernel_shape: Sequence[int], geometry: Geometry, fewest: int = FEWEST) -> bool:
+    """Whether each output of the convolution of a map (N, H, W, C) sees each input, and unfolding pays.
+
+    `fewest`: images, `FEWEST`, or for the gradient of the kernel `FEWEST_OF_GRADIENT`.
+    """
     size, padding = kernel_shape[2], geometry.padding
-    if size == 1 or geometry.groups > 1 or shape[0] < FEWEST or max(shape[1:3]) + padding > size:
+    if size == 1 or geometry.groups > 1 or shape[0] < fewest or max(shape[1:3]) + padding > size:
         return False
     return all((side - 1) * geometry.stride <= padding for side in geometry.output_shape(shape, kernel_shape)[1:3])
 

@@ -46,6 +46,18 @@ def test_equal_to_double_precision(monkeypatch, sizes, way):
         assert relative(got, expected) <= 1e-6
 
 
+@pytest.mark.parametrize("sizes", SEEN)
+@pytest.mark.parametrize("batch", [products.FEWEST_OF_GRADIENT - 1, products.FEWEST_OF_GRADIENT, products.FEWEST - 1])
+def test_few_images(monkeypatch, sizes, batch):
+    *tensors, geometry = random(*sizes, batch=batch)
+    unfolded = []
+    original = products.unfolded_kernel_gradient
+    monkeypatch.setattr(products, "unfolded_kernel_gradient", lambda *given: unfolded.append(1) or original(*given))
+    for got, expected in zip(compute(*tensors, geometry), in_double(*tensors, geometry)):
+        assert relative(got, expected) <= 1e-6
+    assert len(unfolded) == (batch >= products.FEWEST_OF_GRADIENT)
+
+
 @pytest.mark.parametrize(("size", "stride"), itertools.product([2, 3, 5], [1, 2, 3]))
 def test_when_every_output_sees_every_input(size, stride):
     for height, width, padding in itertools.product(range(1, 6), range(1, 6), range(size // 2 + 1)):
