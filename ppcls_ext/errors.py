@@ -37,13 +37,16 @@ class Interrupted(KeyboardInterrupt):
 
 
 def unwrapped(error: BaseException) -> BaseException:
-    """Returns the error that was raised inside a gradient written in Python; any other error unchanged.
+    """Returns the error that was raised inside a gradient or a tensor's hook in Python; any other error unchanged.
 
-    Paddle gives the caller an OSError with the text of the first (`fluid/eager/pylayer/py_layer_node.cc`), which begins
-    with "(External)" up to 3.2 and with "Error message in backward of …" from 3.3 on.
+    Paddle gives the caller an OSError with the text of the first (`fluid/eager/pylayer/py_layer_node.cc`, of hooks
+    `fluid/pybind/eager_utils.cc`), which begins with "(External)" up to 3.2 and of hooks, and with "Error message in
+    backward of …" from 3.3 on. Behind the last gradient it gives a SystemError with the first as its cause.
     """
+    if type(error) is SystemError and isinstance(error.__cause__, KeyboardInterrupt):
+        return error.__cause__
     start = r"(?:\(External\) |Error message in backward of [^\n]*\n\s*)"
-    told = re.search(start + r"(\w+)(?:: (.*?))?\s*\n\s*At:\n.*py_layer_node", str(error), re.DOTALL)
+    told = re.search(start + r"(\w+)(?:: (.*?))?\s*\n\s*At:\n.*(?:py_layer_node|eager_utils)", str(error), re.DOTALL)
     if type(error) is not OSError or told is None:
         return error
     name, text = told[1], (told[2] or "").replace("<EMPTY MESSAGE>", "")

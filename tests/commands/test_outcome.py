@@ -64,6 +64,7 @@ def test_debug_shows_the_traceback(capsys, monkeypatch, error):
     assert text.splitlines()[-1].startswith("error: ")
 
 
+@pytest.mark.parametrize("place", ["gradient", "hook", "hook of a leaf"])
 @pytest.mark.parametrize(
     ("error", "said"),
     [
@@ -76,7 +77,7 @@ def test_debug_shows_the_traceback(capsys, monkeypatch, error):
         (MemoryError(), "MemoryError:  (PPCLS_EXT_DEBUG=1 shows where)"),
     ],
 )
-def test_an_error_inside_a_gradient_stays_what_it_is(capsys, error, said):
+def test_an_error_inside_a_gradient_stays_what_it_is(capsys, error, said, place):
     """Paddle hands an exception of a gradient that is written in Python on as the text of another."""
     import paddle
     from paddle.autograd import PyLayer
@@ -88,15 +89,39 @@ def test_an_error_inside_a_gradient_stays_what_it_is(capsys, error, said):
 
         @staticmethod
         def backward(ctx, grad):
-            raise error
+            if place == "gradient":
+                raise error
+            return grad * 2
+
+    def hook(_):
+        raise error
 
     def main() -> None:
         x = paddle.ones([2])
         x.stop_gradient = False
-        Double.apply(x).sum().backward()
+        y = Double.apply(x)
+        if place != "gradient":
+            (y if place == "hook" else x).register_hook(hook)
+        y.sum().backward()
 
     assert run(main) == 1
     assert capsys.readouterr().err.splitlines()[-1] == " ".join(f"error: {said}".split())
+
+
+def test_an_interrupt_behind_the_last_gradient(capsys):
+    import paddle
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt("terminated")
+
+    def main() -> None:
+        x = paddle.ones([2])
+        x.stop_gradient = False
+        x._register_backward_hook(interrupt)
+        (x * 2).sum().backward()
+
+    assert run(main) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "error: terminated"
 
 
 @pytest.mark.parametrize(

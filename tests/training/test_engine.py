@@ -12,7 +12,8 @@ import paddle
 import pytest
 from PIL import Image
 
-from ppcls_ext.errors import PpclsExtError
+from ppcls_ext.errors import Interrupted, PpclsExtError
+from ppcls_ext.onednn.find import library
 from ppcls_ext.predict.program_set import require_one_set
 from ppcls_ext.predict.runtimes import PaddleModel
 from tests.helpers import build_engine
@@ -221,3 +222,26 @@ def test_bad_infer_list(engine, config, dataset, tmp_path, capsys):
     with pytest.raises(PpclsExtError, match="1 of 2 images cannot be read"):
         engine("infer").infer()
     assert f"error: {dataset / 'png' / 'my flower.png'}: No such file" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(library() is None, reason="this Paddle has no oneDNN that can be called")
+@pytest.mark.parametrize("place", ["hook of a gradient", "gradient"])
+def test_an_interrupt_inside_a_backward_pass_says_how_to_go_on(engine, config, monkeypatch, place):
+    """Paddle makes another error of it."""
+    from ppcls_ext.onednn import maps
+
+    config["Global"]["epochs"] = 2
+    built, calls = engine("train"), []
+
+    def interrupt() -> None:
+        if (built.folder / "latest.pdparams").is_file():  # in the second epoch
+            raise KeyboardInterrupt("hangup")
+
+    if place == "gradient":
+        original = maps._of_their_own
+        monkeypatch.setattr(maps, "_of_their_own", lambda *given: calls.append(1) or interrupt() or original(*given))
+    else:
+        monkeypatch.setattr(maps, "_refuse_second_time", lambda: lambda _: calls.append(1) or interrupt())
+    with pytest.raises(Interrupted, match=r"^hangup; .*--resume"):
+        built.train()
+    assert calls
