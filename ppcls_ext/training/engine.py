@@ -40,6 +40,7 @@ from ppcls_ext.training.observers import Observer, RunRecord, TrainingEnds
 from ppcls_ext.training.precision import Precision
 from ppcls_ext.training.recipe import Recipe
 from ppcls_ext.training.reports import TrainingReport
+from ppcls_ext.training.statistics_lag import statistics_lag
 from ppcls_ext.weights.checkpoint_sets import FIRST_EPOCH, how_to_resume
 from ppcls_ext.weights.folder_lock import hold, release
 from ppcls_ext.weights.loading import load_weights, require_finite
@@ -101,6 +102,7 @@ class Engine(_HostEngine):
         self.folder, self.place, self.settings = run.folder, run.folder, run.settings
         self.best_by, self.resumed, self.task = run.best_by, run.resumed, run.settings.task
         self._said: set[str] = set()
+        self._lags = False
         self.is_shown = is_shown
         try:
             self._build(run.config, mode, run.recipe)
@@ -229,7 +231,7 @@ class Engine(_HostEngine):
         except TrainingEnds as end:
             stopped = str(end)
             print(printable(str(end)))
-        except (KeyboardInterrupt, OSError) as error:
+        except (KeyboardInterrupt, OSError, SystemError) as error:
             if not isinstance(said := unwrapped(error), KeyboardInterrupt):
                 raise
             self._settle()
@@ -261,9 +263,18 @@ class Engine(_HostEngine):
             try_parts(self)
         with explained_workers(), evaluated:
             self.evaluations = evaluate(self, epoch_id)
+            if self.mode == "train":
+                self._compare_statistics(epoch_id)
         for evaluation in self.evaluations:
             logger.info(f"[Eval][Epoch {epoch_id}] {evaluation}")
         return self.evaluations[0].value
+
+    def _compare_statistics(self, number: int) -> None:
+        """Says once where running statistics lag behind: halfway through the training, and at its end."""
+        is_halfway = 2 * number >= self.epochs > 2 * (number - self.config["Global"]["eval_interval"])
+        if (is_halfway or number == self.epochs) and not self._lags and (lag := statistics_lag(self)):
+            self._lags = True
+            logger.warning(lag)
 
     def evaluate_host_average(self, number: int) -> float:
         """Evaluates PaddleClas's own moving average in the place of the model."""

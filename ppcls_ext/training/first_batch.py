@@ -224,13 +224,18 @@ def first_batch_of(loader: Any, section: str) -> list:
         indices = next(iter(copy.copy(loader.batch_sampler)), None)
     if indices is None:
         raise PpclsExtError(f"{section} makes no batch: lower sampler.batch_size, or set sampler.drop_last to false")
-    with explained(section):
-        return list(map_structure(paddle.to_tensor, _collated(loader, indices)))
+    return batch_of(loader, indices, section)
 
 
-def _collated(loader: Any, indices: Iterable[Any]) -> Any:
+def batch_of(loader: Any, indices: Iterable[Any], section: str) -> list:
+    """A batch of these images of a loader's list, read in this process.
+
+    Raises:
+        PpclsExtError: it cannot be made.
+    """
     collate = inspect.unwrap(loader.collate_fn or default_collate_fn)  # without `note_failures`
-    return collate([loader.dataset[index] for index in indices])
+    with explained(section):
+        return list(map_structure(paddle.to_tensor, collate([loader.dataset[index] for index in indices])))
 
 
 def _finite(outputs: Any) -> Any:
