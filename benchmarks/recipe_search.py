@@ -8,6 +8,7 @@ Example: ppcls-ext prepare-flowers102 --download
          python benchmarks/recipe_search.py --weights mobileone_s0.pth.tar --seeds 1 2 3
          python benchmarks/recipe_search.py --weights mobileone_s0.pth.tar base "lr 0.0006"    # these alone
          python benchmarks/recipe_search.py --table                                            # what is known so far
+         python benchmarks/recipe_search.py --page                       # and the same in docs/explanation/accuracy.md
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from ppcls_ext.files import atomic_write
 from ppcls_ext.report.tables import read_metrics
 
 RESULTS = ROOT / "docs" / "bench" / "recipe_search.csv"
+PAGE = ROOT / "docs" / "explanation" / "accuracy.md"
 #: What all experiments share: a schedule that is long enough to tell recipes apart, and short enough for many of them.
 SHARED = (
     "Global.image_size=128",
@@ -118,6 +120,8 @@ FIELDS = (
     *("experiment", "seed", "train_images", "epochs", "px", "best_epoch", "val_best", "val_last", "val_loss_last"),
     *("val_at_1.25", "val_at_1.5", "val_flip", "test", "cpu_minutes", "minutes", "processor", "paddle"),
 )
+#: How the table begins.
+COLUMNS = "| what differs |"
 
 
 def main() -> int:
@@ -130,21 +134,28 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=RESULTS, help="csv file (default: %(default)s)")
     parser.add_argument("--test", action="store_true", help="measure the test list, too: of a recipe that is chosen")
     parser.add_argument("--table", action="store_true", help="print the table of what was measured, and do nothing")
+    parser.add_argument("--page", action="store_true", help="as --table, and write it to the end of the page about it")
     args = parser.parse_args()
     unknown = [name for name in args.experiments if name not in EXPERIMENTS]
     if unknown:
         parser.error(f"no experiment is called {unknown[0]!r}: expected one of {', '.join(EXPERIMENTS)}")
-    if not args.table:
+    if not (args.table or args.page):
         if args.weights is None:
             parser.error("expected --weights FILE|published")
         for seed in args.seeds:  # a seed of all, before the next
             for name in args.experiments or EXPERIMENTS:
                 if not any((row["experiment"], row["seed"]) == (name, str(seed)) for row in read_rows(args.results)):
                     row = measure(name, seed, args.weights, args.output, args.test)
-                    found = {field: str(row[field]) for field in FIELDS}
-                    write_rows(args.results, [*read_rows(args.results), found])  # another search may have added some
+                    new = {field: str(row[field]) for field in FIELDS}
+                    write_rows(args.results, [*read_rows(args.results), new])  # another search may have added some
                     print(f"{name}, seed {seed}: val {row['val_last']}, {row['cpu_minutes']} CPU minutes", flush=True)
-    print(table(read_rows(args.results)))
+    found = table(read_rows(args.results))
+    print(found)
+    if args.page:
+        text = PAGE.read_text(encoding="utf-8")
+        text = f"{text[: text.index(COLUMNS)]}{found}\n"
+        with atomic_write(PAGE, "w", encoding="utf-8") as stream:
+            stream.write(text)
     return 0
 
 
@@ -243,7 +254,7 @@ def write_rows(path: Path, rows: list[dict[str, str]]) -> None:
 def table(rows: list[dict[str, str]]) -> str:
     """Returns a table in Markdown: a row an experiment, the best first; means over seeds and their spread, in %."""
     of = {name: [row for row in rows if row["experiment"] == name] for name in EXPERIMENTS}
-    lines = ["| what differs | seeds | val, last epoch | flipped too | at 1.25 × the size | test | CPU minutes |"]
+    lines = [f"{COLUMNS} seeds | val, last epoch | flipped too | at 1.25 × the size | test | CPU minutes |"]
     lines.append("|---|---|---|---|---|---|---|")
     for name, found in sorted(of.items(), key=lambda item: -_mean(item[1], "val_last")):
         if found:

@@ -135,6 +135,16 @@ def test_the_table_of_targets_is_made_of_its_figures():
     assert (DOCS / "bench" / "targets.md").read_text(encoding="utf-8").endswith(targets.tables(rows))
 
 
+def test_the_table_of_recipes_is_made_of_its_figures():
+    from benchmarks import recipe_search
+
+    rows = recipe_search.read_rows(recipe_search.RESULTS)
+    assert rows
+    assert {row["experiment"] for row in rows} <= set(recipe_search.EXPERIMENTS), "the table would leave some out"
+    text = recipe_search.PAGE.read_text(encoding="utf-8")
+    assert text.endswith(f"\n{recipe_search.table(rows)}\n"), "run benchmarks/recipe_search.py --page"
+
+
 def test_no_page_calls_the_command_of_mnn():
     """It installs a package with pip before it converts; `_tools`, which it calls, does not."""
     for page in DOCS.rglob("*.md"):
