@@ -93,7 +93,10 @@ EXPERIMENTS: dict[str, tuple[str, ...]] = {
     "one conv branch, 224 px": (*_ONE_BRANCH, "Global.image_size=224"),
     "one conv branch, 224 px, all batches mixed": (*_ONE_BRANCH, "Global.image_size=224", *_ALL_MIXED),
     "one conv branch, 192 px, all batches mixed, 40 epochs": (
-        *(*_ONE_BRANCH, "Global.image_size=192", *_ALL_MIXED, "Global.epochs=40"),
+        *_ONE_BRANCH,
+        "Global.image_size=192",
+        *_ALL_MIXED,
+        "Global.epochs=40",
     ),
     "one conv branch, 40 epochs": (*_ONE_BRANCH, "Global.epochs=40"),
     "fused": _FUSED,

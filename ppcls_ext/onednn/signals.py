@@ -25,7 +25,7 @@ class Undisturbed:
     """Calls functions of oneDNN with all signals blocked, in the calling thread and in OpenMP's others.
 
     These stay blocked in OpenMP's threads, which handle none otherwise either: one of the process that the calling
-    thread blocks would go to them.
+    thread blocks would go to them. Real-time signals (from 34 on) are blocked in the calling thread alone.
 
     Args:
         runtime: the OpenMP runtime.

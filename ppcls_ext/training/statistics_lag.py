@@ -15,11 +15,12 @@ import paddle
 import paddle.distributed as dist
 from paddle import nn
 
+from ppcls_ext.data.lists import MULTI_LABEL
 from ppcls_ext.hosts.paddleclas.image_lists import ListedDataset
 from ppcls_ext.training.evaluation import answers_to
 from ppcls_ext.training.first_batch import as_before, batch_of
 
-#: Images that are answered both ways, from all parts of the list; with fewer than the first number nothing is said.
+#: Images that are answered both ways at once, from all parts of the list; with fewer than the first number nothing is.
 FEWEST, MOST = 16, 64
 #: How many more of them have to be right by their own statistics, as a share.
 MUCH = 0.2
@@ -30,17 +31,21 @@ def statistics_lag(engine: Any) -> str | None:
     """Answers some images of the evaluation's both ways.
 
     Args:
-        engine: ours, built in its mode "train", for one class an image.
+        engine: ours, built in its mode "train".
 
     Returns:
-        A line where the difference is large. None otherwise, where there is nothing to compare, and in a training by
-        several processes, which share statistics.
+        A line where the difference is large. None otherwise, where there is nothing to compare (no normalisation that
+        learns, few images, several labels an image), and in a training by several processes, which share statistics.
     """
     dataset = getattr(getattr(engine, "eval_dataloader", None), "dataset", None)
     norms = [layer for layer in engine.model.sublayers() if _is_plain(layer) and layer.training]
-    if not norms or dist.get_world_size() > 1 or not isinstance(dataset, ListedDataset) or len(dataset) < FEWEST:
+    if not norms or dist.get_world_size() > 1 or not isinstance(dataset, ListedDataset) or engine.task == MULTI_LABEL:
         return None
-    count = min(MOST, len(dataset))
+    # twice a training's batch takes less memory than its step, whose maps are kept
+    batch_size = getattr(getattr(engine.train_dataloader, "batch_sampler", None), "batch_size", None) or 0
+    count = min(MOST, len(dataset), 2 * batch_size)
+    if count < FEWEST:
+        return None
     indices = [number * len(dataset) // count for number in range(count)]
     batch = batch_of(engine.eval_dataloader, indices, "DataLoader.Eval")
     images, labels = engine.images_and_labels(batch, evaluating=True)

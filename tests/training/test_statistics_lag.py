@@ -63,7 +63,7 @@ def test_said_where_they_lag_only_and_nothing_changes(config, tmp_path, monkeypa
     spoil(norms)
     spoilt = state_of(engine)
     line = statistics_lag.statistics_lag(engine)
-    assert line.startswith("of 20 images ")
+    assert line.startswith("of 16 images "), "twice the batch"
     assert line.count("\n") == 0
     assert same(spoilt, state_of(engine))
     assert not same(before, spoilt)
@@ -87,6 +87,18 @@ def test_too_few_images_say_nothing(config, dataset, tmp_path, monkeypatch):
     config["DataLoader"]["Eval"]["dataset"]["cls_label_path"] = str(few)
     engine, norms = trained(config, tmp_path, monkeypatch, epochs=1)
     spoil(norms)
+    assert statistics_lag.statistics_lag(engine) is None
+
+
+@pytest.mark.parametrize("change", ["small batches", "several labels"])
+def test_what_is_not_compared(config, tmp_path, monkeypatch, change):
+    engine, norms = trained(config, tmp_path, monkeypatch)
+    spoil(norms)
+    assert statistics_lag.statistics_lag(engine) is not None
+    if change == "small batches":
+        engine.train_dataloader.batch_sampler.batch_size = statistics_lag.FEWEST // 2 - 1
+    else:
+        engine.task = "multi-label"
     assert statistics_lag.statistics_lag(engine) is None
 
 
