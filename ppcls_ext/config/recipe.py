@@ -16,6 +16,8 @@ BALANCED, SQRT = "balanced", "sqrt"
 BACKBONE, STAGES = "backbone", 4
 #: Number of images that unfused weights are calibrated on where the configuration gives none.
 CALIBRATION_IMAGES = 512
+#: Number of images that running statistics are computed from where the configuration gives none.
+STATISTICS_IMAGES = 512
 
 
 class Ema(NamedTuple):
@@ -46,6 +48,12 @@ class Unfuse(NamedTuple):
     pictures: int | None = None
 
 
+class PreciseStatistics(NamedTuple):
+    """From how many images; None: `STATISTICS_IMAGES`, or some batches where these are fewer."""
+
+    images: int | None = None
+
+
 class Freeze(NamedTuple):
     """What is not trained: the stem and the first `stages` stages, or all but the classifier where None."""
 
@@ -64,6 +72,7 @@ class Settings(NamedTuple):
     unfuse: Unfuse | None = None
     class_weights: str | None = None
     freeze: Freeze | None = None
+    precise_statistics: PreciseStatistics | None = None
 
 
 def read_settings(config: dict) -> Settings:
@@ -86,6 +95,7 @@ def read_settings(config: dict) -> Settings:
         "unfuse": _read_unfuse,
         "class_weights": _read_class_weights,
         "freeze": _read_freeze,
+        "precise_statistics": _read_precise_statistics,
     }
     return Settings(
         **{name: readers[name](f"Recipe.{name}", value) for name, value in fields.items() if value is not None}
@@ -146,6 +156,11 @@ def _size(path: str, value: Any) -> int | tuple[int, int]:
 def _read_unfuse(path: str, value: Any) -> Unfuse:
     pictures = _mapping(path, value, Unfuse._fields).get("pictures")
     return Unfuse(None if pictures is None else _whole(f"{path}.pictures", pictures))
+
+
+def _read_precise_statistics(path: str, value: Any) -> PreciseStatistics:
+    images = _mapping(path, value, PreciseStatistics._fields).get("images")
+    return PreciseStatistics(None if images is None else _whole(f"{path}.images", images))
 
 
 def _read_class_weights(path: str, value: Any) -> str:
@@ -232,7 +247,7 @@ def _check_mode(config: dict) -> None:
 
 
 def _check_architecture(settings: Settings, config: dict, ours: bool) -> None:
-    for name in ("custom_l2", "head_learning_rate", "unfuse", "freeze"):
+    for name in ("custom_l2", "head_learning_rate", "unfuse", "freeze", "precise_statistics"):
         if getattr(settings, name) is not None and not ours:
             raise PpclsExtError(
                 f"Recipe.{name} works with this project's models only, and Arch.name is {config['Arch']['name']}"
@@ -350,6 +365,11 @@ def _check_class_weights(_: Settings, config: dict) -> None:
         )
 
 
+def _check_precise_statistics(_: Settings, config: dict) -> None:
+    if config["Global"].get("use_dali"):
+        raise PpclsExtError("Recipe.precise_statistics does not work with Global.use_dali: turn one of them off")
+
+
 def _check_freeze(settings: Settings, config: dict) -> None:
     options = config["Global"]
     if not (options.get("pretrained_model") or config["Arch"].get("pretrained") or options.get("checkpoints")):
@@ -373,4 +393,5 @@ _CHECKS: dict[tuple[str, ...], Callable[[Settings, dict], None]] = {
     ("unfuse",): _check_unfuse,
     ("class_weights",): _check_class_weights,
     ("freeze",): _check_freeze,
+    ("precise_statistics",): _check_precise_statistics,
 }

@@ -2,8 +2,8 @@
 
 A step goes: batch, forward, losses, check that the loss is finite, backward; and where an update of the weights is due
 (`Global.update_freq`): weight decay set, gradients clipped and applied, learning rate stepped, moving average updated.
-Behind an epoch come the running statistics of several processes, the evaluation, the checkpoints, and the observers in
-their order: the run's record, the terminal, metrics and figures, early stopping.
+Behind an epoch come the running statistics (of several processes, or `Recipe.precise_statistics`), the evaluation, the
+checkpoints, and the observers in their order: the run's record, the terminal, metrics and figures, early stopping.
 
 PaddleClas builds what is used here: loaders, model, losses, metrics, optimizers, schedules. Two things remain its own,
 behind one call each: the epochs of `Global.train_mode` (`host_epoch`), which have two loaders or rebuild theirs, and
@@ -72,6 +72,8 @@ def train(engine: Any, checkpoints: Checkpoints, observers: Sequence[Observer]) 
         shuffle(engine.train_dataloader, number)
         trained = host_epoch(engine, number) if engine.trains_by_host else train_epoch(engine, number, observers)
         recipe.average_statistics()  # several processes have seen different images
+        if engine.evaluates_after(number) or number == settings["epochs"]:
+            recipe.compute_statistics(engine.train_dataloader)
         evaluation, metric, is_best = None, 0.0, False
         if engine.evaluates_after(number):
             with saved_first(engine, checkpoints, number):

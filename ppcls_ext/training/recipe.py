@@ -32,6 +32,7 @@ from ppcls_ext.models.repvgg import RepVGGBlock, custom_l2
 from ppcls_ext.progress import Report, progress
 from ppcls_ext.reparam.unfuse import unfuse
 from ppcls_ext.training.class_weights import class_weights
+from ppcls_ext.training.precise_statistics import compute_statistics, first_images, learning_norms
 from ppcls_ext.weights.files import read_names, read_weight_file
 from ppcls_ext.weights.naming import are_fused
 
@@ -178,6 +179,28 @@ class Recipe:
         average_statistics({name: state[name] for name in names})
         if self.average is not None:
             average_statistics({name: self.average.state[name] for name in names})
+
+    def compute_statistics(self, loader: Any) -> None:
+        """Computes the running statistics of what is evaluated anew (`Recipe.precise_statistics`), after an epoch.
+
+        Args:
+            loader: of the training images.
+        """
+        settings, norms = self._settings.precise_statistics, learning_norms(self._network)
+        if settings is None or not norms:
+            return
+        state = self._network.state_dict()
+        learning = {id(value) for norm in norms for value in (norm._mean, norm._variance)}
+        names = [name for name, value in state.items() if id(value) in learning]
+        batches = first_images(loader, settings.images)
+        with self.evaluated():
+            compute_statistics(self._network, batches)
+            computed = {name: state[name].clone() for name in names}
+        average_statistics(computed)
+        own = self.average.state if self.average is not None else state
+        with paddle.no_grad():
+            for name, value in computed.items():
+                paddle.assign(value, output=own[name])
 
     def evaluated(self) -> contextlib.AbstractContextManager[None]:
         """A context in which the model holds the weights that are evaluated: the average where there is one."""
