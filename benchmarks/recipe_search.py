@@ -27,13 +27,21 @@ import sys
 import time
 from pathlib import Path
 
+import paddle
+import yaml
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+import ppcls_ext
 from ppcls_ext import cpu
+from ppcls_ext.config.settings import RunSettings
 from ppcls_ext.files import atomic_write
 from ppcls_ext.report.tables import read_metrics
+from ppcls_ext.training.engine import Engine
+from ppcls_ext.training.precise_statistics import compute_statistics, first_images
 
 RESULTS = ROOT / "docs" / "bench" / "recipe_search.csv"
+TEST = "dataset/flowers102/test_list.txt"
 PAGE = ROOT / "docs" / "explanation" / "accuracy.md"
 #: What all experiments share: a schedule that is long enough to tell recipes apart, and short enough for many of them.
 SHARED = (
@@ -41,6 +49,7 @@ SHARED = (
     "Global.epochs=12",
     "Global.eval_interval=4",
     "Recipe.unfuse.pictures=512",
+    "Recipe.precise_statistics=null",
     *(f"DataLoader.{part}.loader.num_workers=0" for part in ("Train", "Eval")),
 )
 _TRAIN = "DataLoader.Train.dataset"
@@ -121,7 +130,9 @@ EXPERIMENTS |= {f"fused, {name}": (*_FUSED, *EXPERIMENTS[name]) for name in _TRI
 LARGER = (1.25, 1.5)
 FIELDS = (
     *("experiment", "seed", "train_images", "epochs", "px", "best_epoch", "val_best", "val_last", "val_loss_last"),
-    *("val_at_1.25", "val_at_1.5", "val_flip", "test", "cpu_minutes", "minutes", "processor", "paddle"),
+    *("val_at_1.25", "val_at_1.5", "val_flip", "precise_val", "precise_val_flip", "precise_val_at_1.25"),
+    *("precise_val_loss", "test", "test_flip", "precise_test", "precise_test_flip"),
+    *("cpu_minutes", "minutes", "processor", "paddle"),
 )
 #: How the table begins.
 COLUMNS = "| what differs |"
@@ -136,20 +147,23 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=Path("output", "recipe_search"), help="folder of the trainings")
     parser.add_argument("--results", type=Path, default=RESULTS, help="csv file (default: %(default)s)")
     parser.add_argument("--test", action="store_true", help="measure the test list, too: of a recipe that is chosen")
+    parser.add_argument("--again", action="store_true", help="measure the finished trainings with precise statistics")
     parser.add_argument("--table", action="store_true", help="print the table of what was measured, and do nothing")
     parser.add_argument("--page", action="store_true", help="as --table, and write it to the end of the page about it")
     args = parser.parse_args()
     unknown = [name for name in args.experiments if name not in EXPERIMENTS]
     if unknown:
         parser.error(f"no experiment is called {unknown[0]!r}: expected one of {', '.join(EXPERIMENTS)}")
-    if not (args.table or args.page):
+    if args.again:
+        measure_again(args.experiments, args.seeds, args.output, args.results, args.test)
+    elif not (args.table or args.page):
         if args.weights is None:
             parser.error("expected --weights FILE|published")
         for seed in args.seeds:  # a seed of all, before the next
             for name in args.experiments or EXPERIMENTS:
                 if not any((row["experiment"], row["seed"]) == (name, str(seed)) for row in read_rows(args.results)):
                     row = measure(name, seed, args.weights, args.output, args.test)
-                    new = {field: str(row[field]) for field in FIELDS}
+                    new = {field: str(row.get(field, "")) for field in FIELDS}
                     write_rows(args.results, [*read_rows(args.results), new])  # another search may have added some
                     print(f"{name}, seed {seed}: val {row['val_last']}, {row['cpu_minutes']} CPU minutes", flush=True)
     found = table(read_rows(args.results))
@@ -175,7 +189,7 @@ def measure(name: str, seed: int, weights: str, output: Path, with_test: bool) -
     Returns:
         A value for each of `FIELDS`.
     """
-    run = output / f"{re.sub(r'[^a-z0-9.]+', '_', name.lower())}-{seed}"
+    run = output / folder_name(name, seed)
     shutil.rmtree(run, ignore_errors=True)
     said = [*SHARED, *EXPERIMENTS[name], f"Global.seed={seed}", f"Global.pretrained_model={weights}"]
     said += [f"Global.output_dir={run.parent}", f"Global.run_name={run.name}"]
@@ -187,7 +201,6 @@ def measure(name: str, seed: int, weights: str, output: Path, with_test: bool) -
     record = json.loads((run / "run.json").read_text(encoding="utf-8"))
     px = next(int(text.split("=")[1]) for text in reversed(said) if text.startswith("Global.image_size="))
     larger = {factor: evaluate(run, px=round(px * factor / 32) * 32) for factor in LARGER}
-    test = evaluate(run, data="dataset/flowers102/test_list.txt") if with_test else ""
     return {
         "experiment": name,
         "seed": seed,
@@ -201,7 +214,8 @@ def measure(name: str, seed: int, weights: str, output: Path, with_test: bool) -
         "val_at_1.25": larger[1.25],
         "val_at_1.5": larger[1.5],
         "val_flip": evaluate(run, "--tta", "flip"),
-        "test": test,
+        **measure_precise(run, px),
+        **(measure_test(run) if with_test else {}),
         "cpu_minutes": f"{used / 60:.1f}",
         "minutes": f"{wall / 60:.1f}",
         "processor": cpu.name(),
@@ -209,7 +223,86 @@ def measure(name: str, seed: int, weights: str, output: Path, with_test: bool) -
     }
 
 
-def evaluate(run: Path, *options: str, px: int | None = None, data: str | None = None) -> str:
+def measure_again(names: list[str], seeds: list[int], output: Path, results: Path, with_test: bool) -> None:
+    """Fills the columns of trainings that were measured before they were there, from their folders."""
+    for row in read_rows(results):
+        run = output / folder_name(row["experiment"], row["seed"])
+        if (names and row["experiment"] not in names) or int(row["seed"]) not in seeds or not run.exists():
+            continue
+        new = measure_precise(run, int(row["px"])) if not row["precise_val"] else {}
+        new |= measure_test(run) if with_test and not row["test"] else {}
+        if new:
+            rows = read_rows(results)  # another search may have added some
+            for other in rows:
+                if all(other[field] == row[field] for field in ("experiment", "seed")):
+                    other.update(new)
+            write_rows(results, rows)
+            print(row["experiment"], row["seed"], new, flush=True)
+
+
+def folder_name(name: str, seed: int | str) -> str:
+    """The name of a training's folder."""
+    return f"{re.sub(r'[^a-z0-9.]+', '_', name.lower())}-{seed}"
+
+
+def measure_precise(run: Path, px: int) -> dict[str, str]:
+    """Evaluates a finished training with precise statistics, which change nothing while it is trained.
+
+    Args:
+        run: its folder; the fused form has no statistics.
+        px: the side of its images.
+    """
+    if yaml.safe_load((run / "config.yml").read_text(encoding="utf-8"))["Arch"].get("fused"):
+        return {}
+    precise = with_precise_statistics(run)
+    larger = round(px * LARGER[0] / 32) * 32
+    return {
+        "precise_val": evaluate(precise),
+        "precise_val_flip": evaluate(precise, "--tta", "flip"),
+        "precise_val_at_1.25": evaluate(precise, px=larger),
+        "precise_val_loss": evaluate(precise, metric="loss"),
+    }
+
+
+def measure_test(run: Path) -> dict[str, str]:
+    """Evaluates a finished training on the test list, both ways where its precise statistics lie beside it."""
+    precise = beside(run)
+    measured = {"test": evaluate(run, data=TEST), "test_flip": evaluate(run, "--tta", "flip", data=TEST)}
+    if precise.exists():
+        measured["precise_test"] = evaluate(precise, data=TEST)
+        measured["precise_test_flip"] = evaluate(precise, "--tta", "flip", data=TEST)
+    return measured
+
+
+def beside(run: Path) -> Path:
+    """The folder of a training's weights with precise statistics."""
+    return run.with_name(f"{run.name}-precise")
+
+
+def with_precise_statistics(run: Path) -> Path:
+    """Writes the weights of a finished training's last epoch with precise statistics, and returns their folder."""
+    precise = beside(run)
+    shutil.rmtree(precise, ignore_errors=True)
+    precise.mkdir()
+    shutil.copy(run / "config.yml", precise)
+    config = yaml.safe_load((run / "config.yml").read_text(encoding="utf-8"))
+    config["Global"].update(pretrained_model=None, checkpoints=None, output_dir=str(precise), run_name="built")
+    config["Recipe"].update(ema=None, unfuse=None)
+    ppcls_ext.register()
+    engine = Engine(RunSettings(config), "train")
+    engine.network.set_state_dict(paddle.load(str(last_weights(run))))
+    engine.network.train()
+    compute_statistics(engine.network, first_images(engine.train_dataloader, None))
+    paddle.save(engine.network.state_dict(), str(precise / "latest.ema.pdparams"))
+    return precise
+
+
+def last_weights(run: Path) -> Path:
+    """The weights of a training's last epoch: their average where there is one."""
+    return next(path for name in ("latest.ema", "latest") if (path := run / f"{name}.pdparams").exists())
+
+
+def evaluate(run: Path, *options: str, px: int | None = None, data: str | None = None, metric: str = "top1") -> str:
     """Returns the top-1 accuracy of a run's last epoch, on its validation list where no other is given.
 
     Args:
@@ -217,13 +310,13 @@ def evaluate(run: Path, *options: str, px: int | None = None, data: str | None =
         options: further ones of `ppcls-ext eval`.
         px: another side of the images than the run's.
         data: another list.
+        metric: another metric.
     """
     chosen = [*options, *(["--data", data] if data else [])]
     if px is not None:
         chosen += ["-o", f"Global.image_size={px}"]
-    weights = next(path for name in ("latest.ema", "latest") if (path := run / f"{name}.pdparams").exists())
-    found = json.loads(run_command("eval", str(weights), "--json", *chosen))
-    return f"{found['metrics']['top1']:.4f}"
+    found = json.loads(run_command("eval", str(last_weights(run)), "--json", *chosen))
+    return f"{found['metrics'][metric]:.4f}"
 
 
 def run_command(*arguments: str) -> str:
@@ -243,7 +336,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     if not path.exists():
         return []
     with open(path, encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
+        return [{field: row.get(field, "") for field in FIELDS} for row in csv.DictReader(stream)]
 
 
 def write_rows(path: Path, rows: list[dict[str, str]]) -> None:
@@ -257,12 +350,13 @@ def write_rows(path: Path, rows: list[dict[str, str]]) -> None:
 def table(rows: list[dict[str, str]]) -> str:
     """Returns a table in Markdown: a row an experiment, the best first; means over seeds and their spread, in %."""
     of = {name: [row for row in rows if row["experiment"] == name] for name in EXPERIMENTS}
-    lines = [f"{COLUMNS} seeds | val, last epoch | flipped too | at 1.25 × the size | test | CPU minutes |"]
-    lines.append("|---|---|---|---|---|---|---|")
-    for name, found in sorted(of.items(), key=lambda item: -_mean(item[1], "val_last")):
+    lines = [f"{COLUMNS} seeds | running: val | flipped too | test | precise: val | flipped too | test | CPU minutes |"]
+    lines.append("|---|---|---|---|---|---|---|---|---|")
+    fields = ("val_last", "val_flip", "test", "precise_val", "precise_val_flip", "precise_test")
+    for name, found in sorted(of.items(), key=lambda item: -max(_mean(item[1], "val_last"), _mean(item[1], fields[3]))):
         if found:
-            cells = [name, str(len(found)), _percent(found, "val_last"), _percent(found, "val_flip")]
-            cells += [_percent(found, "val_at_1.25"), _percent(found, "test"), f"{_mean(found, 'cpu_minutes'):.0f}"]
+            cells = [name, str(len(found)), *(_percent(found, field) for field in fields)]
+            cells.append(f"{_mean(found, 'cpu_minutes'):.0f}")
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

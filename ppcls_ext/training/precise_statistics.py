@@ -31,7 +31,6 @@ from ppcls_ext.training.first_batch import as_before
 BATCHES = 16
 
 
-
 def first_images(loader: Any, images: int | None) -> list[Tensor]:
     """The images of the first batches of a training, (N, C, H, W) each, augmented, and not mixed with each other.
 

@@ -164,5 +164,5 @@ def test_another_projects_network_is_refused(config, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config["Arch"]["name"] = "ResNet18"
     config["Recipe"] = {"precise_statistics": {}}
-    with pytest.raises(PpclsExtError, match="this project's models only, and Arch.name is ResNet18"):
+    with pytest.raises(PpclsExtError, match="models only, and Arch\\.name is ResNet18"):
         build_engine(config, "train")
