@@ -320,7 +320,14 @@ teach the net little."""
         crop_scale=(0.35, 1.0),
         augmentation=({"ColorJitter": {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2}},),
         batch_augmentation=_mixup_or_cutmix(0.2, 0.3, 0.4),
-        sections={"Recipe": {"ema": {"decay": 0.995}, "head_learning_rate": 10, "clip_global_norm": 5.0}},
+        sections={
+            "Recipe": {
+                "ema": {"decay": 0.995},
+                "head_learning_rate": 10,
+                "clip_global_norm": 5.0,
+                "precise_statistics": {},
+            }
+        },
     )
 
 

@@ -13,6 +13,7 @@ a training precise; theirs are the mean over batches.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -45,10 +46,15 @@ def first_images(loader: Any, images: int | None) -> list[Tensor]:
     with unmixed(loader):
         for batch in batches_of(loader):
             chunks.append(paddle.to_tensor(batch[0]))
-            enough = sum(len(chunk) for chunk in chunks) >= (images or STATISTICS_IMAGES)
-            if enough or (images is None and len(chunks) == BATCHES):
+            if len(chunks) >= batches_wanted(loader, len(chunks[0]), images):
                 break
     return chunks
+
+
+def batches_wanted(loader: Any, size: int, images: int | None) -> int:
+    """How many batches of a loader, of `size` images each, `first_images` takes."""
+    count = math.ceil((images or STATISTICS_IMAGES) / size)
+    return min(count, len(loader), BATCHES if images is None else count)
 
 
 @paddle.no_grad()

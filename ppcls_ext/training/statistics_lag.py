@@ -17,6 +17,7 @@ from paddle import nn
 
 from ppcls_ext.data.lists import MULTI_LABEL
 from ppcls_ext.hosts.paddleclas.image_lists import ListedDataset
+from ppcls_ext.models.backbone import Backbone
 from ppcls_ext.training.evaluation import answers_to
 from ppcls_ext.training.first_batch import as_before, batch_of
 
@@ -55,10 +56,13 @@ def statistics_lag(engine: Any) -> str | None:
             by_batch = _right(answers_to(engine, images, labels), labels)
     if by_running is None or by_batch is None or by_batch - by_running < MUCH * count:
         return None
+    advice = "train more epochs or smaller batches, or with a lower Recipe.ema.decay where it is set"
+    if isinstance(engine.network, Backbone) and engine.settings.recipe.precise_statistics is None:
+        advice = "-o Recipe.precise_statistics={} computes them anew before each evaluation"
     return (
         f"of {count} images {by_running} are recognised by the running statistics of the batch normalisations, which "
         f"evaluations and exports take, and {by_batch} by the images' own: the running ones lag behind the weights; "
-        "train more epochs or smaller batches, or with a lower Recipe.ema.decay where it is set"
+        f"{advice}"
     )
 
 

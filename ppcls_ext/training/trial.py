@@ -17,6 +17,7 @@ from ppcls_ext.training.engine import Engine
 from ppcls_ext.training.evaluation import answers_to
 from ppcls_ext.training.first_batch import as_before, first_batch_of
 from ppcls_ext.training.observers import Batch, Observer
+from ppcls_ext.training.precise_statistics import batches_wanted, compute_statistics
 
 
 class Trial(Observer):
@@ -87,7 +88,7 @@ class Trial(Observer):
         return statistics.median(end - start for start, end in zip(self._ends, self._ends[1:]))
 
     def evaluation_seconds(self) -> float:
-        """Estimates by one batch the seconds of an evaluation; 0 where a training makes none."""
+        """Estimates by one batch the seconds of an evaluation with all it needs; 0 where a training makes none."""
         engine = self.engine
         if not engine.config["Global"]["eval_during_train"]:
             return 0.0
@@ -101,7 +102,23 @@ class Trial(Observer):
                 start = time.perf_counter()
                 answers_to(engine, images, labels)
                 computing = time.perf_counter() - start
-        return len(loader.dataset) / len(images) * (reading + computing)
+        return len(loader.dataset) / len(images) * (reading + computing) + self._statistics_seconds()
+
+    def _statistics_seconds(self) -> float:
+        """Estimates the seconds of `Recipe.precise_statistics` before an evaluation."""
+        engine, settings = self.engine, self.engine.settings.recipe.precise_statistics
+        if settings is None:
+            return 0.0
+        loader = engine.train_dataloader
+        with captured_output():
+            start = time.perf_counter()
+            images = paddle.to_tensor(first_batch_of(loader, "DataLoader.Train")[0])
+            reading = (time.perf_counter() - start) / max(1, loader.num_workers)
+            for _ in range(2):  # the first one builds what the others use
+                start = time.perf_counter()
+                compute_statistics(engine.network, [images])
+                computing = time.perf_counter() - start
+        return batches_wanted(loader, len(images), settings.images) * (reading + computing)
 
 
 class _EnoughError(Exception):

@@ -11,6 +11,7 @@ import yaml
 from paddle.utils import unique_name
 
 import ppcls_ext
+from ppcls_ext.config.settings import RunSettings
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.training.trial import Trial
 
@@ -53,6 +54,22 @@ def test_as_many_epochs_as_fit(train, monkeypatch, capsys):
     )
     with pytest.raises(PpclsExtError, match="is resumed, whose epochs are known: leave it out"):
         train(resume=run.folder, budget="2h")
+
+
+def test_statistics_that_are_computed_anew_take_their_time(tiny_settings, tmp_path, monkeypatch):
+    tiny_settings["Global"]["eval_during_train"] = True
+    seconds = {}
+    for name, recipe in (("running", {}), ("precise", {"precise_statistics": {"images": 10**6}})):
+        tiny_settings["Recipe"] = recipe
+        with unique_name.guard():
+            trial = Trial(RunSettings(tiny_settings), str(tmp_path), 1)
+            trial.run()
+        ticks = iter(range(0, 10**9, 1000))  # each look at the clock takes 1000 s
+        monkeypatch.setattr("time.perf_counter", lambda ticks=ticks: float(next(ticks)))
+        seconds[name] = trial.evaluation_seconds()
+        monkeypatch.undo()
+        batches = len(trial.engine.train_dataloader)
+    assert seconds["precise"] - seconds["running"] == batches * 2000, "read and compute"
 
 
 def test_no_room_for_an_epoch(train, monkeypatch, tmp_path):

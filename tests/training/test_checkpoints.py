@@ -25,7 +25,11 @@ from ppcls_ext.weights.paddle_file import read_paddle_file
 from tests.helpers import build_engine, prepared, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
-RECIPE = {"ema": {"decay": 0.9}, "weight_decay": {"start": 1e-2, "end": 1e-3}}
+RECIPE = {
+    "ema": {"decay": 0.9},
+    "weight_decay": {"start": 1e-2, "end": 1e-3},
+    "precise_statistics": {},
+}
 
 
 @pytest.fixture

@@ -65,6 +65,8 @@ def test_said_where_they_lag_only_and_nothing_changes(config, tmp_path, monkeypa
     line = statistics_lag.statistics_lag(engine)
     assert line.startswith("of 16 images "), "twice the batch"
     assert line.count("\n") == 0
+    own = name != "ResNet18"
+    assert line.endswith("before each evaluation" if own else "a lower Recipe.ema.decay where it is set")
     assert same(spoilt, state_of(engine))
     assert not same(before, spoilt)
     assert modes == [layer.training for layer in engine.model.sublayers(include_self=True)]
