@@ -75,6 +75,7 @@ SET_FROM_OUTSIDE = {
     "data/shards.py": "entry",
     "predict/onnx_file.py": "options",
     "predict/ncnn_model.py": "self.net.opt",
+    "training/precise_statistics.py": "norm",
     "training/statistics_lag.py": "norm",
     "training/terminal.py": "handler",
     "weights/bounded.py": "array.flags",
