@@ -72,9 +72,10 @@ def train(engine: Any, checkpoints: Checkpoints, observers: Sequence[Observer]) 
         shuffle(engine.train_dataloader, number)
         trained = host_epoch(engine, number) if engine.trains_by_host else train_epoch(engine, number, observers)
         recipe.average_statistics()  # several processes have seen different images
-        if engine.evaluates_after(number) or number == settings["epochs"]:
-            recipe.compute_statistics(engine.train_dataloader)
         evaluation, metric, is_best = None, 0.0, False
+        if engine.evaluates_after(number) or number == settings["epochs"]:
+            with saved_first(engine, checkpoints, number):
+                recipe.compute_statistics(engine.train_dataloader)
         if engine.evaluates_after(number):
             with saved_first(engine, checkpoints, number):
                 evaluation = evaluate_epoch(engine, number)

@@ -146,6 +146,20 @@ def test_only_where_it_is_evaluated_and_at_the_end(config, tmp_path, monkeypatch
     assert len(computed) == 3, "after epochs 2, 4 and 5"
 
 
+@pytest.mark.parametrize("evaluated", [True, False])
+def test_where_they_cannot_be_computed_the_epoch_is_saved(config, tmp_path, monkeypatch, evaluated):
+    recipe = {"precise_statistics": {}}
+    engine = trained(config, tmp_path, monkeypatch, recipe, epochs=1, eval_during_train=evaluated)
+
+    def fail(*_):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr("ppcls_ext.training.recipe.first_images", fail)
+    with pytest.raises(PpclsExtError, match="epoch 1 failed, and that epoch is saved as latest: MemoryError: no room"):
+        engine.train()
+    assert (engine.folder / "latest.pdparams").is_file()
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
