@@ -22,7 +22,8 @@ import paddle
 from paddle import Tensor, nn
 
 from ppcls_ext.config.recipe import STATISTICS_IMAGES
-from ppcls_ext.hosts.paddleclas.loader_processes import batches_of, unmixed
+from ppcls_ext.hosts.paddleclas.image_lists import unmixed
+from ppcls_ext.hosts.paddleclas.loader_processes import batches_of
 from ppcls_ext.models.backbone import Backbone
 from ppcls_ext.models.fasternet import Stage
 from ppcls_ext.progress import progress, ticks

@@ -12,12 +12,13 @@ thread.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import multiprocessing
 import os
 import random
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
 import numpy as np
@@ -27,7 +28,7 @@ from ppcls_ext.data.image_files import decode, read_image
 from ppcls_ext.data.image_rule import RGB
 from ppcls_ext.data.lists import MULTI_LABEL, SINGLE_LABEL, ImageList
 from ppcls_ext.errors import PpclsExtError, one_line
-from ppcls_ext.hosts.adaptation import patch
+from ppcls_ext.hosts.adaptation import patch, patched
 from ppcls_ext.hosts.paddleclas.registry import publish
 
 WHAT_TO_DO = "replace the file or take it off the list"
@@ -266,6 +267,15 @@ def note_failures(loader: Any) -> None:
             return default_collate_fn([batch[0]] * len(batch))
 
     patch(loader, "collate_fn", collate_or_note)
+
+
+@contextlib.contextmanager
+def unmixed(loader: Any) -> Iterator[None]:
+    """A context in which a loader's batches are not mixed: `batch_transform_ops` are left out."""
+    with patched(loader, "collate_fn", None):
+        if is_image_list(loader.dataset):
+            note_failures(loader)
+        yield
 
 
 def is_image_list(dataset: Any) -> bool:

@@ -6,7 +6,6 @@ it, writing to such a file ends the process with a bus error, and the training w
 
 from __future__ import annotations
 
-import contextlib
 import mmap
 import multiprocessing
 import os
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ppcls_ext.hosts.adaptation import mentions, patch, patched
+from ppcls_ext.hosts.adaptation import mentions, patch
 from ppcls_ext.processes import end_with_parent
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -84,13 +83,6 @@ def batches_of(loader: Iterable[Any]) -> Iterator[Any]:
         yield from iterator
     finally:
         end_loading(iterator)
-
-
-@contextlib.contextmanager
-def unmixed(loader: Any) -> Iterator[None]:
-    """A context in which a loader's batches are not mixed: `batch_transform_ops` are left out."""
-    with patched(loader, "collate_fn", None):
-        yield
 
 
 def fit_shared_memory(loaders: Mapping[str, Any], processes: int = 1, folder: Path = SHARED_MEMORY) -> str:
