@@ -18,7 +18,7 @@ import multiprocessing
 import os
 import random
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, overload
 
 import numpy as np
@@ -28,7 +28,7 @@ from ppcls_ext.data.image_files import decode, read_image
 from ppcls_ext.data.image_rule import RGB
 from ppcls_ext.data.lists import MULTI_LABEL, SINGLE_LABEL, ImageList
 from ppcls_ext.errors import PpclsExtError, one_line
-from ppcls_ext.hosts.adaptation import patch, patched
+from ppcls_ext.hosts.adaptation import patch
 from ppcls_ext.hosts.paddleclas.registry import publish
 
 WHAT_TO_DO = "replace the file or take it off the list"
@@ -253,8 +253,21 @@ def note_failures(loader: Any) -> None:
     Args:
         loader: Paddle's, of a list that was handed over.
     """
-    collate, listed = loader.collate_fn or default_collate_fn, loader.dataset.listed
+    _collate_by(loader, _noting(loader.collate_fn or default_collate_fn, loader.dataset.listed))
 
+
+@contextlib.contextmanager
+def unmixed(loader: Any) -> Iterator[None]:
+    """A context in which a loader's batches are not mixed: `batch_transform_ops` are left out."""
+    mixing, dataset = loader.collate_fn, loader.dataset
+    _collate_by(loader, _noting(default_collate_fn, dataset.listed) if is_image_list(dataset) else None)
+    try:
+        yield
+    finally:
+        _collate_by(loader, mixing)
+
+
+def _noting(collate: Callable, listed: Listed) -> Callable:
     @functools.wraps(collate)
     def collate_or_note(batch: list) -> Any:
         try:
@@ -266,16 +279,11 @@ def note_failures(loader: Any) -> None:
             )
             return default_collate_fn([batch[0]] * len(batch))
 
-    patch(loader, "collate_fn", collate_or_note)
+    return collate_or_note
 
 
-@contextlib.contextmanager
-def unmixed(loader: Any) -> Iterator[None]:
-    """A context in which a loader's batches are not mixed: `batch_transform_ops` are left out."""
-    with patched(loader, "collate_fn", None):
-        if is_image_list(loader.dataset):
-            note_failures(loader)
-        yield
+def _collate_by(loader: Any, collate: Callable | None) -> None:
+    patch(loader, "collate_fn", collate)
 
 
 def is_image_list(dataset: Any) -> bool:
