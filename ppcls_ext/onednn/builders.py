@@ -7,11 +7,13 @@ oneDNN adds in float32 always.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ppcls_ext.onednn.library import Description, Handle, Library, Primitive, dims
+from ppcls_ext.onednn.library import Copies, Description, Handle, Library, Primitive, dims
 from ppcls_ext.onednn.memory import FLOAT32
 
 # <dnnl_types.h>: kinds, algorithms, flags, and the indices of arguments
@@ -21,6 +23,8 @@ _RELU_FROM_OUTPUT, _ADD, _MULTIPLY = 0x100, 0x1FFF0, 0x1FFF1
 _SRC, _SRC_1, _DST, _WEIGHTS, _BIAS, _MEAN, _VARIANCE, _SCALE, _SHIFT = 1, 2, 17, 33, 41, 49, 50, 51, 52
 _DIFF_SRC, _DIFF_DST, _DIFF_WEIGHTS, _DIFF_SCALE, _DIFF_SHIFT, _POST_OP = 129, 145, 161, 255, 256, 0x8000
 _ZERO = ctypes.c_float(0)
+#: Numbers in a bfloat16 map from which on all threads normalise it.
+_SHARED = 1 << 17
 
 Shape = Sequence[int]
 
@@ -71,6 +75,124 @@ def convolution_kernel_gradient(
     descriptor = sides.backward("weights", sides.any_x(), sides.any_kernel(FLOAT32), None, sides.any_y())
     inputs = [(_SRC, sides.x()), (_DIFF_DST, sides.y())]
     return Primitive(library, descriptor, inputs, [(_DIFF_WEIGHTS, sides.kernel())])
+
+
+def pointwise(library: Library, pixels: int, kernel: Shape, bias: bool, numbers: int) -> Primitive:
+    """(x, kernel, bias where there is one) → y, of a kernel (O, C) of the maps' kind, by a product of matrices."""
+    sides = _Product(library, pixels, kernel, numbers)
+    vector = library.description([1, kernel[0]], [kernel[0], 1])
+    tensors = (sides.x(), sides.kernel(turned=True), vector if bias else None, sides.y())
+    inputs = [(_SRC, tensors[0]), (_WEIGHTS, tensors[1]), *([(_BIAS, vector)] if bias else [])]
+    return Primitive(library, sides.product(*tensors), inputs, [(_DST, tensors[3])])
+
+
+def pointwise_input_gradient(library: Library, pixels: int, kernel: Shape, numbers: int) -> Primitive:
+    """(gradient of y, kernel) → gradient of x."""
+    sides = _Product(library, pixels, kernel, numbers)
+    grad, matrix, result = sides.y(), sides.kernel(), sides.x()
+    inputs = [(_SRC, grad), (_WEIGHTS, matrix)]
+    return Primitive(library, sides.product(grad, matrix, None, result), inputs, [(_DST, result)])
+
+
+def pointwise_kernel_gradient(library: Library, pixels: int, kernel: Shape, numbers: int) -> Primitive:
+    """(gradient of y, x) → gradient of the kernel."""
+    sides = _Product(library, pixels, kernel, numbers)
+    grad, x, result = sides.y(turned=True), sides.x(), sides.kernel_gradient()
+    inputs = [(_SRC, grad), (_WEIGHTS, x)]
+    return Primitive(library, sides.product(grad, x, None, result), inputs, [(_DST, result)])
+
+
+def patches(library: Library, shape: Shape, kernel: Shape, geometry: Geometry, pitch: int, numbers: int) -> Copies:
+    """The map → for each group, output pixel and place in the kernel the C / groups numbers under it, row after row.
+
+    What lies in the padding is not written: it must be zero before.
+    """
+    (batch, height, width, channels), (size, groups) = shape, (kernel[2], geometry.groups)
+    _, out_height, out_width, _ = geometry.output_shape(shape, kernel)
+    pitch, stride, own = pitch or channels, geometry.stride, channels // groups
+    row = size * size * own  # of a patch
+    copies = []
+    for place in range(size * size):
+        down, right = place // size - geometry.padding, place % size - geometry.padding
+        top, rows = _inside(out_height, height, stride, down)
+        left, columns = _inside(out_width, width, stride, right)
+        if rows <= 0 or columns <= 0:
+            continue
+        sizes = [batch, rows, columns, groups, own]
+        given = [height * width * pitch, stride * width * pitch, stride * pitch, own, 1]
+        wanted = [out_height * out_width * row, out_width * row, row, batch * out_height * out_width * row, 1]
+        source = ((top * stride + down) * width + left * stride + right) * pitch
+        target = (top * out_width + left) * row + place * own
+        part, its_rows = (library.description(sizes, strides, numbers) for strides in (given, wanted))
+        copies.append((_reorder(library, part, its_rows), numbers * source, numbers * target))
+    return Copies(copies)
+
+
+def _inside(outputs: int, inputs: int, stride: int, shift: int) -> tuple[int, int]:
+    """The first of the outputs whose input, `stride · output + shift`, exists, and how many follow, with it."""
+    first = max(0, -(shift // stride))
+    return first, min(outputs - 1, (inputs - 1 - shift) // stride) - first + 1
+
+
+def patches_product(
+    library: Library, shape: Shape, kernel: Shape, geometry: Geometry, pitch: int, numbers: int
+) -> Primitive:
+    """(gradient of y, patches) → gradient of the kernel, (O, k, k, C / groups)."""
+    batch, out_height, out_width, outputs = geometry.output_shape(shape, kernel)
+    pixels, groups, pitch = batch * out_height * out_width, geometry.groups, pitch or outputs
+    each, row = outputs // groups, kernel[1] * kernel[2] * kernel[3]
+    grad = library.description([groups, each, pixels], [each, 1, pitch], numbers)
+    rows = library.description([groups, pixels, row], [pixels * row, row, 1], numbers)
+    result = library.description([groups, each, row], [each * row, row, 1])
+    descriptor = library.descriptor("matmul", library.engine, grad, rows, None, result)
+    return Primitive(library, descriptor, [(_SRC, grad), (_WEIGHTS, rows)], [(_DST, result)])
+
+
+def kernel_from_rows(library: Library, kernel: Shape) -> Primitive:
+    """(O, k, k, C) → (O, C, k, k)."""
+    outputs, channels, places = kernel[0], kernel[1], kernel[2] * kernel[3]
+    sizes, dense = [outputs, channels, places], _dense_strides([outputs, channels, places])
+    given = library.description(sizes, [channels * places, 1, channels])
+    return _reorder(library, given, library.description(sizes, dense))
+
+
+def column_sums(library: Library, rows: int, columns: int, numbers: int) -> Primitive:
+    """(ones, a matrix (rows, columns)) → the sum of each column, float32: of bfloat16 numbers a product is exact."""
+    ones = library.description([1, rows], [rows, 1], numbers)
+    matrix = library.description([rows, columns], [columns, 1], numbers)
+    sums = library.description([1, columns], [columns, 1])
+    descriptor = library.descriptor("matmul", library.engine, ones, matrix, None, sums)
+    return Primitive(library, descriptor, [(_SRC, ones), (_WEIGHTS, matrix)], [(_DST, sums)])
+
+
+class _Product:
+    """Descriptions of the matrices of a pointwise convolution: x (pixels, C), its kernel (O, C), y (pixels, O)."""
+
+    def __init__(self, library: Library, pixels: int, kernel: Shape, numbers: int) -> None:
+        self.library, self.pixels, self.numbers = library, pixels, numbers
+        self.outputs, self.channels = kernel[:2]
+
+    def x(self) -> Description:
+        return self._matrix(self.pixels, self.channels)
+
+    def y(self, turned: bool = False) -> Description:
+        return self._matrix(self.pixels, self.outputs, turned)
+
+    def kernel(self, turned: bool = False) -> Description:
+        return self._matrix(self.outputs, self.channels, turned)
+
+    def kernel_gradient(self) -> Description:
+        return self.library.description([self.outputs, self.channels], [self.channels, 1])
+
+    def product(self, *tensors: Handle | None) -> Handle:
+        return self.library.descriptor("matmul", self.library.engine, *tensors)
+
+    def _matrix(self, rows: int, columns: int, turned: bool = False) -> Description:
+        sizes, strides = [rows, columns], [columns, 1]
+        if turned:
+            sizes.reverse()
+            strides.reverse()
+        return self.library.description(sizes, strides, self.numbers)
 
 
 class _Convolution:
@@ -124,11 +246,15 @@ def normalisation(library: Library, shape: Shape, epsilon: float, gradient: bool
     """(x, γ, β) → (y, mean, variance), or (x, mean, variance, gradient of y, γ) → (gradients of x, γ, β).
 
     In one thread, as Paddle does it, but several times faster: oneDNN's threads wait for each other in a loop here,
-    which on a machine with more to do (the processes that load images) takes a hundred times the work itself.
+    which on a machine with more to do (the processes that load images) takes a hundred times the work itself. Of large
+    bfloat16 maps each thread gets channels of its own, and waits for nobody: oneDNN does that where there is one image,
+    so all pixels are said to be of one.
     """
+    is_shared = numbers != FLOAT32 and math.prod(shape) >= _SHARED
     channels, of_batch = shape[3], ctypes.c_float(epsilon)
-    x, vector = _map(library, shape, numbers), _vector(library, channels)
-    with library.one_thread():
+    x = _map(library, (1, 1, math.prod(shape[:3]), channels) if is_shared else shape, numbers)
+    vector = _vector(library, channels)
+    with contextlib.nullcontext() if is_shared else library.one_thread():
         forward = library.descriptor(
             "batch_normalization_forward", library.engine, _TRAINING, x, x, of_batch, _SCALE_AND_SHIFT
         )

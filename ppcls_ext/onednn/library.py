@@ -13,7 +13,7 @@ import ctypes
 import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -69,6 +69,7 @@ _FUNCTIONS = {
     "batch_normalization_backward_primitive_desc_create": [
         *(_POINTER, _POINTER, _INT, _POINTER, _POINTER, _POINTER, _FLOAT32, ctypes.c_uint, _POINTER, _POINTER)
     ],
+    "matmul_primitive_desc_create": 7 * [_POINTER],
     "binary_primitive_desc_create": [_POINTER, _POINTER, _INT, _POINTER, _POINTER, _POINTER, _POINTER],
     "eltwise_forward_primitive_desc_create": [
         *(_POINTER, _POINTER, _INT, _INT, _POINTER, _POINTER, _FLOAT32, _FLOAT32, _POINTER)
@@ -90,6 +91,9 @@ _FUNCTIONS = {
 }
 #: What those return that do not return a status.
 _RESULTS = {"primitive_desc_query_md": _POINTER, "memory_desc_get_size": _SIZE}
+
+
+_Built = TypeVar("_Built", bound="Primitive | Copies")
 
 
 class UnsupportedError(Exception):
@@ -159,7 +163,8 @@ class Library:
         #: Whether the processor computes products of bfloat16 numbers, by AVX-512 BF16 or AMX, and whether by AMX.
         self.has_bfloat16, self.has_amx = bool(instructions & _HAS_BFLOAT16), bool(instructions & _HAS_AMX)
         self.lock: Any = threading.RLock()  # Any: typeshed knows no _is_owned
-        self.primitives: collections.OrderedDict[tuple, Primitive | None] = collections.OrderedDict()
+        #: None where oneDNN has none.
+        self.primitives: collections.OrderedDict[tuple, Any] = collections.OrderedDict()
         self._scratch = (np.empty(0, np.uint8), 0, 0)  # the memory, its first aligned address, the bytes from there
 
     def call(self, name: str, *arguments: Any) -> None:
@@ -220,7 +225,7 @@ class Library:
                 "let the handler set a flag, and run the model after the operation"
             )
 
-    def primitive(self, key: tuple, build: Callable[..., Primitive], *arguments: Any) -> Primitive:
+    def primitive(self, key: tuple, build: Callable[..., _Built], *arguments: Any) -> _Built:
         """Returns the kept primitive of that key, or a new one: `build(library, *arguments)`.
 
         Raises:
@@ -368,3 +373,19 @@ class Primitive:
             *[_Argument(index, memory._as_parameter_.value) for index, memory in arguments]
         )
         return primitive, len(arguments), array
+
+
+class Copies:
+    """Copies of parts of one tensor into parts of another, one after the other.
+
+    Args:
+        parts: each with where it begins in the memory of the two, bytes.
+    """
+
+    def __init__(self, parts: Sequence[tuple[Primitive, int, int]]) -> None:
+        self.parts = parts
+
+    def __call__(self, source: int, target: int) -> None:
+        """Runs on the memory of the two."""
+        for copy, given, wanted in self.parts:
+            copy(source + given, target + wanted)

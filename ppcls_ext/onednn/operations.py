@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import paddle
 from paddle import Tensor
 
-from ppcls_ext.onednn import builders, by_paddle, products
+from ppcls_ext.onednn import builders, by_paddle, half_convolution, products
 from ppcls_ext.onednn.arena import empty, empty_map
-from ppcls_ext.onednn.bfloat16 import has_primitives, to_bfloat16, to_float32
+from ppcls_ext.onednn.bfloat16 import to_bfloat16, to_float32
 from ppcls_ext.onednn.builders import Geometry
 from ppcls_ext.onednn.find import loaded
-from ppcls_ext.onednn.library import Primitive, UnsupportedError
-from ppcls_ext.onednn.memory import address, is_half
+from ppcls_ext.onednn.library import UnsupportedError
+from ppcls_ext.onednn.memory import is_half
+from ppcls_ext.onednn.run import run
 from ppcls_ext.onednn.statistics import LONGEST, mean_and_variance, normalisation_sums
 
 #: Numbers in a map from which on copying it is worth while to reach a faster gradient.
@@ -31,45 +32,48 @@ LARGE = 1 << 14
 LONG_SUM = 1 << 16
 #: Channels from which on oneDNN's normalisations of a forward pass are slow, which go down one channel after the other.
 WIDE = 512
+#: Channels in a vector: oneDNN's normalisations of other numbers of them take up to ten times as long with AVX-512.
+CHANNELS = 16
 #: Maps and vectors that one primitive adds; oneDNN takes 32 operations behind one at most.
 MOST_ADDENDS = 24
 
 
 def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
     """`x: (N, H, W, C)`, `kernel: (O, C / groups, k, k)`, `bias: (O,)` → (N, Ho, Wo, O)."""
+    if is_half(x):
+        y = half_convolution.convolve(x, kernel, bias, geometry)
+        return to_bfloat16(convolve(to_float32(x), _rounded(kernel), bias, geometry)) if y is None else y
     shape, kernel_shape = tuple(x.shape), tuple(kernel.shape)
     sizes = (shape, kernel_shape, geometry, 0, bias is not None)
     inputs = (x, kernel) if bias is None else (x, kernel, bias)
     y = empty_map(geometry.output_shape(shape, kernel_shape), x.element_size())
-    if is_half(x):
-        if not _run(builders.convolution, sizes, *inputs, y):
-            y = to_bfloat16(convolve(to_float32(x), _rounded(kernel), bias, geometry))
-        return y
     if bias is None and products.is_product(kernel_shape, geometry):
         # a kernel that is transposed first, as a map (1, O, 1, C), is multiplied up to three times as fast
         turned = empty_map([kernel_shape[1], kernel_shape[0]])
-        _run(builders.layout, ((1, 1, *turned.shape),), kernel, turned)
+        run(builders.layout, ((1, 1, *turned.shape),), kernel, turned)
         products.pointwise(x, turned, y)
         return y
     if bias is None and products.sees_all(shape, kernel_shape, geometry):
         products.unfolded(x, kernel, geometry, y)
         return y
-    if not _run(builders.convolution, sizes, *inputs, y):
+    if not run(builders.convolution, sizes, *inputs, y):
         y = by_paddle.convolve(x, kernel, bias, geometry)
     return y
 
 
 def input_gradient(grad: Tensor, kernel: Tensor, shape: Sequence[int], geometry: Geometry) -> Tensor:
     """Of `convolve`: `grad: (N, Ho, Wo, O)` → (N, H, W, C) = `shape`."""
-    result, sizes = empty_map(shape, grad.element_size()), (tuple(shape), tuple(kernel.shape), geometry, 0)
     if is_half(grad):
-        if not _run(builders.convolution_input_gradient, sizes, grad, kernel, result):
+        result = half_convolution.input_gradient(grad, kernel, shape, geometry)
+        if result is None:
             result = to_bfloat16(input_gradient(to_float32(grad), _rounded(kernel), shape, geometry))
-    elif products.is_product(kernel.shape, geometry):
+        return result
+    result, sizes = empty_map(shape), (tuple(shape), tuple(kernel.shape), geometry, 0)
+    if products.is_product(kernel.shape, geometry):
         products.pointwise_input_gradient(grad, kernel, result)
     elif products.sees_all(shape, kernel.shape, geometry):
         products.unfolded_input_gradient(grad, kernel, geometry, result)
-    elif not _run(builders.convolution_input_gradient, sizes, grad, kernel, result):
+    elif not run(builders.convolution_input_gradient, sizes, grad, kernel, result):
         result = by_paddle.convolution_gradients(paddle.zeros(shape, "float32"), kernel, grad, geometry)[0]
     return result
 
@@ -88,15 +92,15 @@ def kernel_gradient(x: Tensor, grad: Tensor, kernel_shape: Sequence[int], geomet
         # for depthwise kernels that are higher than the map oneDNN takes ten times as long; zeros change nothing
         x = _with_zeros(x, lacking)
         grad = _with_zeros(grad, geometry.output_shape(x.shape, kernel_shape)[1] - grad.shape[1])
-    result, sizes = empty_map(kernel_shape), (tuple(x.shape), tuple(kernel_shape), geometry, 0)
     if is_half(x):
-        if not _run(builders.convolution_kernel_gradient, sizes, x, grad, result):
-            result = kernel_gradient(to_float32(x), to_float32(grad), kernel_shape, geometry)
-    elif products.is_product(kernel_shape, geometry) and products.has_product_gradient(x.shape):
+        result = half_convolution.kernel_gradient(x, grad, kernel_shape, geometry)
+        return kernel_gradient(to_float32(x), to_float32(grad), kernel_shape, geometry) if result is None else result
+    result, sizes = empty_map(kernel_shape), (tuple(x.shape), tuple(kernel_shape), geometry, 0)
+    if products.is_product(kernel_shape, geometry) and products.has_product_gradient(x.shape):
         products.pointwise_kernel_gradient(x, grad, result)
     elif products.sees_all(x.shape, kernel_shape, geometry, products.FEWEST_OF_GRADIENT):
         products.unfolded_kernel_gradient(x, grad, geometry, result)
-    elif not _run(builders.convolution_kernel_gradient, sizes, x, grad, result):
+    elif not run(builders.convolution_kernel_gradient, sizes, x, grad, result):
         result = by_paddle.convolution_gradients(x, paddle.zeros(kernel_shape, "float32"), grad, geometry)[1]
     return result
 
@@ -129,9 +133,11 @@ def _zeros(dtype: paddle.dtype, *shape: int) -> Tensor:
 
 def normalise(x: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
     """Batch normalisation by the batch's statistics; also returns these, (C,) each, the variance biased."""
-    if math.prod(x.shape[:3]) <= LONGEST and x.shape[3] < WIDE:
+    # of bfloat16 maps, which have 8 bits, one long sum is exact enough
+    is_direct = is_half(x) or (math.prod(x.shape[:3]) <= LONGEST and x.shape[3] < WIDE)
+    if is_direct and not _is_odd(x):
         y, mean, variance = empty_map(x.shape, x.element_size()), *(empty(gamma.shape) for _ in range(2))
-        if _run(builders.normalisation, (tuple(x.shape), epsilon, False), x, gamma, beta, y, mean, variance):
+        if run(builders.normalisation, (tuple(x.shape), epsilon, False), x, gamma, beta, y, mean, variance):
             return y, mean, variance
     mean, variance = mean_and_variance(x)
     return normalise_by(x, mean, variance, gamma, beta, epsilon), mean, variance
@@ -140,14 +146,19 @@ def normalise(x: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> tuple[T
 def normalise_by(x: Tensor, mean: Tensor, variance: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> Tensor:
     """As `normalise`, by statistics that are known."""
     y = empty_map(x.shape, x.element_size())
-    if x.shape[3] < WIDE:
-        is_done = _run(builders.normalisation_by, (tuple(x.shape), epsilon), x, mean, variance, gamma, beta, y)
+    if x.shape[3] < WIDE and not _is_odd(x):
+        is_done = run(builders.normalisation_by, (tuple(x.shape), epsilon), x, mean, variance, gamma, beta, y)
     else:
         factor = gamma * paddle.rsqrt(variance + epsilon)
-        is_done = _run(builders.shifted_and_scaled, (tuple(x.shape),), x, -mean, factor, beta, y)
+        is_done = run(builders.shifted_and_scaled, (tuple(x.shape),), x, -mean, factor, beta, y)
     if not is_done:
         y = _alike(x, by_paddle.normalise_by(to_float32(x), mean, variance, gamma, beta, epsilon))
     return y
+
+
+def _is_odd(x: Tensor) -> bool:
+    """Whether oneDNN's normalisations of a map have no fast kernel: its channels fill no vectors."""
+    return x.shape[3] % CHANNELS > 0
 
 
 def normalise_gradient(
@@ -155,16 +166,16 @@ def normalise_gradient(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of `normalise`, for x, γ and β."""
     pixels = math.prod(x.shape[:3])
-    if pixels < LONG_SUM:
+    if pixels < LONG_SUM and not (is_half(x) and _is_odd(x)):
         results = empty_map(x.shape, x.element_size()), *(empty(gamma.shape) for _ in range(2))
-        if _run(builders.normalisation, (tuple(x.shape), epsilon, True), x, mean, variance, grad, gamma, *results):
+        if run(builders.normalisation, (tuple(x.shape), epsilon, True), x, mean, variance, grad, gamma, *results):
             return results
     gamma_grad, beta_grad = normalisation_sums(x, grad, mean, variance, epsilon)
     inverse = paddle.rsqrt(variance + epsilon)
     # γ / σ · (dy − (dβ + (x − μ) / σ · dγ) / pixels), in one pass
     vectors = -mean, inverse * gamma_grad / -pixels, beta_grad / -pixels, gamma * inverse
     x_grad = empty_map(x.shape, x.element_size())
-    if not _run(builders.normalisation_gradient, (tuple(x.shape),), x, *vectors[:3], grad, vectors[3], x_grad):
+    if not run(builders.normalisation_gradient, (tuple(x.shape),), x, *vectors[:3], grad, vectors[3], x_grad):
         x_grad = _alike(x, by_paddle.scaled_twice(to_float32(x), *vectors[:3], to_float32(grad), vectors[3]))
     return x_grad, gamma_grad, beta_grad
 
@@ -182,7 +193,7 @@ def weighted_sum(
     tensors = others if factor is None else [factor, *others]
     vectors = tuple(other.ndim == 1 for other in tensors[1:])
     y = x if in_place else empty_map(x.shape, x.element_size())
-    if not _run(builders.weighted_sum, (tuple(x.shape), factor is not None, vectors, relu), x, *tensors, y):
+    if not run(builders.weighted_sum, (tuple(x.shape), factor is not None, vectors, relu), x, *tensors, y):
         others = [to_float32(other) for other in others]
         paddle.assign(_alike(x, by_paddle.weighted_sum(to_float32(x), others, factor, relu)), y)
     return y
@@ -194,7 +205,7 @@ def by_picture(
     """`x: (N, H, W, C)` times or plus `numbers: (N, C)`, plus another map; `in_place`: it takes the place of x."""
     y = x if in_place else empty_map(x.shape, x.element_size())
     maps = (x, numbers) if addend is None else (x, numbers, addend)
-    if not _run(builders.by_picture, (tuple(x.shape), product, addend is not None), *maps, y):
+    if not run(builders.by_picture, (tuple(x.shape), product, addend is not None), *maps, y):
         addend = None if addend is None else to_float32(addend)
         paddle.assign(_alike(x, by_paddle.by_picture(to_float32(x), numbers, product, addend)), y)
     return y
@@ -203,7 +214,7 @@ def by_picture(
 def activate(x: Tensor, algorithm: int, in_place: bool = False) -> Tensor:
     """`builders.RELU` or `builders.GELU` of every number; `in_place`: they take the place of x."""
     y = x if in_place else empty_map(x.shape, x.element_size())
-    if not _run(builders.activation, (tuple(x.shape), algorithm, False), x, y):
+    if not run(builders.activation, (tuple(x.shape), algorithm, False), x, y):
         paddle.assign(_alike(x, by_paddle.activate(to_float32(x), algorithm == builders.RELU)), y)
     return y
 
@@ -211,7 +222,7 @@ def activate(x: Tensor, algorithm: int, in_place: bool = False) -> Tensor:
 def activate_gradient(x: Tensor, grad: Tensor, algorithm: int) -> Tensor:
     """Of `activate`; for the ReLU `x` is its output."""
     result = empty_map(x.shape, x.element_size())
-    if not _run(builders.activation, (tuple(x.shape), algorithm, True), x, grad, result):
+    if not run(builders.activation, (tuple(x.shape), algorithm, True), x, grad, result):
         result = by_paddle.activate_gradient(to_float32(x), to_float32(grad), algorithm == builders.RELU)
         result = _alike(x, result)
     return result
@@ -221,7 +232,7 @@ def convolve_first(x: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
     """`x` with its first channels convolved; the kernel has as many outputs as inputs and keeps the map's size."""
     y, mixed = x.clone(), kernel.shape[1]
     sizes = ((*x.shape[:3], mixed), tuple(kernel.shape), geometry, x.shape[3], False)
-    if _run(builders.convolution, sizes, x, kernel, y, all_channels=False):
+    if run(builders.convolution, sizes, x, kernel, y, all_channels=False):
         return y
     if is_half(x):
         y = _with_first(y, to_bfloat16(convolve(_first(x, mixed), _rounded(kernel), None, geometry)))
@@ -234,7 +245,7 @@ def input_gradient_first(grad: Tensor, kernel: Tensor, geometry: Geometry) -> Te
     """Of `convolve_first`, for `x`."""
     result, mixed = grad.clone(), kernel.shape[1]
     sizes = ((*grad.shape[:3], mixed), tuple(kernel.shape), geometry, grad.shape[3])
-    if _run(builders.convolution_input_gradient, sizes, grad, kernel, result, all_channels=False):
+    if run(builders.convolution_input_gradient, sizes, grad, kernel, result, all_channels=False):
         return result
     if is_half(grad):
         first = _first(grad, mixed)
@@ -247,13 +258,14 @@ def input_gradient_first(grad: Tensor, kernel: Tensor, geometry: Geometry) -> Te
 
 def kernel_gradient_first(x: Tensor, grad: Tensor, kernel_shape: Sequence[int], geometry: Geometry) -> Tensor:
     """Of `convolve_first`, for the kernel."""
-    result, mixed = empty(kernel_shape), kernel_shape[1]
-    sizes = ((*x.shape[:3], mixed), tuple(kernel_shape), geometry, x.shape[3])
-    if _run(builders.convolution_kernel_gradient, sizes, x, grad, result, all_channels=False):
-        return result
+    mixed = kernel_shape[1]
     if is_half(x):
-        result = kernel_gradient(_first(x, mixed), _first(grad, mixed), kernel_shape, geometry)
-    else:
+        result = half_convolution.kernel_gradient(x, grad, kernel_shape, geometry, x.shape[3])
+        if result is None:
+            result = kernel_gradient(_first(x, mixed), _first(grad, mixed), kernel_shape, geometry)
+        return result
+    result, sizes = empty(kernel_shape), ((*x.shape[:3], mixed), tuple(kernel_shape), geometry, x.shape[3])
+    if not run(builders.convolution_kernel_gradient, sizes, x, grad, result, all_channels=False):
         x, grad = (value[:, :, :, :mixed].contiguous() for value in (x, grad))
         result = by_paddle.convolution_gradients(x, paddle.zeros(kernel_shape, "float32"), grad, geometry)[1]
     return result
@@ -263,7 +275,7 @@ def channels_last(x: Tensor) -> Tensor:
     """A contiguous (N, C, H, W) → (N, H, W, C)."""
     batch, channels, height, width = x.shape
     y = empty_map([batch, height, width, channels], x.element_size())
-    if not _run(builders.layout, ((batch, height, width, channels),), x, y):
+    if not run(builders.layout, ((batch, height, width, channels),), x, y):
         y = by_paddle.channels_last(x)
     return y
 
@@ -286,11 +298,6 @@ def supports_convolution(shape: Sequence[int], kernel_shape: Sequence[int], geom
     return True
 
 
-def _has(x: Tensor) -> bool:
-    """Whether oneDNN computes with such numbers."""
-    return not is_half(x) or has_primitives()
-
-
 def _alike(x: Tensor, result: Tensor) -> Tensor:
     """A float32 result, rounded where the map x is bfloat16."""
     return to_bfloat16(result.contiguous()) if is_half(x) else result
@@ -309,25 +316,3 @@ def _first(x: Tensor, channels: int) -> Tensor:
 def _with_first(x: Tensor, first: Tensor) -> Tensor:
     """`x` with other first channels."""
     return paddle.concat([first, x[:, :, :, first.shape[3] :]], 3)
-
-
-def _run(build: Callable[..., Primitive], sizes: tuple, *tensors: Tensor, all_channels: bool = True) -> bool:
-    """Runs the primitive on inputs and outputs; False where oneDNN has no fast one.
-
-    `all_channels`: false where the primitive reads and writes the first channels of its maps only. The kind of numbers
-    is that of the first tensor.
-
-    Raises:
-        PpclsExtError: a tensor does not hold as many numbers as the primitive reads or writes, or holds them with gaps.
-    """
-    found, x = loaded(), tensors[0]
-    if not _has(x):
-        return False
-    sizes = (*sizes, x.element_size())
-    try:
-        primitive = found.primitive((build, *sizes), build, *sizes)
-    except UnsupportedError:
-        return False
-    places = zip(tensors, primitive.memory)
-    primitive(*[address(tensor, count, all_channels, numbers) for tensor, (count, numbers) in places])
-    return True

@@ -1,4 +1,4 @@
-"""Convolutions that are products of matrices, by oneDNN's own `dnnl_sgemm`.
+"""Convolutions that are products of matrices, of float32 numbers, by oneDNN's own `dnnl_sgemm`.
 
 *Pointwise* ones of stride 1: channels-last maps (N, H, W, C) and kernels (O, C, 1, 1) are the matrices already,
 (N·H·W, C) and (O, C). oneDNN's convolutions compute the same and first bring the kernel into a layout of theirs, which

@@ -71,7 +71,11 @@ class _Check:
         yield from self.normalisations()
         yield from self.sums()
         yield from self.activations()
-        yield from self.layouts() if self.numbers == FLOAT32 else self.conversions()
+        if self.numbers == FLOAT32:
+            yield from self.layouts()
+        else:
+            yield from self.products()
+            yield from self.conversions()
 
     def tensor(self, *shape: int) -> Tensor:
         """Random numbers that maps of the kind can hold, float32."""
@@ -170,6 +174,36 @@ class _Check:
         if self.library.multiply(b"N", b"N", *matrices):
             raise RuntimeError("oneDNN could not multiply two matrices")
         yield "product of matrices", result, paddle.matmul(left, right)
+
+    def products(self) -> Results:
+        """Of matrices, patches of a map, and sums of columns, which are used of bfloat16 numbers only."""
+        pixels, kind = int(np.prod(_SHAPE[:3])), self.numbers
+        x, kernel, geometry = self.x, self.tensor(_CHANNELS, _CHANNELS, 1, 1), Geometry()
+        sizes, matrix = (pixels, tuple(kernel.shape)), kernel.cast("bfloat16")
+        x_grad, kernel_grad = by_paddle.convolution_gradients(x, kernel, self.grad, geometry)
+        for bias in (None, self.beta):
+            inputs = [x, matrix] if bias is None else [x, matrix, bias]
+            (y,) = self.run(builders.pointwise, (*sizes, bias is not None), inputs)
+            yield "product of matrices", y, by_paddle.convolve(x, kernel, bias, geometry)
+        (got,) = self.run(builders.pointwise_input_gradient, sizes, [self.grad, matrix])
+        yield "product of matrices for an input gradient", got, x_grad
+        (got,) = self.run(builders.pointwise_kernel_gradient, sizes, [self.grad, x], sizes[1])
+        yield "product of matrices for a kernel gradient", got, kernel_grad
+        ones = paddle.ones([pixels]).cast("bfloat16")
+        (got,) = self.run(builders.column_sums, (pixels, _CHANNELS), [ones, x], (_CHANNELS,))
+        yield "sums of columns", got, x.sum([0, 1, 2])
+        for groups in (1, 2):
+            kernel_shape, geometry = (_CHANNELS, _CHANNELS // groups, 3, 3), Geometry(1, 1, groups)
+            of_patches = (_SHAPE, kernel_shape, geometry, 0, kind)
+            patches = paddle.zeros([groups * pixels * 9 * kernel_shape[1]]).cast("bfloat16")
+            rows, got = self.tensor(*kernel_shape), self.tensor(*kernel_shape)
+            x_half, grad_half = self.in_memory(x), self.in_memory(self.grad)
+            builders.patches(self.library, *of_patches)(x_half.data_ptr(), patches.data_ptr())
+            product = builders.patches_product(self.library, *of_patches)
+            product(grad_half.data_ptr(), patches.data_ptr(), rows.data_ptr())
+            builders.kernel_from_rows(self.library, kernel_shape)(rows.data_ptr(), got.data_ptr())
+            expected = by_paddle.convolution_gradients(x, self.tensor(*kernel_shape), self.grad, geometry)[1]
+            yield "product of patches", got, expected
 
     def conversions(self) -> Results:
         """From float32 to bfloat16 and back."""

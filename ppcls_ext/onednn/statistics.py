@@ -20,7 +20,7 @@ from ppcls_ext.onednn.arena import empty, empty_map
 from ppcls_ext.onednn.bfloat16 import has_primitives, to_float32
 from ppcls_ext.onednn.find import loaded
 from ppcls_ext.onednn.library import Primitive, UnsupportedError
-from ppcls_ext.onednn.memory import address, is_half
+from ppcls_ext.onednn.memory import BFLOAT16, address, is_half
 
 #: Pixels in one sum at most.
 LONGEST = 1024
@@ -32,8 +32,23 @@ ADDENDS = 64
 
 def channel_sums(x: Tensor) -> Tensor:
     """Over all pixels: (N, H, W, C) → (C,)."""
-    x = to_float32(x)
-    return _row_sum(x.reshape([-1, x.shape[3]]))
+    pixels, channels = math.prod(x.shape[:3]), x.shape[3]
+    if is_half(x) and has_primitives() and pixels % ADDENDS == 0:
+        try:
+            return _row_sum(_partial_sums(x, pixels // ADDENDS * channels).reshape([-1, channels]))
+        except UnsupportedError:
+            pass
+    return _row_sum(to_float32(x).reshape([pixels, channels]))
+
+
+def _partial_sums(x: Tensor, count: int) -> Tensor:
+    """So many sums of a bfloat16 map, float32, of `ADDENDS` numbers each."""
+    sizes = (ADDENDS, count, BFLOAT16)
+    primitive = loaded().primitive((builders.column_sums, *sizes), builders.column_sums, *sizes)
+    sums = empty([count])
+    ones = _ones_in_bfloat16(ADDENDS)
+    primitive(address(ones, ADDENDS, numbers=BFLOAT16), address(x, ADDENDS * count, numbers=BFLOAT16), sums.data_ptr())
+    return sums
 
 
 def _row_sum(rows: Tensor) -> Tensor:
@@ -125,6 +140,11 @@ def _tensor(values: np.ndarray) -> Tensor:
     tensor, values = empty(values.shape), values.astype(np.float32)
     ctypes.memmove(tensor.data_ptr(), values.ctypes.data, values.nbytes)
     return tensor
+
+
+@functools.lru_cache(maxsize=4)
+def _ones_in_bfloat16(count: int) -> Tensor:
+    return paddle.ones([count], "float32").cast("bfloat16")
 
 
 @functools.lru_cache(maxsize=256)

@@ -74,6 +74,16 @@ CONVOLUTIONS = {
     "pointwise": ((2, 8, 8, 16), (32, 16, 1, 1), Geometry()),
     "pointwise, many pixels": ((4, 32, 32, 8), (8, 8, 1, 1), Geometry()),
     "pointwise, stride 2": ((2, 8, 8, 8), (16, 8, 1, 1), Geometry(2)),
+    "pointwise, image": ((2, 16, 16, 3), (8, 3, 1, 1), Geometry()),
+    "pointwise, kernel larger than the map": ((4, 3, 3, 64), (96, 64, 1, 1), Geometry()),
+    "depthwise, 1×1, stride 2": ((2, 9, 8, 16), (16, 1, 1, 1), Geometry(2, 0, 16)),
+    "depthwise, 5×5, stride 3": ((2, 9, 8, 16), (16, 1, 5, 5), Geometry(3, 2, 16)),
+    "patches that touch": ((4, 7, 6, 32), (24, 32, 2, 2), Geometry(2)),
+    "patches with gaps": ((4, 9, 8, 16), (24, 16, 2, 2), Geometry(3)),
+    "patches, stride 2": ((4, 7, 6, 32), (24, 32, 3, 3), Geometry(2, 1)),
+    "patches, more padding than map": ((4, 2, 1, 32), (24, 32, 5, 5), Geometry(1, 2)),
+    "patches, grouped": ((4, 5, 6, 64), (32, 16, 3, 3), Geometry(2, 1, 4)),
+    "many patches": ((8, 12, 12, 16), (16, 16, 3, 3), Geometry(1, 1)),
     "sees all": ((32, 2, 2, 16), (16, 16, 3, 3), Geometry(1, 1)),
 }
 
@@ -117,7 +127,7 @@ def test_convolutions_of_the_first_channels():
     assert difference(kernel_grad, expected[1]) <= EXACT
 
 
-@pytest.mark.parametrize("shape", [(2, 7, 5, 16), (2, 40, 40, 8), (3, 150, 150, 8)])
+@pytest.mark.parametrize("shape", [(2, 7, 5, 16), (2, 40, 40, 8), (3, 150, 150, 8), (2, 90, 90, 64), (3, 150, 150, 16)])
 def test_normalisations(shape):
     x, grad = numbers(*shape) + 2, numbers(*shape, seed=1)
     x = half(x).cast("float32")
@@ -127,7 +137,7 @@ def test_normalisations(shape):
     assert y.dtype == paddle.bfloat16
     assert mean.dtype == variance.dtype == paddle.float32
     for got, expected in zip((mean, variance), statistics):
-        assert difference(got, expected) <= EXACT
+        assert difference(got, expected) <= (EXACT if np.prod(shape[:3]) < 10000 else 1e-4)
     expected = by_paddle.normalise_by(double(x), *statistics, double(gamma), double(beta), epsilon)
     assert difference(y, expected) <= ROUNDED
     got = operations.normalise_by(half(x), mean, variance, gamma, beta, epsilon)
