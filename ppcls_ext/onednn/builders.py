@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ppcls_ext.onednn.library import Copies, Description, Handle, Library, Primitive, dims
+from ppcls_ext.onednn.library import Copies, Description, Handle, Library, Primitive, UnsupportedError, dims
 from ppcls_ext.onednn.memory import FLOAT32
 
 # <dnnl_types.h>: kinds, algorithms, flags, and the indices of arguments
@@ -77,29 +77,29 @@ def convolution_kernel_gradient(
     return Primitive(library, descriptor, inputs, [(_DIFF_WEIGHTS, sides.kernel())])
 
 
-def pointwise(library: Library, pixels: int, kernel: Shape, bias: bool, numbers: int) -> Primitive:
+def pointwise(library: Library, pixels: int, kernel: Shape, bias: bool, numbers: int = FLOAT32) -> Primitive:
     """(x, kernel, bias where there is one) → y, of a kernel (O, C) of the maps' kind, by a product of matrices."""
     sides = _Product(library, pixels, kernel, numbers)
     vector = library.description([1, kernel[0]], [kernel[0], 1])
     tensors = (sides.x(), sides.kernel(turned=True), vector if bias else None, sides.y())
     inputs = [(_SRC, tensors[0]), (_WEIGHTS, tensors[1]), *([(_BIAS, vector)] if bias else [])]
-    return Primitive(library, sides.product(*tensors), inputs, [(_DST, tensors[3])])
+    return Primitive(library, sides.product(sides.channels, *tensors), inputs, [(_DST, tensors[3])])
 
 
-def pointwise_input_gradient(library: Library, pixels: int, kernel: Shape, numbers: int) -> Primitive:
+def pointwise_input_gradient(library: Library, pixels: int, kernel: Shape, numbers: int = FLOAT32) -> Primitive:
     """(gradient of y, kernel) → gradient of x."""
     sides = _Product(library, pixels, kernel, numbers)
     grad, matrix, result = sides.y(), sides.kernel(), sides.x()
     inputs = [(_SRC, grad), (_WEIGHTS, matrix)]
-    return Primitive(library, sides.product(grad, matrix, None, result), inputs, [(_DST, result)])
+    return Primitive(library, sides.product(sides.outputs, grad, matrix, None, result), inputs, [(_DST, result)])
 
 
-def pointwise_kernel_gradient(library: Library, pixels: int, kernel: Shape, numbers: int) -> Primitive:
+def pointwise_kernel_gradient(library: Library, pixels: int, kernel: Shape, numbers: int = FLOAT32) -> Primitive:
     """(gradient of y, x) → gradient of the kernel."""
     sides = _Product(library, pixels, kernel, numbers)
     grad, x, result = sides.y(turned=True), sides.x(), sides.kernel_gradient()
     inputs = [(_SRC, grad), (_WEIGHTS, x)]
-    return Primitive(library, sides.product(grad, x, None, result), inputs, [(_DST, result)])
+    return Primitive(library, sides.product(pixels, grad, x, None, result), inputs, [(_DST, result)])
 
 
 def patches(library: Library, shape: Shape, kernel: Shape, geometry: Geometry, pitch: int, numbers: int) -> Copies:
@@ -184,7 +184,10 @@ class _Product:
     def kernel_gradient(self) -> Description:
         return self.library.description([self.outputs, self.channels], [self.channels, 1])
 
-    def product(self, *tensors: Handle | None) -> Handle:
+    def product(self, summands: int, *tensors: Handle | None) -> Handle:
+        if summands == 1 and self.numbers == FLOAT32:
+            # with AVX-512 oneDNN 3.6.2 (brg_matmul) leaves the result as it was
+            raise UnsupportedError("products of one number each are wrong")
         return self.library.descriptor("matmul", self.library.engine, *tensors)
 
     def _matrix(self, rows: int, columns: int, turned: bool = False) -> Description:

@@ -1,9 +1,5 @@
-"""Convolutions of bfloat16 maps and their gradients, each by what oneDNN computes fastest.
+"""Convolutions of bfloat16 maps that are no products (`products`), each by what oneDNN computes fastest.
 
-- *Pointwise* ones are products of matrices, of a kernel that is converted as it lies in memory: oneDNN's convolutions
-  bring it into a layout of theirs first, and the kernel's gradient back. ms for y, the gradient of x and that of the
-  kernel, as convolutions and as products with the conversion: 576 pixels, 512 → 1024 channels 1.5, 1.3, 1.5 and 0.8,
-  0.9, 1.0; 144, 1024 → 2048 2.1, 2.2, 7.0 and 1.5, 1.5, 1.4; 6272, 128 → 128 0.6, 0.6, 0.9 and 0.3, 0.3, 0.5.
 - *The kernels' gradients of few pixels* are products, too, of patches: what lies under the kernel at each output pixel,
   a row each. 16 maps of 6×6 pixels and 192 channels, 3×3: 1.3 instead of 2.5 ms, with 512 channels 5.6 instead of 10.
 - *Strided depthwise ones* have no kernel of their own for the gradients; float32 with conversions takes a tenth.
@@ -23,42 +19,31 @@ from paddle import Tensor
 
 from ppcls_ext.onednn import builders
 from ppcls_ext.onednn.arena import empty_map
-from ppcls_ext.onednn.bfloat16 import to_bfloat16
 from ppcls_ext.onednn.builders import Geometry
 from ppcls_ext.onednn.find import loaded
 from ppcls_ext.onednn.library import UnsupportedError
 from ppcls_ext.onednn.memory import BFLOAT16, address
-from ppcls_ext.onednn.products import is_product
 from ppcls_ext.onednn.run import computes, run
 
-#: Output pixels up to which a kernel's gradient is the product of patches, and the channels of a group from which on.
-MOST_OF_PATCHES, FEWEST_CHANNELS = 1024, 16
+#: Output pixels up to which a kernel's gradient is the product of patches, and numbers in the kernel from which on.
+MOST_OF_PATCHES, SMALLEST_KERNEL = 1024, 1 << 17
 
 
 def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor | None:
     """See `operations.convolve`."""
     shape, kernel_shape = tuple(x.shape), tuple(kernel.shape)
     y, biases = empty_map(geometry.output_shape(shape, kernel_shape), BFLOAT16), () if bias is None else (bias,)
-    if is_product(kernel_shape, geometry):
-        sizes = (math.prod(shape[:3]), kernel_shape, bias is not None)
-        is_done = run(builders.pointwise, sizes, x, to_bfloat16(kernel), *biases, y)
-    else:
-        is_done = run(builders.convolution, (shape, kernel_shape, geometry, 0, bias is not None), x, kernel, *biases, y)
-    return y if is_done else None
+    sizes = (shape, kernel_shape, geometry, 0, bias is not None)
+    return y if run(builders.convolution, sizes, x, kernel, *biases, y) else None
 
 
 def input_gradient(grad: Tensor, kernel: Tensor, shape: Sequence[int], geometry: Geometry) -> Tensor | None:
     """See `operations.input_gradient`."""
     result, kernel_shape = empty_map(shape, BFLOAT16), tuple(kernel.shape)
-    if is_product(kernel_shape, geometry):
-        matrices = (math.prod(shape[:3]), kernel_shape)
-        is_done = run(builders.pointwise_input_gradient, matrices, grad, to_bfloat16(kernel), result)
-    elif _is_strided_depthwise(kernel_shape, geometry):
-        is_done = False
-    else:
-        sizes = (tuple(shape), kernel_shape, geometry, 0)
-        is_done = run(builders.convolution_input_gradient, sizes, grad, kernel, result)
-    return result if is_done else None
+    if _is_strided_depthwise(kernel_shape, geometry):
+        return None
+    sizes = (tuple(shape), kernel_shape, geometry, 0)
+    return result if run(builders.convolution_input_gradient, sizes, grad, kernel, result) else None
 
 
 def kernel_gradient(
@@ -67,13 +52,10 @@ def kernel_gradient(
     """See `operations.kernel_gradient`; `pitch`: the maps' channels, where only the first are convolved."""
     kernel_shape = tuple(kernel_shape)
     shape = (*x.shape[:3], kernel_shape[1] * geometry.groups)
-    if not pitch and is_product(kernel_shape, geometry):
-        result, matrices = empty_map(kernel_shape), (math.prod(shape[:3]), kernel_shape)
-        return result if run(builders.pointwise_kernel_gradient, matrices, grad, x, result) else None
     if _is_strided_depthwise(kernel_shape, geometry) and kernel_shape[2] == 1:
         return None
     pixels = math.prod(geometry.output_shape(shape, kernel_shape)[:3])
-    if kernel_shape[2] > 1 and kernel_shape[1] >= FEWEST_CHANNELS and pixels <= MOST_OF_PATCHES and computes(x):
+    if kernel_shape[2] > 1 and math.prod(kernel_shape) >= SMALLEST_KERNEL and pixels <= MOST_OF_PATCHES and computes(x):
         try:
             return _kernel_gradient_of_patches(x, grad, shape, kernel_shape, geometry, pitch)
         except UnsupportedError:

@@ -84,10 +84,6 @@ _FUNCTIONS = {
     "primitive_create": [_POINTER, _POINTER],
     "primitive_destroy": [_POINTER],
     "primitive_execute": [_POINTER, _POINTER, _INT, _POINTER],
-    "sgemm": [
-        *(ctypes.c_char, ctypes.c_char, _INT64, _INT64, _INT64, _FLOAT32),
-        *(_POINTER, _INT64, _POINTER, _INT64, _FLOAT32, _POINTER, _INT64),
-    ],
 }
 #: What those return that do not return a status.
 _RESULTS = {"primitive_desc_query_md": _POINTER, "memory_desc_get_size": _SIZE}
@@ -178,11 +174,6 @@ class Library:
         value = ctypes.c_void_p()
         self.call(name, ctypes.byref(value), *arguments)
         return Handle(self.functions[f"{kind}_destroy"], value)
-
-    def multiply(self, *arguments: Any) -> int:
-        """`dnnl_sgemm`, returns its status."""
-        function = self.functions["sgemm"]
-        return function(*arguments) if self.undisturbed is None else self.undisturbed(function, *arguments)
 
     def description(
         self, shape: Sequence[int], strides: Sequence[int] | None = None, numbers: int = FLOAT32

@@ -40,40 +40,36 @@ MOST_ADDENDS = 24
 
 def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
     """`x: (N, H, W, C)`, `kernel: (O, C / groups, k, k)`, `bias: (O,)` → (N, Ho, Wo, O)."""
-    if is_half(x):
-        y = half_convolution.convolve(x, kernel, bias, geometry)
-        return to_bfloat16(convolve(to_float32(x), _rounded(kernel), bias, geometry)) if y is None else y
     shape, kernel_shape = tuple(x.shape), tuple(kernel.shape)
-    sizes = (shape, kernel_shape, geometry, 0, bias is not None)
-    inputs = (x, kernel) if bias is None else (x, kernel, bias)
     y = empty_map(geometry.output_shape(shape, kernel_shape), x.element_size())
-    if bias is None and products.is_product(kernel_shape, geometry):
-        # a kernel that is transposed first, as a map (1, O, 1, C), is multiplied up to three times as fast
-        turned = empty_map([kernel_shape[1], kernel_shape[0]])
-        run(builders.layout, ((1, 1, *turned.shape),), kernel, turned)
-        products.pointwise(x, turned, y)
+    if products.is_product(kernel_shape, geometry) and products.pointwise(x, kernel, bias, y):
         return y
-    if bias is None and products.sees_all(shape, kernel_shape, geometry):
-        products.unfolded(x, kernel, geometry, y)
+    if is_half(x):
+        found = half_convolution.convolve(x, kernel, bias, geometry)
+        return to_bfloat16(convolve(to_float32(x), _rounded(kernel), bias, geometry)) if found is None else found
+    sees_all = bias is None and products.sees_all(shape, kernel_shape, geometry)
+    if sees_all and products.unfolded(x, kernel, geometry, y):
         return y
-    if not run(builders.convolution, sizes, *inputs, y):
+    biases = () if bias is None else (bias,)
+    if not run(builders.convolution, (shape, kernel_shape, geometry, 0, bias is not None), x, kernel, *biases, y):
         y = by_paddle.convolve(x, kernel, bias, geometry)
     return y
 
 
 def input_gradient(grad: Tensor, kernel: Tensor, shape: Sequence[int], geometry: Geometry) -> Tensor:
     """Of `convolve`: `grad: (N, Ho, Wo, O)` → (N, H, W, C) = `shape`."""
-    if is_half(grad):
-        result = half_convolution.input_gradient(grad, kernel, shape, geometry)
-        if result is None:
-            result = to_bfloat16(input_gradient(to_float32(grad), _rounded(kernel), shape, geometry))
+    result, sizes = empty_map(shape, grad.element_size()), (tuple(shape), tuple(kernel.shape), geometry, 0)
+    if products.is_product(kernel.shape, geometry) and products.pointwise_input_gradient(grad, kernel, result):
         return result
-    result, sizes = empty_map(shape), (tuple(shape), tuple(kernel.shape), geometry, 0)
-    if products.is_product(kernel.shape, geometry):
-        products.pointwise_input_gradient(grad, kernel, result)
-    elif products.sees_all(shape, kernel.shape, geometry):
-        products.unfolded_input_gradient(grad, kernel, geometry, result)
-    elif not run(builders.convolution_input_gradient, sizes, grad, kernel, result):
+    if is_half(grad):
+        found = half_convolution.input_gradient(grad, kernel, shape, geometry)
+        if found is None:
+            found = to_bfloat16(input_gradient(to_float32(grad), _rounded(kernel), shape, geometry))
+        return found
+    sees_all = products.sees_all(shape, kernel.shape, geometry)
+    if sees_all and products.unfolded_input_gradient(grad, kernel, geometry, result):
+        return result
+    if not run(builders.convolution_input_gradient, sizes, grad, kernel, result):
         result = by_paddle.convolution_gradients(paddle.zeros(shape, "float32"), kernel, grad, geometry)[0]
     return result
 
@@ -92,15 +88,17 @@ def kernel_gradient(x: Tensor, grad: Tensor, kernel_shape: Sequence[int], geomet
         # for depthwise kernels that are higher than the map oneDNN takes ten times as long; zeros change nothing
         x = _with_zeros(x, lacking)
         grad = _with_zeros(grad, geometry.output_shape(x.shape, kernel_shape)[1] - grad.shape[1])
-    if is_half(x):
-        result = half_convolution.kernel_gradient(x, grad, kernel_shape, geometry)
-        return kernel_gradient(to_float32(x), to_float32(grad), kernel_shape, geometry) if result is None else result
     result, sizes = empty_map(kernel_shape), (tuple(x.shape), tuple(kernel_shape), geometry, 0)
-    if products.is_product(kernel_shape, geometry) and products.has_product_gradient(x.shape):
-        products.pointwise_kernel_gradient(x, grad, result)
-    elif products.sees_all(x.shape, kernel_shape, geometry, products.FEWEST_OF_GRADIENT):
-        products.unfolded_kernel_gradient(x, grad, geometry, result)
-    elif not run(builders.convolution_kernel_gradient, sizes, x, grad, result):
+    is_product = products.is_product(kernel_shape, geometry) and products.has_product_gradient(x)
+    if is_product and products.pointwise_kernel_gradient(x, grad, result):
+        return result
+    if is_half(x):
+        found = half_convolution.kernel_gradient(x, grad, kernel_shape, geometry)
+        return kernel_gradient(to_float32(x), to_float32(grad), kernel_shape, geometry) if found is None else found
+    sees_all = products.sees_all(x.shape, kernel_shape, geometry, products.FEWEST_OF_GRADIENT)
+    if sees_all and products.unfolded_kernel_gradient(x, grad, geometry, result):
+        return result
+    if not run(builders.convolution_kernel_gradient, sizes, x, grad, result):
         result = by_paddle.convolution_gradients(x, paddle.zeros(kernel_shape, "float32"), grad, geometry)[1]
     return result
 
@@ -166,7 +164,8 @@ def normalise_gradient(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of `normalise`, for x, γ and β."""
     pixels = math.prod(x.shape[:3])
-    if pixels < LONG_SUM and not (is_half(x) and _is_odd(x)):
+    is_direct = not _is_odd(x) if is_half(x) else pixels < LONG_SUM
+    if is_direct:
         results = empty_map(x.shape, x.element_size()), *(empty(gamma.shape) for _ in range(2))
         if run(builders.normalisation, (tuple(x.shape), epsilon, True), x, mean, variance, grad, gamma, *results):
             return results

@@ -1,8 +1,9 @@
-"""Convolutions that are products of matrices, of float32 numbers, by oneDNN's own `dnnl_sgemm`.
+"""Convolutions that are products of matrices, by oneDNN's "matmul".
 
 *Pointwise* ones of stride 1: channels-last maps (N, H, W, C) and kernels (O, C, 1, 1) are the matrices already,
-(N·H·W, C) and (O, C). oneDNN's convolutions compute the same and first bring the kernel into a layout of theirs, which
-takes longer than the product where pixels are few; for many both are equally fast.
+(N·H·W, C) and (O, C). oneDNN's convolutions compute the same and first bring the kernel into a layout of theirs, and
+its gradient back, which takes longer than the product where pixels are few. For bfloat16 maps the kernel is converted
+as it lies in memory.
 
 *Unfolded* ones, of maps so small that each output sees each input: for every pair of an output and an input pixel the
 matrix holds the numbers between them, so that maps are rows of H·W·C numbers. A 3×3 convolution of 2×2 maps takes 16
@@ -20,11 +21,13 @@ from paddle import Tensor
 
 from ppcls_ext.onednn import builders
 from ppcls_ext.onednn.arena import empty_map
+from ppcls_ext.onednn.bfloat16 import to_bfloat16
 from ppcls_ext.onednn.builders import Geometry
 from ppcls_ext.onednn.find import loaded
-from ppcls_ext.onednn.memory import address
+from ppcls_ext.onednn.memory import address, is_half
+from ppcls_ext.onednn.run import computes, run
 
-#: Pixels up to which the gradient of a kernel, which adds them one by one in float32, is a product.
+#: Pixels up to which the gradient of a float32 kernel, which adds them one by one, is a product.
 MOST = 2048
 #: Images from which on the product is worth unfolding the kernel; its gradient, for which oneDNN unfolds the map of one
 #: image after the other, is from fewer on.
@@ -37,38 +40,30 @@ def is_product(kernel_shape: Sequence[int], geometry: Geometry) -> bool:
     return kernel_shape[2] == 1 and kernel_shape[3] == 1 and geometry == _POINTWISE
 
 
-def has_product_gradient(shape: Sequence[int]) -> bool:
-    """Whether the gradient of the kernel is better computed as a product, too."""
-    return math.prod(shape[:3]) <= MOST
+def has_product_gradient(x: Tensor) -> bool:
+    """Whether the gradient of the kernel, of a map (N, H, W, C), is better computed as a product, too."""
+    return is_half(x) or math.prod(x.shape[:3]) <= MOST
 
 
-def pointwise(x: Tensor, turned: Tensor, y: Tensor) -> None:
-    """`x: (N, H, W, C)`, `turned: (C, O)`, the kernel transposed → `y: (N, H, W, O)`."""
-    channels, outputs = turned.shape
-    _multiply(b"N", b"N", (math.prod(x.shape[:3]), outputs, channels), (x, channels), (turned, outputs), (y, outputs))
+def pointwise(x: Tensor, kernel: Tensor, bias: Tensor | None, y: Tensor) -> bool:
+    """`x: (N, H, W, C)`, `kernel: (O, C, 1, 1)`, `bias: (O,)` → `y: (N, H, W, O)`; False where oneDNN cannot."""
+    sizes, biases = (math.prod(x.shape[:3]), tuple(kernel.shape), bias is not None), () if bias is None else (bias,)
+    return run(builders.pointwise, sizes, x, _alike(x, kernel), *biases, y)
 
 
-def pointwise_input_gradient(grad: Tensor, kernel: Tensor, result: Tensor) -> None:
+def pointwise_input_gradient(grad: Tensor, kernel: Tensor, result: Tensor) -> bool:
     """`grad: (N, H, W, O)`, `kernel: (O, C, 1, 1)` → `result: (N, H, W, C)`."""
-    outputs, channels = kernel.shape[:2]
-    sizes = math.prod(grad.shape[:3]), channels, outputs
-    _multiply(b"N", b"N", sizes, (grad, outputs), (kernel, channels), (result, channels))
+    sizes = (math.prod(grad.shape[:3]), tuple(kernel.shape))
+    return run(builders.pointwise_input_gradient, sizes, grad, _alike(grad, kernel), result)
 
 
-def pointwise_kernel_gradient(x: Tensor, grad: Tensor, result: Tensor) -> None:
+def pointwise_kernel_gradient(x: Tensor, grad: Tensor, result: Tensor) -> bool:
     """`x: (N, H, W, C)`, `grad: (N, H, W, O)` → `result: (O, C, 1, 1)`."""
-    outputs, channels = result.shape[:2]
-    sizes = outputs, channels, math.prod(x.shape[:3])
-    _multiply(b"T", b"N", sizes, (grad, outputs), (x, channels), (result, channels))
+    return run(builders.pointwise_kernel_gradient, (math.prod(x.shape[:3]), tuple(result.shape)), grad, x, result)
 
 
-def _multiply(turn_a: bytes, turn_b: bytes, sizes: tuple, a: tuple, b: tuple, c: tuple) -> None:
-    """Rows times columns; `sizes`: rows and columns of the result, summands; matrices with the length of their rows."""
-    (left, left_row), (right, right_row), (result, result_row) = a, b, c
-    rows, columns, summands = sizes
-    places = [address(left, rows * summands), left_row, address(right, summands * columns), right_row, 0.0]
-    if loaded().multiply(turn_a, turn_b, *sizes, 1.0, *places, address(result, rows * columns), result_row):
-        raise RuntimeError("oneDNN could not multiply two matrices")
+def _alike(x: Tensor, kernel: Tensor) -> Tensor:
+    return to_bfloat16(kernel) if is_half(x) and computes(x) else kernel
 
 
 def sees_all(shape: Sequence[int], kernel_shape: Sequence[int], geometry: Geometry, fewest: int = FEWEST) -> bool:
@@ -82,34 +77,35 @@ def sees_all(shape: Sequence[int], kernel_shape: Sequence[int], geometry: Geomet
     return all((side - 1) * geometry.stride <= padding for side in geometry.output_shape(shape, kernel_shape)[1:3])
 
 
-def unfolded(x: Tensor, kernel: Tensor, geometry: Geometry, y: Tensor) -> None:
-    """`x: (N, H, W, C)`, `kernel: (O, C, k, k)` → `y: (N, Ho, Wo, O)`."""
-    inputs, outputs = math.prod(x.shape[1:]), math.prod(y.shape[1:])
-    matrix = empty_map([inputs, outputs])
-    # along the axes O, C, H and W of a part of the kernel
-    strides = [1, outputs, x.shape[2] * x.shape[3] * outputs, x.shape[3] * outputs]
-    for number, part in enumerate(_parts(x.shape, kernel.shape, geometry)):
-        _reorder(x.shape, kernel, part, strides, matrix, number * kernel.shape[0])
-    pointwise(_rows(x), matrix, _rows(y))
+def unfolded(x: Tensor, kernel: Tensor, geometry: Geometry, y: Tensor) -> bool:
+    """`x: (N, H, W, C)`, `kernel: (O, C, k, k)` → `y: (N, Ho, Wo, O)`; False where oneDNN cannot."""
+    return pointwise(_rows(x), _matrix(x.shape, kernel, geometry), None, _rows(y))
 
 
-def unfolded_input_gradient(grad: Tensor, kernel: Tensor, geometry: Geometry, result: Tensor) -> None:
+def unfolded_input_gradient(grad: Tensor, kernel: Tensor, geometry: Geometry, result: Tensor) -> bool:
     """`grad: (N, Ho, Wo, O)`, `kernel: (O, C, k, k)` → `result: (N, H, W, C)`."""
-    inputs, outputs = math.prod(result.shape[1:]), math.prod(grad.shape[1:])
-    matrix = empty_map([outputs, inputs])
-    for number, part in enumerate(_parts(result.shape, kernel.shape, geometry)):
-        _reorder(result.shape, kernel, part, _strides(result.shape), matrix, number * kernel.shape[0] * inputs)
-    pointwise_input_gradient(_rows(grad), matrix.reshape([outputs, inputs, 1, 1]), _rows(result))
+    return pointwise_input_gradient(_rows(grad), _matrix(result.shape, kernel, geometry), _rows(result))
 
 
-def unfolded_kernel_gradient(x: Tensor, grad: Tensor, geometry: Geometry, result: Tensor) -> None:
+def _matrix(shape: Sequence[int], kernel: Tensor, geometry: Geometry) -> Tensor:
+    """The kernel between all numbers of a map (H, W, C) and all outputs, (Ho·Wo·O, H·W·C, 1, 1)."""
+    inputs, outputs = math.prod(shape[1:]), math.prod(geometry.output_shape(shape, kernel.shape)[1:])
+    matrix = empty_map([outputs, inputs, 1, 1])
+    for number, part in enumerate(_parts(shape, kernel.shape, geometry)):
+        _reorder(shape, kernel, part, _strides(shape), matrix, number * kernel.shape[0] * inputs)
+    return matrix
+
+
+def unfolded_kernel_gradient(x: Tensor, grad: Tensor, geometry: Geometry, result: Tensor) -> bool:
     """`x: (N, H, W, C)`, `grad: (N, Ho, Wo, O)` → `result: (O, C, k, k)`."""
     inputs, outputs = math.prod(x.shape[1:]), math.prod(grad.shape[1:])
     matrix = empty_map([outputs, inputs, 1, 1])
-    pointwise_kernel_gradient(_rows(x), _rows(grad), matrix)
+    if not pointwise_kernel_gradient(_rows(x), _rows(grad), matrix):
+        return False
     result.zero_()
     for number, part in enumerate(_parts(x.shape, result.shape, geometry)):
         _reorder(x.shape, result, part, _strides(x.shape), matrix, number * result.shape[0] * inputs, back=True)
+    return True
 
 
 def _parts(shape: Sequence[int], kernel_shape: Sequence[int], geometry: Geometry) -> Iterator[int]:

@@ -21,6 +21,7 @@ from ppcls_ext.onednn.memory import BFLOAT16, FLOAT32
 
 _SHAPE, _EPSILON = (2, 7, 5, 16), 1e-5  # N, H, W, C
 _CHANNELS = _SHAPE[3]
+_PIXELS = _SHAPE[0] * _SHAPE[1] * _SHAPE[2]
 #: How far a result in bfloat16, itself rounded to 8 bits, may lie from float32's, relative to its largest number.
 _BFLOAT16_TOLERANCE = 2**-7
 
@@ -71,10 +72,11 @@ class _Check:
         yield from self.normalisations()
         yield from self.sums()
         yield from self.activations()
+        yield from self.products()
         if self.numbers == FLOAT32:
             yield from self.layouts()
         else:
-            yield from self.products()
+            yield from self.sums_of_products()
             yield from self.conversions()
 
     def tensor(self, *shape: int) -> Tensor:
@@ -163,23 +165,17 @@ class _Check:
             yield f"gradient of {name}", got, by_paddle.activate_gradient(source, grad, relu)
 
     def layouts(self) -> Results:
-        """Orders of memory, and the product of matrices, which are used of float32 numbers only."""
+        """Orders of memory, which are used of float32 numbers only."""
         contiguous = self.x.transpose([0, 3, 1, 2]).contiguous()
         yield "order of memory", self.run(builders.layout, (_SHAPE,), [contiguous])[0], self.x
         kernel, part = self.tensor(4, 3, 3, 3), (4, 3, 2, 2)
         (got,) = self.run(builders.kernel_part, ((4, 3, 3, 3), (2, 2), (12, 4, 2, 1), False), [kernel], part)
         yield "part of a kernel", got, kernel[:, :, :2, :2]
-        left, right, result = self.tensor(6, 8), self.tensor(8, 10), self.tensor(6, 10)
-        matrices = (6, 10, 8, 1.0, left.data_ptr(), 8, right.data_ptr(), 10, 0.0, result.data_ptr(), 10)
-        if self.library.multiply(b"N", b"N", *matrices):
-            raise RuntimeError("oneDNN could not multiply two matrices")
-        yield "product of matrices", result, paddle.matmul(left, right)
 
     def products(self) -> Results:
-        """Of matrices, patches of a map, and sums of columns, which are used of bfloat16 numbers only."""
-        pixels, kind = int(np.prod(_SHAPE[:3])), self.numbers
+        """Of matrices: pointwise convolutions."""
         x, kernel, geometry = self.x, self.tensor(_CHANNELS, _CHANNELS, 1, 1), Geometry()
-        sizes, matrix = (pixels, tuple(kernel.shape)), kernel.cast("bfloat16")
+        sizes, matrix = (_PIXELS, tuple(kernel.shape)), kernel if self.numbers == FLOAT32 else kernel.cast("bfloat16")
         x_grad, kernel_grad = by_paddle.convolution_gradients(x, kernel, self.grad, geometry)
         for bias in (None, self.beta):
             inputs = [x, matrix] if bias is None else [x, matrix, bias]
@@ -189,13 +185,16 @@ class _Check:
         yield "product of matrices for an input gradient", got, x_grad
         (got,) = self.run(builders.pointwise_kernel_gradient, sizes, [self.grad, x], sizes[1])
         yield "product of matrices for a kernel gradient", got, kernel_grad
-        ones = paddle.ones([pixels]).cast("bfloat16")
-        (got,) = self.run(builders.column_sums, (pixels, _CHANNELS), [ones, x], (_CHANNELS,))
+
+    def sums_of_products(self) -> Results:
+        """Sums of columns, and products of a map's patches, which are used of bfloat16 numbers only."""
+        x, ones = self.x, paddle.ones([_PIXELS]).cast("bfloat16")
+        (got,) = self.run(builders.column_sums, (_PIXELS, _CHANNELS), [ones, x], (_CHANNELS,))
         yield "sums of columns", got, x.sum([0, 1, 2])
         for groups in (1, 2):
             kernel_shape, geometry = (_CHANNELS, _CHANNELS // groups, 3, 3), Geometry(1, 1, groups)
-            of_patches = (_SHAPE, kernel_shape, geometry, 0, kind)
-            patches = paddle.zeros([groups * pixels * 9 * kernel_shape[1]]).cast("bfloat16")
+            of_patches = (_SHAPE, kernel_shape, geometry, 0, self.numbers)
+            patches = paddle.zeros([groups * _PIXELS * 9 * kernel_shape[1]]).cast("bfloat16")
             rows, got = self.tensor(*kernel_shape), self.tensor(*kernel_shape)
             x_half, grad_half = self.in_memory(x), self.in_memory(self.grad)
             builders.patches(self.library, *of_patches)(x_half.data_ptr(), patches.data_ptr())

@@ -40,8 +40,8 @@ def watch():
 
 found = library()
 if sys.argv[1] == "product":
-    x, kernel, y = paddle.ones([64, 10, 10, 2048]), paddle.ones([2048, 8192]), paddle.empty([64, 10, 10, 8192])
-    call = lambda: products.pointwise(x, kernel, y)
+    x, kernel, y = paddle.ones([64, 10, 10, 2048]), paddle.ones([8192, 2048, 1, 1]), paddle.empty([64, 10, 10, 8192])
+    call = lambda: products.pointwise(x, kernel, None, y)
 else:
     shape, kernel = (512, 2, 2, 512), (2048, 512, 3, 3)
     primitive = found.primitive(("test",), builders.convolution_kernel_gradient, shape, kernel, Geometry(2, 1), 0)
@@ -64,7 +64,8 @@ def numbers(bits: int) -> set[int]:
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("kind", ["product", "convolution"])
 def test_what_computes_handles_no_signals(kind, threads):
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    # with AVX-512 oneDNN has other implementations of these two, which keep the stack pointer
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "ONEDNN_MAX_CPU_ISA": "AVX2"}
     command = [sys.executable, "-c", PROGRAM, kind]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
