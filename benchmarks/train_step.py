@@ -13,6 +13,8 @@ With "-bf16" behind a form it computes in bfloat16: ours by `ppcls_ext.mixed_pre
 Examples:
     python benchmarks/train_step.py
     python benchmarks/train_step.py --precision both
+    python benchmarks/train_step.py --precision both --json first.json      # and another time: second.json
+    python benchmarks/train_step.py --table first.json second.json
     python benchmarks/train_step.py --model MobileOne_S0 --batch 64 --size 32 --forms ppcls_ext paddle --json times.json
 """
 
@@ -110,7 +112,14 @@ class Form:
         self.versions = self.process.stdout.readline().strip()
         while self.versions and not self.versions.startswith(("Paddle", "timm")):
             self.versions = self.process.stdout.readline().strip()
-        self.name, self.seconds = name, []
+        self.name, self.seconds, self.before = name, [], self.memory("VmRSS")
+
+    def memory(self, field: str) -> float:
+        """What the process takes, MiB: `VmRSS` now, `VmHWM` at most."""
+        if not self.alive or sys.platform != "linux":
+            return 0.0
+        status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="utf-8")
+        return int(status.split(f"{field}:")[1].split()[0]) / 1024
 
     @property
     def alive(self) -> bool:
@@ -128,10 +137,7 @@ class Form:
 
     def close(self) -> float:
         """Ends the process; its largest memory, MiB."""
-        peak = 0.0
-        if self.alive and sys.platform == "linux":
-            status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="utf-8")
-            peak = int(status.split("VmHWM:")[1].split()[0]) / 1024
+        peak = self.memory("VmHWM")
         self.process.kill()
         self.process.wait()
         return peak
@@ -166,6 +172,7 @@ def measure(case: tuple[str, int, int], arguments: argparse.Namespace) -> dict:
                 "median": statistics.median(form.seconds),
                 "ratio": statistics.median(ratios),
                 "peak_mib": round(peak),
+                "mib_before": round(form.before),
             }
     return result
 
@@ -181,6 +188,31 @@ def show(result: dict, names: list[str]) -> None:
             ratio = "" if name == names[0] else f"{form['ratio']:5.2f}"
             cells.append(f"{form['median']:7.3f} {ratio:5} {form['peak_mib']:6} MiB".rjust(22))
     print(f"{result['model']:13} {result['batch']:3}x{result['size']:<4}", *cells, flush=True)
+
+
+def table(runs: list[list[dict]]) -> str:
+    """The Markdown table of mixed precision, from the results of runs with `--precision both`.
+
+    A cell has a number for each run. Those of timm are of whichever memory layout was faster in that run.
+    """
+    head = (
+        "| model | images | ours in bfloat16, s | / ours in float32 | / timm in bfloat16 | / timm in float32 | memory |"
+    )
+    lines = [head, "|---|---|---|---|---|---|---|"]
+    for same in zip(*runs):
+        rows = []
+        for result in same:
+            forms = result["forms"]
+            ours, own = forms["ppcls_ext-bf16"], forms["ppcls_ext"]
+            peers = [
+                max((forms[name]["ratio"] for name in (f"timm{kind}", f"timm-last{kind}") if name in forms), default=0)
+                for kind in (MIXED, "")
+            ]
+            memory = (ours["peak_mib"] - ours["mib_before"]) / (own["peak_mib"] - own["mib_before"])
+            rows.append((f"{ours['median']:.3f}", *(f"{value:.2f}" for value in (own["ratio"], *peers, memory))))
+        cells = (", ".join(values) for values in zip(*rows))
+        lines.append(f"| {same[0]['model']} | {same[0]['batch']} × {same[0]['size']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def computes_bfloat16() -> bool:
@@ -209,7 +241,11 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--peer-python", default=sys.executable, help="an interpreter that has torch and timm")
     parser.add_argument("--json", type=Path, help="also write all numbers to this file")
+    parser.add_argument("--table", type=Path, nargs="+", metavar="JSON", help="print the table of such files, and end")
     arguments = parser.parse_args(argv)
+    if arguments.table:
+        print(table([json.loads(path.read_text(encoding="utf-8")) for path in arguments.table]))
+        return
     if arguments.timm:
         arguments.forms = ["ppcls_ext", "timm"]
     if (arguments.batch is None) != (arguments.size is None):
