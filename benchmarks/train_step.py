@@ -1,6 +1,6 @@
 """Times a train step of this project's nets against timm's on torch, and against other forms of their own.
 
-A step is forward, cross-entropy, backward and an SGD-with-momentum update on random pictures. Each form runs in a
+A step is forward, cross-entropy, backward and an SGD-with-momentum update on random images. Each form runs in a
 process of its own; they take steps by turns, so that a busy machine slows all, with a pause before each: the threads of
 the step before go on spinning for 0.2 s and would slow the next. What is printed are medians of seconds, medians of the
 ratios of paired steps, and each process's largest memory.
@@ -34,7 +34,7 @@ sys.path.insert(0, str(ROOT))
 from ppcls_ext import cpu
 
 MODELS = ["MobileOne_S0", "MobileOne_S4", "RepVGG_A0", "RepVGG_B1g4", "FasterNet_T0", "FasterNet_S"]
-SHAPES = [(64, 32), (16, 96), (8, 224)]  # pictures a step, their side in px
+SHAPES = [(64, 32), (16, 96), (8, 224)]  # images a step, their side in px
 PAUSE = 0.35  # seconds
 CLOCKS = {"wall": "perf_counter", "cpu": "process_time"}
 
@@ -226,7 +226,7 @@ def main(argv: list[str] | None = None) -> None:
     """Runs the benchmark and prints what it measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", nargs="+", default=MODELS, help="default: six nets")
-    parser.add_argument("--batch", type=int, help="pictures a step; default: 64, 16 and 8 with the sizes below")
+    parser.add_argument("--batch", type=int, help="images a step; default: 64, 16 and 8 with the sizes below")
     parser.add_argument("--size", type=int, help="their side, px; default: 32, 96 and 224")
     parser.add_argument("--forms", nargs="+", choices=list(FORMS), default=["ppcls_ext", "timm", "timm-last"])
     kind = "default: float32; both: the bfloat16 forms first, so that ratios are to ours of them"
