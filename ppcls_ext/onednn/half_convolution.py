@@ -4,7 +4,7 @@
   a row each. 16 maps of 6×6 pixels and 192 channels, 3×3: 1.3 instead of 2.5 ms, with 512 channels 5.6 instead of 10.
 - *Strided depthwise ones* have no kernel of their own for the gradients; float32 with conversions takes a tenth.
 
-(2 cores of an Intel Xeon with AMX, oneDNN 3.6.2; with AVX-512 BF16 alone see docs/explanation/training_form.md.)
+(2 cores of an Intel Xeon with AMX, oneDNN 3.6.2.)
 
 The functions return None where oneDNN has nothing fast: then float32 computes it, of the rounded numbers.
 """
@@ -27,6 +27,8 @@ from ppcls_ext.onednn.run import computes, run
 
 #: Output pixels up to which a kernel's gradient is the product of patches, and numbers in the kernel from which on.
 MOST_OF_PATCHES, SMALLEST_KERNEL = 1024, 1 << 17
+#: The fewest inputs and outputs of a group: oneDNN's products of one column for each of many groups are wrong.
+FEWEST_OF_GROUP = 16
 
 
 def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor | None:
@@ -39,9 +41,10 @@ def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, geometry: Geometry)
 
 def input_gradient(grad: Tensor, kernel: Tensor, shape: Sequence[int], geometry: Geometry) -> Tensor | None:
     """See `operations.input_gradient`."""
-    result, kernel_shape = empty_map(shape, BFLOAT16), tuple(kernel.shape)
+    kernel_shape = tuple(kernel.shape)
     if _is_strided_depthwise(kernel_shape, geometry):
         return None
+    result = empty_map(shape, BFLOAT16)
     sizes = (tuple(shape), kernel_shape, geometry, 0)
     return result if run(builders.convolution_input_gradient, sizes, grad, kernel, result) else None
 
@@ -54,8 +57,7 @@ def kernel_gradient(
     shape = (*x.shape[:3], kernel_shape[1] * geometry.groups)
     if _is_strided_depthwise(kernel_shape, geometry) and kernel_shape[2] == 1:
         return None
-    pixels = math.prod(geometry.output_shape(shape, kernel_shape)[:3])
-    if kernel_shape[2] > 1 and math.prod(kernel_shape) >= SMALLEST_KERNEL and pixels <= MOST_OF_PATCHES and computes(x):
+    if computes(x) and _is_product_of_patches(shape, kernel_shape, geometry):
         try:
             return _kernel_gradient_of_patches(x, grad, shape, kernel_shape, geometry, pitch)
         except UnsupportedError:
@@ -63,6 +65,14 @@ def kernel_gradient(
     result, sizes = empty_map(kernel_shape), (shape, kernel_shape, geometry, pitch)
     is_done = run(builders.convolution_kernel_gradient, sizes, x, grad, result, all_channels=not pitch)
     return result if is_done else None
+
+
+def _is_product_of_patches(shape: Sequence[int], kernel_shape: Sequence[int], geometry: Geometry) -> bool:
+    """Whether the kernel's gradient is computed of the patches of a map (N, H, W, C)."""
+    pixels = math.prod(geometry.output_shape(shape, kernel_shape)[:3])
+    of_group = min(kernel_shape[1], kernel_shape[0] // geometry.groups)
+    is_large = math.prod(kernel_shape) >= SMALLEST_KERNEL and of_group >= FEWEST_OF_GROUP
+    return kernel_shape[2] > 1 and is_large and pixels <= MOST_OF_PATCHES
 
 
 def _is_strided_depthwise(kernel_shape: Sequence[int], geometry: Geometry) -> bool:

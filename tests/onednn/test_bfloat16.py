@@ -19,7 +19,7 @@ import ppcls_ext
 from ppcls_ext.blocks import MobileOneBlock, RepConv, RepVGGBlock
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.models.table import MODELS
-from ppcls_ext.onednn import bfloat16, builders, by_paddle, find, maps, operations
+from ppcls_ext.onednn import bfloat16, builders, by_paddle, find, half_convolution, maps, operations
 from ppcls_ext.onednn.arena import SMALLEST, empty_map
 from ppcls_ext.onednn.builders import Geometry
 from ppcls_ext.onednn.library import UnsupportedError
@@ -82,14 +82,16 @@ CONVOLUTIONS = {
     "patches with gaps": ((4, 9, 8, 16), (24, 16, 2, 2), Geometry(3)),
     "patches, stride 2": ((4, 7, 6, 32), (24, 32, 3, 3), Geometry(2, 1)),
     "patches, more padding than map": ((4, 2, 1, 32), (24, 32, 5, 5), Geometry(1, 2)),
-    "patches, grouped": ((4, 5, 6, 64), (32, 16, 3, 3), Geometry(2, 1, 4)),
+    "patches, grouped": ((4, 5, 6, 64), (64, 16, 3, 3), Geometry(2, 1, 4)),
     "many patches": ((8, 12, 12, 16), (16, 16, 3, 3), Geometry(1, 1)),
     "sees all": ((32, 2, 2, 16), (16, 16, 3, 3), Geometry(1, 1)),
 }
 
 
+@pytest.mark.parametrize("smallest", [0, half_convolution.SMALLEST_KERNEL], ids=["patches", "chosen"])
 @pytest.mark.parametrize("name", CONVOLUTIONS)
-def test_convolutions(name):
+def test_convolutions(name, smallest, monkeypatch):
+    monkeypatch.setattr(half_convolution, "SMALLEST_KERNEL", smallest)
     shape, kernel_shape, geometry = CONVOLUTIONS[name]
     x, kernel, bias = numbers(*shape), numbers(*kernel_shape), numbers(kernel_shape[0])
     for given in (None, bias):
@@ -112,15 +114,17 @@ def test_kernels_are_rounded_to_the_nearest():
     assert float(y.cast("float32").max()) == 8 * (1 + 2**-7)
 
 
-def test_convolutions_of_the_first_channels():
-    x, kernel, grad = numbers(2, 6, 6, 16), numbers(4, 4, 3, 3), numbers(2, 6, 6, 16, seed=1)
-    geometry, first = Geometry(1, 1), (slice(None), slice(None), slice(None), slice(0, 4))
+@pytest.mark.parametrize("smallest", [0, half_convolution.SMALLEST_KERNEL], ids=["patches", "chosen"])
+def test_convolutions_of_the_first_channels(smallest, monkeypatch):
+    monkeypatch.setattr(half_convolution, "SMALLEST_KERNEL", smallest)
+    x, kernel, grad = numbers(2, 6, 6, 32), numbers(16, 16, 3, 3), numbers(2, 6, 6, 32, seed=1)
+    geometry, first = Geometry(1, 1), (slice(None), slice(None), slice(None), slice(0, 16))
     y = operations.convolve_first(half(x), kernel, geometry)
     assert difference(y[first], by_paddle.convolve(double(x[first]), double(kernel), None, geometry)) <= ROUNDED
     expected = by_paddle.convolution_gradients(double(x[first]), double(kernel), double(grad[first]), geometry)
     x_grad = operations.input_gradient_first(half(grad), kernel, geometry)
     assert difference(x_grad[first], expected[0]) <= ROUNDED
-    rest = (slice(None), slice(None), slice(None), slice(4, None))
+    rest = (slice(None), slice(None), slice(None), slice(16, None))
     assert difference(y[rest], x[rest]) == difference(x_grad[rest], grad[rest]) == 0
     kernel_grad = operations.kernel_gradient_first(half(x), half(grad), kernel.shape, geometry)
     assert kernel_grad.dtype == paddle.float32
