@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -201,7 +202,7 @@ FEW = 100
 
 
 def unfuse_where_needed(run: RunSettings, weights: Weights | None) -> None:
-    """Asks for `Recipe.unfuse`, in place, where a training of the unfused form is to begin with fused weights.
+    """Asks for `Recipe.unfuse`, in place, where a training of the unfused form begins with weights of another form.
 
     Raises:
         PpclsExtError: the file cannot be read.
@@ -211,15 +212,27 @@ def unfuse_where_needed(run: RunSettings, weights: Weights | None) -> None:
         return
     if settings["pretrained_model"] is None or not isinstance(recipe, dict) or recipe.get("unfuse") is not None:
         return
-    if not are_fused(read_names(weights.content)):
+    from ppcls_ext.models.factories import other_form
+
+    names, asked = read_names(weights.content), run.arch.arguments
+    calibrated = f"calibrated on up to {CALIBRATION_IMAGES} training images (Recipe.unfuse.pictures says another number"
+    if are_fused(names):
+        logger.info(
+            "%s holds fused weights: they get their branches back, %s, Arch.fused=True trains the fused form instead)",
+            *(weights.name, calibrated),
+        )
+    elif form := other_form(run.arch.name, asked, names):
+        logger.info(
+            "%s has %s, and %s trained: the weights are fused and get these branches, %s)",
+            *(weights.name, _in_words(form), _in_words({name: asked[name] for name in form}), calibrated),
+        )
+    else:
         return
     run.config["Recipe"] = {**recipe, "unfuse": {}}
-    logger.info(
-        "%s holds fused weights: they get their branches back, calibrated on up to %d training images "
-        "(Recipe.unfuse.pictures says another number, Arch.fused=True trains the fused form instead)",
-        weights.name,
-        CALIBRATION_IMAGES,
-    )
+
+
+def _in_words(form: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in form.items())
 
 
 def say_what_to_expect(run: RunSettings, images: int) -> None:

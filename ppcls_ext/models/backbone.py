@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from paddle import Tensor, nn
@@ -61,6 +61,15 @@ class Backbone(_Base):
     #: Beginnings of the names that a weights file may lack, and of those in a file that may be left unused.
     may_lack: Sequence[str] = ()
     may_ignore: Sequence[str] = ()
+
+    @classmethod
+    def form_of(cls, names: Iterable[str]) -> dict[str, Any]:
+        """The factory's arguments for the training form that unfused weights are of; none where there is one form.
+
+        Args:
+            names: of the weights' tensors, in any naming.
+        """
+        return {}
 
     @property
     def out_channels(self) -> tuple[int, ...]:

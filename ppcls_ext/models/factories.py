@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,27 @@ FACTORIES: dict[str, Factory] = {
 
 def build(name: str, **kwargs: Any) -> Backbone:
     """See `ppcls_ext.build`."""
+    require_name(name)
+    return FACTORIES[name](**kwargs)
+
+
+def require_name(name: str) -> None:
+    """Raises PpclsExtError where no model has this name."""
     if name not in FACTORIES:
         raise PpclsExtError(f"no model is called {name!r}: expected one of {one_of(name, FACTORIES)}")
-    return FACTORIES[name](**kwargs)
+
+
+def other_form(arch: str, arguments: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """The arguments of unfused weights' training form, where a model is asked for in another one; empty elsewhere.
+
+    Args:
+        arch: the factory's name.
+        arguments: of the factory.
+        names: of the weights' tensors.
+    """
+    form = FACTORIES[arch].net.form_of(names)  # type: ignore[attr-defined]
+    asked = {name: arguments[name] for name in form if arguments.get(name) is not None}
+    return form if any(form[name] != value for name, value in asked.items()) else {}
 
 
 def load_model(source: str | Path, arch: str, class_num: int | None = None) -> tuple[nn.Layer, LoadReport]:
@@ -43,10 +62,13 @@ def load_model(source: str | Path, arch: str, class_num: int | None = None) -> t
         PpclsExtError: unknown architecture, or the file does not fit it.
     """
     weights = read_weight_file(fetch(source, arch))
-    model = build(arch, fused=weights.is_fused)
+    require_name(arch)
+    form = FACTORIES[arch].net.form_of(weights.tensors)  # type: ignore[attr-defined]
+    model = build(arch, fused=weights.is_fused, **form)
     in_file, channels = _classes_and_channels(weights.tensors, model)
     if (class_num or in_file or 1000) != 1000 or channels != model.in_channels:
-        model = build(arch, fused=weights.is_fused, class_num=class_num or in_file or 1000, in_channels=channels)
+        classes = class_num or in_file or 1000
+        model = build(arch, fused=weights.is_fused, class_num=classes, in_channels=channels, **form)
     return model, load_weights(model, weights, allow_other_classes=class_num not in (None, in_file))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.hosts.paddleclas.registry import tell_replaced
 from ppcls_ext.models.backbone import Backbone
+from ppcls_ext.weights.files import read_weight_file
 from ppcls_ext.weights.loading import load_weights
 from ppcls_ext.weights.published import PUBLISHED, fetch
 
@@ -42,15 +43,19 @@ def _make_factory(net: type[Backbone], name: str, variant: Any) -> Factory:
         if type(in_channels) is not int or in_channels < 1:
             raise PpclsExtError(f"in_channels of {name} is {in_channels!r}: expected a whole number from 1")
         tell_replaced(name)
+        source: Any = False
+        if pretrained in (True, PUBLISHED) and use_ssld:
+            raise PpclsExtError(f"no SSLD weights of {name} are published: leave use_ssld at False")
+        if pretrained:
+            source = read_weight_file(fetch(pretrained, name))
+            kwargs = {**net.form_of(source.tensors), **{key: said for key, said in kwargs.items() if said is not None}}
         if in_channels != 3:  # a family may know images of three channels alone
             kwargs["in_channels"] = in_channels
         model = net(variant, class_num=class_num, fused=bool(fused), **kwargs)
         model.arch = name
         model.blueprint = functools.partial(factory, class_num=class_num, **kwargs)
-        if pretrained in (True, PUBLISHED) and use_ssld:
-            raise PpclsExtError(f"no SSLD weights of {name} are published: leave use_ssld at False")
         if pretrained:
-            load_weights(model, fetch(pretrained, name), allow_other_classes=True, allow_other_channels=True)
+            load_weights(model, source, allow_other_classes=True, allow_other_channels=True)
         if freeze is not False:
             model.freeze(None if freeze is True else freeze)
         return model

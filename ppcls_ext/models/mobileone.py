@@ -15,6 +15,9 @@ State-dict names are the official ones, with Paddle's `_mean` and `_variance`.
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from paddle import nn
@@ -44,6 +47,8 @@ VARIANTS = {
 STAGE_PAIRS = (2, 8, 10, 1)  # a pair is a depthwise block and a pointwise block
 SE_PAIRS = (0, 0, 5, 1)  # how many pairs at the end of each stage have SE, where the variant uses it
 NAMES = MobileOneBlock.names
+#: A tensor of a conv branch, in the official naming or timm's: its block and its number.
+CONV_BRANCH = re.compile(rf"(.*)\.(?:{NAMES.conv}|conv_kxk)\.(\d+)\.")
 
 
 class MobileOne(VggLike):
@@ -56,7 +61,7 @@ class MobileOne(VggLike):
         features_only: no head; the model returns the list of the four stages' maps.
         in_channels: channels of the images.
         num_conv_branches: conv branches k of each block but the stem, for another training form of the same fused
-            network; the variant's where it is None.
+            network; the variant's where it is None (the factories take that of unfused weights).
         **kwargs: see `Backbone.set_outputs`.
 
     Raises:
@@ -99,6 +104,13 @@ class MobileOne(VggLike):
             self.add_sublayer(f"stage{index + 1}", nn.Sequential(*blocks))
         self.add_head(class_num, features_only)
         self.set_outputs(**kwargs)
+
+    @classmethod
+    def form_of(cls, names: Iterable[str]) -> dict[str, Any]:
+        """See `Backbone.form_of`: the number of conv branches that most blocks have."""
+        branches = {found.groups() for name in names if (found := CONV_BRANCH.match(name))}
+        numbers = Counter(Counter(block for block, _ in branches).values())
+        return {"num_conv_branches": numbers.most_common(1)[0][0]} if numbers else {}
 
 
 FACTORIES = make_factories(MobileOne, VARIANTS)

@@ -27,9 +27,10 @@ from ppcls_ext.hosts.paddleclas.image_operators import set_crop_size
 from ppcls_ext.hosts.paddleclas.loader_processes import batches_of
 from ppcls_ext.hosts.paddleclas.losses import weigh_classes
 from ppcls_ext.hosts.paddleclas.optimizers import WeightDecay, clip_global_norm
-from ppcls_ext.models.factories import FACTORIES
+from ppcls_ext.models.factories import FACTORIES, other_form
 from ppcls_ext.models.repvgg import RepVGGBlock, custom_l2
 from ppcls_ext.progress import Report, progress
+from ppcls_ext.reparam.fuse import reparameterize
 from ppcls_ext.reparam.unfuse import unfuse
 from ppcls_ext.training.class_weights import class_weights
 from ppcls_ext.training.precise_statistics import compute_statistics, first_images, learning_norms
@@ -359,14 +360,20 @@ def load_fused(arch: dict) -> nn.Layer:
     """The fused model of a configuration's section `Arch`, with its weights; `pretrained` is taken out of the section.
 
     Raises:
-        PpclsExtError: `pretrained` is no file of fused weights of this architecture.
+        PpclsExtError: `pretrained` is no file of weights of this architecture, fused or of another training form.
     """
     arguments = {name: value for name, value in arch.items() if name not in ("name", "pretrained", "use_sync_bn")}
     path = arch.pop("pretrained")
+    factory = FACTORIES[arch["name"]]
     try:
         # optimizers save their state under parameter names that Paddle counts: this model must not take any
         with unique_name.guard():
-            return FACTORIES[arch["name"]](**{**arguments, "fused": True, "pretrained": path})
+            form = other_form(arch["name"], arguments, read_names(path))
+            if not form:
+                return factory(**{**arguments, "fused": True, "pretrained": path})
+            fused = factory(**{**arguments, "fused": True})  # it knows the form that is asked for
+            fused.set_state_dict(reparameterize(factory(**{**arguments, **form, "pretrained": path})).state_dict())
+            return fused
     except PpclsExtError as error:
         if are_fused(read_names(path)):
             raise  # it is another model's

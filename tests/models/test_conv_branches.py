@@ -6,11 +6,14 @@ import paddle
 import pytest
 import yaml
 
-from ppcls_ext import build, reparameterize, unfuse
+from ppcls_ext import build, register, reparameterize, unfuse
 from ppcls_ext.errors import PpclsExtError
-from ppcls_ext.models.mobileone import VARIANTS
+from ppcls_ext.models.factories import load_model
+from ppcls_ext.models.mobileone import VARIANTS, MobileOne
+from ppcls_ext.models.repvgg import RepVGG
 from ppcls_ext.run import Run
-from tests.helpers import randomise_norms, relative
+from ppcls_ext.weights.loading import save_weights
+from tests.helpers import build_engine, randomise_norms, relative
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -55,6 +58,61 @@ def test_other_numbers(value):
 def test_other_families_have_none(name):
     with pytest.raises(PpclsExtError, match="num_conv_branches"):
         build(name, num_conv_branches=1)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+@pytest.mark.parametrize("suffix", [".pdparams", ".npz"])
+def test_weights_tell_their_number(tmp_path, count, suffix):
+    path = tmp_path / f"weights{suffix}"
+    model = build("MobileOne_S0", class_num=3, num_conv_branches=count).eval()
+    save_weights(model, path)
+    x = paddle.randn([2, 3, 32, 32])
+    for again in (build("MobileOne_S0", class_num=3, pretrained=str(path)), load_model(path, "MobileOne_S0")[0]):
+        assert relative(again.eval()(x), model(x)) < 1e-6
+        assert again.blueprint.keywords["num_conv_branches"] == count
+    with pytest.raises(PpclsExtError, match="does not fit MobileOne_S0"):
+        build("MobileOne_S0", class_num=3, pretrained=str(path), num_conv_branches=3)
+
+
+def test_names_of_other_namings_and_of_no_branches():
+    names = ["module.stages.0.0.conv_kxk.0.conv.weight", "module.stages.0.0.conv_kxk.1.bn.running_mean"]
+    assert MobileOne.form_of(names) == {"num_conv_branches": 2}
+    model = build("MobileOne_S1")
+    assert MobileOne.form_of(model.state_dict()) == {"num_conv_branches": 1}
+    assert MobileOne.form_of(build("MobileOne_S1", fused=True).state_dict()) == {}
+    many = [f"stage1.0.rbr_conv.{number}.conv.weight" for number in range(1000)]
+    assert MobileOne.form_of([*model.state_dict(), *many]) == {"num_conv_branches": 1}, "what one block claims"
+    assert RepVGG.form_of(build("RepVGG_A0").state_dict()) == {}
+
+
+@pytest.mark.parametrize("recipe", [{}, {"unfuse": {"pictures": 8}}], ids=["not asked for", "asked for"])
+def test_a_training_with_fewer_branches_than_the_weights(config, tmp_path, recipe, caplog):
+    """They are fused and unfused: the training begins with the weights' function, calibrated."""
+    register()
+    given = build("MobileOne_S0", class_num=2)
+    randomise_norms(given, 1)
+    save_weights(given, tmp_path / "four.pdparams")
+    config["Arch"] = {"name": "MobileOne_S0", "class_num": 2, "num_conv_branches": 1}
+    config["Recipe"] = recipe
+    config["Global"].update(output_dir=str(tmp_path / "out"), pretrained_model=str(tmp_path / "four.pdparams"))
+    config["Global"]["epochs"] = 1
+    with caplog.at_level("INFO", "ppcls_ext"):
+        engine = build_engine(config, "train")
+    assert recipe or "has num_conv_branches 4, and num_conv_branches 1 trained: the weights are fused" in caplog.text
+    assert set(engine.network.state_dict()) == set(build("MobileOne_S0", num_conv_branches=1).state_dict())
+    expected = reparameterize(given).state_dict()
+    for key, value in reparameterize(engine.network).state_dict().items():
+        assert (value - expected[key]).abs().max() <= 1e-4 * expected[key].abs().max(), key
+
+
+def test_unfused_weights_of_the_same_form_are_not_unfused(config, tmp_path):
+    register()
+    save_weights(build("MobileOne_S0", class_num=2, num_conv_branches=1), tmp_path / "one.pdparams")
+    config["Arch"] = {"name": "MobileOne_S0", "class_num": 2, "num_conv_branches": 1}
+    config["Recipe"] = {"unfuse": {"pictures": 8}}
+    config["Global"].update(output_dir=str(tmp_path / "out"), pretrained_model=str(tmp_path / "one.pdparams"))
+    with pytest.raises(PpclsExtError, match=r"Recipe.unfuse: expected fused weights"):
+        build_engine(config, "train")
 
 
 def test_a_training_and_its_weights(config, tmp_path):
