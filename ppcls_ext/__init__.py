@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from paddle import nn
 
+    from ppcls_ext.averages import Averaged
     from ppcls_ext.data.image_input import ImageLike
     from ppcls_ext.data.image_rule import Preprocessing
     from ppcls_ext.export.pipeline import ExportReport
@@ -33,6 +34,7 @@ __version__ = "0.2.0"
 __all__ = [
     "Classifier",
     "Run",
+    "average",
     "build",
     "compare",
     "evaluate",
@@ -375,6 +377,44 @@ def compare(
     from ppcls_ext import run
 
     return run.compare(models, data, **options)
+
+
+def average(
+    runs: Sequence[str | os.PathLike | Run],
+    *,
+    out: str | os.PathLike | None = None,
+    name: str | None = None,
+    overwrite: bool = False,
+    verbose: bool = False,
+) -> Averaged:
+    """Makes one run of several: the average of their weights, evaluated, to be exported as any other.
+
+        made = ppcls_ext.average(["output/MobileOne_S0", "output/MobileOne_S0-2", "output/MobileOne_S0-3"])
+        print(made)
+        made.run.export_onnx()
+
+    Trainings of one network that began with the same weights have an average that is often better than the best of them
+    (model soups, arXiv 2203.05482); those that began with random weights have not. Running statistics are computed
+    anew, from training images of the first run.
+
+    Args:
+        runs: at least two folders that trainings wrote, or weights in them; their network, classes and images are the
+            same.
+        out: the folder above the new run's; that of the first run's where None.
+        name: of the new run's folder; the first run's, with -average, where None; numbered where it is taken.
+        overwrite: replace a run of that name.
+        verbose: whether to show PaddleClas's own output.
+
+    Returns:
+        The new run, and the evaluations of the parts and of their average, which `print` shows.
+
+    Raises:
+        PpclsExtError: the runs differ in more than their training, weights are missing or not finite, or the run cannot
+            be written.
+    """
+    from ppcls_ext import averages
+
+    return averages.average(runs, out=out, name=name, overwrite=overwrite, verbose=verbose)
 
 
 def reparameterize(model: nn.Layer) -> nn.Layer:

@@ -212,7 +212,7 @@ class Run:
         fields: dict[str, Any] = {"batch_size": batch_size} if batch_size else {}
         if topk is not None:
             fields["PostProcess"] = {**settings.section("Infer").get("PostProcess", {}), "topk": topk}
-        engine = _build_engine(settings.changed("Infer", **fields), "infer", verbose)
+        engine = build_engine(settings.changed("Infer", **fields), "infer", verbose)
         from ppcls_ext.training.inference import classify as classify_by_host
 
         yield from classify_by_host(engine, files, threshold, keep)
@@ -275,7 +275,7 @@ class Run:
         place = self._own("report-eval") if report is True else report or None
         if tta is not None:
             return Run(settings)._evaluate_views(tta, topk, threshold, place, data)
-        engine = _build_engine(settings, "eval", verbose)
+        engine = build_engine(settings, "eval", verbose)
         collected = None
         if place:
             from ppcls_ext.training.reports import EvaluationReport
@@ -349,7 +349,7 @@ class Run:
         for field, option in (("save_dir", "--out FILE"), ("save_image", "--save-image PNG|FOLDER")):
             if field not in changes:
                 self.settings.require_own_place("Infer", field, option)
-        _build_engine(self.settings.changed("Infer", **changes), "infer", verbose).infer(threshold)
+        build_engine(self.settings.changed("Infer", **changes), "infer", verbose).infer(threshold)
 
     def export_model(self, *, verbose: bool = False) -> Path:
         """Writes the fused model for Paddle Inference, checks it, and prints the paths of the files.
@@ -359,7 +359,7 @@ class Run:
         """
         if self.settings.section("Global").get("save_inference_dir") == str(self.folder / "inference"):
             self._own("inference")
-        engine = _build_engine(self.settings, "export", verbose)
+        engine = build_engine(self.settings, "export", verbose)
         folder = Path(engine.config["Global"]["save_inference_dir"])
         engine.export(describe=self._write_inference_yml if self.settings.deployed.arch.is_ours else None)
         return folder
@@ -623,7 +623,7 @@ class Run:
             try:
                 settings = with_images(settings, data, labels, val_share, split_seed, quiet)
                 settings = with_epochs_that_fit(settings, began, quiet)
-                engine = _build_engine(settings, "train", verbose)
+                engine = build_engine(settings, "train", verbose)
                 if loss is not None:
                     engine.use_loss(loss)
             except BaseException:
@@ -786,7 +786,8 @@ def _open(source: str | os.PathLike, overrides: Sequence[str]) -> RunSettings:
     return open_config(source, overrides)
 
 
-def _build_engine(settings: RunSettings, mode: str, verbose: bool) -> Engine:
+def build_engine(settings: RunSettings, mode: str, verbose: bool) -> Engine:
+    """The engine of a mode, "train", "eval", "infer" or "export"; `verbose` shows PaddleClas's own output."""
     from ppcls_ext.training.start import set_up
 
     set_up()

@@ -48,7 +48,7 @@ ARROWS = {
     "doctor": "errors packages cpu hosts hosts/paddleclas onednn data weights config training",
 }
 #: These call all the others: the public face, a run with all that can be done with it, and the command lines.
-ON_TOP = {"__init__", "__main__", "run", "commands"}
+ON_TOP = {"__init__", "__main__", "run", "averages", "commands"}
 #: Packages that only these rooms may import.
 ONLY_IN = {
     "ppcls": {"hosts/paddleclas", "training", "config", "commands"},

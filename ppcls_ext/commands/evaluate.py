@@ -19,6 +19,7 @@ from ppcls_ext.commands.options import (
     open_source,
     positive,
 )
+from ppcls_ext.config.folder import read_record
 from ppcls_ext.data.image_input import TTA
 from ppcls_ext.errors import NoSuchRunError, PpclsExtError, printable, printable_lines
 from ppcls_ext.predict.runtimes import RUNTIMES, is_exported
@@ -93,6 +94,9 @@ def _weights_of(run: Run) -> str:
     if run.settings.given_folder is None:
         return str(weights)
     name, averages = Path(str(weights)).name.removesuffix(".pdparams"), run.settings.section("Recipe").get("ema")
+    averaged = (read_record(run.folder) or {}).get("averaged")
+    if averaged and name == "best_model":
+        return f"{weights}, the average of {len(averaged)} trainings"
     what = {
         "best_model": "those of the best evaluation" + (", a moving average (Recipe.ema)" if averages else ""),
         "latest.ema": "the moving average (Recipe.ema) behind the last epoch" + _why_the_last(run),

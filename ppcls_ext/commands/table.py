@@ -24,6 +24,7 @@ COMMANDS = {
     "doctor": Command("doctor", "say whether everything is there and works; with NAME or --data, try a training"),
     "models": Command("models", "list the models: parameters, multiply-adds, published accuracy, weights"),
     "train": Command("train", "train a model with PaddleClas's engine"),
+    "average": Command("average", "average the weights of several trainings of one network, and evaluate the result"),
     "eval": Command("evaluate", "measure trained weights or exported files on labelled images"),
     "infer": Command("predict", "the same as predict, by PaddleClas's name", "infer"),
     "export-onnx": Command("export_onnx", "fuse a model and write it as an ONNX file that was proved equal"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from ppcls_ext.hosts.paddleclas.log_file import log_in, withdraw_log
 from ppcls_ext.predict.answers import Threshold
 from ppcls_ext.reparam.fuse import require_fusible
 from ppcls_ext.report.label_scores import USUAL_THRESHOLD
+from ppcls_ext.training.average import average
 from ppcls_ext.training.checkpoints import Checkpoints
 from ppcls_ext.training.evaluation import Answers, Evaluation, evaluate
 from ppcls_ext.training.first_batch import try_parts
@@ -183,10 +184,21 @@ class Engine(_HostEngine):
 
     def train(self) -> None:
         """Trains, keeps the run's record, and says where the best weights are."""
+        with self._in_own_folder():
+            self._train()
+
+    def average(self, files: Sequence[Path]) -> list[Evaluation]:
+        """Makes the run hold the average of several trainings' weights: see `average.average`."""
+        with self._in_own_folder(), explained_workers():
+            self._begin_aside()
+            return average(self, files)
+
+    @contextlib.contextmanager
+    def _in_own_folder(self) -> Iterator[None]:
         if dist.get_rank() == 0:
             hold(self.folder)
         try:
-            self._train()
+            yield
         finally:
             if dist.get_rank() == 0:
                 settle(self.folder)

@@ -129,6 +129,10 @@ class Recipe:
         if checkpoints is not None:
             self.average.load(f"{checkpoints}.ema.pdparams")
 
+    def take_for_average(self) -> None:
+        """Takes the model's weights as they are for an average that ends, which is saved and not resumed from."""
+        self.average = Average(self._network, Ema(decay=0.0, warmup=False))
+
     def begin_epoch(self, number: int) -> None:
         """Sets the stage of progressive learning, and the number of updates done before the epoch."""
         self._updates = (number - 1) * self._updates_per_epoch
