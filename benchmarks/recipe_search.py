@@ -50,6 +50,7 @@ SHARED = (
     "Global.eval_interval=4",
     "Recipe.unfuse.pictures=512",
     "Recipe.precise_statistics=null",
+    "Arch.num_conv_branches=4",
     *(f"DataLoader.{part}.loader.num_workers=0" for part in ("Train", "Eval")),
 )
 _TRAIN = "DataLoader.Train.dataset"
