@@ -7,6 +7,7 @@ measured is a row of a csv file, and is not measured again: the search goes on w
 Example: ppcls-ext prepare-flowers102 --download
          python benchmarks/recipe_search.py --weights mobileone_s0.pth.tar --seeds 1 2 3
          python benchmarks/recipe_search.py --weights mobileone_s0.pth.tar base "lr 0.0006"    # these alone
+         python benchmarks/recipe_search.py --average base --seeds 1 2 3      # of trainings that are there
          python benchmarks/recipe_search.py --table                                            # what is known so far
          python benchmarks/recipe_search.py --page                       # and the same in docs/explanation/accuracy.md
 """
@@ -25,6 +26,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import paddle
@@ -61,6 +63,7 @@ _MIXING = f"{_TRAIN}.batch_transform_ops.0.OpSampler"
 _CUBIC = tuple(f"{place}.{field}" for place in (_CROP, _RESIZE) for field in ("interpolation=bicubic", "backend=pil"))
 _ALL_MIXED = (f"{_MIXING}.MixupOperator.prob=0.5", f"{_MIXING}.CutmixOperator.prob=0.5")
 _ONE_BRANCH = ("Arch.num_conv_branches=1",)
+_BF16 = "AMP={level: O1, dtype: bfloat16}"
 _FUSED = ("Arch.fused=true", "Recipe.unfuse=null", "Optimizer.lr.learning_rate=0.0002")
 #: name → the fields that differ from the shared ones.
 EXPERIMENTS: dict[str, tuple[str, ...]] = {
@@ -108,6 +111,15 @@ EXPERIMENTS: dict[str, tuple[str, ...]] = {
         *_ALL_MIXED,
         "Global.epochs=40",
     ),
+    "one conv branch, 192 px, all batches mixed, 40 epochs, bf16": (
+        *_ONE_BRANCH,
+        "Global.image_size=192",
+        *_ALL_MIXED,
+        "Global.epochs=40",
+        "Global.eval_interval=40",
+        _BF16,
+    ),
+    "one conv branch, bf16": (*_ONE_BRANCH, _BF16),
     "one conv branch, 40 epochs": (*_ONE_BRANCH, "Global.epochs=40"),
     "fused": _FUSED,
     "fused, lr 0.00005": (*_FUSED, "Optimizer.lr.learning_rate=0.00005"),
@@ -135,6 +147,8 @@ FIELDS = (
     *("precise_val_loss", "test", "precise_test", "precise_test_flip"),
     *("cpu_minutes", "minutes", "processor", "paddle"),
 )
+#: How an average of several trainings' weights is called.
+AVERAGE = "average"
 #: How the table begins.
 COLUMNS = "| what differs |"
 
@@ -149,13 +163,16 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=RESULTS, help="csv file (default: %(default)s)")
     parser.add_argument("--test", action="store_true", help="measure the test list, too: of a recipe that is chosen")
     parser.add_argument("--again", action="store_true", help="measure the finished trainings with precise statistics")
+    parser.add_argument("--average", action="store_true", help="measure the average of finished trainings' weights")
     parser.add_argument("--table", action="store_true", help="print the table of what was measured, and do nothing")
     parser.add_argument("--page", action="store_true", help="as --table, and write it to the end of the page about it")
     args = parser.parse_args()
     unknown = [name for name in args.experiments if name not in EXPERIMENTS]
     if unknown:
         parser.error(f"no experiment is called {unknown[0]!r}: expected one of {', '.join(EXPERIMENTS)}")
-    if args.again:
+    if args.average:
+        measure_averages(args.experiments, args.seeds, args.output, args.results, args.test)
+    elif args.again:
         measure_again(args.experiments, args.seeds, args.output, args.results, args.test)
     elif not (args.table or args.page):
         if args.weights is None:
@@ -224,18 +241,63 @@ def measure(name: str, seed: int, weights: str, output: Path, with_test: bool) -
     }
 
 
+def measure_averages(names: list[str], seeds: list[int], output: Path, results: Path, with_test: bool) -> None:
+    """Measures the averages of finished trainings' weights, anew where they were measured."""
+    for name in names:
+        row = measure_average(name, seeds, output, read_rows(results), with_test)
+        rows = [old for old in read_rows(results) if not _same(old, row)]
+        write_rows(results, [*rows, {field: str(row.get(field, "")) for field in FIELDS}])
+
+
+def measure_average(
+    name: str, seeds: list[int], output: Path, rows: list[dict[str, str]], with_test: bool
+) -> dict[str, str]:
+    """Evaluates the average of the weights that trainings ended with; its minutes are the sum of theirs.
+
+    Args:
+        name: a key of `EXPERIMENTS`.
+        seeds: of the trainings, which are in `output`.
+        output: the folder of the trainings.
+        rows: what was measured of them.
+        with_test: whether the test list is measured.
+    """
+    parts = [row for row in rows if row["experiment"] == name and row["seed"] in map(str, seeds)]
+    run = output / folder_name(name, "-".join(map(str, seeds)))
+    files = [str(last_weights(output / folder_name(name, seed))) for seed in seeds]
+    used = _cpu_seconds()
+    run_command("average", *files, "--out", str(run.parent), "--name", run.name, "--overwrite")
+    spent = (_cpu_seconds() - used) / 60 + sum(float(row["cpu_minutes"]) for row in parts)
+    measured = {"precise_val": evaluate(run), "precise_val_flip": evaluate(run, "--tta", "flip")}
+    if with_test:
+        measured["precise_test"] = evaluate(run, data=TEST)
+        measured["precise_test_flip"] = evaluate(run, "--tta", "flip", data=TEST)
+    kept = ("train_images", "epochs", "px", "processor", "paddle")
+    same = {field: parts[0][field] for field in kept}
+    return {
+        "experiment": f"{AVERAGE} of {len(seeds)}: {name}",
+        "seed": " ".join(map(str, seeds)),
+        "cpu_minutes": f"{spent:.1f}",
+        **same,
+        **measured,
+    }
+
+
+def _same(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    return all(one[field] == other[field] for field in ("experiment", "seed"))
+
+
 def measure_again(names: list[str], seeds: list[int], output: Path, results: Path, with_test: bool) -> None:
     """Fills the columns of trainings that were measured before they were there, from their folders."""
     for row in read_rows(results):
         run = output / folder_name(row["experiment"], row["seed"])
-        if (names and row["experiment"] not in names) or int(row["seed"]) not in seeds or not run.exists():
+        if (names and row["experiment"] not in names) or row["seed"] not in map(str, seeds) or not run.exists():
             continue
         new = measure_precise(run, int(row["px"])) if not row["precise_val"] else {}
         new |= measure_test(run) if with_test and not row["test"] else {}
         if new:
             rows = read_rows(results)  # another search may have added some
             for other in rows:
-                if all(other[field] == row[field] for field in ("experiment", "seed")):
+                if _same(other, row):
                     other.update(new)
             write_rows(results, rows)
             print(row["experiment"], row["seed"], new, flush=True)
@@ -299,8 +361,8 @@ def with_precise_statistics(run: Path) -> Path:
 
 
 def last_weights(run: Path) -> Path:
-    """The weights of a training's last epoch: their average where there is one."""
-    return next(path for name in ("latest.ema", "latest") if (path := run / f"{name}.pdparams").exists())
+    """The weights of a training's last epoch, their moving average where there is one; those of an average."""
+    return next(path for name in ("latest.ema", "latest", "best_model") if (path := run / f"{name}.pdparams").exists())
 
 
 def evaluate(run: Path, *options: str, px: int | None = None, data: str | None = None, metric: str = "top1") -> str:
@@ -350,7 +412,8 @@ def write_rows(path: Path, rows: list[dict[str, str]]) -> None:
 
 def table(rows: list[dict[str, str]]) -> str:
     """Returns a table in Markdown: a row an experiment, the best first; means over seeds and their spread, in %."""
-    of = {name: [row for row in rows if row["experiment"] == name] for name in EXPERIMENTS}
+    names = [*EXPERIMENTS, *(row["experiment"] for row in rows if row["experiment"].startswith(AVERAGE))]
+    of = {name: [row for row in rows if row["experiment"] == name] for name in dict.fromkeys(names)}
     lines = [f"{COLUMNS} seeds | running: val | flipped too | test | precise: val | flipped too | test | CPU minutes |"]
     lines.append("|---|---|---|---|---|---|---|---|---|")
     fields = ("val_last", "val_flip", "test", "precise_val", "precise_val_flip", "precise_test")
