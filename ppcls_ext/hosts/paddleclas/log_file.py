@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import sys
 from collections.abc import Iterator
@@ -84,6 +85,12 @@ class _LogFile(logging.FileHandler):
     def goes_to(self, path: Path) -> bool:
         """Whether it writes to the file at `path`."""
         return not self._fails and self.baseFilename == str(path.absolute())
+
+    def _open(self) -> io.TextIOWrapper:
+        """Without a buffer, whose lock a forked process that loads images inherits: held for ever, if another thread
+        was writing when it was forked.
+        """
+        return io.TextIOWrapper(open(self.baseFilename, self.mode + "b", 0), self.encoding, write_through=True)
 
     def emit(self, record: logging.LogRecord) -> None:
         if not self._fails:

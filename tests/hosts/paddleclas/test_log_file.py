@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -72,3 +76,37 @@ def test_a_disk_that_is_full(host_log, tmp_path, caplog, capsys):
     messages = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert messages == ["warning: /dev/full ends here: [Errno 28] No space left on device"]
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_processes_that_are_forked_while_a_thread_writes(host_log, tmp_path):
+    """A buffer's lock would be copied in the state that it is in, and the process wait for ever."""
+    open_log(tmp_path)
+    log = logging.Logger("forked")
+    log.addHandler(host_log._logger.handlers[-1])
+    assert Path(log.handlers[0].baseFilename) == tmp_path / "eval.log"
+    ended = threading.Event()
+
+    def write() -> None:
+        while not ended.is_set():
+            log.info("x" * 10_000)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        for number in range(60):
+            child = os.fork()
+            if not child:
+                log.info(f"process {number}")
+                os._exit(0)
+            end = time.monotonic() + 20
+            while os.waitpid(child, os.WNOHANG) == (0, 0):
+                if time.monotonic() > end:
+                    os.kill(child, signal.SIGKILL)
+                    os.waitpid(child, 0)
+                    pytest.fail(f"process {number} waits for ever")
+                time.sleep(0.001)
+    finally:
+        ended.set()
+        thread.join()
+    text = (tmp_path / "eval.log").read_text(encoding="utf-8")
+    assert all(f"process {number}" in text for number in range(60))
