@@ -379,14 +379,7 @@ def compare(
     return run.compare(models, data, **options)
 
 
-def average(
-    runs: Sequence[str | os.PathLike | Run],
-    *,
-    out: str | os.PathLike | None = None,
-    name: str | None = None,
-    overwrite: bool = False,
-    verbose: bool = False,
-) -> Averaged:
+def average(runs: Sequence[str | os.PathLike | Run], **options: Any) -> Averaged:
     """Makes one run of several: the average of their weights, evaluated, to be exported as any other.
 
         made = ppcls_ext.average(["output/MobileOne_S0", "output/MobileOne_S0-2", "output/MobileOne_S0-3"])
@@ -400,10 +393,9 @@ def average(
     Args:
         runs: at least two folders that trainings wrote, or weights in them; their network, classes and images are the
             same.
-        out: the folder above the new run's; that of the first run's where None.
-        name: of the new run's folder; the first run's, with -average, where None; numbered where it is taken.
-        overwrite: replace a run of that name.
-        verbose: whether to show PaddleClas's own output.
+        **options: `out`, the folder above the new run's (else the first run's); `name`, of the new run's folder (else
+            the first run's with -average, numbered where it is taken); `overwrite`, to replace a run of that name;
+            `verbose`, to show PaddleClas's own output.
 
     Returns:
         The new run, and the evaluations of the parts and of their average, which `print` shows.
@@ -414,7 +406,7 @@ def average(
     """
     from ppcls_ext import averages
 
-    return averages.average(runs, out=out, name=name, overwrite=overwrite, verbose=verbose)
+    return averages.average(runs, **options)
 
 
 def reparameterize(model: nn.Layer) -> nn.Layer:

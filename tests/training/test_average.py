@@ -90,7 +90,9 @@ def test_again_by_the_command(runs, capsys, tmp_path):
     first = (tmp_path / "out/part1-average/run.json").read_bytes()
     assert main(["average", *reversed(parts), "--name", "part1-average", "--overwrite"]) in (0, None)
     assert (tmp_path / "out/part1-average/run.json").read_bytes() != first
-    assert main(["train", "-c", "out/part1-average/config.yml", "--resume", "out/part1-average"]) == 1
+    capsys.readouterr()
+    assert main(["train", "--resume", "out/part1-average"]) == 1
+    assert "holds no complete checkpoint to resume from" in capsys.readouterr().err
 
 
 def test_what_cannot_be_averaged(runs, tmp_path, capsys):
