@@ -222,6 +222,7 @@ READERS = {
     "download.py": "the package's own cache",
     "export/program.py": "is_file before",
     "hosts/threads.py": "of the system",
+    "hosts/paddleclas/log_file.py": "written, never read",
     "files.py": "open_regular itself; identical_files, whose files were found to be regular",
     "commands/pages.py": "the package's own pages",
     "hosts/paddleclas/locate.py": "PaddleClas's own version",
