@@ -243,6 +243,12 @@ def measure(name: str, seed: int, weights: str, output: Path, with_test: bool) -
 
 def measure_averages(names: list[str], seeds: list[int], output: Path, results: Path, with_test: bool) -> None:
     """Measures the averages of finished trainings' weights, anew where they were measured."""
+    runs = [output / folder_name(name, seed) for name in names for seed in seeds]
+    if not runs:
+        sys.exit("error: expected the names of trainings to average")
+    for run in runs:
+        if last_weights(run) is None:
+            sys.exit(f"error: {run} has no weights: train it first, without --average")
     for name in names:
         row = measure_average(name, seeds, output, read_rows(results), with_test)
         rows = [old for old in read_rows(results) if not _same(old, row)]
@@ -360,9 +366,10 @@ def with_precise_statistics(run: Path) -> Path:
     return precise
 
 
-def last_weights(run: Path) -> Path:
+def last_weights(run: Path) -> Path | None:
     """The weights of a training's last epoch, their moving average where there is one; those of an average."""
-    return next(path for name in ("latest.ema", "latest", "best_model") if (path := run / f"{name}.pdparams").exists())
+    paths = [run / f"{name}.pdparams" for name in ("latest.ema", "latest", "best_model")]
+    return next((path for path in paths if path.exists()), None)
 
 
 def evaluate(run: Path, *options: str, px: int | None = None, data: str | None = None, metric: str = "top1") -> str:
