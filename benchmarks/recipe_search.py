@@ -64,6 +64,7 @@ _CUBIC = tuple(f"{place}.{field}" for place in (_CROP, _RESIZE) for field in ("i
 _ALL_MIXED = (f"{_MIXING}.MixupOperator.prob=0.5", f"{_MIXING}.CutmixOperator.prob=0.5")
 _ONE_BRANCH = ("Arch.num_conv_branches=1",)
 _BF16 = "AMP={level: O1, dtype: bfloat16}"
+_LONG = (*_ONE_BRANCH, "Global.image_size=224", *_ALL_MIXED, "Global.epochs=40", "Global.eval_interval=40", _BF16)
 _FUSED = ("Arch.fused=true", "Recipe.unfuse=null", "Optimizer.lr.learning_rate=0.0002")
 #: name → the fields that differ from the shared ones.
 EXPERIMENTS: dict[str, tuple[str, ...]] = {
@@ -119,6 +120,8 @@ EXPERIMENTS: dict[str, tuple[str, ...]] = {
         "Global.eval_interval=40",
         _BF16,
     ),
+    "one conv branch, 224 px, all batches mixed, 40 epochs, bf16": _LONG,
+    "taught by two of these": _LONG,
     "one conv branch, bf16": (*_ONE_BRANCH, _BF16),
     "one conv branch, 40 epochs": (*_ONE_BRANCH, "Global.epochs=40"),
     "fused": _FUSED,
@@ -139,6 +142,8 @@ _TRIED_FUSED = (
     *("crops from 0.08", "crops from 0.6", "cubic", "decay 0.2", "one stage frozen", "batches of 16"),
 )
 EXPERIMENTS |= {f"fused, {name}": (*_FUSED, *EXPERIMENTS[name]) for name in _TRIED_FUSED}
+#: What learns from the answers of trainings that are there (`Recipe.teachers`) → their experiment and seeds.
+TAUGHT = {"taught by two of these": ("one conv branch, 224 px, all batches mixed, 40 epochs, bf16", (1, 2))}
 #: The sizes that a trained network is evaluated at, relative to the training's (arXiv 1906.06423); multiples of 32 px.
 LARGER = (1.25, 1.5)
 FIELDS = (
@@ -211,6 +216,10 @@ def measure(name: str, seed: int, weights: str, output: Path, with_test: bool) -
     shutil.rmtree(run, ignore_errors=True)
     said = [*SHARED, *EXPERIMENTS[name], f"Global.seed={seed}", f"Global.pretrained_model={weights}"]
     said += [f"Global.output_dir={run.parent}", f"Global.run_name={run.name}"]
+    if name in TAUGHT:
+        teacher, seeds = TAUGHT[name]
+        files = [str(last_weights(beside(output / folder_name(teacher, number)))) for number in seeds]
+        said.append(f"Recipe.teachers={{runs: {json.dumps(files)}}}")
     wall, used = time.monotonic(), _cpu_seconds()
     run_command("train", "-c", "MobileOne_S0", "--quiet", "-o", *said)
     wall, used = time.monotonic() - wall, _cpu_seconds() - used

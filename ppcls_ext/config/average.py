@@ -48,7 +48,7 @@ def average_of(runs: Sequence[RunSettings]) -> tuple[RunSettings, list[Path]]:
     leave_out_start(config)
     config["Global"]["checkpoints"] = None
     if isinstance(config.get("Recipe"), dict):
-        config["Recipe"]["freeze"] = None
+        config["Recipe"].update(freeze=None, teachers=None)
     lists = first.folder.absolute() / LISTS
     made = lists if lists.is_dir() else None  # they are copied into the average's folder
     return dataclasses.replace(first, config=config, given_folder=None, trained_lists={}, made_lists=made), files

@@ -126,6 +126,8 @@ PATH_FIELDS = (
     *("output_dir", "save_inference_dir", "pretrained_model", "checkpoints", "image_root", "cls_label_path"),
     *("infer_imgs", "infer_list", "save_dir", "save_image", "class_id_map_file", "pretrained", "class_weights"),
 )
+#: Fields that hold a list of them.
+PATH_LISTS = ("runs",)
 #: Of these, what may also be a word or a file inside PaddleClas: a path only where there is such a file.
 ONLY_IF_THERE = ("pretrained_model", "checkpoints", "pretrained", "class_id_map_file", "infer_imgs", "class_weights")
 
@@ -160,12 +162,14 @@ def _exists(path: Path) -> bool:
     return bool(path.name) and (os.path.exists(path) or os.path.exists(f"{path}.pdparams"))
 
 
-def _paths(node: Any) -> Iterator[tuple[dict, str]]:
-    """Each mapping and field below `node` that holds a path."""
+def _paths(node: Any) -> Iterator[tuple[Any, Any]]:
+    """Each mapping and field (or list and number) below `node` that holds a path."""
     if isinstance(node, dict):
         for field, value in node.items():
             if field in PATH_FIELDS and isinstance(value, str) and value and "://" not in value:
                 yield node, field
+            elif field in PATH_LISTS and isinstance(value, list):
+                yield from ((value, index) for index, item in enumerate(value) if isinstance(item, str) and item)
             else:
                 yield from _paths(value)
     elif isinstance(node, list):

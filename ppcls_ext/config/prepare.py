@@ -43,6 +43,7 @@ from ppcls_ext.config.lists import (
 from ppcls_ext.config.recipe import Settings as RecipeSettings
 from ppcls_ext.config.recipe import check_recipe
 from ppcls_ext.config.settings import RunSettings
+from ppcls_ext.config.teachers import open_teachers
 from ppcls_ext.config.weights import (
     check_class_names,
     place_checkpoints,
@@ -152,6 +153,7 @@ def _prepare(run: RunSettings, mode: str) -> PreparedRun:
     if mode == "train":
         unfuse_where_needed(run, weights)
         check_recipe(run.recipe, config, run.arch.is_ours)
+        open_teachers(run)  # raises
     place_weights(run, weights, mode)
     if mode == "infer" or describes_export(config, mode):
         place_class_names(run)

@@ -54,6 +54,13 @@ class PreciseStatistics(NamedTuple):
     images: int | None = None
 
 
+class Teachers(NamedTuple):
+    """Runs whose mean answer is learnt, and its share of the loss; see `ppcls_ext.training.teachers`."""
+
+    runs: tuple[str, ...]
+    share: float = 0.9
+
+
 class Freeze(NamedTuple):
     """What is not trained: the stem and the first `stages` stages, or all but the classifier where None."""
 
@@ -73,6 +80,7 @@ class Settings(NamedTuple):
     class_weights: str | None = None
     freeze: Freeze | None = None
     precise_statistics: PreciseStatistics | None = None
+    teachers: Teachers | None = None
 
 
 def read_settings(config: dict) -> Settings:
@@ -96,6 +104,7 @@ def read_settings(config: dict) -> Settings:
         "class_weights": _read_class_weights,
         "freeze": _read_freeze,
         "precise_statistics": _read_precise_statistics,
+        "teachers": _read_teachers,
     }
     return Settings(
         **{name: readers[name](f"Recipe.{name}", value) for name, value in fields.items() if value is not None}
@@ -161,6 +170,17 @@ def _read_unfuse(path: str, value: Any) -> Unfuse:
 def _read_precise_statistics(path: str, value: Any) -> PreciseStatistics:
     images = _mapping(path, value, PreciseStatistics._fields).get("images")
     return PreciseStatistics(None if images is None else _whole(f"{path}.images", images))
+
+
+def _read_teachers(path: str, value: Any) -> Teachers:
+    fields = _mapping(path, value, Teachers._fields, required=("runs",))
+    runs = fields["runs"]
+    if not isinstance(runs, (list, tuple)) or not runs or not all(isinstance(run, str) and run for run in runs):
+        raise PpclsExtError(f"{path}.runs is {runs!r}: expected a list of folders that trainings wrote")
+    share = Teachers._field_defaults["share"] if fields.get("share") is None else fields["share"]
+    if _number(f"{path}.share", share, 0, 1) == 0:
+        raise PpclsExtError(f"{path}.share is 0: expected more, or no teachers")
+    return Teachers(tuple(runs), float(share))
 
 
 def _read_class_weights(path: str, value: Any) -> str:
@@ -247,7 +267,7 @@ def _check_mode(config: dict) -> None:
 
 
 def _check_architecture(settings: Settings, config: dict, ours: bool) -> None:
-    for name in ("custom_l2", "head_learning_rate", "unfuse", "freeze", "precise_statistics"):
+    for name in ("custom_l2", "head_learning_rate", "unfuse", "freeze", "precise_statistics", "teachers"):
         if getattr(settings, name) is not None and not ours:
             raise PpclsExtError(
                 f"Recipe.{name} works with this project's models only, and Arch.name is {config['Arch']['name']}"
@@ -370,6 +390,16 @@ def _check_precise_statistics(_: Settings, config: dict) -> None:
         raise PpclsExtError("Recipe.precise_statistics does not work with Global.use_dali: turn one of them off")
 
 
+def _check_teachers(settings: Settings, config: dict) -> None:
+    if settings.class_weights is not None:
+        raise PpclsExtError(
+            "Recipe.class_weights weighs the labels, and Recipe.teachers take most of the loss from elsewhere: drop "
+            "one of them, or train the teachers with the weights"
+        )
+    if config["Global"].get("use_dali"):
+        raise PpclsExtError("Recipe.teachers do not work with Global.use_dali: turn one of them off")
+
+
 def _check_freeze(settings: Settings, config: dict) -> None:
     options = config["Global"]
     if not (options.get("pretrained_model") or config["Arch"].get("pretrained") or options.get("checkpoints")):
@@ -394,4 +424,5 @@ _CHECKS: dict[tuple[str, ...], Callable[[Settings, dict], None]] = {
     ("class_weights",): _check_class_weights,
     ("freeze",): _check_freeze,
     ("precise_statistics",): _check_precise_statistics,
+    ("teachers",): _check_teachers,
 }

@@ -130,7 +130,7 @@ def train_epoch(engine: Any, number: int, observers: Sequence[Observer]) -> Trai
             with explained("Loss.Train", outputs, labels):
                 losses = engine.train_loss_func(outputs, labels)
             require_learning(engine.config, losses["loss"])
-            losses = recipe.add_penalty(losses)
+            losses = recipe.complete(losses, images, outputs)
         require_finite_loss(losses["loss"], f"epoch {number}, batch {step}")
         precision.backward(losses["loss"] / engine.update_freq)
         if step % engine.update_freq == 0:

@@ -1,6 +1,6 @@
 """The section `Recipe` at work: what a training does beside PaddleClas's options.
 
-The loop calls a `Recipe` where its parts happen: `begin` once, `begin_epoch` before an epoch, `add_penalty` with the
+The loop calls a `Recipe` where its parts happen: `begin` once, `begin_epoch` before an epoch, `complete` with the
 losses of a batch, `set_weight_decay` before an update of the weights and `update_average` behind it. Clipping and the
 classifier's learning rate are settings of the optimizers and parameters, made once in `attach`.
 """
@@ -22,6 +22,7 @@ from paddle.io import Dataset
 from paddle.utils import unique_name
 
 from ppcls_ext.config.recipe import CALIBRATION_IMAGES, POLICIES, Ema, Settings, Stage
+from ppcls_ext.config.teachers import open_teachers
 from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.hosts.paddleclas.image_operators import set_crop_size
 from ppcls_ext.hosts.paddleclas.loader_processes import batches_of
@@ -34,6 +35,7 @@ from ppcls_ext.reparam.fuse import reparameterize
 from ppcls_ext.reparam.unfuse import unfuse
 from ppcls_ext.training.class_weights import class_weights
 from ppcls_ext.training.precise_statistics import compute_statistics, first_images, learning_norms
+from ppcls_ext.training.teachers import Teachers
 from ppcls_ext.weights.files import read_names, read_weight_file
 from ppcls_ext.weights.naming import are_fused
 
@@ -65,6 +67,7 @@ class Recipe:
         self.average: Average | None = None
         self._decay: WeightDecay | None = None
         self._curriculum: Curriculum | None = None
+        self._teachers: Teachers | None = None
         self._updates = self._updates_per_epoch = self._all_updates = 0
 
     def attach(self, engine: Any) -> None:
@@ -93,6 +96,9 @@ class Recipe:
             self._weigh_classes(engine, settings.class_weights)
         if self._fused is not None and settings.unfuse is not None:
             self._unfuse(engine, settings.unfuse.pictures)
+        if settings.teachers is not None:
+            self._teachers = Teachers(open_teachers(engine.settings), settings.teachers.share)
+            logger.info(f"[Recipe] {len(self._teachers)} teachers, {settings.teachers.share:.0%} of the loss")
         if settings.weight_decay is not None:
             by_loss = set() if settings.custom_l2 is None else {kernel.name for kernel in _custom_l2_kernels(network)}
             kernels = [weight for weight in network.parameters() if weight.ndim > 1 and weight.name not in by_loss]
@@ -144,8 +150,20 @@ class Recipe:
 
             logger.info(f"[Recipe] from epoch {number}: {stage}")
 
-    def add_penalty(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The losses of a batch, with RepVGG's own weight decay in their sum (`Recipe.custom_l2`).
+    def complete(self, losses: dict[str, Tensor], images: Tensor, outputs: Any) -> dict[str, Tensor]:
+        """The losses of a batch with what the recipe adds to their sum: teachers and a decay of weights.
+
+        Args:
+            losses: by their names; "loss" is their sum.
+            images: (N, C, H, W), of the batch.
+            outputs: of the model.
+        """
+        if self._teachers is not None:
+            losses = self._teachers.add_to(losses, images, outputs)
+        return self._add_penalty(losses)
+
+    def _add_penalty(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """With RepVGG's own weight decay (`Recipe.custom_l2`).
 
         It is a decay of the kernels that the fused network will have (official `repvgg.py`).
         """
