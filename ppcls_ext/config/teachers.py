@@ -51,4 +51,3 @@ def _open_teacher(path: str, name: str, run: RunSettings) -> RunSettings:
             )
     compare_class_names(weights.path, theirs, ours)
     return teacher
-

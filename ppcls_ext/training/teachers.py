@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import paddle
-import paddle.nn.functional as F
 from paddle import Tensor
+from paddle.nn import functional
 from paddle.utils import unique_name
 
 from ppcls_ext.config.settings import RunSettings
@@ -46,7 +46,7 @@ class Teachers:
             (N, classes).
         """
         with paddle.no_grad():
-            answers = [F.softmax(network(images).astype("float32")) for network in self._networks]
+            answers = [functional.softmax(network(images).astype("float32")) for network in self._networks]
             return paddle.add_n(answers) / len(answers)
 
     def add_to(self, losses: dict[str, Any], images: Tensor, logits: Tensor) -> dict[str, Any]:
@@ -61,6 +61,6 @@ class Teachers:
         """
         answer = self.answer(images)
         with paddle.amp.auto_cast(enable=False):
-            apart = F.kl_div(F.log_softmax(logits.astype("float32")), answer, reduction="batchmean")
+            apart = functional.kl_div(functional.log_softmax(logits.astype("float32")), answer, reduction="batchmean")
             total = (1 - self._share) * losses["loss"] + self._share * apart.reshape(losses["loss"].shape)
         return {**losses, "loss": total, "teachers": apart}

@@ -62,6 +62,12 @@ def test_everything():
         ({"head_learning_rate": float("inf")}, "Recipe.head_learning_rate is inf: expected a number of at least 0"),
         ({"unfuse": True}, "Recipe.unfuse is True: expected a mapping of pictures"),
         ({"unfuse": {"pictures": 0}}, "Recipe.unfuse.pictures is 0: expected a whole number of at least 1"),
+        ({"teachers": ["output/a"]}, "Recipe.teachers is ['output/a']: expected a mapping of runs, share"),
+        ({"teachers": {"share": 0.5}}, "Recipe.teachers.runs is missing"),
+        ({"teachers": {"runs": "output/a"}}, "Recipe.teachers.runs is 'output/a': expected a list of folders"),
+        ({"teachers": {"runs": []}}, "Recipe.teachers.runs is []: expected a list of folders"),
+        ({"teachers": {"runs": ["a"], "share": 0}}, "Recipe.teachers.share is 0: expected more, or no teachers"),
+        ({"teachers": {"runs": ["a"], "share": 1.5}}, "Recipe.teachers.share is 1.5: expected a number from 0 to 1"),
     ],
 )
 def test_wrong_fields(recipe, message):
@@ -71,6 +77,7 @@ def test_wrong_fields(recipe, message):
 
 
 EMA, DECAY, UNFUSE = {"ema": {"decay": 0.9}}, {"weight_decay": {"start": 0.1, "end": 0}}, {"unfuse": {"pictures": 8}}
+TEACHERS = {"teachers": {"runs": ["output/a"]}}
 
 
 @pytest.mark.parametrize(
@@ -109,6 +116,9 @@ EMA, DECAY, UNFUSE = {"ema": {"decay": 0.9}}, {"weight_decay": {"start": 0.1, "e
         ({"progressive": STAGES}, {}, "sets a size, but DataLoader.Train.dataset.transform_ops has no RandCropImage"),
         ({"progressive": STAGES}, {"Global": {"use_dali": True}}, "does not work with Global.use_dali"),
         ({"progressive": [{"epoch": 1, "strength": 0.5}]}, {}, "has no AutoAugment or RandAugment"),
+        (TEACHERS, {"Arch": {"name": "ResNet50"}}, "this project's models only, and Arch.name is"),
+        (TEACHERS, {"Global": {"use_dali": True}}, "do not work with Global.use_dali"),
+        ({**TEACHERS, "class_weights": "balanced"}, {}, "drop one of them, or train the teachers with the weights"),
     ],
 )
 def test_impossible_combinations(base_config, config, recipe, changes, message):
