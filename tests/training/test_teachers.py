@@ -135,6 +135,8 @@ def test_what_cannot_teach(train, parts):
     fails(r"runs.0 is .*/out/part0, whose mean is \[0.5, 0.5, 0.5\], and this", parts[:1], mean)
     fails("whose class num is 2, and this training's is 3", parts[:1], "Arch.class_num=3")
     fails("whose channels is 3, and this training's is 1", parts[:1], "Arch.in_channels=1")
+    Path("names.txt").write_text("0 green\n1 red\n")
+    fails("the same classes in another order", parts[:1], "Infer.PostProcess.class_id_map_file=names.txt")
     shutil.copytree(parts[0], "out/own")
     fails("where this training writes", ["out/own"], "Global.run_name=own", "Global.overwrite=true")
     for file in Path("out/own").glob("*.pdparams"):
