@@ -121,7 +121,7 @@ EXPERIMENTS: dict[str, tuple[str, ...]] = {
         _BF16,
     ),
     "one conv branch, 224 px, all batches mixed, 40 epochs, bf16": _LONG,
-    "taught by two of these": _LONG,
+    "one conv branch, 224 px, all batches mixed, 40 epochs, bf16, taught by two of these": _LONG,
     "one conv branch, bf16": (*_ONE_BRANCH, _BF16),
     "one conv branch, 40 epochs": (*_ONE_BRANCH, "Global.epochs=40"),
     "fused": _FUSED,
@@ -143,7 +143,8 @@ _TRIED_FUSED = (
 )
 EXPERIMENTS |= {f"fused, {name}": (*_FUSED, *EXPERIMENTS[name]) for name in _TRIED_FUSED}
 #: What learns from the answers of trainings that are there (`Recipe.teachers`) → their experiment and seeds.
-TAUGHT = {"taught by two of these": ("one conv branch, 224 px, all batches mixed, 40 epochs, bf16", (1, 2))}
+_BY_TWO = ", taught by two of these"
+TAUGHT = {name: (name[: -len(_BY_TWO)], (1, 2)) for name in EXPERIMENTS if name.endswith(_BY_TWO)}
 #: The sizes that a trained network is evaluated at, relative to the training's (arXiv 1906.06423); multiples of 32 px.
 LARGER = (1.25, 1.5)
 FIELDS = (
