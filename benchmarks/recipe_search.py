@@ -142,8 +142,8 @@ _TRIED_FUSED = (
     *("crops from 0.08", "crops from 0.6", "cubic", "decay 0.2", "one stage frozen", "batches of 16"),
 )
 EXPERIMENTS |= {f"fused, {name}": (*_FUSED, *EXPERIMENTS[name]) for name in _TRIED_FUSED}
-#: What learns from the answers of trainings that are there (`Recipe.teachers`) → their experiment and seeds.
 _BY_TWO = ", taught by two of these"
+#: What learns from the answers of trainings that are there (`Recipe.teachers`) → their experiment and seeds.
 TAUGHT = {name: (name[: -len(_BY_TWO)], (1, 2)) for name in EXPERIMENTS if name.endswith(_BY_TWO)}
 #: The sizes that a trained network is evaluated at, relative to the training's (arXiv 1906.06423); multiples of 32 px.
 LARGER = (1.25, 1.5)
@@ -253,12 +253,8 @@ def measure(name: str, seed: int, weights: str, output: Path, with_test: bool) -
 
 def measure_averages(names: list[str], seeds: list[int], output: Path, results: Path, with_test: bool) -> None:
     """Measures the averages of finished trainings' weights, anew where they were measured."""
-    runs = [output / folder_name(name, seed) for name in names for seed in seeds]
-    if not runs:
+    if not names:
         sys.exit("error: expected the names of trainings to average")
-    for run in runs:
-        if last_weights(run) is None:
-            sys.exit(f"error: {run} has no weights: train it first, without --average")
     for name in names:
         row = measure_average(name, seeds, output, read_rows(results), with_test)
         rows = [old for old in read_rows(results) if not _same(old, row)]
@@ -376,10 +372,14 @@ def with_precise_statistics(run: Path) -> Path:
     return precise
 
 
-def last_weights(run: Path) -> Path | None:
-    """The weights of a training's last epoch, their moving average where there is one; those of an average."""
+def last_weights(run: Path) -> Path:
+    """The weights of a training's last epoch, their moving average where there is one; those of an average.
+
+    Where there are none, the search ends.
+    """
     paths = [run / f"{name}.pdparams" for name in ("latest.ema", "latest", "best_model")]
-    return next((path for path in paths if path.exists()), None)
+    found = next((path for path in paths if path.exists()), None)
+    return found or sys.exit(f"error: {run} has no weights: train it first")
 
 
 def evaluate(run: Path, *options: str, px: int | None = None, data: str | None = None, metric: str = "top1") -> str:

@@ -126,10 +126,10 @@ PATH_FIELDS = (
     *("output_dir", "save_inference_dir", "pretrained_model", "checkpoints", "image_root", "cls_label_path"),
     *("infer_imgs", "infer_list", "save_dir", "save_image", "class_id_map_file", "pretrained", "class_weights"),
 )
-#: Fields that hold a list of them.
-PATH_LISTS = ("runs",)
 #: Of these, what may also be a word or a file inside PaddleClas: a path only where there is such a file.
 ONLY_IF_THERE = ("pretrained_model", "checkpoints", "pretrained", "class_id_map_file", "infer_imgs", "class_weights")
+#: Fields that hold a list of paths, wherever they stand: those of `Recipe.teachers`.
+PATH_LISTS = ("runs",)
 
 
 def make_absolute(config: dict, host_folder: Path) -> None:
