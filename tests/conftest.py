@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import signal
@@ -16,6 +17,27 @@ from tests.tiny_net import METADATA, PIXELS, make_net
 from tests.tiny_run import tiny_run, tiny_settings  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.hookimpl(trylast=True)  # after pytest's own, which lets faults be printed among thousands of lines
+def pytest_configure(config):  # noqa: F811 named so by pytest
+    """Where a process of pytest-xdist dies of a fault, its stack is kept for the end of the output."""
+    worker = getattr(config, "workerinput", {}).get("workerid")
+    folder = config.cache.mkdir("faults")
+    if worker is not None:
+        config.faults = open(folder / f"{worker}.txt", "w")  # noqa: SIM115 as long as the process lives
+        faulthandler.enable(file=config.faults)
+    else:
+        for path in folder.glob("*.txt"):
+            path.unlink()
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Prints the faults of processes that died."""
+    for path in sorted(terminalreporter.config.cache.mkdir("faults").glob("*.txt")):
+        if text := path.read_text(errors="replace"):
+            terminalreporter.section(f"the fault that ended {path.stem}")
+            terminalreporter.write_line("\n".join(text.splitlines()[:30]))
 
 
 @pytest.fixture(scope="session", autouse=True)

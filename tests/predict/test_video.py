@@ -20,6 +20,7 @@ from ppcls_ext.errors import PpclsExtError
 from ppcls_ext.predict.answers import Choice
 from ppcls_ext.predict.classifier import Classifier
 from ppcls_ext.predict.video import Video, classify_video, clock, ordinal
+from tests.helpers import ROOT
 
 cv2 = pytest.importorskip("cv2")
 FRAMES, RATE = 45, 15
@@ -224,16 +225,27 @@ class Camera:
         pass
 
 
-def test_ctrl_c_is_the_end_of_a_camera(exported, capsys, tmp_path, monkeypatch):
-    """No machine for tests has a camera: that of OpenCV is replaced, and nothing else."""
-    monkeypatch.setattr(cv2, "VideoCapture", Camera)
-    # ignored below a shell's background job; conftest.py restores it
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    code, out, err = predict(capsys, exported[1], "--video", "0", "--every", 10, "--out", tmp_path / "r.jsonl")
-    assert code == 0
-    assert out.startswith("0:00:00   ")
-    assert err.splitlines()[1:] == ["Ctrl-C ends it", f"{tmp_path / 'r.jsonl'}: 4 frames"]
-    rows = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text(encoding="utf-8").splitlines()]
+#: The command with that camera. SIGINT is ignored below a shell's background job and below pytest-xdist.
+WITH_CAMERA = """
+import faulthandler, signal, sys
+faulthandler.enable()
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from tests.predict.test_video import Camera, cv2, main, run
+cv2.VideoCapture = Camera
+sys.exit(run(lambda: main(sys.argv[1:])))
+"""
+
+
+def test_ctrl_c_is_the_end_of_a_camera(exported, tmp_path):
+    """No machine for tests has a camera: that of OpenCV is replaced, and nothing else. In a process of its own."""
+    frames = tmp_path / "r.jsonl"
+    arguments = [str(exported[1]), "--video", "0", "--every", "10", "--out", str(frames)]
+    command = [sys.executable, "-c", WITH_CAMERA, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stdout.startswith("0:00:00   ")
+    assert done.stderr.splitlines()[-2:] == ["Ctrl-C ends it", f"{frames}: 4 frames"]
+    rows = [json.loads(line) for line in frames.read_text(encoding="utf-8").splitlines()]
     assert [row["frame"] for row in rows] == [0, 10, 20, 30]
 
 
