@@ -1,7 +1,8 @@
-"""How long a folder of images is trained on, and how fast, where the user does not say it.
+"""How long a folder of images is trained on, how fast and with what, where the user does not say it.
 
-The models' shipped configurations were chosen with `IMAGES` training images. Of more images, weights that have learnt
-from others need fewer epochs; and larger batches need a higher learning rate.
+The models' shipped configurations were chosen with `IMAGES` training images and weights that have learnt from others.
+Of more images such weights need fewer epochs, and larger batches need a higher learning rate. Random weights need a
+higher one yet, and images that are not mixed.
 """
 
 from __future__ import annotations
@@ -21,11 +22,18 @@ IMAGES, BATCH_SIZE = 1020, 32
 #: Epochs, however many images there are: the learning rate rises in the first one and falls to zero in the last.
 FEWEST = 6
 EPOCHS, RATE = "Global.epochs", "Optimizer.lr.learning_rate"
-#: Field → the short option that sets it, and the fields that it depends on.
+HEAD, MIXING = "Recipe.head_learning_rate", "DataLoader.Train.dataset.batch_transform_ops"
+#: Field → the short option that sets it ("": none), and the fields that it depends on.
 OPEN_FIELDS = {
     EPOCHS: ("epochs", (EPOCHS, "Optimizer.lr.warmup_epoch", "Recipe.progressive")),
     RATE: ("lr", ("Optimizer",)),
+    HEAD: ("", (HEAD, "Optimizer.name")),
+    MIXING: ("", (MIXING,)),
 }
+#: What random weights need (docs/explanation/accuracy.md, From random weights): the learning rate of AdamW, by the
+#: model's family, and the factor on it for the classifier, whose weights are no newer than the others there.
+RANDOM_RATE = {"mobileone": 0.01, "repvgg": 0.003, "fasternet": 0.001}
+RANDOM_HEAD = 0.3
 
 
 def open_fields(source: object, options: Mapping[str, Any], overrides: Iterable[str]) -> frozenset[str]:
@@ -42,7 +50,8 @@ def open_fields(source: object, options: Mapping[str, Any], overrides: Iterable[
     return frozenset(
         field
         for field, (option, needed) in OPEN_FIELDS.items()
-        if options.get(option) is None and not any(_meet(one, path) for one in needed for path in said)
+        if (option is None or options.get(option) is None)
+        and not any(_meet(one, path) for one in needed for path in said)
     )
 
 
@@ -79,17 +88,40 @@ def fit_to_images(config: dict[str, Any], fields: frozenset[str], images: int) -
         fields: of `open_fields`.
         images: those to train on.
     """
-    is_fine_tuned = config["Global"].get("pretrained_model") or config["Arch"].get("pretrained")
-    if EPOCHS in fields and is_fine_tuned:
-        shipped = config["Global"]["epochs"]
-        config["Global"]["epochs"] = epochs = epochs_for(images, shipped)
-        if epochs != shipped:
-            logger.info("%d images: %d epochs (--epochs), not %d as for %d", images, epochs, shipped, IMAGES)
+    if config["Global"].get("pretrained_model") or config["Arch"].get("pretrained"):
+        if EPOCHS in fields:
+            _fit_epochs(config["Global"], images)
+    elif config["Arch"].get("name") in MODELS:
+        _fit_to_random_weights(config, fields)
     sampler = config["DataLoader"]["Train"].get("sampler")
     batch_size = sampler.get("batch_size") if isinstance(sampler, dict) else None
     # what is no number of images is refused later
     if RATE in fields and type(batch_size) is int and batch_size > 0 and batch_size != BATCH_SIZE:
         schedule = config["Optimizer"]["lr"]
-        shipped = schedule["learning_rate"]
-        schedule["learning_rate"] = rate = rate_for(batch_size, shipped)
-        logger.info("batches of %d: learning rate %g (--lr), not %g as for %d", batch_size, rate, shipped, BATCH_SIZE)
+        usual = schedule["learning_rate"]
+        schedule["learning_rate"] = rate = rate_for(batch_size, usual)
+        logger.info("batches of %d: learning rate %g (--lr), not %g as for %d", batch_size, rate, usual, BATCH_SIZE)
+
+
+def _fit_epochs(settings: dict[str, Any], images: int) -> None:
+    shipped = settings["epochs"]
+    settings["epochs"] = epochs = epochs_for(images, shipped)
+    if epochs != shipped:
+        logger.info("%d images: %d epochs (--epochs), not %d as for %d", images, epochs, shipped, IMAGES)
+
+
+def _fit_to_random_weights(config: dict[str, Any], fields: frozenset[str]) -> None:
+    """Random weights learn little by what is best for those that have learnt already, and MobileOne's nothing."""
+    changes = []
+    if RATE in fields:
+        schedule, rate = config["Optimizer"]["lr"], RANDOM_RATE[MODELS[config["Arch"]["name"]].family]
+        changes.append(f"learning rate {rate:g} (--lr), not {schedule['learning_rate']:g}")
+        schedule["learning_rate"] = rate
+    if HEAD in fields:
+        recipe = config["Recipe"]
+        changes.append(f"the classifier's is {RANDOM_HEAD:g} of it ({HEAD}), not {recipe['head_learning_rate']:g}")
+        recipe["head_learning_rate"] = RANDOM_HEAD
+    if MIXING in fields and config["DataLoader"]["Train"]["dataset"].pop("batch_transform_ops", None):
+        changes.append(f"images are not mixed ({MIXING})")
+    if changes:
+        logger.info("random weights (no --weights): %s", "; ".join(changes))
