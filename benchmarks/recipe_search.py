@@ -37,6 +37,7 @@ sys.path.insert(0, str(ROOT))
 import ppcls_ext
 from ppcls_ext import cpu
 from ppcls_ext.config.settings import RunSettings
+from ppcls_ext.config.shipped import RECIPES, to_config
 from ppcls_ext.files import atomic_write
 from ppcls_ext.report.tables import read_metrics
 from ppcls_ext.training.engine import Engine
@@ -65,6 +66,11 @@ _ALL_MIXED = (f"{_MIXING}.MixupOperator.prob=0.5", f"{_MIXING}.CutmixOperator.pr
 _ONE_BRANCH = ("Arch.num_conv_branches=1",)
 _BF16 = "AMP={level: O1, dtype: bfloat16}"
 _LONG = (*_ONE_BRANCH, "Global.image_size=224", *_ALL_MIXED, "Global.epochs=40", "Global.eval_interval=40", _BF16)
+_BOTH = "dataset/flowers102/train_val_list.txt"
+_OPERATORS = to_config(RECIPES["MobileOne_S0.yml"])["DataLoader"]["Train"]["dataset"]["transform_ops"]
+_OPERATORS[1]["RandCropImage"]["size"] = 128
+_ERASING = {"EPSILON": 0.25, "sl": 0.02, "sh": 0.3333, "r1": 0.3, "use_log_aspect": True, "mode": "pixel"}
+_ERASED = (f"{_TRAIN}.transform_ops={json.dumps([*_OPERATORS, {'RandomErasing': _ERASING}])}",)
 _FUSED = ("Arch.fused=true", "Recipe.unfuse=null", "Optimizer.lr.learning_rate=0.0002")
 #: name → the fields that differ from the shared ones.
 EXPERIMENTS: dict[str, tuple[str, ...]] = {
@@ -123,6 +129,16 @@ EXPERIMENTS: dict[str, tuple[str, ...]] = {
     "one conv branch, 224 px, all batches mixed, 40 epochs, bf16": _LONG,
     "one conv branch, 224 px, all batches mixed, 40 epochs, bf16, taught by two of these": _LONG,
     "one conv branch, bf16": (*_ONE_BRANCH, _BF16),
+    "one conv branch, bf16, random erasing": (*_ONE_BRANCH, _BF16, *_ERASED),
+    "one conv branch, 192 px, all batches mixed, 20 epochs, bf16, train and val": (
+        *_ONE_BRANCH,
+        "Global.image_size=192",
+        *_ALL_MIXED,
+        "Global.epochs=20",
+        "Global.eval_interval=20",
+        f"{_TRAIN}.cls_label_path={_BOTH}",
+        _BF16,
+    ),
     "one conv branch, 40 epochs": (*_ONE_BRANCH, "Global.epochs=40"),
     "fused": _FUSED,
     "fused, lr 0.00005": (*_FUSED, "Optimizer.lr.learning_rate=0.00005"),
@@ -141,6 +157,9 @@ _TRIED_FUSED = (
     *("no smoothing", "smoothing 0.2", "no mixing", "all batches mixed", "TrivialAugment's range", "RandAugment 7"),
     *("crops from 0.08", "crops from 0.6", "cubic", "decay 0.2", "one stage frozen", "batches of 16"),
 )
+#: What is tried with one conv branch in bfloat16, too.
+_TRIED_BF16 = ("TrivialAugment's range", "RandAugment 7", "all batches mixed", "one stage frozen", "no mixing")
+EXPERIMENTS |= {f"one conv branch, bf16, {name}": (*_ONE_BRANCH, _BF16, *EXPERIMENTS[name]) for name in _TRIED_BF16}
 EXPERIMENTS |= {f"fused, {name}": (*_FUSED, *EXPERIMENTS[name]) for name in _TRIED_FUSED}
 _BY_TWO = ", taught by two of these"
 #: What learns from the answers of trainings that are there (`Recipe.teachers`) → their experiment and seeds.
@@ -215,6 +234,9 @@ def measure(name: str, seed: int, weights: str, output: Path, with_test: bool) -
     """
     run = output / folder_name(name, seed)
     shutil.rmtree(run, ignore_errors=True)
+    learns_val = any(text.endswith(f"={_BOTH}") for text in EXPERIMENTS[name])
+    if learns_val:
+        write_list_of_both()
     said = [*SHARED, *EXPERIMENTS[name], f"Global.seed={seed}", f"Global.pretrained_model={weights}"]
     said += [f"Global.output_dir={run.parent}", f"Global.run_name={run.name}"]
     if name in TAUGHT:
@@ -225,29 +247,47 @@ def measure(name: str, seed: int, weights: str, output: Path, with_test: bool) -
     run_command("train", "-c", "MobileOne_S0", "--quiet", "-o", *said)
     wall, used = time.monotonic() - wall, _cpu_seconds() - used
     epochs = [row for row in read_metrics(run / "metrics.csv") if row["eval_top1"] is not None]
-    best = max(epochs, key=lambda row: row["eval_top1"] or 0.0)
     record = json.loads((run / "run.json").read_text(encoding="utf-8"))
     px = next(int(text.split("=")[1]) for text in reversed(said) if text.startswith("Global.image_size="))
-    larger = {factor: evaluate(run, px=round(px * factor / 32) * 32) for factor in LARGER}
     return {
         "experiment": name,
         "seed": seed,
         "train_images": record["lists"]["Train"]["pictures"],
         "epochs": f"{epochs[-1]['epoch']:.0f}",
         "px": px,
-        "best_epoch": f"{best['epoch']:.0f}",
-        "val_best": f"{best['eval_top1']:.4f}",
-        "val_last": f"{epochs[-1]['eval_top1']:.4f}",
-        "val_loss_last": f"{epochs[-1]['eval_loss']:.4f}",
-        "val_at_1.25": larger[1.25],
-        "val_at_1.5": larger[1.5],
-        "val_flip": evaluate(run, "--tta", "flip"),
-        **measure_precise(run, px),
-        **(measure_test(run) if with_test else {}),
+        **({} if learns_val else measure_val(run, px, epochs)),
+        **(measure_test(run) if with_test or learns_val else {}),
         "cpu_minutes": f"{used / 60:.1f}",
         "minutes": f"{wall / 60:.1f}",
         "processor": cpu.name(),
         "paddle": f"{record['versions']['paddlepaddle']}, Python {platform.python_version()}",
+    }
+
+
+def write_list_of_both() -> None:
+    """Writes the list of the training and the validation images, of which no validation is left."""
+    with atomic_write(Path(_BOTH), "w", encoding="utf-8") as stream:
+        for part in ("train", "val"):
+            stream.write(Path(_BOTH).with_name(f"{part}_list.txt").read_text(encoding="utf-8"))
+
+
+def measure_val(run: Path, px: int, epochs: list[dict[str, float | None]]) -> dict[str, object]:
+    """What a finished training has come to on the validation list.
+
+    Args:
+        run: its folder.
+        px: the side of its images.
+        epochs: the rows of its metrics.csv with an evaluation.
+    """
+    best = max(epochs, key=lambda row: row["eval_top1"] or 0.0)
+    return {
+        "best_epoch": f"{best['epoch']:.0f}",
+        "val_best": f"{best['eval_top1']:.4f}",
+        "val_last": f"{epochs[-1]['eval_top1']:.4f}",
+        "val_loss_last": f"{epochs[-1]['eval_loss']:.4f}",
+        **{f"val_at_{factor}": evaluate(run, px=round(px * factor / 32) * 32) for factor in LARGER},
+        "val_flip": evaluate(run, "--tta", "flip"),
+        **measure_precise(run, px),
     }
 
 
@@ -327,7 +367,7 @@ def measure_precise(run: Path, px: int) -> dict[str, str]:
         run: its folder; the fused form has no statistics.
         px: the side of its images.
     """
-    if yaml.safe_load((run / "config.yml").read_text(encoding="utf-8"))["Arch"].get("fused"):
+    if _is_fused(run):
         return {}
     precise = with_precise_statistics(run)
     larger = round(px * LARGER[0] / 32) * 32
@@ -339,10 +379,16 @@ def measure_precise(run: Path, px: int) -> dict[str, str]:
     }
 
 
+def _is_fused(run: Path) -> bool:
+    return bool(yaml.safe_load((run / "config.yml").read_text(encoding="utf-8"))["Arch"].get("fused"))
+
+
 def measure_test(run: Path) -> dict[str, str]:
     """Evaluates a finished training on the test list, both ways where its precise statistics lie beside it."""
     precise = beside(run)
     measured = {"test": evaluate(run, data=TEST)}
+    if not precise.exists() and not _is_fused(run):
+        with_precise_statistics(run)
     if precise.exists():
         measured["precise_test"] = evaluate(precise, data=TEST)
         measured["precise_test_flip"] = evaluate(precise, "--tta", "flip", data=TEST)

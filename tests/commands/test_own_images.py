@@ -81,7 +81,9 @@ def test_the_terminal_is_quiet(trained):
     tied = [line for line in lines[13:-1] if re.match(r"top1 was [\d.]+ in all 2 evaluations", line)]
     assert len(lines) == 14 + len(tied)
     assert [line.partition(" from")[0] for line in trained.stderr.splitlines()] == [
-        "batches of 8: learning rate 0.00015 (--lr), not 0.0003 as for 32",
+        "random weights (no --weights): learning rate 0.001 (--lr), not 0.0003; the classifier's is 0.3 of it "
+        "(Recipe.head_learning_rate), not 10",
+        "batches of 8: learning rate 0.0005 (--lr), not 0.001 as for 32",
         "FasterNet_T0 starts",
     ]
     log = (trained.folder / run / "train.log").read_text()
