@@ -118,9 +118,9 @@ def _fit_to_random_weights(config: dict[str, Any], fields: frozenset[str]) -> No
         changes.append(f"learning rate {rate:g} (--lr), not {schedule['learning_rate']:g}")
         schedule["learning_rate"] = rate
     if HEAD in fields:
-        recipe = config["Recipe"]
-        changes.append(f"the classifier's is {RANDOM_HEAD:g} of it ({HEAD}), not {recipe['head_learning_rate']:g}")
-        recipe["head_learning_rate"] = RANDOM_HEAD
+        usual = config["Recipe"]["head_learning_rate"]
+        changes.append(f"the classifier's is {RANDOM_HEAD:g} of it ({HEAD}), not {usual:g} times")
+        config["Recipe"]["head_learning_rate"] = RANDOM_HEAD
     if MIXING in fields and config["DataLoader"]["Train"]["dataset"].pop("batch_transform_ops", None):
         changes.append(f"images are not mixed ({MIXING})")
     if changes:

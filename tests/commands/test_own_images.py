@@ -82,7 +82,7 @@ def test_the_terminal_is_quiet(trained):
     assert len(lines) == 14 + len(tied)
     assert [line.partition(" from")[0] for line in trained.stderr.splitlines()] == [
         "random weights (no --weights): learning rate 0.001 (--lr), not 0.0003; the classifier's is 0.3 of it "
-        "(Recipe.head_learning_rate), not 10",
+        "(Recipe.head_learning_rate), not 10 times",
         "batches of 8: learning rate 0.0005 (--lr), not 0.001 as for 32",
         "FasterNet_T0 starts",
     ]

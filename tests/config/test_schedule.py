@@ -134,7 +134,7 @@ def test_random_weights(name, caplog):
     assert "batch_transform_ops" not in config["DataLoader"]["Train"]["dataset"]
     assert said == [
         f"random weights (no --weights): learning rate {rate:g} (--lr), not 0.0003; the classifier's is 0.3 of it "
-        "(Recipe.head_learning_rate), not 10; images are not mixed (DataLoader.Train.dataset.batch_transform_ops)"
+        "(Recipe.head_learning_rate), not 10 times; images are not mixed (DataLoader.Train.dataset.batch_transform_ops)"
     ]
 
 
