@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import logging
 import os
+import resource
 import signal
 import tempfile
 from pathlib import Path
@@ -19,25 +20,44 @@ from tests.tiny_run import tiny_run, tiny_settings  # noqa: F401
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.hookimpl(trylast=True)  # after pytest's own, which lets faults be printed among thousands of lines
+class LastTest:
+    """Keeps, for the end of the output, what a process of pytest-xdist was at, and of what fault it died if it did.
+
+    pytest itself lets the fault be printed among thousands of lines. No fault means that it was killed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.stream = path, open(path, "w")  # noqa: SIM115 for as long as the process lives
+        faulthandler.enable(file=self.stream)
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self.stream.seek(0)
+        self.stream.truncate()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+        self.stream.write(f"{nodeid}, after up to {peak} MiB; {os.sysconf('SC_AVPHYS_PAGES') >> 8} MiB were free\n")
+        self.stream.flush()
+
+    def pytest_unconfigure(self) -> None:
+        self.path.unlink()
+
+
+@pytest.hookimpl(trylast=True)  # after pytest's own, which enables it for stderr
 def pytest_configure(config):  # noqa: F811 named so by pytest
-    """Where a process of pytest-xdist dies of a fault, its stack is kept for the end of the output."""
+    """Begins to keep what processes of pytest-xdist do."""
     worker = getattr(config, "workerinput", {}).get("workerid")
-    folder = config.cache.mkdir("faults")
+    folder = config.cache.mkdir("last_tests")
     if worker is not None:
-        config.faults = open(folder / f"{worker}.txt", "w")  # noqa: SIM115 as long as the process lives
-        faulthandler.enable(file=config.faults)
+        config.pluginmanager.register(LastTest(folder / f"{worker}.txt"))
     else:
         for path in folder.glob("*.txt"):
             path.unlink()
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Prints the faults of processes that died."""
-    for path in sorted(terminalreporter.config.cache.mkdir("faults").glob("*.txt")):
-        if text := path.read_text(errors="replace"):
-            terminalreporter.section(f"the fault that ended {path.stem}")
-            terminalreporter.write_line("\n".join(text.splitlines()[:30]))
+    """Shows what processes that died were at."""
+    for path in sorted(terminalreporter.config.cache.mkdir("last_tests").glob("*.txt")):
+        terminalreporter.section(f"{path.stem} died")
+        terminalreporter.write_line("\n".join(path.read_text(errors="replace").splitlines()[:30]))
 
 
 @pytest.fixture(scope="session", autouse=True)
