@@ -45,6 +45,8 @@ class LastTest:
 def pytest_configure(config):  # noqa: F811 named so by pytest
     """Begins to keep what processes of pytest-xdist do."""
     worker = getattr(config, "workerinput", {}).get("workerid")
+    if not hasattr(config, "cache"):  # -p no:cacheprovider
+        return
     folder = config.cache.mkdir("last_tests")
     if worker is not None:
         config.pluginmanager.register(LastTest(folder / f"{worker}.txt"))
@@ -55,6 +57,8 @@ def pytest_configure(config):  # noqa: F811 named so by pytest
 
 def pytest_terminal_summary(terminalreporter):
     """Shows what processes that died were at."""
+    if not hasattr(terminalreporter.config, "cache"):
+        return
     for path in sorted(terminalreporter.config.cache.mkdir("last_tests").glob("*.txt")):
         terminalreporter.section(f"{path.stem} died")
         terminalreporter.write_line("\n".join(path.read_text(errors="replace").splitlines()[:30]))

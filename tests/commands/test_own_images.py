@@ -226,7 +226,7 @@ def test_resuming_is_one_flag(trained, ppcls_ext, tmp_path):
     assert not re.search(r"^epoch 2/3: ", result.stdout, re.MULTILINE)
     (line,) = result.stderr.splitlines()
     assert line.startswith("warning: resuming with changed settings: Global.epochs 2 → 3")
-    assert "Optimizer.lr.learning_rate 0.00015 → 1e-05" in line
+    assert "Optimizer.lr.learning_rate 0.0005 → 1e-05" in line
     os.rename(tmp_path / run, tmp_path / "renamed")
     shutil.rmtree(tmp_path / "output")
     result = ppcls_ext("train", "--resume", "renamed", "-v", "-o", "Global.epochs=4", cwd=tmp_path)
