@@ -57,7 +57,7 @@ for _ in sys.stdin:
         loss = paddle.nn.functional.cross_entropy(model(x), labels)
     loss.backward()
     optimizer.step()
-    optimizer.clear_grad()
+    optimizer.clear_grad(set_to_zero=False)  # as torch's zero_grad, and as our training
     print(clock() - start, flush=True)
 """
 TIMM_STEP = """

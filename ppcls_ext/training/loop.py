@@ -138,7 +138,8 @@ def train_epoch(engine: Any, number: int, observers: Sequence[Observer]) -> Trai
             for optimizer in optimizers:
                 precision.update(optimizer)  # clips the gradients first, where the recipe or the optimizer asks for it
             for optimizer in optimizers:
-                optimizer.clear_grad()
+                # zeros would take memory, and the next gradients would be added to them; processes share theirs
+                optimizer.clear_grad(set_to_zero=dist.get_world_size() > 1)
             step_schedules(engine.lr_sch, by_epoch=False)
             recipe.update_average()
             if engine.host_average is not None:

@@ -70,6 +70,12 @@ def test_resuming_continues(engine, config, tmp_path):
     assert names == {"epoch_2.pdparams", "latest.pdparams"}, "the second epoch, and no best without evaluation"
 
 
+def test_no_memory_is_kept_for_gradients_after_a_step(engine):
+    built = engine("train")
+    built.train()
+    assert not [name for name, weight in built.network.named_parameters() if weight.grad is not None]
+
+
 def test_resuming_from_another_model_fails(engine, config, tmp_path):
     stem = save(tmp_path, class_num=3)
     paddle.save([{}], stem + ".pdopt")
