@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from pathlib import Path
 
@@ -105,28 +104,24 @@ def test_killed_at_any_moment_the_old_or_the_new_run_is_whole(tmp_path):
 
 def test_another_process_waits_until_the_files_are_in_their_place(folder):
     (folder / "first_epoch").rename(folder / ".replacing")
-    release_at = threading.Event()
-
-    def another():
-        child = os.fork()
-        if child == 0:
+    holds, held = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
             hold(folder)
+            os.write(held, b"1")
             time.sleep(0.5)
-            put = [folder / ".replacing", folder / ".replaced"]
+            is_alone = (folder / ".replacing").is_dir()
             release(folder)
-            os._exit(0 if put[0].is_dir() else 1)
-        release_at.set()
-        os.waitpid(child, 0)
-
-    thread = threading.Thread(target=another)
-    thread.start()
-    release_at.wait()
-    while not (folder / ".training.lock").exists():
-        time.sleep(0.01)
-    start = time.monotonic()
+            os.write(held, b"1" if is_alone else b"0")
+        finally:
+            os._exit(0)
+    os.close(held)
+    assert os.read(holds, 1) == b"1"
     find_run(folder)
-    assert time.monotonic() - start > 0.2
-    thread.join()
+    assert os.read(holds, 1) == b"1", "find_run put the files in their place while another process held the folder"
+    os.close(holds)
+    os.waitpid(child, 0)
     assert content(folder) == {**KEPT, **dict.fromkeys(NEW, "new")}
 
 

@@ -6,6 +6,7 @@ it, writing to such a file ends the process with a bus error, and the training w
 
 from __future__ import annotations
 
+import gc
 import mmap
 import multiprocessing
 import os
@@ -51,6 +52,7 @@ def load(*arguments: Any) -> None:
     from paddle.io import multiprocess_utils
     from paddle.io.dataloader import worker
 
+    gc.freeze()  # Paddle's predictors, of which the parent may have left some, crash where a forked process ends them
     parent = os.getppid()
     started_by = multiprocessing.parent_process()
     if multiprocessing.get_start_method(allow_none=True) == "fork" and started_by and started_by.pid != parent:

@@ -95,6 +95,40 @@ if __name__ == "__main__":
 """
 
 
+LEFT_BEHIND = """
+import gc, sys
+import paddle
+from paddle import inference
+from ppcls_ext.hosts.paddleclas import loader_processes
+from tests.hosts.paddleclas.test_loader_processes import Images
+loader_processes.end_with_their_parent()
+
+class Collecting(Images):
+    def __getitem__(self, index):
+        gc.collect()
+        return super().__getitem__(index)
+
+gc.disable()
+spec = [paddle.static.InputSpec([1, 3, 8, 8])]
+paddle.jit.save(paddle.jit.to_static(paddle.nn.Conv2D(3, 4, 3), full_graph=True, input_spec=spec), sys.argv[1])
+for _ in range(3):
+    predictor = inference.create_predictor(inference.Config(f"{sys.argv[1]}.json", f"{sys.argv[1]}.pdiparams"))
+    predictor.get_input_handle(predictor.get_input_names()[0]).copy_from_cpu(Images()[0][0][None, :, :8, :8])
+    predictor.run()
+    cycle = [predictor]
+    cycle.append(cycle)
+del predictor, cycle
+print(len(list(paddle.io.DataLoader(Collecting(), batch_size=8, num_workers=1))))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Paddle's loaders start processes on Linux alone")
+def test_what_the_parent_left_is_not_ended_in_them(tmp_path):
+    command = [sys.executable, "-c", LEFT_BEHIND, str(tmp_path / "net")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ""})
+    assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["3"]), done.stderr[-2000:]
+
+
 def alive(process: int) -> bool:
     try:
         return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
