@@ -79,6 +79,7 @@ def test_a_training_that_failed_leaves_no_trace(folder):
 OPERATIONS = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree")
 
 
+@pytest.mark.forks
 def test_killed_at_any_moment_the_old_or_the_new_run_is_whole(tmp_path):
     seen = []
     for step in range(100):

@@ -102,6 +102,7 @@ def die_at(step: int, save, half: bool) -> bool:
     return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
 
+@pytest.mark.forks
 @pytest.mark.parametrize("half", [False, True])
 def test_killed_at_any_moment_either_set_is_complete(tmp_path, half):
     seen = set()
@@ -130,6 +131,7 @@ def test_killed_at_any_moment_either_set_is_complete(tmp_path, half):
     assert seen == {1, 2}
 
 
+@pytest.mark.forks
 def test_killed_twice_in_a_row(tmp_path):
     """Also the files of an interrupted save that has not been put in order are not written over."""
     for first in range(30):

@@ -78,6 +78,7 @@ def test_a_disk_that_is_full(host_log, tmp_path, caplog, capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
+@pytest.mark.forks
 def test_processes_that_are_forked_while_a_thread_writes(host_log, tmp_path):
     """A buffer's lock would be copied in the state that it is in, and the process wait for ever."""
     open_log(tmp_path)
