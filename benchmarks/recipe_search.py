@@ -126,6 +126,7 @@ EXPERIMENTS: dict[str, tuple[str, ...]] = {
         "Global.eval_interval=40",
         _BF16,
     ),
+    "as shipped, bf16": (*_ONE_BRANCH, "Global.image_size=224", "Global.epochs=40", "Global.eval_interval=40", _BF16),
     "one conv branch, 224 px, all batches mixed, 40 epochs, bf16": _LONG,
     "one conv branch, 224 px, all batches mixed, 40 epochs, bf16, taught by two of these": _LONG,
     "one conv branch, bf16": (*_ONE_BRANCH, _BF16),
