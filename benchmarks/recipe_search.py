@@ -72,12 +72,6 @@ _OPERATORS[1]["RandCropImage"]["size"] = 128
 _ERASING = {"EPSILON": 0.25, "sl": 0.02, "sh": 0.3333, "r1": 0.3, "use_log_aspect": True, "mode": "pixel"}
 _ERASED = (f"{_TRAIN}.transform_ops={json.dumps([*_OPERATORS, {'RandomErasing': _ERASING}])}",)
 _FUSED = ("Arch.fused=true", "Recipe.unfuse=null", "Optimizer.lr.learning_rate=0.0002")
-
-
-def _sam(rho: float) -> str:
-    return f"Recipe.sam={{rho: {rho}}}"
-
-
 #: name → the fields that differ from the shared ones.
 EXPERIMENTS: dict[str, tuple[str, ...]] = {
     "base": (),
@@ -137,23 +131,6 @@ EXPERIMENTS: dict[str, tuple[str, ...]] = {
     "one conv branch, 224 px, all batches mixed, 40 epochs, bf16, taught by two of these": _LONG,
     "one conv branch, bf16": (*_ONE_BRANCH, _BF16),
     "one conv branch, bf16, random erasing": (*_ONE_BRANCH, _BF16, *_ERASED),
-    **{f"one conv branch, bf16, sam {rho}": (*_ONE_BRANCH, _BF16, _sam(rho)) for rho in (0.05, 0.1, 0.2, 0.4)},
-    "one conv branch, 192 px, 24 epochs, bf16, sam 0.1": (
-        *_ONE_BRANCH,
-        "Global.image_size=192",
-        "Global.epochs=24",
-        "Global.eval_interval=24",
-        _BF16,
-        _sam(0.1),
-    ),
-    "as shipped, bf16, 20 epochs, sam 0.1": (
-        *_ONE_BRANCH,
-        "Global.image_size=224",
-        "Global.epochs=20",
-        "Global.eval_interval=20",
-        _BF16,
-        _sam(0.1),
-    ),
     "one conv branch, 192 px, all batches mixed, 20 epochs, bf16, train and val": (
         *_ONE_BRANCH,
         "Global.image_size=192",

@@ -77,7 +77,6 @@ SET_FROM_OUTSIDE = {
     "predict/ncnn_model.py": "self.net.opt",
     "training/precise_statistics.py": "norm",
     "training/statistics_lag.py": "norm",
-    "training/sharpness.py": "norm",
     "training/terminal.py": "handler",
     "weights/bounded.py": "array.flags",
     # nodes and values of an ONNX graph

@@ -61,12 +61,6 @@ class Teachers(NamedTuple):
     share: float = 0.9
 
 
-class Sam(NamedTuple):
-    """How far uphill the gradients are taken; see `ppcls_ext.training.sharpness`."""
-
-    rho: float = 0.05
-
-
 class Freeze(NamedTuple):
     """What is not trained: the stem and the first `stages` stages, or all but the classifier where None."""
 
@@ -87,7 +81,6 @@ class Settings(NamedTuple):
     freeze: Freeze | None = None
     precise_statistics: PreciseStatistics | None = None
     teachers: Teachers | None = None
-    sam: Sam | None = None
 
 
 def read_settings(config: dict) -> Settings:
@@ -112,7 +105,6 @@ def read_settings(config: dict) -> Settings:
         "freeze": _read_freeze,
         "precise_statistics": _read_precise_statistics,
         "teachers": _read_teachers,
-        "sam": _read_sam,
     }
     return Settings(
         **{name: readers[name](f"Recipe.{name}", value) for name, value in fields.items() if value is not None}
@@ -189,15 +181,6 @@ def _read_teachers(path: str, value: Any) -> Teachers:
     if _number(f"{path}.share", share, 0, 1) == 0:
         raise PpclsExtError(f"{path}.share is 0: expected more, or no teachers")
     return Teachers(tuple(runs), float(share))
-
-
-def _read_sam(path: str, value: Any) -> Sam:
-    rho = _mapping(path, value, Sam._fields).get("rho")
-    if rho is None:
-        return Sam()
-    if _number(f"{path}.rho", rho, 0) == 0:
-        raise PpclsExtError(f"{path}.rho is 0: expected more, or Recipe.sam=null")
-    return Sam(float(rho))
 
 
 def _read_class_weights(path: str, value: Any) -> str:
@@ -293,7 +276,7 @@ def _check_architecture(settings: Settings, config: dict, ours: bool) -> None:
 
 def _check_precision(settings: Settings, config: dict) -> None:
     half = str((config.get("AMP") or {}).get("level")).upper() == "O2"
-    for name in ("ema", "weight_decay", "custom_l2", "sam"):
+    for name in ("ema", "weight_decay", "custom_l2"):
         if getattr(settings, name) is not None and half:
             raise PpclsExtError(f"Recipe.{name} needs weights in float32, and AMP.level is O2: expected O1")
 
@@ -417,14 +400,6 @@ def _check_teachers(settings: Settings, config: dict) -> None:
         raise PpclsExtError("Recipe.teachers do not work with Global.use_dali: turn one of them off")
 
 
-def _check_sam(_: Settings, config: dict) -> None:
-    batches = config["Global"].get("update_freq", 1)
-    if batches != 1:
-        raise PpclsExtError(
-            f"Recipe.sam needs the gradients of one batch, and Global.update_freq adds up {batches}: drop one of them"
-        )
-
-
 def _check_freeze(settings: Settings, config: dict) -> None:
     options = config["Global"]
     if not (options.get("pretrained_model") or config["Arch"].get("pretrained") or options.get("checkpoints")):
@@ -450,5 +425,4 @@ _CHECKS: dict[tuple[str, ...], Callable[[Settings, dict], None]] = {
     ("freeze",): _check_freeze,
     ("precise_statistics",): _check_precise_statistics,
     ("teachers",): _check_teachers,
-    ("sam",): _check_sam,
 }

@@ -13,7 +13,6 @@ the evaluations of `Global.eval_mode` retrieval and adaface (`evaluation.evaluat
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -125,11 +124,15 @@ def train_epoch(engine: Any, number: int, observers: Sequence[Observer]) -> Trai
                 observer.first_batch(images, labels)
             start += time.monotonic() - before  # not the training's own time
 
-        compute = functools.partial(compute_losses, engine, images, labels, f"epoch {number}, batch {step}")
-        outputs, losses = compute()
+        with precision.cast():
+            outputs = engine.forward(images, labels)
+            require_classifier(engine.config, outputs)
+            with explained("Loss.Train", outputs, labels):
+                losses = engine.train_loss_func(outputs, labels)
+            require_learning(engine.config, losses["loss"])
+            losses = recipe.complete(losses, images, outputs)
+        require_finite_loss(losses["loss"], f"epoch {number}, batch {step}")
         precision.backward(losses["loss"] / engine.update_freq)
-        if recipe.sharpness is not None:
-            recipe.sharpness.replace_gradients(lambda: precision.backward(compute()[1]["loss"]))  # noqa: B023 called at once
         if step % engine.update_freq == 0:
             recipe.set_weight_decay()
             for optimizer in optimizers:
@@ -153,32 +156,6 @@ def train_epoch(engine: Any, number: int, observers: Sequence[Observer]) -> Trai
     step_schedules(engine.lr_sch, by_epoch=True)
     unreadable.report(number)
     return Trained(time.monotonic() - start, images_done * dist.get_world_size(), log.end())
-
-
-def compute_losses(engine: Any, images: Any, labels: Any, where: str) -> tuple[Any, dict[str, Any]]:
-    """Computes a batch in training mode.
-
-    Args:
-        engine: ours, built in its mode "train".
-        images: (N, C, H, W).
-        labels: as the losses want them.
-        where: for an error, epoch and batch.
-
-    Returns:
-        What the model gives, and the losses by their names, of which "loss" is the one to minimise.
-
-    Raises:
-        PpclsExtError: a loss cannot be computed, is not finite, or depends on no weights.
-    """
-    with engine.precision.cast():
-        outputs = engine.forward(images, labels)
-        require_classifier(engine.config, outputs)
-        with explained("Loss.Train", outputs, labels):
-            losses = engine.train_loss_func(outputs, labels)
-        require_learning(engine.config, losses["loss"])
-        losses = engine.recipe.complete(losses, images, outputs)
-    require_finite_loss(losses["loss"], where)
-    return outputs, losses
 
 
 def host_epoch(engine: Any, number: int) -> Trained:

@@ -35,7 +35,6 @@ from ppcls_ext.reparam.fuse import reparameterize
 from ppcls_ext.reparam.unfuse import unfuse
 from ppcls_ext.training.class_weights import class_weights
 from ppcls_ext.training.precise_statistics import compute_statistics, first_images, learning_norms
-from ppcls_ext.training.sharpness import SharpnessAware
 from ppcls_ext.training.teachers import Teachers
 from ppcls_ext.weights.files import read_names, read_weight_file
 from ppcls_ext.weights.naming import are_fused
@@ -57,7 +56,6 @@ class Recipe:
 
     Attributes:
         average: the moving average of the weights; None without `Recipe.ema`, and before `begin`.
-        sharpness: takes gradients elsewhere; None without `Recipe.sam`.
 
     Raises:
         PpclsExtError: with `unfuse`, the weights are not fused or not this architecture's.
@@ -67,7 +65,6 @@ class Recipe:
         self._settings = settings
         self._fused = load_fused(arch) if settings.unfuse is not None else None
         self.average: Average | None = None
-        self.sharpness: SharpnessAware | None = None
         self._decay: WeightDecay | None = None
         self._curriculum: Curriculum | None = None
         self._teachers: Teachers | None = None
@@ -102,7 +99,6 @@ class Recipe:
         if settings.teachers is not None:
             self._teachers = Teachers(open_teachers(engine.settings), settings.teachers.share)
             logger.info(f"[Recipe] {len(self._teachers)} teachers, {settings.teachers.share:.0%} of the loss")
-        self.sharpness = SharpnessAware(network, settings.sam.rho) if settings.sam is not None else None
         if settings.weight_decay is not None:
             by_loss = set() if settings.custom_l2 is None else {kernel.name for kernel in _custom_l2_kernels(network)}
             kernels = [weight for weight in network.parameters() if weight.ndim > 1 and weight.name not in by_loss]

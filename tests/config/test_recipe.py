@@ -68,9 +68,6 @@ def test_everything():
         ({"teachers": {"runs": []}}, "Recipe.teachers.runs is []: expected a list of folders"),
         ({"teachers": {"runs": ["a"], "share": 0}}, "Recipe.teachers.share is 0: expected more, or no teachers"),
         ({"teachers": {"runs": ["a"], "share": 1.5}}, "Recipe.teachers.share is 1.5: expected a number from 0 to 1"),
-        ({"sam": 0.05}, "Recipe.sam is 0.05: expected a mapping of rho"),
-        ({"sam": {"rho": 0}}, "Recipe.sam.rho is 0: expected more, or Recipe.sam=null"),
-        ({"sam": {"rho": -1}}, "Recipe.sam.rho is -1: expected a number of at least 0"),
     ],
 )
 def test_wrong_fields(recipe, message):
@@ -81,7 +78,6 @@ def test_wrong_fields(recipe, message):
 
 EMA, DECAY, UNFUSE = {"ema": {"decay": 0.9}}, {"weight_decay": {"start": 0.1, "end": 0}}, {"unfuse": {"pictures": 8}}
 TEACHERS = {"teachers": {"runs": ["output/a"]}}
-SAM: dict = {"sam": {}}
 
 
 @pytest.mark.parametrize(
@@ -122,12 +118,6 @@ SAM: dict = {"sam": {}}
         ({"progressive": [{"epoch": 1, "strength": 0.5}]}, {}, "has no AutoAugment or RandAugment"),
         (TEACHERS, {"Arch": {"name": "ResNet50"}}, "this project's models only, and Arch.name is"),
         (TEACHERS, {"Global": {"use_dali": True}}, "do not work with Global.use_dali"),
-        (
-            SAM,
-            {"Global": {"update_freq": 4}},
-            "Recipe.sam needs the gradients of one batch, and Global.update_freq adds up 4",
-        ),
-        (SAM, {"AMP": {"level": "O2"}}, "Recipe.sam needs weights in float32, and AMP.level is O2"),
         ({**TEACHERS, "class_weights": "balanced"}, {}, "drop one of them, or train the teachers with the weights"),
     ],
 )

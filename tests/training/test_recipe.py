@@ -366,20 +366,7 @@ RECIPE = {
     "weight_decay": {"start": 0.2, "end": 0.05},
     "head_learning_rate": 3,
     "progressive": [{"epoch": 1, "size": 32}, {"epoch": 2, "size": 64}],
-    "sam": {},
 }
-
-
-def test_with_sam_other_weights_are_learnt(engine, fresh_process):
-    learnt = []
-    for sam in (None, {"rho": 0.01}, {"rho": 0.1}):
-        with fresh_process():
-            built = engine(sam=sam)
-            built.train()
-        learnt.append(arrays(built.network.state_dict()))
-    plain, near, far = ({name: value for name, value in each.items() if "weight" in name} for each in learnt)
-    apart = [sum(float(np.square(each[name] - plain[name]).sum()) for name in plain) for each in (near, far)]
-    assert 0 < apart[0] < apart[1]
 
 
 def stop(epoch):
