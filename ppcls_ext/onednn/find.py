@@ -20,6 +20,8 @@ TOLERANCE = 1e-5
 #: By `sys.platform`: the library in Paddle's folder libs, and the OpenMP runtime that it runs on. macOS has none.
 #: That of Windows is not verified: its wheel's library exports what is called and imports this runtime of the system's.
 _FILES = {"linux": ("libdnnl.so.3", "libiomp5.so"), "win32": ("mkldnn.dll", "VCOMP140.DLL")}
+#: The one that is held while the library is looked for.
+_locks = [threading.RLock()]
 
 
 @functools.lru_cache(maxsize=1)
@@ -29,14 +31,15 @@ def library() -> Library | None:
     name, openmp = _FILES.get(sys.platform, ("", ""))
     if os.environ.get(VARIABLE) == "0" or not (folder / name).is_file():
         return None
-    try:
-        found = Library(str(folder / name), str(folder / openmp) if (folder / openmp).is_file() else openmp)
-    except (UnsupportedError, OSError, AttributeError):
-        return None
-    try:
-        what, difference = largest_difference(found)
-    except (UnsupportedError, RuntimeError) as error:
-        what, difference = str(error), float("nan")
+    with _locks[0]:  # checks of several threads would disturb each other
+        try:
+            found = Library(str(folder / name), str(folder / openmp) if (folder / openmp).is_file() else openmp)
+        except (UnsupportedError, OSError, AttributeError):
+            return None
+        try:
+            what, difference = largest_difference(found)
+        except (UnsupportedError, RuntimeError) as error:
+            what, difference = str(error), float("nan")
     if difference <= TOLERANCE:
         return found
     warnings.warn(
@@ -55,11 +58,12 @@ def loaded() -> Library:
     return found
 
 
-def _renew_lock() -> None:
-    # a thread of the parent may have held it, and is not there to let it go
+def _renew_locks() -> None:
+    # a thread of the parent may have held them, and is not there to let them go
+    _locks[0] = threading.RLock()
     if library.cache_info().currsize and (found := library()) is not None:
         found.lock = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)
+    os.register_at_fork(after_in_child=_renew_locks)
