@@ -7,7 +7,9 @@ import os
 import sys
 import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import paddle
 
@@ -24,22 +26,38 @@ _FILES = {"linux": ("libdnnl.so.3", "libiomp5.so"), "win32": ("mkldnn.dll", "VCO
 _locks = [threading.RLock()]
 
 
-@functools.lru_cache(maxsize=1)
+def _for_all_threads(search: Callable[[], Library | None]) -> Any:
+    """Searches once, also for threads that begin together: the lock of what they share keeps them apart."""
+    once = functools.lru_cache(maxsize=1)(search)
+
+    @functools.wraps(search)
+    def found() -> Library | None:
+        with _locks[0]:
+            return once()
+
+    return _with(found, cache_clear=once.cache_clear, cache_info=once.cache_info)
+
+
+def _with(function: Any, **attributes: Any) -> Any:
+    vars(function).update(attributes)
+    return function
+
+
+@_for_all_threads
 def library() -> Library | None:
     """The library, or None where there is none, it is another version, or `PPCLS_EXT_ONEDNN=0` switches it off."""
     folder = Path(paddle.__file__).parent / "libs"
     name, openmp = _FILES.get(sys.platform, ("", ""))
     if os.environ.get(VARIABLE) == "0" or not (folder / name).is_file():
         return None
-    with _locks[0]:  # checks of several threads would disturb each other
-        try:
-            found = Library(str(folder / name), str(folder / openmp) if (folder / openmp).is_file() else openmp)
-        except (UnsupportedError, OSError, AttributeError):
-            return None
-        try:
-            what, difference = largest_difference(found)
-        except (UnsupportedError, RuntimeError) as error:
-            what, difference = str(error), float("nan")
+    try:
+        found = Library(str(folder / name), str(folder / openmp) if (folder / openmp).is_file() else openmp)
+    except (UnsupportedError, OSError, AttributeError):
+        return None
+    try:
+        what, difference = largest_difference(found)
+    except (UnsupportedError, RuntimeError) as error:
+        what, difference = str(error), float("nan")
     if difference <= TOLERANCE:
         return found
     warnings.warn(
