@@ -160,16 +160,8 @@ _TRIED_FUSED = (
 )
 #: What is tried with one conv branch in bfloat16, too.
 _TRIED_BF16 = (
-    *(
-        "96 px, then 128, then 160",
-        "160 px",
-        "192 px",
-        "224 px",
-        "lr 0.00015",
-        "lr 0.0006",
-        "head's lr ×3",
-        "head's lr ×30",
-    ),
+    *("96 px, then 128, then 160", "160 px", "192 px", "224 px"),
+    *("lr 0.00015", "lr 0.0006", "head's lr ×3", "head's lr ×30"),
     *("warm-up 3 epochs", "no average", "average 0.99", "average 0.998", "no smoothing", "smoothing 0.2", "no mixing"),
     *("all batches mixed", "TrivialAugment's range", "RandAugment 7", "crops from 0.08", "crops from 0.6", "cubic"),
     *("decay 0.2", "one stage frozen", "two stages frozen", "batches of 16", "batches of 16, lr × √½", "40 epochs"),

@@ -7,9 +7,7 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import paddle
 
@@ -22,30 +20,20 @@ TOLERANCE = 1e-5
 #: By `sys.platform`: the library in Paddle's folder libs, and the OpenMP runtime that it runs on. macOS has none.
 #: That of Windows is not verified: its wheel's library exports what is called and imports this runtime of the system's.
 _FILES = {"linux": ("libdnnl.so.3", "libiomp5.so"), "win32": ("mkldnn.dll", "VCOMP140.DLL")}
-#: The one that is held while the library is looked for.
-_locks = [threading.RLock()]
+_searching = threading.RLock()
 
 
-def _for_all_threads(search: Callable[[], Library | None]) -> Any:
-    """Searches once, also for threads that begin together: the lock of what they share keeps them apart."""
-    once = functools.lru_cache(maxsize=1)(search)
-
-    @functools.wraps(search)
-    def found() -> Library | None:
-        with _locks[0]:
-            return once()
-
-    return _with(found, cache_clear=once.cache_clear, cache_info=once.cache_info)
-
-
-def _with(function: Any, **attributes: Any) -> Any:
-    vars(function).update(attributes)
-    return function
-
-
-@_for_all_threads
 def library() -> Library | None:
-    """The library, or None where there is none, it is another version, or `PPCLS_EXT_ONEDNN=0` switches it off."""
+    """The library, or None where there is none, it is another version, or `PPCLS_EXT_ONEDNN=0` switches it off.
+
+    Threads that begin together get the same one, whose lock keeps them apart.
+    """
+    with _searching:
+        return _search()
+
+
+@functools.lru_cache(maxsize=1)
+def _search() -> Library | None:
     folder = Path(paddle.__file__).parent / "libs"
     name, openmp = _FILES.get(sys.platform, ("", ""))
     if os.environ.get(VARIABLE) == "0" or not (folder / name).is_file():
@@ -63,7 +51,7 @@ def library() -> Library | None:
     warnings.warn(
         f"Paddle's oneDNN does not compute as Paddle does here ({what}: difference {difference:.1e}): it is not used, "
         "and training is slower",
-        stacklevel=2,
+        stacklevel=3,
     )
     return None
 
@@ -78,8 +66,9 @@ def loaded() -> Library:
 
 def _renew_locks() -> None:
     # a thread of the parent may have held them, and is not there to let them go
-    _locks[0] = threading.RLock()
-    if library.cache_info().currsize and (found := library()) is not None:
+    global _searching
+    _searching = threading.RLock()
+    if _search.cache_info().currsize and (found := library()) is not None:
         found.lock = threading.RLock()
 
 

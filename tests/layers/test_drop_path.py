@@ -47,9 +47,9 @@ def test_a_seed_drops_the_same_images_on_every_path(shape, rate, monkeypatch):
     assert len(seen) == 1
     with monkeypatch.context() as patch:
         patch.setenv(find.VARIABLE, "0")
-        find.library.cache_clear()
+        find._search.cache_clear()
         expected, _ = run(x, rate)
-    find.library.cache_clear()
+    find._search.cache_clear()
     x = from_channels_last(x)
     dropped = [bool((y == x_).all()) for y, x_ in zip(expected[0], x)]
     assert any(dropped) == (rate > 0)

@@ -72,12 +72,12 @@ LAYERS = {
 @contextlib.contextmanager
 def by_paddle(patch):
     patch.setenv(find.VARIABLE, "0")
-    find.library.cache_clear()
+    find._search.cache_clear()
     try:
         yield
     finally:
         patch.delenv(find.VARIABLE)
-        find.library.cache_clear()
+        find._search.cache_clear()
 
 
 def random_map(seed, dtype):

@@ -54,9 +54,9 @@ def check(layer, x, monkeypatch):
     for training in (True, False):
         with monkeypatch.context() as patch:
             patch.setenv(find.VARIABLE, "0")
-            find.library.cache_clear()
+            find._search.cache_clear()
             expected, edge = run(layer, x, training)
-        find.library.cache_clear()
+        find._search.cache_clear()
         got, _ = run(layer, x, training, edge)
         scale = max([float(value.abs().max()) for name, value in expected.items() if name.endswith("weight")] + [0.0])
         assert got.keys() == expected.keys()

@@ -150,12 +150,12 @@ def test_where_it_keeps_out(monkeypatch):
         assert not usable(x, training=True)
     try:
         monkeypatch.setenv(find.VARIABLE, "0")
-        find.library.cache_clear()
+        find._search.cache_clear()
         assert not usable(x, training=True)
         assert conv2d(x, paddle.randn([2, 4, 3, 3])).is_contiguous()
     finally:
         monkeypatch.undo()
-        find.library.cache_clear()
+        find._search.cache_clear()
 
 
 @pytest.mark.parametrize("damage", ["version", "missing", "platform", "function", "wrong"])
@@ -170,7 +170,7 @@ def test_another_library_is_not_used(monkeypatch, tmp_path, damage):
         monkeypatch.setattr(library.Library, "make", lambda *_: (_ for _ in ()).throw(AttributeError("no function")))
     else:
         monkeypatch.setattr(find, "TOLERANCE", -1.0)
-    find.library.cache_clear()
+    find._search.cache_clear()
     try:
         if damage == "wrong":
             with pytest.warns(UserWarning, match="does not compute as Paddle"):
@@ -179,18 +179,34 @@ def test_another_library_is_not_used(monkeypatch, tmp_path, damage):
             assert find.library() is None
     finally:
         monkeypatch.undo()
-        find.library.cache_clear()
+        find._search.cache_clear()
 
 
 def test_few_primitives_are_kept(monkeypatch):
     monkeypatch.setattr(library, "CAPACITY", 3)
-    find.library.cache_clear()
+    find._search.cache_clear()
     try:
         for side in range(5, 12):
             check((1, 4, side, side, 4, 3, 1, 1, 1))
         assert len(find.library().primitives) == 3
     finally:
-        find.library.cache_clear()
+        find._search.cache_clear()
+
+
+def test_threads_that_begin_together_share_one_library():
+    find._search.cache_clear()
+    found, begin = [], threading.Barrier(4)
+
+    def work():
+        begin.wait()
+        found.append(find.library())
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [find.library()] * 4
 
 
 def test_threads_do_not_disturb_each_other():

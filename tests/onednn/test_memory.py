@@ -23,7 +23,7 @@ def resident() -> float:
 @pytest.mark.skipif(sys.platform != "linux" or find.library() is None, reason="reads /proc, and needs oneDNN")
 def test_three_hundred_steps_over_changing_shapes(monkeypatch):
     monkeypatch.setattr(library, "CAPACITY", 150)  # of the 600 that these steps use, so that old ones go
-    find.library.cache_clear()
+    find._search.cache_clear()
     paddle.seed(0)
     net = nn.Sequential(
         RepConv(3, 8, 3, 2, 1, NAMES), RepConv(8, 8, 3, 1, 8, NAMES, conv_branches=2), RepConv(8, 16, 1, 1, 1, NAMES, 2)
@@ -37,5 +37,5 @@ def test_three_hundred_steps_over_changing_shapes(monkeypatch):
         optimizer.step()
         optimizer.clear_grad()
         at[step] = resident()
-    find.library.cache_clear()
+    find._search.cache_clear()
     assert at[299] - at[99] < 6, [round(at[step]) for step in range(0, 300, 20)]

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(find.library() is None, reason="this Paddle has 
 @pytest.fixture(autouse=True)
 def afresh():
     yield
-    find.library.cache_clear()
+    find._search.cache_clear()
 
 
 def test_the_library_here_agrees():
@@ -41,7 +41,7 @@ def test_the_library_here_agrees():
 )
 def test_changed_numbers_are_noticed(number, value, monkeypatch):
     monkeypatch.setattr(builders, number, value)
-    find.library.cache_clear()
+    find._search.cache_clear()
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         assert find.library() is None
